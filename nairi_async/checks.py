@@ -1,0 +1,90 @@
+"""Arguments are checked here, before any request: each function returns the value as the library uses it, or raises."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Final
+
+from nairi_async.errors import ConfigurationError, InvalidArgumentError
+
+Duration = float | timedelta
+"""Seconds, or a `timedelta`."""
+
+MAX_ATTACHMENTS: Final = 10
+"""Attachment ids that one prompt may carry (api: attachments)."""
+
+
+def seconds(value: object) -> float:
+    """A duration as seconds; attrs converter of every policy field that is one."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigurationError(f"a duration is a number of seconds or a timedelta, not {type(value).__name__}")
+    return float(value)
+
+
+def positive(name: str, value: float, *, or_zero: bool = False, or_infinite: bool = False) -> None:
+    """Refuse what cannot be a length of time, naming the setting."""
+    if math.isnan(value) or value < 0 or (value == 0 and not or_zero) or (math.isinf(value) and not or_infinite):
+        raise ConfigurationError(f"{name} is {value}: a {'non-negative' if or_zero else 'positive'} number is needed")
+
+
+def whole(name: str, value: object) -> int:
+    """A count of at least one, naming the setting."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{name} is {value!r}: a whole number of at least 1 is needed")
+    return value
+
+
+def timeout(value: Duration | None, default: float) -> float:
+    """The `timeout=` of a polling call, in seconds; `math.inf` waits for ever."""
+    if value is None:
+        return default
+    try:
+        waited = seconds(value)
+        positive("timeout", waited, or_zero=True, or_infinite=True)
+    except ConfigurationError as error:
+        raise InvalidArgumentError(error.message) from error
+    return waited
+
+
+def identifier(name: str, value: object) -> str:
+    """An id or slug that can stand in a path; ids are opaque, so only what no id can be is refused."""
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} is a string, not {type(value).__name__}")
+    if not value or value in {".", ".."} or any(_unfit(character) for character in value):
+        raise InvalidArgumentError(f"{name} {value[:80]!r} is no id: it is empty, a dot, or holds spaces or controls")
+    return value
+
+
+def prompt(value: object) -> str:
+    """A prompt that says something (api: `prompt is required`)."""
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"a prompt is a string, not {type(value).__name__}")
+    if not value.strip():
+        raise InvalidArgumentError("the prompt is blank")
+    return value
+
+
+def attachment_ids(value: Iterable[str]) -> tuple[str, ...]:
+    """At most ten ids (api: attachments)."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise InvalidArgumentError("attachment_ids is a sequence of ids, not a single value")
+    ids = tuple(identifier("attachment id", entry) for entry in value)
+    if len(ids) > MAX_ATTACHMENTS:
+        raise InvalidArgumentError(f"{len(ids)} attachments: the service takes at most {MAX_ATTACHMENTS}")
+    return ids
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False and nothing that merely looks like it."""
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(f"{name} is True or False, not {value!r}")
+    return value
+
+
+def _unfit(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character) in {"Cc", "Cs"}

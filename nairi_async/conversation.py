@@ -1,0 +1,173 @@
+"""One dialogue: prompts go out one turn at a time, in order, however many tasks speak (design section 1)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from attrs import define
+
+from nairi_async import checks
+from nairi_async.errors import NairiError
+from nairi_async.watching.watch import DEFAULT_TIMEOUT, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nairi_async.checks import Duration
+    from nairi_async.dispatch import Dispatch
+    from nairi_async.models import Reply, Turn
+    from nairi_async.turns import Turns
+    from nairi_async.watching.tracker import Tracker
+
+
+@define
+class _Sending:
+    """One prompt, from the queue to its turn; taken up again where a cancellation left it."""
+
+    prompt: str
+    attachment_ids: tuple[str, ...]
+    timeout: float
+    deadline: float | None = None
+    dispatch: Dispatch | None = None
+
+
+class Conversation:
+    """A dialogue with one agent. Made by `NairiSession.conversation` (new) and `NairiSession.resume` (existing).
+
+    Prompts are sent one turn at a time, in the order in which they were awaited: a prompt leaves when the turn before
+    it has ended, whichever task sent that one and whether or not anybody read its reply. It is a small handle: keep
+    its `job_id`, and `resume` rebuilds it in another process.
+    """
+
+    def __init__(self, turns: Turns, *, agent_id: str | None, job_id: str | None, ask_mode: bool = False) -> None:
+        self._turns = turns
+        self._agent_id = agent_id
+        self._job_id = job_id
+        self._ask_mode = ask_mode
+        self._turn: Turn | None = None
+        self._order = asyncio.Lock()
+        # What may still run: the last turn until its end was seen, or a prompt of which nobody knows.
+        self._open: Turn | None = None
+        self._is_in_doubt = False
+
+    def __repr__(self) -> str:
+        return f"Conversation(agent_id={self._agent_id!r}, job_id={self._job_id!r})"
+
+    @property
+    def agent_id(self) -> str | None:
+        """The agent; `None` for a resumed conversation."""
+        return self._agent_id
+
+    @property
+    def job_id(self) -> str | None:
+        """The service's id of the conversation; `None` until the first prompt was sent."""
+        return self._job_id
+
+    @property
+    def turn(self) -> Turn | None:
+        """The last turn begun through this handle."""
+        return self._turn
+
+    async def ask(
+        self,
+        prompt: str,
+        *,
+        attachment_ids: Iterable[str] = (),
+        timeout: Duration | None = None,
+    ) -> Reply:
+        """Send a prompt when its turn has come, and wait for the reply.
+
+        Args:
+            prompt: What to say; not blank.
+            attachment_ids: At most ten ids of uploaded files.
+            timeout: Seconds for the whole wait, turns before this one included; 6 hours unless given.
+
+        Returns:
+            The reply, once the turn has `completed`.
+
+        Raises:
+            TurnFailedError: the turn ended as `failed`.
+            WatchTimeoutError: the turn goes on, but the timeout is over; `error.turn` can be watched.
+            OutcomeUnknownError: the prompt was sent, and whether it runs is not known.
+            NairiError: as for `NairiSession.continue_`.
+        """
+        sending = _sending(prompt, attachment_ids, timeout)
+        turn = await self._take_turn(sending)
+        try:
+            reply = await self._turns.ending(turn, self._remaining(sending), fresh=True).reply()
+        except NairiError as error:
+            error.turn = turn
+            raise
+        self._note_end(turn)
+        return reply
+
+    def send(
+        self,
+        prompt: str,
+        *,
+        attachment_ids: Iterable[str] = (),
+        progress: bool = False,
+        timeout: Duration | None = None,
+    ) -> Watch:
+        """Send a prompt when its turn has come, and watch the turn.
+
+        The prompt leaves with the first `async for` step, on `async with`, or when the watch is awaited
+        (`watch = await conversation.send(…)`), whichever comes first, and never twice. Arguments as for `ask`;
+        `progress` adds progress messages.
+        """
+        sending = _sending(prompt, attachment_ids, timeout)
+        with_progress = checks.flag("progress", progress)
+
+        async def prepare() -> Tracker:
+            turn = await self._take_turn(sending)
+            return self._turns.tracker(turn, self._remaining(sending), progress=with_progress, fresh=True)
+
+        return Watch(prepare, turn=None, after=None)
+
+    def _note_end(self, turn: Turn) -> None:
+        if self._open is turn:
+            self._open = None
+
+    async def _until_idle(self, timeout: float) -> None:
+        """Wait until nothing that was sent before may still run."""
+        if self._is_in_doubt and self._job_id is not None:
+            async for _ in self._turns.watch(self._job_id, timeout):
+                pass
+        elif self._open is not None:
+            await self._turns.ending(self._open, timeout).wait()
+        self._open, self._is_in_doubt = None, False
+
+    async def _take_turn(self, sending: _Sending) -> Turn:
+        if sending.deadline is None:
+            sending.deadline = self._turns.clock.monotonic() + sending.timeout
+        async with self._order:
+            dispatch = sending.dispatch
+            if dispatch is None or dispatch.is_unsent:
+                await self._until_idle(self._remaining(sending))
+                # Made only now, and anew after a cancellation: another prompt may have begun the conversation.
+                dispatch = sending.dispatch = self._dispatch(sending)
+            try:
+                turn = await dispatch.send()
+            finally:
+                self._is_in_doubt = self._is_in_doubt or dispatch.is_in_doubt
+            self._turn = self._open = turn
+            self._job_id = turn.job_id
+            return turn
+
+    def _remaining(self, sending: _Sending) -> float:
+        """Seconds of the whole wait that are left."""
+        return max(0.0, (sending.deadline or 0.0) - self._turns.clock.monotonic())
+
+    def _dispatch(self, sending: _Sending) -> Dispatch:
+        files = sending.attachment_ids
+        if self._job_id is not None:
+            return self._turns.continue_(self._job_id, sending.prompt, attachment_ids=files, agent_id=self._agent_id)
+        assert self._agent_id is not None  # noqa: S101 - a conversation has an agent or a job
+        return self._turns.start(self._agent_id, sending.prompt, ask_mode=self._ask_mode, attachment_ids=files)
+
+
+def _sending(prompt: object, attachment_ids: Iterable[str], timeout: Duration | None) -> _Sending:
+    return _Sending(
+        checks.prompt(prompt), checks.attachment_ids(attachment_ids), checks.timeout(timeout, DEFAULT_TIMEOUT)
+    )

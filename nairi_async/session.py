@@ -1,0 +1,273 @@
+"""`NairiSession`: the library's face (design sections 1 and 2)."""
+
+from __future__ import annotations
+
+import os
+import random
+from functools import partial
+from typing import TYPE_CHECKING, Final, NoReturn
+from warnings import warn
+
+from nairi_async import checks, wire
+from nairi_async.clock import Clock, SystemClock
+from nairi_async.conversation import Conversation
+from nairi_async.errors import ConfigurationError, InvalidArgumentError
+from nairi_async.models import Turn
+from nairi_async.transport.address import base_url as checked_base_url
+from nairi_async.transport.address import path
+from nairi_async.transport.caller import Caller
+from nairi_async.transport.exchange import Request
+from nairi_async.transport.http import HttpClient
+from nairi_async.transport.key import ApiKey
+from nairi_async.transport.limits import Limiter
+from nairi_async.transport.retry import RetryPolicy
+from nairi_async.turns import Turns
+from nairi_async.watching.cadence import Polling
+from nairi_async.watching.watch import DEFAULT_TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+    from typing import Self
+
+    import aiohttp
+
+    from nairi_async.checks import Duration
+    from nairi_async.models import Message, Reply
+    from nairi_async.watching.watch import Watch
+
+API_URL: Final = "https://api.nairi.ai"
+"""The service (api: basics)."""
+API_PREFIX: Final = "/api/public/v1"
+"""The path of the public API below the host (api: basics)."""
+_NO_KEY: Final = "no API key: give api_key=, or set NAIRI_API_KEY"
+
+
+class NairiSession:
+    """Conversations with Nairi agents, over one pool of connections.
+
+    Use it with `async with`, on one event loop; one session serves thousands of conversations at once. All durations
+    are seconds, as a number or a `timedelta`.
+
+    Args:
+        api_key: The organisation's public key (`nr_…`); else the environment variable `NAIRI_API_KEY`.
+        base_url: Where the service is, with or without `/api/public/v1`; else `NAIRI_BASE_URL`, else the real one.
+            Plain `http://` only for this machine.
+        http: A ready `aiohttp.ClientSession` to use, for proxies, own TLS or tracing. It is left open.
+        request_timeout: Bound on one request, body included. Waiting for a free connection does not count.
+        retry: When and how often a failed request is tried again.
+        polling: How soon news is to be found.
+        max_connections: Requests at once, whatever the number of conversations.
+        requests_per_second: Bound on the rate of requests; none unless given.
+        clock: The time to live by; tests give `nairi_async.testing.VirtualClock`.
+
+    Raises:
+        ConfigurationError: the key, the URL or a setting cannot be used.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        http: aiohttp.ClientSession | None = None,
+        request_timeout: Duration = 30.0,
+        retry: RetryPolicy | None = None,
+        polling: Polling | None = None,
+        max_connections: int = 100,
+        requests_per_second: float | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        # The name is let go of first: a traceback that shows local variables must not show the key.
+        key, api_key = ApiKey(os.environ.get("NAIRI_API_KEY") if api_key is None else api_key), None
+        key.check(_NO_KEY)
+        timeout = checks.seconds(request_timeout)
+        checks.positive("request_timeout", timeout)
+        checks.whole("max_connections", max_connections)
+        if requests_per_second is not None:
+            checks.positive("requests_per_second", checks.seconds(requests_per_second))
+        url = checked_base_url(base_url or os.environ.get("NAIRI_BASE_URL") or API_URL, prefix=API_PREFIX)
+        clock = clock or SystemClock()
+        for name, policy, kind in (("retry", retry, RetryPolicy), ("polling", polling, Polling)):
+            if policy is not None and not isinstance(policy, kind):
+                raise ConfigurationError(f"{name} is a {kind.__name__}, not {type(policy).__name__}")
+        self._base_url = url
+        self._http = HttpClient(url, key.headers, clock, lent=http, connections=max_connections)
+        limiter = Limiter(clock, random.random, connections=max_connections, per_second=requests_per_second)
+        self._caller = Caller(
+            self._http,
+            limiter,
+            clock,
+            random.random,
+            policy=retry or RetryPolicy(),
+            request_timeout=timeout,
+        )
+        self._turns = Turns(self._caller, polling or Polling())
+
+    def __repr__(self) -> str:
+        return f"<NairiSession {self._base_url} {'open' if self._http.is_open else 'not open'}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a session holds connections and a key; make one in each process")
+
+    async def __aenter__(self) -> Self:
+        self._http.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # Nothing is scheduled from here: a finaliser cannot await, and the loop may be gone.
+        http = getattr(self, "_http", None)
+        if http is not None and http.is_open:
+            warn(f"{self!r} was never closed; use it in `async with`", ResourceWarning, source=self, stacklevel=2)
+
+    async def aclose(self) -> None:
+        """Close the connections that the session opened. Harmless when repeated."""
+        await self._http.aclose()
+
+    async def start(
+        self, agent_id: str, prompt: str, *, ask_mode: bool = False, attachment_ids: Iterable[str] = ()
+    ) -> Turn:
+        """Begin a conversation (api: `POST conversations/start`).
+
+        Args:
+            agent_id: Slug or id of the agent.
+            prompt: What to say; not blank.
+            ask_mode: Let the agent read only, without tools.
+            attachment_ids: At most ten ids of uploaded files.
+
+        Returns:
+            The turn: watch it, or wait for its reply.
+
+        Raises:
+            InvalidArgumentError: before any request.
+            OutcomeUnknownError: the prompt was sent, and whether it runs is not known; it is not sent again.
+            NairiError: the request did not run (design section 4).
+        """
+        return await self._turns.start(
+            checks.identifier("agent_id", agent_id),
+            checks.prompt(prompt),
+            ask_mode=checks.flag("ask_mode", ask_mode),
+            attachment_ids=checks.attachment_ids(attachment_ids),
+        ).send()
+
+    async def continue_(self, job_id: str, prompt: str, *, attachment_ids: Iterable[str] = ()) -> Turn:
+        """Say more in a conversation (api: `POST conversations/{job_id}/continue`). Arguments as for `start`.
+
+        Raises:
+            NotAnApiJobError: the conversation was not begun through this API.
+            NotFoundError: the organisation has no such conversation.
+            OutcomeUnknownError, InvalidArgumentError, NairiError: as for `start`.
+        """
+        return await self._turns.continue_(
+            checks.identifier("job_id", job_id),
+            checks.prompt(prompt),
+            attachment_ids=checks.attachment_ids(attachment_ids),
+        ).send()
+
+    async def message(self, message_id: str) -> Message:
+        """One message as it is now (api: `GET messages/{message_id}`)."""
+        location = path("messages", checks.identifier("message_id", message_id))
+        return await self._caller.call(Request(method="GET", path=location), wire.decode_message)
+
+    async def messages(self, job_id: str, *, progress: bool = False) -> list[Message]:
+        """All messages of a conversation as they are now, oldest first (api: `GET conversations/{job_id}/messages`).
+
+        Args:
+            job_id: The conversation.
+            progress: Include progress messages.
+        """
+        location = path("conversations", checks.identifier("job_id", job_id), "messages")
+        decode = partial(wire.decode_timeline, progress=checks.flag("progress", progress))
+        return list(await self._caller.call(Request(method="GET", path=location), decode))
+
+    def watch(
+        self,
+        turn_or_job_id: Turn | str,
+        *,
+        after: str | None = None,
+        follow: bool = False,
+        progress: bool = False,
+        timeout: Duration | None = None,
+    ) -> Watch:
+        """New messages as they are discovered; see `Watch` for what the iterator promises.
+
+        Args:
+            turn_or_job_id: A turn gives what follows its user message and ends with the turn. A job id gives the whole
+                conversation, user messages included, and ends when no user message is open.
+            after: Id of a message, such as `watch.cursor`: only what follows it is given.
+            follow: Go on after the end, until closed.
+            progress: Give progress messages as well.
+            timeout: Seconds for the whole wait; 6 hours unless given, and none with `follow`.
+        """
+        target = turn_or_job_id if isinstance(turn_or_job_id, Turn) else checks.identifier("job_id", turn_or_job_id)
+        endless = checks.flag("follow", follow)
+        return self._turns.watch(
+            target,
+            checks.timeout(timeout, float("inf") if endless else DEFAULT_TIMEOUT),
+            after=None if after is None else checks.identifier("after", after),
+            follow=endless,
+            progress=checks.flag("progress", progress),
+        )
+
+    async def wait(self, turn: Turn, *, timeout: Duration | None = None) -> Message:
+        """The turn's user message once it is terminal, whether `completed` or `failed`.
+
+        Args:
+            turn: The turn.
+            timeout: Seconds for the whole wait; 6 hours unless given.
+
+        Raises:
+            WatchTimeoutError: the turn goes on, but the timeout is over.
+            NairiError: reading failed for longer than the retry policy bears, or was refused.
+        """
+        return await self._turns.ending(_turn(turn), checks.timeout(timeout, DEFAULT_TIMEOUT)).wait()
+
+    async def reply(self, turn: Turn, *, timeout: Duration | None = None) -> Reply:
+        """Wait for the end of a turn and give what came of it: text, messages, usage. Arguments as for `wait`.
+
+        A turn may end without any reply: the text is then empty.
+
+        Raises:
+            TurnFailedError: the turn ended as `failed`; the error holds the service's text and the messages.
+            WatchTimeoutError, NairiError: as for `wait`.
+        """
+        return await self._turns.ending(_turn(turn), checks.timeout(timeout, DEFAULT_TIMEOUT)).reply()
+
+    async def ask(
+        self,
+        agent_id: str,
+        prompt: str,
+        *,
+        ask_mode: bool = False,
+        attachment_ids: Iterable[str] = (),
+        timeout: Duration | None = None,
+    ) -> Reply:
+        """Begin a conversation and wait for the reply: `start` and `reply` in one.
+
+        Raises:
+            NairiError: as for `start` and `reply`; where the turn had begun, `error.turn` names it.
+        """
+        return await self.conversation(agent_id, ask_mode=ask_mode).ask(
+            prompt, attachment_ids=attachment_ids, timeout=timeout
+        )
+
+    def conversation(self, agent_id: str, *, ask_mode: bool = False) -> Conversation:
+        """A new dialogue; it begins with its first prompt."""
+        checked = checks.identifier("agent_id", agent_id)
+        return Conversation(self._turns, agent_id=checked, job_id=None, ask_mode=checks.flag("ask_mode", ask_mode))
+
+    def resume(self, job_id: str) -> Conversation:
+        """A dialogue that began earlier, in this process or another."""
+        return Conversation(self._turns, agent_id=None, job_id=checks.identifier("job_id", job_id))
+
+
+def _turn(value: object) -> Turn:
+    if not isinstance(value, Turn):
+        kind = type(value).__name__
+        raise InvalidArgumentError(f"a Turn is needed, as start() and continue_() return it, not {kind}")
+    return value

@@ -1,0 +1,163 @@
+"""One call from first attempt to last: limiter, seam, meaning of the status, retries (design section 6)."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+
+from nairi_async.errors import (
+    AuthenticationError,
+    BadRequestError,
+    ConnectionFailedError,
+    DecodeError,
+    NairiError,
+    NotAnApiJobError,
+    NotFoundError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    RateLimitedError,
+    RequestTimeoutError,
+    ServerError,
+    ServerOutcomeError,
+    StatusError,
+    UnreadableOutcomeError,
+)
+from nairi_async.transport.retry import RetryPolicy, delay_before_retry, is_refusal, is_transient, parse_retry_after
+from nairi_async.wire import decode_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nairi_async.clock import Clock
+    from nairi_async.transport.exchange import Request, Response
+    from nairi_async.transport.http import HttpClient
+    from nairi_async.transport.limits import Limiter
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_SERVER_ERRORS: Final = range(500, 600)
+_REDIRECTS: Final = range(300, 400)
+_BY_STATUS: Final[dict[int, type[StatusError]]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    429: RateLimitedError,
+}
+
+
+class Caller:
+    """Makes the calls of one session."""
+
+    def __init__(
+        self,
+        http: HttpClient,
+        limiter: Limiter,
+        clock: Clock,
+        random: Callable[[], float],
+        *,
+        policy: RetryPolicy,
+        request_timeout: float,
+    ) -> None:
+        self.http = http
+        self.limiter = limiter
+        self.clock = clock
+        self.random = random
+        self._policy = policy
+        self._request_timeout = request_timeout
+
+    async def call(
+        self,
+        request: Request,
+        decode: Callable[[bytes], _T],
+        *,
+        unreadable_is_transient: bool = False,
+        deadline: float = math.inf,
+    ) -> _T:
+        """The decoded answer of a request that succeeded.
+
+        `deadline` is a moment of the clock's `monotonic` that cuts attempts and waits short.
+
+        Raises:
+            NairiError: the last failure, when the policy allows no further attempt.
+            OutcomeUnknownError: for a request that must not run twice, when nobody can say whether it ran.
+        """
+        began = self.clock.monotonic()
+        for attempt in itertools.count(1):
+            try:
+                return await self._attempt(request, decode, deadline)
+            except NairiError as error:
+                if not is_transient(error, repeatable=request.repeatable, unreadable=unreadable_is_transient):
+                    _raise_final(request, error)
+                now = self.clock.monotonic()
+                delay = delay_before_retry(
+                    self._policy, error, attempt=attempt, elapsed=now - began, jitter=self.random()
+                )
+                if delay is None or now + delay >= deadline:
+                    _raise_final(request, error)
+                request.handed_over = False
+                log.info("%s; attempt %d, next in %.2f s", error, attempt, delay)
+            await self.clock.sleep(delay)
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    async def _attempt(self, request: Request, decode: Callable[[bytes], _T], deadline: float) -> _T:
+        request.handed_over = False
+        try:
+            async with self.limiter.slot(deadline):
+                timeout = min(self._request_timeout, deadline - self.clock.monotonic())
+                response = await self.http.send(request, timeout)
+        except TimeoutError as error:
+            if isinstance(error, NairiError):
+                raise
+            raise RequestTimeoutError(str(error), request.method, request.path) from error
+        log.debug("%s %s: %d, %d bytes", request.method, request.path, response.status, len(response.body))
+        if not response.is_success:
+            self._raise_status(request, response)
+        try:
+            return decode(response.body)
+        except DecodeError as error:
+            error.method, error.path = request.method, request.path
+            raise
+
+    def _raise_status(self, request: Request, response: Response) -> NoReturn:
+        error = status_error(request, response, now=self.clock.time())
+        if error.retry_after is not None and is_refusal(error):
+            self.limiter.quiet(min(error.retry_after, self._policy.retry_after_max))
+        raise error
+
+
+def status_error(request: Request, response: Response, *, now: float) -> StatusError:
+    """The typed error of an answer that is not success; `now` is Unix time, for `Retry-After` dates."""
+    status = response.status
+    text = decode_error(response.body) or "no text"
+    kind = _BY_STATUS.get(status, ServerError if status in _SERVER_ERRORS else StatusError)
+    if kind is BadRequestError and text == "job is not an API job":
+        kind = NotAnApiJobError
+    if status in _REDIRECTS:
+        text = "a redirect, which is not followed, because the key would go with it"
+    retry_after = parse_retry_after(response.headers.get("Retry-After"), now)
+    return kind(status, text, retry_after, request.method, request.path)
+
+
+def _raise_final(request: Request, error: NairiError) -> NoReturn:
+    """Raise the failure as it is, or, for what must not run twice and may have run, as an unknown outcome."""
+    if request.repeatable or is_refusal(error):
+        raise error
+    where = (request.method, request.path)
+    doubt = "the prompt was sent, and whether it runs is not known"
+    if isinstance(error, ServerError):
+        raise ServerOutcomeError(
+            message=f"{error.message} ({doubt})",
+            status=error.status,
+            retry_after=error.retry_after,
+            method=error.method,
+            path=error.path,
+        ) from error
+    if isinstance(error, DecodeError):
+        raise UnreadableOutcomeError(f"{error.message} ({doubt})", *where, excerpt=error.excerpt) from error
+    if isinstance(error, ConnectionFailedError | RequestTimeoutError) and error.sent:
+        raise OutcomeUnknownError(f"{error.message} ({doubt})", *where) from error
+    raise error

@@ -1,0 +1,86 @@
+"""Reads that several watchers share: one request answers all who want the same thing at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakValueDictionary
+
+from attrs import frozen
+
+from nairi_async.transport.address import path
+from nairi_async.transport.exchange import Request
+from nairi_async.wire import decode_message, decode_timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nairi_async.models import Message
+    from nairi_async.transport.caller import Caller
+
+_T = TypeVar("_T")
+
+
+@frozen
+class Snapshot(Generic[_T]):
+    """What a read brought."""
+
+    began: float
+    """When it was asked for: what happened before this moment is in it."""
+    value: _T
+    """The decoded answer."""
+    weight: int
+    """Size of the body in bytes."""
+
+
+class SharedRead(Generic[_T]):
+    """One path that several tasks read.
+
+    There is no task behind it: the first who needs a read makes it, the others wait for that one, and if the first is
+    cancelled, the next makes it.
+    """
+
+    def __init__(self, caller: Caller, location: str, decode: Callable[[bytes], _T]) -> None:
+        self._caller = caller
+        self._request = Request(method="GET", path=location)
+        self._decode = decode
+        self._reading = asyncio.Lock()
+        self._latest: Snapshot[_T] | None = None
+
+    async def since(self, moment: float, *, deadline: float) -> Snapshot[_T]:
+        """A snapshot asked for at `moment` or later: the last one if it is new enough, else a new one."""
+        async with self._reading:
+            latest = self._latest
+            if latest is None or latest.began < moment:
+                began = self._caller.clock.monotonic()
+                decode = partial(self._snapshot, began)
+                latest = await self._caller.call(self._request, decode, unreadable_is_transient=True, deadline=deadline)
+                self._latest = latest
+            return latest
+
+    def _snapshot(self, began: float, body: bytes) -> Snapshot[_T]:
+        return Snapshot(began, self._decode(body), len(body))
+
+
+class Reads:
+    """The shared reads of a session; each lives as long as somebody watches."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._shared: WeakValueDictionary[tuple[str, bool], SharedRead[Any]] = WeakValueDictionary()
+
+    def message(self, message_id: str) -> SharedRead[Message]:
+        """`GET messages/{message_id}`: small, whatever the length of the conversation."""
+        return self._share(path("messages", message_id), decode_message)
+
+    def timeline(self, job_id: str, *, progress: bool = False) -> SharedRead[tuple[Message, ...]]:
+        """`GET conversations/{job_id}/messages`: all of it, each time."""
+        decode = partial(decode_timeline, progress=progress)
+        return self._share(path("conversations", job_id, "messages"), decode, progress=progress)
+
+    def _share(self, location: str, decode: Callable[[bytes], _T], *, progress: bool = False) -> SharedRead[_T]:
+        shared = self._shared.get((location, progress))
+        if shared is None:
+            shared = self._shared[location, progress] = SharedRead(self._caller, location, decode)
+        return shared

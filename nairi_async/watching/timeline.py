@@ -1,0 +1,202 @@
+"""What is new in a conversation, as a pure state machine: reads go in, new messages come out (design section 5).
+
+The service repeats its whole history on each read, may show a reply before or after the status that announces it,
+and documents no sort key. So identity is the message id; order is the time of creation, and the position in the list
+where times are equal or missing; a status that was once terminal stays terminal.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from nairi_async.models import Message
+
+_EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
+
+_Place = tuple[datetime, int]
+"""Where a message stands for good: its time, and the order of first sight among equals."""
+
+
+class Timeline:
+    """One watcher's view of one conversation.
+
+    Args:
+        turn: The user message whose turn is watched; without it, the whole conversation is.
+        after: The message behind which to begin; it was handed over before.
+        progress: Whether progress messages come out as well.
+
+    A message comes out once: as soon as it is final and everything before it is out, or at the latest by `finish`.
+    A user message is final from the start, since its status is the turn's, and its text does not change.
+    """
+
+    def __init__(self, *, turn: str | None = None, after: str | None = None, progress: bool = False) -> None:
+        self._turn = turn
+        self._anchors = tuple(anchor for anchor in (turn, after) if anchor is not None)
+        self._progress = progress
+        self._places: dict[str, _Place] = {}
+        self._hints: dict[str, Message] = {}
+        self._users: dict[str, Message] = {}
+        self._unplaced: dict[str, Message] = {}
+        self._waiting: dict[str, Message] = {}
+        self._settled: set[str] = set()
+
+    @property
+    def status(self) -> str | None:
+        """The last status seen of the watched turn, or of the newest user message; `None` before any was seen."""
+        user = self._users.get(self._turn) if self._turn is not None else self._newest_user()
+        return None if user is None else user.status
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the watched turn, or every user message seen of the conversation, is terminal."""
+        return self.open_user is None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the watched turn is known to have ended as `failed`."""
+        return self._turn is not None and self.status == "failed"
+
+    @property
+    def open_user(self) -> str | None:
+        """The user message whose end is still waited for."""
+        if self._turn is not None:
+            user = self._users.get(self._turn)
+            return None if user is not None and user.is_terminal else self._turn
+        return next((user.id for user in self._users.values() if not user.is_terminal), None)
+
+    @property
+    def missing(self) -> str | None:
+        """A message that nothing can be ordered without and that no read has shown yet."""
+        seen = self._places.keys() | self._hints.keys()
+        return next((anchor for anchor in self._anchors if anchor not in seen), None)
+
+    def observe_message(self, message: Message) -> None:
+        """Learn from a read of one single message: its status, and its time in case no list shows it."""
+        self._hints[message.id] = message
+        if message.role == "user" or message.id == self._turn:
+            self._learn_user(message)
+
+    def observe(self, messages: Sequence[Message]) -> list[Message]:
+        """Learn from a read of the whole conversation; returns what can be handed over now, in order."""
+        earliest = _EARLIEST
+        positions: dict[str, int] = {}
+        fresh: dict[str, Message] = {}
+        for position, message in enumerate(messages):
+            key = _key(message)
+            place = self._places.get(key)
+            if place is None:
+                place = self._places[key] = (message.created_at or earliest, len(self._places))
+            earliest = place[0]
+            positions.setdefault(key, position)
+            if message.role == "user":
+                self._learn_user(message)
+            if key in self._settled or key in self._anchors:
+                continue
+            if key in self._waiting:
+                self._update(self._waiting, key, message)
+            else:
+                self._update(fresh, key, message)
+        for key, message in fresh.items():
+            self._update(self._unplaced, key, message)
+        if all(anchor in self._places for anchor in self._anchors):
+            self._sort_out(positions)
+        return self._hand_over(finishing=False)
+
+    def finish(self) -> list[Message]:
+        """The turn is over and read to its end: everything that still waited, in order."""
+        for anchor in self._anchors:
+            if anchor not in self._places:
+                hint = self._hints.get(anchor)
+                time = hint.created_at if hint is not None else None
+                # Before its equals: where a time decides nothing, delivering too much loses nothing.
+                self._places[anchor] = (time or _EARLIEST, -1)
+        self._sort_out({})
+        return self._hand_over(finishing=True)
+
+    def _learn_user(self, message: Message) -> None:
+        known = self._users.get(message.id)
+        if known is None or not known.is_terminal:
+            self._users[message.id] = message
+
+    def _newest_user(self) -> Message | None:
+        placed = [user for user in self._users if user in self._places]
+        return self._users[max(placed, key=self._places.__getitem__)] if placed else None
+
+    @staticmethod
+    def _update(messages: dict[str, Message], key: str, message: Message) -> None:
+        """Keep the newer form; a final one is kept against a late read that shows the message unfinished."""
+        known = messages.get(key)
+        if known is None or not _is_final(known):
+            messages[key] = message
+
+    def _sort_out(self, positions: dict[str, int]) -> None:
+        """Decide for each message that no decision was made on whether it follows all anchors."""
+        for key, message in self._unplaced.items():
+            is_wanted = self._progress or message.role != "progress"
+            if is_wanted and all(self._follows(key, anchor, positions) for anchor in self._anchors):
+                self._waiting[key] = message
+            else:
+                self._settled.add(key)
+        self._unplaced.clear()
+
+    def _follows(self, key: str, anchor: str, positions: dict[str, int]) -> bool:
+        if self._places[key] > self._places[anchor]:
+            return True
+        # Listed behind the first prompt of a conversation, yet with an earlier time: nothing can precede that prompt,
+        # so the times are wrong, not the list.
+        is_listed_behind = positions.get(key, -1) > positions.get(anchor, len(positions))
+        return anchor == self._turn and is_listed_behind and self._is_first_prompt(anchor)
+
+    def _is_first_prompt(self, anchor: str) -> bool:
+        place = self._places[anchor]
+        return all(user == anchor or self._places.get(user, place) >= place for user in self._users)
+
+    def _hand_over(self, *, finishing: bool) -> list[Message]:
+        ready = []
+        is_blocked = False
+        for key in sorted(self._waiting, key=self._places.__getitem__):
+            message = self._waiting[key]
+            if self._is_of_later_turn(key):
+                self._settle(key)
+            elif message.role == "progress" or finishing or (_is_final(message) and not is_blocked):
+                # Progress is a running commentary: it neither waits for a reply to be final nor holds one back.
+                self._settle(key)
+                ready.append(message)
+            else:
+                is_blocked = True
+        return ready
+
+    def _settle(self, key: str) -> None:
+        del self._waiting[key]
+        self._settled.add(key)
+
+    def _is_of_later_turn(self, key: str) -> bool:
+        return any(self._places[key] >= self._places[prompt] for prompt in self._later_prompts())
+
+    def _later_prompts(self) -> Iterator[str]:
+        """User messages made after the watched turn had ended: what they and the agent said then is not of this turn.
+
+        A prompt made while the turn was still running proves nothing, because its reply stands between theirs.
+        """
+        turn = self._users.get(self._turn) if self._turn is not None else None
+        if turn is None or not turn.is_terminal or turn.updated_at is None or turn.created_at is None:
+            return
+        if turn.updated_at <= turn.created_at:
+            return  # The service does not stamp the end of a turn, so nothing can be told by it.
+        for user in self._users.values():
+            is_listed = user.id != turn.id and user.id in self._places
+            if is_listed and user.created_at is not None and user.created_at >= turn.updated_at:
+                yield user.id
+
+
+def _is_final(message: Message) -> bool:
+    return message.is_terminal or message.role == "user"
+
+
+def _key(message: Message) -> str:
+    """The message id; for a message without one, everything that tells it from others."""
+    return message.id or f"\0{message.role}\0{message.created_at}\0{message.content}"
