@@ -23,7 +23,10 @@ def seconds(value: object) -> float:
         return value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigurationError(f"a duration is a number of seconds or a timedelta, not {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ConfigurationError("a duration of that many seconds is no length of time") from error
 
 
 def positive(name: str, value: float, *, or_zero: bool = False, or_infinite: bool = False) -> None:

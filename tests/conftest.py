@@ -1,7 +1,15 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import settings
+
+from nairi_async import NairiSession
+from nairi_async.testing import Simulator, VirtualClock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 # The machines that run this are shared and noisy: time is no measure of a property.
 settings.register_profile("suite", deadline=None)
@@ -11,3 +19,21 @@ settings.load_profile("suite")
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+async def simulator(clock: VirtualClock) -> AsyncIterator[Simulator]:
+    async with Simulator(clock=clock) as running:
+        yield running
+
+
+@pytest.fixture
+async def nairi(simulator: Simulator, clock: VirtualClock) -> AsyncIterator[NairiSession]:
+    """A session on the simulator, both in virtual time."""
+    async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as session:
+        yield session

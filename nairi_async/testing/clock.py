@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
 # Passes of the event loop without a request in flight before the clock jumps: enough for a task that has
 # just been handed an answer to go on and send its next request.
@@ -57,7 +57,7 @@ class VirtualClock:
         await wake_up
 
     @asynccontextmanager
-    async def timeout(self, seconds: float) -> AsyncIterator[None]:
+    async def timeout(self, seconds: float) -> AsyncGenerator[None]:
         """Bound real input and output by real seconds, and hold virtual time still meanwhile."""
         self._busy += 1
         try:
@@ -75,6 +75,8 @@ class VirtualClock:
 
     def _step(self, loop: asyncio.AbstractEventLoop, passes: int) -> None:
         self._driver = None
+        while self._sleepers and self._sleepers[0][2].cancelled():
+            heapq.heappop(self._sleepers)
         if self._busy or not self._sleepers:
             return
         if passes:

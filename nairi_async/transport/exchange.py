@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from attrs import define, field, frozen
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MAX_BODY: Final = 64 * 1024 * 1024
 """Largest answer that is read, in bytes after decompression: far above a real timeline, far below a machine."""

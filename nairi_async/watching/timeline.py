@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from nairi_async.models import Message
 
@@ -77,8 +77,7 @@ class Timeline:
     def observe_message(self, message: Message) -> None:
         """Learn from a read of one single message: its status, and its time in case no list shows it."""
         self._hints[message.id] = message
-        if message.role == "user" or message.id == self._turn:
-            self._learn_user(message)
+        self._learn_status(message)
 
     def observe(self, messages: Sequence[Message]) -> list[Message]:
         """Learn from a read of the whole conversation; returns what can be handed over now, in order."""
@@ -92,8 +91,7 @@ class Timeline:
                 place = self._places[key] = (message.created_at or earliest, len(self._places))
             earliest = place[0]
             positions.setdefault(key, position)
-            if message.role == "user":
-                self._learn_user(message)
+            self._learn_status(message)
             if key in self._settled or key in self._anchors:
                 continue
             if key in self._waiting:
@@ -102,25 +100,30 @@ class Timeline:
                 self._update(fresh, key, message)
         for key, message in fresh.items():
             self._update(self._unplaced, key, message)
+        # A cursor may stand on a message that lists leave out; a turn's own message is worth waiting for.
+        self._place_by_hint(anchor for anchor in self._anchors if anchor != self._turn and anchor in self._hints)
         if all(anchor in self._places for anchor in self._anchors):
             self._sort_out(positions)
         return self._hand_over(finishing=False)
 
     def finish(self) -> list[Message]:
         """The turn is over and read to its end: everything that still waited, in order."""
-        for anchor in self._anchors:
+        self._place_by_hint(self._anchors)
+        self._sort_out({})
+        return self._hand_over(finishing=True)
+
+    def _place_by_hint(self, anchors: Iterable[str]) -> None:
+        """Give anchors that no list has shown their place, by the time that a read of the message alone told."""
+        for anchor in anchors:
             if anchor not in self._places:
                 hint = self._hints.get(anchor)
                 time = hint.created_at if hint is not None else None
                 # Before its equals: where a time decides nothing, delivering too much loses nothing.
                 self._places[anchor] = (time or _EARLIEST, -1)
-        self._sort_out({})
-        return self._hand_over(finishing=True)
 
-    def _learn_user(self, message: Message) -> None:
-        known = self._users.get(message.id)
-        if known is None or not known.is_terminal:
-            self._users[message.id] = message
+    def _learn_status(self, message: Message) -> None:
+        if message.role == "user" or message.id == self._turn:
+            self._update(self._users, message.id, message)
 
     def _newest_user(self) -> Message | None:
         placed = [user for user in self._users if user in self._places]
@@ -128,9 +131,9 @@ class Timeline:
 
     @staticmethod
     def _update(messages: dict[str, Message], key: str, message: Message) -> None:
-        """Keep the newer form; a final one is kept against a late read that shows the message unfinished."""
+        """Keep the newer form; a terminal one is kept against a late read that shows the message unfinished."""
         known = messages.get(key)
-        if known is None or not _is_final(known):
+        if known is None or not known.is_terminal:
             messages[key] = message
 
     def _sort_out(self, positions: dict[str, int]) -> None:

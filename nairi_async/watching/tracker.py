@@ -59,7 +59,9 @@ class Tracker:
             after=after if after is not None or turn is None or not follow else turn.message_id,
             progress=progress,
         )
-        self._whole = reads.timeline(job_id, progress=progress)
+        self._progress = progress
+        # Until a cursor was found, progress is read too: it may stand there.
+        self._whole = reads.timeline(job_id, progress=progress or after is not None)
         self._single: tuple[str, SharedRead[Message]] | None = None
         self._last_whole = -math.inf
         self._next_whole = -math.inf
@@ -117,6 +119,8 @@ class Tracker:
         self._last_whole = snapshot.began
         self._next_whole = snapshot.began + timeline_spacing(self._polling, snapshot.weight)
         messages = self._timeline.observe(snapshot.value)
+        if self._timeline.missing is None:
+            self._whole = self._reads.timeline(self.job_id, progress=self._progress)
         log.debug("conversation %s: %d bytes, %d new", self.job_id, snapshot.weight, len(messages))
         return self._judge_end(snapshot, messages)
 

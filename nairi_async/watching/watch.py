@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
     from nairi_async.errors import TurnFailedError
     from nairi_async.models import Message, Turn
@@ -64,6 +64,10 @@ class Watch:
     def __aiter__(self) -> Self:
         return self
 
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Send the prompt of `Conversation.send` without waiting for a message; nothing for other watches."""
+        return self._started().__await__()
+
     async def __anext__(self) -> Message:
         """The next message; waits for it as long as the timeout allows."""
         # Two tasks may iterate over one watch: each message then goes to one of them.
@@ -88,18 +92,27 @@ class Watch:
             self._scope.cancel()
 
     async def __aenter__(self) -> Self:
-        return self
+        return await self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
 
-    async def _advance(self) -> None:
+    async def _started(self) -> Self:
+        async with self._advancing:
+            await self._follow()
+        return self
+
+    async def _follow(self) -> Tracker:
         if self._tracker is None:
             self._tracker = await self._prepare()
             self._turn = self._tracker.turn
-        self._ready.extend(await self._tracker.step(self._cursor))
-        if self._tracker.is_finished:
-            self._failure = self._tracker.failure()
+        return self._tracker
+
+    async def _advance(self) -> None:
+        tracker = await self._follow()
+        self._ready.extend(await tracker.step(self._cursor))
+        if tracker.is_finished:
+            self._failure = tracker.failure()
             self._is_closed = self._failure is None

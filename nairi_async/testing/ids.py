@@ -1,0 +1,41 @@
+"""Identifiers and timestamps as the service writes them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from random import Random
+
+from attrs import field, frozen
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_ULID_LENGTH = 26
+_RANDOM_BITS = 80
+_LATEST = (1 << 48) - 1
+
+
+@frozen
+class IdMaker:
+    """Makes prefixed ULIDs; two makers with one seed make the same ids at the same times."""
+
+    seed: int = 0
+    _random: Random = field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "_random", Random(self.seed))
+
+    def make(self, prefix: str, at: float) -> str:
+        """Return an id such as `job_01KRK1V46BXS73CSNK2VR35NPJ`, sorting by `at` (seconds since the epoch)."""
+        number = ((int(min(at * 1000, _LATEST))) << _RANDOM_BITS) | self._random.getrandbits(_RANDOM_BITS)
+        digits = (_CROCKFORD[(number >> 5 * place) & 31] for place in reversed(range(_ULID_LENGTH)))
+        return f"{prefix}_{''.join(digits)}"
+
+
+def instant(at: float) -> datetime:
+    """Return the aware UTC time of `at` (seconds since the epoch), cut to the millisecond the service shows."""
+    exact = datetime.fromtimestamp(at, UTC)
+    return exact.replace(microsecond=exact.microsecond // 1000 * 1000)
+
+
+def stamp(at: float) -> str:
+    """Return `at` (seconds since the epoch) as RFC 3339 in UTC with milliseconds and `Z`."""
+    return instant(at).isoformat(timespec="milliseconds").replace("+00:00", "Z")

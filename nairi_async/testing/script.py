@@ -1,0 +1,210 @@
+"""What a scripted agent does with one prompt.
+
+A script is a text, a sequence of steps (a plain string is a `Say`), or a callable that gets the prompt and the number
+of the turn in its conversation, from 1, and returns either. Steps run in order; `after` is the number of seconds since
+the step before. A turn that is neither `Done` nor `Fail` by the end of its script is done right after its last step;
+one that should never end gets `Done(after=math.inf)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from attrs import Attribute, field, frozen
+from attrs.validators import ge, instance_of, lt, optional
+
+USAGE_FIELDS = frozenset(
+    {"cost_usd", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "model"}
+)
+
+_Usage: TypeAlias = Mapping[str, object] | None
+
+HEARTBEATS = range(10, 3600, 10)
+"""Seconds after its begin at which a tool that still runs says so; the daemon ends a turn after an hour."""
+
+
+def _seconds() -> float:
+    """Declare a keyword-only duration in seconds, zero by default."""
+    return field(default=0.0, kw_only=True, validator=ge(0))
+
+
+def _text() -> str:
+    return field(validator=instance_of(str))
+
+
+def _tuple(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
+
+
+def _only_usage(_instance: object, _attribute: Attribute[_Usage], value: _Usage) -> None:
+    unknown = set(value or ()) - USAGE_FIELDS
+    if unknown:
+        msg = f"usage holds {sorted(unknown)}; known are {sorted(USAGE_FIELDS)}"
+        raise ValueError(msg)
+
+
+class ScriptStep:
+    """What every step of a script has."""
+
+    __slots__ = ()
+    after: float
+    """Seconds since the step before."""
+
+
+@frozen
+class Say(ScriptStep):
+    """An `assistant` message.
+
+    With `unfinished_for` seconds it is first seen `pending` with a growing part of its text, under the id it keeps;
+    it stays so when `finishes` is off, whatever becomes of the turn.
+    `usage` holds any of `cost_usd`, the four token counts and `model`.
+    """
+
+    text: str = _text()
+    after: float = _seconds()
+    unfinished_for: float = field(default=0.0, kw_only=True, validator=[ge(0.0), lt(math.inf)])
+    finishes: bool = field(default=True, kw_only=True)
+    attachment_ids: tuple[str, ...] = field(default=(), kw_only=True, converter=_tuple)
+    usage: _Usage = field(default=None, kw_only=True, validator=_only_usage)
+
+    def __attrs_post_init__(self) -> None:
+        if not (self.finishes or self.unfinished_for):
+            msg = "a message that never finishes is unfinished for more than 0 seconds"
+            raise ValueError(msg)
+
+
+@frozen
+class Notice(ScriptStep):
+    """A `system` message, such as `Agent opened a pull request: …`."""
+
+    text: str = _text()
+    after: float = _seconds()
+
+
+@frozen
+class Text(ScriptStep):
+    """A `progress` message with a whole block of the agent's text."""
+
+    text: str = _text()
+    after: float = _seconds()
+
+    @property
+    def envelope(self) -> dict[str, object]:
+        """The JSON that is the content of the message."""
+        return {"progress_type": "text", "text_delta": self.text}
+
+
+@frozen
+class Thinking(ScriptStep):
+    """A `progress` message with a block of the agent's reasoning."""
+
+    text: str = _text()
+    after: float = _seconds()
+
+    @property
+    def envelope(self) -> dict[str, object]:
+        """The JSON that is the content of the message."""
+        return {"progress_type": "thinking", "text_delta": self.text}
+
+
+@frozen
+class Step(ScriptStep):
+    """A `progress` message that tells in one line where the agent is."""
+
+    summary: str = _text()
+    after: float = _seconds()
+
+    @property
+    def envelope(self) -> dict[str, object]:
+        """The JSON that is the content of the message."""
+        return {"progress_type": "step", "summary": self.summary}
+
+
+@frozen
+class Subagent(ScriptStep):
+    """A `progress` message about a subagent that starts, proceeds or ends."""
+
+    summary: str = _text()
+    after: float = _seconds()
+
+    @property
+    def envelope(self) -> dict[str, object]:
+        """The JSON that is the content of the message."""
+        return {"progress_type": "subagent", "summary": self.summary}
+
+
+@frozen
+class Tool(ScriptStep):
+    """A tool that runs for `seconds`: two `progress` messages, `running` and then `status`, with one `tool_use_id`.
+
+    A tool of more than ten seconds also beats every ten, unless `heartbeat` is off. The `tool_use_id` is made up
+    when none is given; give one to make it the `parent_tool_use_id` of others.
+    """
+
+    name: str = _text()
+    input: str = field(default="", kw_only=True)
+    output: str = field(default="", kw_only=True)
+    seconds: float = _seconds()
+    after: float = _seconds()
+    status: str = field(default="completed", kw_only=True)
+    heartbeat: bool = field(default=True, kw_only=True)
+    tool_use_id: str | None = field(default=None, kw_only=True, validator=optional(instance_of(str)))
+    parent_tool_use_id: str | None = field(default=None, kw_only=True, validator=optional(instance_of(str)))
+
+
+@frozen
+class Progress(ScriptStep):
+    """A `progress` message with exactly this content: an envelope, or a text that need not be JSON."""
+
+    envelope: Mapping[str, object] | str
+    after: float = _seconds()
+
+
+@frozen
+class Done(ScriptStep):
+    """The turn is `completed`. Steps after it still come: late notices, or a reply later than the status."""
+
+    after: float = _seconds()
+
+
+@frozen
+class Fail(ScriptStep):
+    """The turn is `failed`, and a `system` message says `nairid encountered error: <text>`."""
+
+    text: str = _text()
+    after: float = _seconds()
+
+
+Steps: TypeAlias = str | Sequence[ScriptStep | str]
+Script: TypeAlias = Steps | Callable[[str, int], Steps]
+
+
+def steps_of(script: Script, prompt: str, turn_number: int) -> tuple[ScriptStep, ...]:
+    """Return the steps of one turn, with its end.
+
+    Raises `TypeError` for what is not a step, and `ValueError` when the turn would end twice.
+    """
+    given = script(prompt, turn_number) if callable(script) else script
+    listed = (given,) if isinstance(given, str) else given
+    steps = tuple(Say(step) if isinstance(step, str) else step for step in listed)
+    strangers = [step for step in steps if not isinstance(step, ScriptStep)]
+    if strangers:
+        msg = f"not steps of a script: {strangers!r}"
+        raise TypeError(msg)
+    ends = sum(isinstance(step, Done | Fail) for step in steps)
+    if ends > 1:
+        msg = "a turn ends once: give one Done or Fail"
+        raise ValueError(msg)
+    return steps if ends else (*steps, Done())
+
+
+def default_script(prompt: str, _turn_number: int) -> Steps:
+    """Do a little of everything in half a second, and reply with a quotation of the prompt."""
+    return (
+        Step("Reading the request", after=0.1),
+        Tool("Bash", input="ls", output="README.md", seconds=0.1, after=0.1),
+        Text("Here is what I found.", after=0.1),
+        Say(f'You asked: "{prompt}"', after=0.1),
+    )

@@ -1,0 +1,222 @@
+"""The simulated service as a pure function of time.
+
+A prompt decides at once, from the agent's script and its free capacity, what will be visible when; a read shows what
+is visible at the time it is given. Every `now` is in seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import count
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from attrs import define, field, frozen
+
+from nairi_async.testing.jobs import Agent, Job
+from nairi_async.testing.script import steps_of
+from nairi_async.testing.timeline import Entry, Performance, Phase, error_notice, perform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nairi_async.testing.ids import IdMaker
+    from nairi_async.testing.quirks import Quirks
+
+Ending: TypeAlias = Literal["completed", "error", "abandoned"]
+
+_CLOSING_NOTICES: dict[Ending, str] = {
+    "completed": "Job complete - Thread is inactive",
+    "error": error_notice("the job was stopped"),
+    "abandoned": "Job abandoned: Remote branch 'nairi/job' was deleted (likely merged). "
+    "Please start a new conversation.",
+}
+_MOST_ATTACHMENTS = 10
+
+
+class RefusedError(Exception):
+    """The service says no: the HTTP status and the text of its error."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(status, text)
+        self.status = status
+        self.text = text
+
+
+@frozen
+class Asked:
+    """A prompt that was accepted and thus runs, once."""
+
+    agent_id: str
+    """Slug of the agent."""
+    job_id: str
+    message_id: str
+    prompt: str
+    attachment_ids: tuple[str, ...]
+    at: float
+    """When it was accepted, in seconds since the epoch."""
+    ask_mode: bool = False
+
+
+@frozen
+class File:
+    """An attachment: its name and its bytes."""
+
+    filename: str
+    data: bytes
+
+
+@define
+class World:
+    """All agents, jobs and attachments of the organisation."""
+
+    quirks: Quirks
+    ids: IdMaker
+    strict_agents: bool = False
+    agents: dict[str, Agent] = field(factory=dict)
+    jobs: dict[str, Job] = field(factory=dict)
+    messages: dict[str, Entry] = field(factory=dict)
+    files: dict[str, File] = field(factory=dict)
+    prompts: list[Asked] = field(factory=list)
+    _reads: count[int] = field(factory=lambda: count(1))
+
+    def as_of(self, now: float) -> float:
+        """Return the time that the next read shows; each call is one read."""
+        return now - self.quirks.stale_by if next(self._reads) % self.quirks.stale_every == 0 else now
+
+    def make_agent(self, slug: str, now: float, *, name: str | None = None) -> Agent:
+        """Add an agent of that slug, in the place of any there was."""
+        agent = Agent(self.ids.make("cci", now), slug, name or slug, now, now)
+        self.agents[slug] = agent
+        return agent
+
+    def find_agent(self, reference: str) -> Agent:
+        """Return the agent with that slug or id."""
+        by_id = (agent for agent in self.agents.values() if agent.id == reference)
+        agent = self.agents.get(reference) or next(by_id, None)
+        if agent is None:
+            raise RefusedError(404, "agent not found")
+        return agent
+
+    def find_job(self, job_id: str) -> Job:
+        """Return the job, or refuse with 400 or 404."""
+        if not re.fullmatch(r"(job|j)_\w+", job_id, re.ASCII):
+            raise RefusedError(400, "invalid job id")
+        if job_id not in self.jobs:
+            raise RefusedError(404, "job not found")
+        return self.jobs[job_id]
+
+    def find_message(self, message_id: str) -> Entry:
+        """Return the message, or refuse with 400 or 404."""
+        if not re.fullmatch(r"cmsg_\w+", message_id, re.ASCII):
+            raise RefusedError(400, "invalid message id")
+        if message_id not in self.messages:
+            raise RefusedError(404, "message not found")
+        return self.messages[message_id]
+
+    def find_file(self, attachment_id: str) -> File:
+        """Return the attachment, or refuse with 400 or 404."""
+        if not re.fullmatch(r"att_\w+", attachment_id, re.ASCII):
+            raise RefusedError(400, "invalid attachment id")
+        if attachment_id not in self.files:
+            raise RefusedError(404, "attachment not found")
+        return self.files[attachment_id]
+
+    def store(self, filename: str, data: bytes, now: float) -> str:
+        """Keep a file, and return the id of the attachment."""
+        attachment_id = self.ids.make("att", now)
+        self.files[attachment_id] = File(filename, data)
+        return attachment_id
+
+    def start(
+        self, reference: str, prompt: str, now: float, *, attachment_ids: Iterable[str] = (), ask_mode: bool = False
+    ) -> Asked:
+        """Make a job for the agent, and its first user message."""
+        attached = self._attached(attachment_ids)
+        known = self.strict_agents or reference in self.agents or reference.startswith("cci_")
+        agent = self.find_agent(reference) if known else self.make_agent(reference, now)
+        asked = self._ask(self._new_job(agent, now), prompt, now, attached, ask_mode=ask_mode)
+        self.prompts.append(asked)
+        return asked
+
+    def continue_(self, job_id: str, prompt: str, now: float, *, attachment_ids: Iterable[str] = ()) -> Asked:
+        """Add a user message to a job."""
+        job = self.continuable(job_id)
+        attached = self._attached(attachment_ids)
+        if self.quirks.finished_jobs == "refuse" and job.status(now) != "active":
+            raise RefusedError(400, f"job is {job.status(now)}")
+        if self.quirks.overlapping == "refuse" and now < job.busy_until:
+            raise RefusedError(400, "job has a running turn")
+        asked = self._ask(job, prompt, now, attached)
+        self.prompts.append(asked)
+        return asked
+
+    def continuable(self, job_id: str) -> Job:
+        """Return the job if it was made through the API."""
+        job = self.find_job(job_id)
+        if not job.is_api:
+            raise RefusedError(400, "job is not an API job")
+        return job
+
+    def foreign_job(self, reference: str, now: float) -> Job:
+        """Make a job that came from Slack, Discord or the web UI; it runs its agent's script once."""
+        job = self._new_job(self.find_agent(reference), now, is_api=False)
+        self._ask(job, "Asked elsewhere", now, ())
+        return job
+
+    def end_job(self, job_id: str, status: Ending, now: float) -> None:
+        """Give the job that status, and the system message that says why; open turns go on."""
+        if status not in _CLOSING_NOTICES:
+            msg = f"a job ends as one of {sorted(_CLOSING_NOTICES)}, not {status!r}"
+            raise ValueError(msg)
+        job = self.find_job(job_id)
+        job.set_status(status, now)
+        job.moved(now, "completion")
+        notice = Phase(now, "completed", _CLOSING_NOTICES[status])
+        self._add(job, Entry(self.ids.make("cmsg", now), job.id, "system", (notice,)))
+
+    def _new_job(self, agent: Agent, now: float, *, is_api: bool = True) -> Job:
+        job = Job(self.ids.make("job", now), agent, now, is_api)
+        self.jobs[job.id] = job
+        return job
+
+    def _attached(self, attachment_ids: Iterable[str]) -> tuple[str, ...]:
+        attached = tuple(attachment_ids)
+        if len(attached) > _MOST_ATTACHMENTS:
+            raise RefusedError(400, f"at most {_MOST_ATTACHMENTS} attachments are allowed")
+        for attachment_id in attached:
+            if attachment_id not in self.files:
+                raise RefusedError(400, f"invalid attachment id: {attachment_id}")
+        return attached
+
+    def _ask(
+        self, job: Job, prompt: str, now: float, attachment_ids: tuple[str, ...], *, ask_mode: bool = False
+    ) -> Asked:
+        """Let the agent play its script for one more turn of the job."""
+        agent = job.agent
+        steps = steps_of(agent.script, prompt, job.turns + 1)
+        message_id = self.ids.make("cmsg", now)
+        begin = agent.take_slot(max(now + agent.queued, job.busy_until))
+        turn = perform(steps, begin=begin, job_id=job.id, message_id=message_id, make_id=self.ids.make)
+        agent.leave_slot(turn.ended)
+        fields = {"attachment_ids": list(attachment_ids)} if attachment_ids else {}
+        phases = _user_phases(prompt, now, begin, turn)
+        self._add(job, Entry(message_id, job.id, "user", phases, fields), *turn.entries)
+        job.set_status("active", begin)
+        if turn.status == "failed":
+            job.set_status("error", turn.ended)
+        job.moved(turn.ended, "completion")
+        job.turns, job.busy_until = job.turns + 1, turn.ended
+        return Asked(agent.agent_id, job.id, message_id, prompt, attachment_ids, now, ask_mode)
+
+    def _add(self, job: Job, *entries: Entry) -> None:
+        for entry in entries:
+            job.add(entry)
+            self.messages[entry.id] = entry
+
+
+def _user_phases(prompt: str, now: float, begin: float, turn: Performance) -> tuple[Phase, ...]:
+    """Return the versions of a user message: queued if it has to wait, pending, and the end of its turn."""
+    queued = [Phase(now, "queued", prompt)] if begin > now else []
+    later = (Phase(begin, "pending", prompt), Phase(turn.ended, turn.status, prompt))
+    return (*queued, *(phase for phase in later if phase.at < math.inf))

@@ -1,0 +1,76 @@
+"""A running simulator in virtual time, with a client that knows only HTTP."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from attrs import frozen
+from yarl import URL
+
+from nairi_async.testing import Simulator, VirtualClock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+START = "/conversations/start"
+UNKNOWN = "01KRK1V46BXS73CSNK2VR35NPJ"
+
+
+@frozen
+class Service:
+    simulator: Simulator
+    clock: VirtualClock
+    http: aiohttp.ClientSession
+
+    async def call(self, method: str, path: str, expect: int = 200, **options: Any) -> Any:
+        """Return the JSON of an answer that has the expected status; the path is sent as it stands."""
+        url = URL(f"{self.simulator.url}/api/public/v1{path}", encoded=True)
+        async with self.http.request(method, url, **options) as response:
+            body = await response.json()
+            assert response.status == expect, body
+            return body
+
+    async def refused(self, method: str, path: str, expect: int, **options: Any) -> str:
+        """Return the text of an error, which is all that its body holds."""
+        body = await self.call(method, path, expect, **options)
+        assert body == {"error": str(body["error"])}
+        return str(body["error"])
+
+    async def start(self, prompt: str = "Hello", agent: str = "my-agent", expect: int = 201) -> tuple[str, str]:
+        """Return the ids of a new job and of its user message."""
+        body = await self.call("POST", START, expect, json={"agent_id": agent, "prompt": prompt})
+        return body["job_id"], body["message_id"]
+
+    async def upload(self, data: bytes, filename: str = "notes.txt") -> str:
+        """Upload a file beside a part that is to be ignored, and return the id."""
+        form = aiohttp.FormData()
+        form.add_field("comment", "ignored")
+        form.add_field("file", data, filename=filename)
+        return str((await self.call("POST", "/attachments", 201, data=form))["attachment_id"])
+
+    async def messages(self, job_id: str) -> list[dict[str, Any]]:
+        body = await self.call("GET", f"/conversations/{job_id}/messages")
+        return list(body["messages"])
+
+    async def texts(self, job_id: str) -> list[str]:
+        return [message["content"] for message in await self.messages(job_id)]
+
+    async def status(self, message_id: str) -> str:
+        message = await self.call("GET", f"/messages/{message_id}")
+        return str(message["status"])
+
+    async def listed(self, query: str = "", agent: str = "my-agent") -> list[dict[str, Any]]:
+        body = await self.call("GET", f"/agents/{agent}/conversations{query}")
+        return list(body["conversations"])
+
+
+@asynccontextmanager
+async def running(**options: Any) -> AsyncIterator[Service]:
+    """Run a simulator made with these options, in virtual time that moves only by `clock.advance`."""
+    clock = VirtualClock()
+    simulator = Simulator(clock=clock, **options)
+    headers = {"Authorization": f"Bearer {simulator.api_key}"}
+    async with simulator, aiohttp.ClientSession(headers=headers) as http:
+        yield Service(simulator, clock, http)

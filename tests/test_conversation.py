@@ -1,0 +1,153 @@
+"""A dialogue keeps one turn at a time, in order, however many tasks speak (design section 1)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nairi_async import (
+    InvalidArgumentError,
+    NairiSession,
+    OutcomeUnknownError,
+    RetryPolicy,
+    TurnFailedError,
+    WatchTimeoutError,
+)
+from nairi_async.testing import Done, Fail, Quirks, Say, Simulator
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from nairi_async.testing import VirtualClock
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def echo(simulator: Simulator) -> Simulator:
+    """An agent that needs five seconds, in a service that refuses a prompt while another turn runs."""
+    simulator.quirks = Quirks(overlapping="refuse")
+    return simulator.agent("my-agent", lambda prompt, number: [Say(f"{number}: {prompt}", after=5)])
+
+
+async def test_a_dialogue_goes_on_in_one_conversation(nairi: NairiSession, echo: Simulator) -> None:
+    """The first prompt starts a conversation, the next continue it, and a resumed handle goes on."""
+    conversation = nairi.conversation("my-agent")
+    assert conversation.job_id is None
+    assert (await conversation.ask("a")).text == "1: a"
+    assert (await conversation.ask("b")).text == "2: b"
+    assert conversation.job_id is not None
+    resumed = nairi.resume(conversation.job_id)
+    assert (await resumed.ask("c")).text == "3: c"
+    assert len({asked.job_id for asked in echo.prompts}) == 1
+
+
+async def test_many_tasks_speak_in_order(nairi: NairiSession, echo: Simulator) -> None:
+    """Prompts of many tasks go out one turn at a time, in the order of their calls, each with its own reply."""
+    conversation = nairi.conversation("my-agent")
+    replies = await asyncio.gather(*(conversation.ask(str(number)) for number in range(8)))
+    assert [reply.text for reply in replies] == [f"{number + 1}: {number}" for number in range(8)]
+    assert [asked.prompt for asked in echo.prompts] == [str(number) for number in range(8)]
+
+
+async def test_send_watches_the_turn_it_begins(nairi: NairiSession, echo: Simulator) -> None:
+    """`async for` over `send`, an awaited `send`, and `async with` all send the prompt once."""
+    conversation = nairi.conversation("my-agent")
+    assert [message.content async for message in conversation.send("a")] == ["1: a"]
+    watch = await conversation.send("b")
+    assert watch.turn == conversation.turn
+    assert [asked.prompt for asked in echo.prompts] == ["a", "b"]
+    assert [message.content async for message in watch] == ["2: b"]
+    async with conversation.send("c") as watch:
+        assert watch.turn is not None
+        assert [message.content async for message in watch] == ["3: c"]
+    assert len(echo.prompts) == 3
+
+
+async def test_an_abandoned_watch_does_not_block_the_dialogue(nairi: NairiSession, echo: Simulator) -> None:
+    """The next prompt waits for the turn to end on the service, not for anybody to read its messages."""
+    conversation = nairi.conversation("my-agent")
+    await conversation.send("a")
+    assert (await conversation.ask("b")).text == "2: b"
+
+
+async def test_a_failed_turn_does_not_end_the_dialogue(nairi: NairiSession, simulator: Simulator) -> None:
+    """After TurnFailedError the next prompt goes out."""
+    simulator.agent("my-agent", lambda prompt, _: [Fail("no")] if prompt == "a" else [Say("yes")])
+    conversation = nairi.conversation("my-agent")
+    with pytest.raises(TurnFailedError):
+        await conversation.ask("a")
+    assert (await conversation.ask("b")).text == "yes"
+
+
+async def test_a_timeout_covers_the_turns_before(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock
+) -> None:
+    """A prompt that waits too long for its turn is not sent; the timeout is the whole wait."""
+    simulator.agent("my-agent", [Done(after=100)])
+    conversation = nairi.conversation("my-agent")
+    await conversation.send("a")
+    began = clock.monotonic()
+    with pytest.raises(WatchTimeoutError):
+        await conversation.ask("b", timeout=10)
+    assert clock.monotonic() - began == pytest.approx(10)
+    assert [asked.prompt for asked in simulator.prompts] == ["a"]
+
+
+@pytest.mark.parametrize("steps", range(0, 60, 2))
+async def test_a_cancelled_send_never_runs_a_prompt_twice(
+    nairi: NairiSession, simulator: Simulator, steps: int
+) -> None:
+    """Cancelled anywhere, a prompt is sent at most once: the next step goes on, or says that nobody knows."""
+    simulator.agent("my-agent", [Say("done", after=1)])
+    conversation = nairi.conversation("my-agent")
+    watch = conversation.send("a")
+    task = asyncio.create_task(watch.__anext__())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    try:
+        seen = [message.content async for message in watch]
+    except OutcomeUnknownError:
+        assert len(simulator.prompts) <= 1
+    else:
+        assert seen == ["done"] or task.result().content == "done"
+        assert len(simulator.prompts) == 1
+
+
+async def test_a_doubtful_prompt_is_waited_for_before_the_next(simulator: Simulator, clock: VirtualClock) -> None:
+    """After an unknown outcome nothing is sent until no prompt of the conversation is open any more."""
+    simulator.quirks = Quirks(overlapping="refuse")
+    simulator.agent("my-agent", lambda prompt, _: [Say(f"re {prompt}", after=30)])
+    policy = RetryPolicy(attempts=1)
+    async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock, retry=policy) as nairi:
+        conversation = nairi.conversation("my-agent")
+        await conversation.ask("a")
+
+        async def lost(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
+            if request.method == "POST":
+                raise ConnectionResetError
+            return answer
+
+        simulator.intercept_answer = lost
+        watch = conversation.send("b")
+        for _ in range(2):
+            with pytest.raises(OutcomeUnknownError):
+                await anext(watch)
+        simulator.intercept_answer = None
+        assert (await conversation.ask("c")).text == "re c"
+        assert [asked.prompt for asked in simulator.prompts] == ["a", "b", "c"]
+
+
+async def test_bad_prompts_are_refused_at_the_call(nairi: NairiSession, simulator: Simulator) -> None:
+    """`send` and `ask` check their arguments before anything is queued or sent."""
+    conversation = nairi.conversation("my-agent")
+    with pytest.raises(InvalidArgumentError):
+        conversation.send("  ")
+    with pytest.raises(InvalidArgumentError):
+        await conversation.ask("a", attachment_ids=["x"] * 11)
+    assert simulator.requests == []
+    assert repr(conversation) == "Conversation(agent_id='my-agent', job_id=None)"
