@@ -17,11 +17,11 @@ MAX_ATTACHMENTS: Final = 10
 """Attachment ids that one prompt may carry (api: attachments)."""
 
 
-def seconds(value: object) -> float:
+def seconds(value: Duration) -> float:
     """A duration as seconds; attrs converter of every policy field that is one."""
     if isinstance(value, timedelta):
         return value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         raise ConfigurationError(f"a duration is a number of seconds or a timedelta, not {type(value).__name__}")
     try:
         return float(value)
@@ -30,7 +30,9 @@ def seconds(value: object) -> float:
 
 
 def positive(name: str, value: float, *, or_zero: bool = False, or_infinite: bool = False) -> None:
-    """Refuse what cannot be a length of time, naming the setting."""
+    """Refuse what is no positive quantity, naming the setting."""
+    if not _is_number(value):
+        raise ConfigurationError(f"{name} is a number, not {type(value).__name__}")
     if math.isnan(value) or value < 0 or (value == 0 and not or_zero) or (math.isinf(value) and not or_infinite):
         raise ConfigurationError(f"{name} is {value}: a {'non-negative' if or_zero else 'positive'} number is needed")
 
@@ -87,6 +89,10 @@ def flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise InvalidArgumentError(f"{name} is True or False, not {value!r}")
     return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _unfit(character: str) -> bool:

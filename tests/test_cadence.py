@@ -1,0 +1,67 @@
+"""When to look again: bounded, never stuck, quick on news."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nairi_async import ConfigurationError, Polling
+from nairi_async.watching.cadence import Cadence, timeline_spacing
+
+durations = st.floats(0.001, 1e6)
+pollings = st.builds(
+    Polling, delay=durations, first=durations, fraction=st.floats(0.001, 10), maximum=durations, settle=durations
+)
+
+
+@given(pollings, st.lists(st.tuples(durations, st.booleans(), st.floats(0, 1, exclude_max=True)), min_size=1))
+def test_every_interval_is_positive_and_bounded(polling: Polling, looks: list[tuple[float, bool, float]]) -> None:
+    """Whatever the looks bring, the next one comes, and never later than `maximum`."""
+    cadence = Cadence(polling, 0.0)
+    now = 0.0
+    for passed, news, jitter in looks:
+        now += passed
+        assert 0 < cadence.feed(now, news=news, jitter=jitter) <= polling.maximum
+
+
+def test_a_short_turn_is_never_waited_for_long() -> None:
+    """The interval grows with the time waited, up to twice the stated delay, and is short again after news."""
+    polling = Polling(delay=2.0, first=0.5, fraction=0.5)
+    cadence = Cadence(polling, 0.0)
+    assert cadence.feed(0.0, news=False, jitter=0.5) == pytest.approx(0.5)
+    assert cadence.feed(3.0, news=False, jitter=0.5) == pytest.approx(1.5)
+    assert cadence.feed(100.0, news=False, jitter=0.5) == pytest.approx(4.0)
+    assert cadence.feed(101.0, news=True, jitter=0.5) == pytest.approx(0.5)
+
+
+def test_conversations_started_together_drift_apart() -> None:
+    """Jitter spreads the looks by a tenth to both sides."""
+    spread = [Cadence(Polling(), -60.0).feed(0.0, news=False, jitter=jitter) for jitter in (0.0, 0.5, 0.999)]
+    assert spread == pytest.approx([1.8, 2.0, 2.2], abs=0.01)
+
+
+@given(pollings, st.integers(0, 10**9))
+def test_heavy_timelines_are_read_seldom_but_are_read(polling: Polling, weight: int) -> None:
+    """Spacing grows with the weight and stays within `maximum`."""
+    assert 0 <= timeline_spacing(polling, weight) <= polling.maximum
+    assert timeline_spacing(Polling(), 25_000) < 0.5
+    assert timeline_spacing(Polling(), 1_000_000) > 10
+
+
+@pytest.mark.parametrize("name", ["delay", "first", "fraction", "maximum", "settle"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "1", None, True])
+def test_bad_settings_are_refused(name: str, value: object) -> None:
+    """A setting that is no length of time is a ConfigurationError when the policy is made."""
+    with pytest.raises(ConfigurationError):
+        Polling(**{name: value})  # type: ignore[arg-type]
+
+
+def test_settings_are_seconds_or_timedeltas_and_frozen() -> None:
+    """A timedelta becomes seconds; a policy cannot be changed."""
+    polling = Polling(delay=timedelta(minutes=1), settle=0)
+    assert (polling.delay, polling.settle) == (60.0, 0.0)
+    with pytest.raises(AttributeError):
+        polling.delay = 1.0  # type: ignore[misc]

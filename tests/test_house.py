@@ -1,0 +1,132 @@
+"""The house itself: what is exported, which way imports point, what lies at the top level (design section 8)."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nairi_async
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "nairi_async"
+# From the ground up: a module imports only from floors below its own, or from its own room.
+FLOORS = {
+    "errors": 0,
+    "clock": 0,
+    "models": 1,
+    "checks": 1,
+    "wire": 2,
+    "transport": 3,
+    "watching": 4,
+    "dispatch": 4,
+    "turns": 5,
+    "conversation": 6,
+    "session": 7,
+    "__init__": 8,
+    "testing": 1,
+    "cli": 9,
+    "__main__": 10,
+}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(module: str) -> str:
+    """The floor's key of a dotted module name."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def imports(path: Path) -> set[str]:
+    """Rooms that a file imports from when it runs, and for its types unless it only names them."""
+    tree = ast.parse(path.read_text())
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nairi_async":
+            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "nairi_async" else []
+            known = [name for name in names if room(name) in FLOORS]
+            found |= {room(name) for name in (known or [node.module])}
+        elif isinstance(node, ast.Import):
+            found |= {room(alias.name) for alias in node.names if alias.name.startswith("nairi_async")}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    """Face, session, turns, watching, transport, wire, models, errors: each knows only what lies below it."""
+    here = room(".".join(("nairi_async", *path.relative_to(PACKAGE).with_suffix("").parts)))
+    allowed = {name for name, floor in FLOORS.items() if floor < FLOORS[here]} | {here}
+    if here == "errors":
+        allowed.add("models")  # Errors carry turns and messages; models name the error type of an outcome.
+    if here == "testing":
+        allowed = {"testing", "clock"}  # The simulator is an independent idea of the service.
+    assert imports(path) <= allowed
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_seam_knows_aiohttp(path: Path) -> None:
+    """Aiohttp's client is imported by one module; the simulator uses its server side."""
+    text = path.read_text()
+    runs = re.sub(r"if TYPE_CHECKING:\n(?:    .*\n|\n)+", "", text)
+    if path != PACKAGE / "transport" / "http.py" and not path.is_relative_to(PACKAGE / "testing"):
+        assert not re.search(r"^\s*(?:import|from) aiohttp", runs, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_rooms_are_small(path: Path) -> None:
+    """Every file is read in one sitting, and says in its first line what lives there."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    assert ast.get_docstring(ast.parse(text))
+
+
+def test_everything_exported_is_public_and_sorted() -> None:
+    """`__all__` equals the public names of the package, sorted, and every one of them has a docstring."""
+    modules = {module.name for module in pkgutil.iter_modules(nairi_async.__path__)}
+    public = {name for name in vars(nairi_async) if not name.startswith("_")} - modules - {"annotations"}
+    assert nairi_async.__all__ == sorted(public)
+    assert all(getattr(nairi_async, name).__doc__ for name in nairi_async.__all__)
+
+
+@pytest.mark.parametrize("name", ["nairi_async.errors", "nairi_async.testing"])
+def test_public_modules_export_what_they_list(name: str) -> None:
+    """The other public modules list what they export, sorted, with docstrings."""
+    module = importlib.import_module(name)
+    assert module.__all__ == sorted(module.__all__)
+    assert all(getattr(module, entry).__doc__ for entry in module.__all__)
+
+
+def test_the_version_is_the_installed_one() -> None:
+    """`__version__` comes from the metadata, and other unknown names are errors."""
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", nairi_async.__version__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        nairi_async.nothing  # noqa: B018 - the access is what is tested
+
+
+def test_the_top_level_holds_what_was_agreed() -> None:
+    """Nothing lies at the top level but the project's files, the package, tests, benchmarks and hidden files."""
+    agreed = {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "nairi_async", "tests", "benchmarks"}
+    tracked = subprocess.run(
+        ["git", "ls-files"],  # noqa: S607 - git as the reader has it
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    ).stdout.split()  # fmt: skip
+    top = {name.split("/")[0] for name in tracked}
+    assert {name for name in top if not name.startswith(".")} <= agreed
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_importing_is_cheap() -> None:
+    """Importing the library loads neither its simulator, its command line, nor a database."""
+    code = "import sys, nairi_async; print(*sys.modules)"
+    loaded = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"nairi_async.testing", "nairi_async.cli", "argparse", "sqlite3", "aiohttp.web_app"} & (
+        set(loaded) - {"aiohttp.web_app"}
+    )
