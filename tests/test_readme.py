@@ -1,0 +1,48 @@
+"""The README's code runs as it is printed, against the simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import nairi_async
+from nairi_async.testing import Say, Simulator, Step
+
+pytestmark = pytest.mark.anyio
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
+async def test_every_python_block_runs(code: str) -> None:
+    """Each block is a program that ends well, with warnings as errors, in an environment that only has a key."""
+    async with Simulator() as simulator:
+        simulator.agent("my-agent", lambda prompt, _: [Step("looking", after=0.1), Say(f"re {prompt}", after=0.1)])
+        environment = {**os.environ, "NAIRI_API_KEY": simulator.api_key, "NAIRI_BASE_URL": simulator.url}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-W", "error", "-c", code, env=environment, stderr=asyncio.subprocess.PIPE
+        )
+        _, errors = await asyncio.wait_for(process.communicate(), 30)
+        assert (process.returncode, errors.decode()) == (0, "")
+
+
+def test_every_error_is_in_the_table() -> None:
+    """The table of errors names every error that is exported, but the three that are told in its words."""
+    table = README[README.index("## Errors") : README.index("## Settings")]
+    told_in_words = {"NairiError", "ServerOutcomeError", "UnreadableOutcomeError"}
+    exported = {name for name in nairi_async.__all__ if name.endswith("Error")}
+    assert {name for name in exported if f"`{name}`" not in table} <= told_in_words
+
+
+def test_the_first_two_shell_blocks_are_the_demo_and_the_tests() -> None:
+    """A stranger's first two commands are each one line that makes its own environment."""
+    demo, tests = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)[:2]
+    assert demo.count("\n") == tests.count("\n") == 1
+    assert demo.rstrip().endswith("nairi-async demo")
+    assert "-m pytest" in tests
