@@ -114,6 +114,8 @@ class ConnectionFailedError(_ExchangeError):
 
     sent: bool = False
     """Whether any of the request's body (for a GET: the request) may have reached the service."""
+    is_lasting: bool = False
+    """Whether trying again cannot help: a certificate that is not accepted, settings that contradict each other."""
 
 
 @define(auto_exc=True, slots=False)
@@ -207,6 +209,8 @@ class ServerOutcomeError(OutcomeUnknownError, ServerError):
     retry_after: float | None = None
     method: str = ""
     path: str = ""
+
+    __str__ = StatusError.__str__
 
 
 @define(auto_exc=True, slots=False)

@@ -85,15 +85,18 @@ class NairiSession:
         checks.positive("request_timeout", timeout)
         checks.whole("max_connections", max_connections)
         if requests_per_second is not None:
-            checks.positive("requests_per_second", checks.seconds(requests_per_second))
-        url = checked_base_url(base_url or os.environ.get("NAIRI_BASE_URL") or API_URL, prefix=API_PREFIX)
+            checks.positive("requests_per_second", requests_per_second)
+        if base_url is None:
+            base_url = os.environ.get("NAIRI_BASE_URL") or API_URL
+        url = checked_base_url(base_url, prefix=API_PREFIX)
         clock = clock or SystemClock()
         for name, policy, kind in (("retry", retry, RetryPolicy), ("polling", polling, Polling)):
             if policy is not None and not isinstance(policy, kind):
                 raise ConfigurationError(f"{name} is a {kind.__name__}, not {type(policy).__name__}")
         self._base_url = url
-        self._http = HttpClient(url, key.headers, clock, lent=http, connections=max_connections)
-        limiter = Limiter(clock, random.random, connections=max_connections, per_second=requests_per_second)
+        self._http = HttpClient(url, key, clock, lent=http, connections=max_connections)
+        connections = self._http.connections
+        limiter = Limiter(clock, random.random, connections=connections, per_second=requests_per_second)
         self._caller = Caller(
             self._http,
             limiter,
@@ -105,7 +108,10 @@ class NairiSession:
         self._turns = Turns(self._caller, polling or Polling())
 
     def __repr__(self) -> str:
-        return f"<NairiSession {self._base_url} {'open' if self._http.is_open else 'not open'}>"
+        # A session that was refused in `__init__` is shown too, by whoever prints local variables of a traceback.
+        http = getattr(self, "_http", None)
+        state = "open" if http is not None and http.is_open else "not open"
+        return f"<NairiSession {getattr(self, '_base_url', '')} {state}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a session holds connections and a key; make one in each process")
@@ -204,7 +210,8 @@ class NairiSession:
             progress: Give progress messages as well.
             timeout: Seconds for the whole wait; 6 hours unless given, and none with `follow`.
         """
-        target = turn_or_job_id if isinstance(turn_or_job_id, Turn) else checks.identifier("job_id", turn_or_job_id)
+        is_turn = isinstance(turn_or_job_id, Turn)
+        target = _turn(turn_or_job_id) if is_turn else checks.identifier("job_id", turn_or_job_id)
         endless = checks.flag("follow", follow)
         return self._turns.watch(
             target,
@@ -270,4 +277,7 @@ def _turn(value: object) -> Turn:
     if not isinstance(value, Turn):
         kind = type(value).__name__
         raise InvalidArgumentError(f"a Turn is needed, as start() and continue_() return it, not {kind}")
+    # A turn may come from a file.
+    checks.identifier("job_id", value.job_id)
+    checks.identifier("message_id", value.message_id)
     return value

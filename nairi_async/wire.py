@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from cattrs import Converter
 
-from nairi_async.errors import DecodeError
+from nairi_async import checks
+from nairi_async.errors import DecodeError, InvalidArgumentError
 from nairi_async.models import Agent, Attachment, ConversationSummary, Message, Progress, Turn, Usage
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 EXCERPT: Final = 200
 """Characters of a foreign body that an error repeats."""
 
+# Python refuses to read numbers of thousands of digits; one of them must not cost the rest of the answer.
+_MOST_DIGITS: Final = 400
 _USAGE_COUNTS: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 _PROGRESS_TEXTS: Final = (
     "text_delta",
@@ -56,9 +59,10 @@ def decode_turn(body: bytes) -> Turn:
     """The answer to start and continue: the user message just made."""
     raw = _object(body)
     job_id, message_id = raw.get("job_id"), raw.get("message_id")
-    if not (isinstance(job_id, str) and job_id and isinstance(message_id, str) and message_id):
-        _refuse("no job_id and message_id in it", body)
-    return Turn(job_id, message_id)
+    try:
+        return Turn(checks.identifier("job_id", job_id), checks.identifier("message_id", message_id))
+    except InvalidArgumentError as error:
+        _refuse("no job_id and message_id in it that could be found again", body, error)
 
 
 def decode_message(body: bytes) -> Message:
@@ -92,17 +96,34 @@ def decode_attachment_id(body: bytes) -> str:
     return attachment_id
 
 
-def decode_attachment(body: bytes) -> Attachment:
-    """The answer to `GET attachments/{attachment_id}`."""
+def decode_attachment(body: bytes, content: bytes | None = None) -> Attachment:
+    """The answer to `GET attachments/{attachment_id}`; `content` are the bytes, where they were taken out before."""
     raw = _object(body)
-    data = raw.get("data")
-    if not isinstance(data, str):
-        _refuse("no data in it", body)
-    try:
-        content = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        _refuse("its data is not base64", body, error)
+    if content is None:
+        data = raw.get("data")
+        if not isinstance(data, str):
+            _refuse("no data in it", body)
+        try:
+            content = base64.b64decode(data, validate=True)
+        except (binascii.Error, ValueError) as error:
+            _refuse("its data is not base64", body, error)
     return Attachment(id=_text(raw.get("id")), filename=_text(raw.get("filename")), data=content)
+
+
+def decode_changed_agent(body: bytes) -> Agent | None:
+    """The answer to `PATCH agents/{agent_id}`, whose body is not documented: the agent, if it is one."""
+    raw = _json(body) if body.strip() else None
+    return _converter.structure(raw, Agent) if isinstance(raw, dict) and isinstance(raw.get("id"), str) else None
+
+
+def decode_deployment(body: bytes) -> str:
+    """The answer to `POST agents/{agent_id}/deploy`: the service's word for how it stands."""
+    return _text(_object(body).get("status"))
+
+
+def encode_agent(changes: Mapping[str, Any]) -> bytes:
+    """The body of the calls that make, change and deploy agents: exactly these fields, null included."""
+    return _encode(changes)
 
 
 def decode_agents(body: bytes) -> list[Agent]:
@@ -141,12 +162,19 @@ def _attached(attachment_ids: Sequence[str]) -> dict[str, list[str]]:
 def _json(body: bytes) -> Any:
     # ArithmeticError: a number that Decimal refuses. RecursionError: nesting deeper than any real answer.
     try:
-        return json.loads(body, parse_float=Decimal, parse_constant=_no_number)
+        return json.loads(body, parse_float=Decimal, parse_int=integer, parse_constant=no_number)
     except (ValueError, ArithmeticError, RecursionError) as error:
-        _refuse("not JSON", body, error)
+        # Retold, because the original would hold on to the whole body.
+        cause = ValueError(f"{type(error).__name__}: {error}"[:EXCERPT])
+    raise _unreadable("not JSON", body) from cause
 
 
-def _no_number(_word: str) -> None:
+def integer(digits: str) -> int | None:
+    """A whole number, unless it has more digits than anything that is counted."""
+    return int(digits) if len(digits) < _MOST_DIGITS else None
+
+
+def no_number(_word: str) -> None:
     """NaN and Infinity are not JSON; as a figure they mean nothing."""
 
 
@@ -164,14 +192,21 @@ def _objects(raw: object, body: bytes) -> list[_Raw]:
 
 
 def _refuse(reason: str, body: bytes, cause: BaseException | None = None) -> NoReturn:
-    raise DecodeError(f"the answer cannot be read: {reason}", excerpt=excerpt(body)) from cause
+    raise _unreadable(reason, body) from cause
+
+
+def _unreadable(reason: str, body: bytes) -> DecodeError:
+    return DecodeError(f"the answer cannot be read: {reason}", excerpt=excerpt(body))
 
 
 def _text(raw: object) -> str:
     """A string as it is; nothing as nothing; anything else as its JSON, so that it is seen and not dropped."""
     if isinstance(raw, str):
         return raw
-    return "" if raw is None else json.dumps(raw, default=str)
+    try:
+        return "" if raw is None else json.dumps(raw, default=str)
+    except RecursionError:  # Nested deeper than can be printed: the message still counts.
+        return ""
 
 
 def _optional(raw: object, kind: type[_T]) -> _T | None:
@@ -229,7 +264,8 @@ def _structure_progress(raw: _Raw, _type: object = None) -> Progress:
     return Progress(progress_type=_text(envelope.get("progress_type", raw.get("progress_type"))), raw=envelope, **texts)
 
 
-def _structure_message(raw: _Raw, _type: object = None) -> Message:
+def structure_message(raw: _Raw, _type: object = None) -> Message:
+    """One entry of a timeline, with whatever of it can be read."""
     role = _text(raw.get("role"))
     return Message(
         id=_text(raw.get("id")),
@@ -266,6 +302,6 @@ def _structure_agent(raw: _Raw, _type: object = None) -> Agent:
 
 
 _converter = Converter()
-_converter.register_structure_hook(Message, _structure_message)
+_converter.register_structure_hook(Message, structure_message)
 _converter.register_structure_hook(ConversationSummary, _structure_summary)
 _converter.register_structure_hook(Agent, _structure_agent)

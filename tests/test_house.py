@@ -23,6 +23,7 @@ FLOORS = {
     "models": 1,
     "checks": 1,
     "wire": 2,
+    "growing": 3,
     "transport": 3,
     "watching": 4,
     "dispatch": 4,

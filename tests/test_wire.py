@@ -186,7 +186,6 @@ def test_any_bytes_give_a_model_or_a_decode_error(decode: Any, body: bytes) -> N
         b"null",
         b"\xff\xfe\xfd",
         b"[" * 100_000,
-        b'{"messages":[{"id":' + b"1" * 5000 + b"}]}",
         b'{"messages":[{"cost_usd":1e99999999999999999999}]}',
     ],
 )
@@ -203,6 +202,13 @@ def test_a_turn_needs_both_ids(payload: dict[str, Any]) -> None:
     """An answer without both ids starts nothing that could be found again, so it is no Turn."""
     with pytest.raises(DecodeError):
         wire.decode_turn(encoded(payload))
+
+
+def test_a_number_beyond_reason_does_not_cost_the_timeline() -> None:
+    """A number of thousands of digits, which Python refuses to read, counts as absent; its message is delivered."""
+    body = b'{"messages":[{"id":"m","role":"assistant","input_tokens":' + b"1" * 5000 + b"}]}"
+    (message,) = wire.decode_timeline(body)
+    assert (message.id, message.usage) == ("m", None)
 
 
 def test_a_turn_is_read_and_its_agent_is_no_part_of_its_identity() -> None:

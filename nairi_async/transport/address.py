@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
 
+from nairi_async import checks
 from nairi_async.errors import ConfigurationError
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_VISIBLE: Final = re.compile(rb"[\x21-\x7e]+")
 
 
 def base_url(given: object, *, prefix: str) -> str:
@@ -22,8 +25,9 @@ def base_url(given: object, *, prefix: str) -> str:
     try:
         parts = urlsplit(given.strip())
         host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"the base URL is not a URL: {error}") from error
+    except ValueError:
+        # Not chained: the text of the cause may hold a part of a password.
+        raise ConfigurationError("the base URL is not a URL") from None
     _check(parts, host)
     assert host is not None  # noqa: S101 - checked by _check; this tells the type checker
     shown = f"[{host}]" if ":" in host else host
@@ -37,7 +41,7 @@ def base_url(given: object, *, prefix: str) -> str:
 def _check(parts: SplitResult, host: str | None) -> None:
     if parts.scheme not in _DEFAULT_PORTS:
         raise ConfigurationError("the base URL begins with https:// (or http:// for this machine)")
-    if not host or any(character.isspace() for character in parts.netloc):
+    if not host or not _is_host(host) or any(character.isspace() for character in parts.netloc):
         raise ConfigurationError("the base URL names no host")
     if parts.username is not None or parts.password is not None:
         # The text of the URL is not repeated: a password would be in it.
@@ -46,6 +50,14 @@ def _check(parts: SplitResult, host: str | None) -> None:
         raise ConfigurationError("the base URL has a query or fragment")
     if parts.scheme == "http" and not _is_loopback(host):
         raise ConfigurationError(f"plain http to {host} would send the key in the clear; use https")
+
+
+def _is_host(host: str) -> bool:
+    """Whether a resolver can be asked for it: no control characters, no empty or overlong label."""
+    try:
+        return ":" in host or _VISIBLE.fullmatch(host.encode("idna")) is not None
+    except UnicodeError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:
@@ -58,5 +70,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def path(*segments: str) -> str:
-    """A path below the base URL; each segment is encoded whole, so no id can reach another path."""
-    return "/".join(("", *(quote(segment, safe="") for segment in segments)))
+    """A path below the base URL; each segment is encoded whole, so no id can reach another path.
+
+    Raises:
+        InvalidArgumentError: a segment that is no id.
+    """
+    return "/".join(("", *(quote(checks.identifier("an id", segment), safe="") for segment in segments)))

@@ -7,6 +7,8 @@ import logging
 import math
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
+from attrs import evolve
+
 from nairi_async.errors import (
     AuthenticationError,
     BadRequestError,
@@ -90,7 +92,9 @@ class Caller:
             try:
                 return await self._attempt(request, decode, deadline)
             except NairiError as error:
-                if not is_transient(error, repeatable=request.repeatable, unreadable=unreadable_is_transient):
+                if request.is_spent or not is_transient(
+                    error, repeatable=request.repeatable, unreadable=unreadable_is_transient
+                ):
                     _raise_final(request, error)
                 now = self.clock.monotonic()
                 delay = delay_before_retry(
@@ -107,7 +111,7 @@ class Caller:
         request.handed_over = False
         try:
             async with self.limiter.slot(deadline):
-                timeout = min(self._request_timeout, deadline - self.clock.monotonic())
+                timeout = min(request.timeout or self._request_timeout, deadline - self.clock.monotonic())
                 response = await self.http.send(request, timeout)
         except TimeoutError as error:
             if isinstance(error, NairiError):
@@ -119,27 +123,29 @@ class Caller:
         try:
             return decode(response.body)
         except DecodeError as error:
-            error.method, error.path = request.method, request.path
-            raise
+            unreadable = error
+        # Made anew, outside of the handler: the original would stay in the chain with what the service had repeated.
+        excerpt = self.http.redact(unreadable.excerpt)
+        raise evolve(unreadable, method=request.method, path=request.path, excerpt=excerpt) from unreadable.__cause__
 
     def _raise_status(self, request: Request, response: Response) -> NoReturn:
-        error = status_error(request, response, now=self.clock.time())
+        text = self.http.redact(decode_error(response.body))
+        error = status_error(request, response, text, now=self.clock.time())
         if error.retry_after is not None and is_refusal(error):
             self.limiter.quiet(min(error.retry_after, self._policy.retry_after_max))
         raise error
 
 
-def status_error(request: Request, response: Response, *, now: float) -> StatusError:
+def status_error(request: Request, response: Response, text: str, *, now: float) -> StatusError:
     """The typed error of an answer that is not success; `now` is Unix time, for `Retry-After` dates."""
     status = response.status
-    text = decode_error(response.body) or "no text"
     kind = _BY_STATUS.get(status, ServerError if status in _SERVER_ERRORS else StatusError)
     if kind is BadRequestError and text == "job is not an API job":
         kind = NotAnApiJobError
     if status in _REDIRECTS:
         text = "a redirect, which is not followed, because the key would go with it"
     retry_after = parse_retry_after(response.headers.get("Retry-After"), now)
-    return kind(status, text, retry_after, request.method, request.path)
+    return kind(status, text or "no text", retry_after, request.method, request.path)
 
 
 def _raise_final(request: Request, error: NairiError) -> NoReturn:
@@ -147,7 +153,7 @@ def _raise_final(request: Request, error: NairiError) -> NoReturn:
     if request.repeatable or is_refusal(error):
         raise error
     where = (request.method, request.path)
-    doubt = "the prompt was sent, and whether it runs is not known"
+    doubt = request.doubt
     if isinstance(error, ServerError):
         raise ServerOutcomeError(
             message=f"{error.message} ({doubt})",

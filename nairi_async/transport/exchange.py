@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any, Final, Protocol
 
 from attrs import define, field, frozen
 
 MAX_BODY: Final = 64 * 1024 * 1024
 """Largest answer that is read, in bytes after decompression: far above a real timeline, far below a machine."""
+
+
+class Streamed(Protocol):
+    """A body that is produced while it is sent."""
+
+    @property
+    def content_type(self) -> str:
+        """The header of that name."""
+        ...
+
+    @property
+    def size(self) -> int | None:
+        """Bytes in all; `None` where nobody knows before the end."""
+        ...
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it was begun and cannot be produced from the beginning again."""
+        ...
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why it could not be produced to its end at the last attempt, if that was why."""
+        ...
+
+    def chunks(self) -> AsyncGenerator[bytes]:
+        """All of it, in pieces, from the beginning."""
+        ...
+
+
+class Sink(Protocol):
+    """What takes an answer piece by piece instead of having it gathered."""
+
+    def write(self, chunk: bytes, /) -> bool:
+        """Take the next piece; returns whether more is wanted."""
+        ...
 
 
 @define(kw_only=True, eq=False)
@@ -21,16 +57,27 @@ class Request:
     """Encoded path below the base URL; it stands in errors and logs."""
     query: str = field(default="", repr=False)
     """Encoded query, without the question mark."""
-    body: bytes | None = field(default=None, repr=False)
-    """JSON; prompts are the caller's business and are never shown."""
+    body: bytes | Streamed | None = field(default=None, repr=False)
+    """JSON, or a stream; prompts are the caller's business and are never shown."""
     repeatable: bool = True
     """Whether running it twice does no harm: false for what starts a turn."""
     max_body: int = MAX_BODY
     """Largest answer that is read, in bytes."""
+    sink: Callable[[], Sink] | None = field(default=None, repr=False)
+    """Makes what takes a successful answer at each attempt; the answer's own body is then empty."""
+    timeout: float | None = None
+    """Seconds that one attempt may take, where that is not the session's `request_timeout`."""
+    doubt: str = "the prompt was sent, and whether it runs is not known"
+    """What to say when a request that is not repeatable left and its answer did not come back."""
     handed_over: bool = field(default=False, init=False)
     """Whether, at the last attempt, any of it was given to a connection: if not, it provably never ran."""
     address: Any = field(default=None, init=False, repr=False)
     """The seam's own form of the URL, kept so that a request polled for an hour is not parsed each time."""
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it cannot be sent again, because its body was a stream that is gone."""
+        return self.body is not None and not isinstance(self.body, bytes) and self.body.is_spent
 
 
 @frozen

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from nairi_async.errors import ConnectionFailedError, DecodeError, RequestTimeoutError, SessionClosedError
-from nairi_async.transport.exchange import Request, Response
+from nairi_async.errors import (
+    ConfigurationError,
+    ConnectionFailedError,
+    DecodeError,
+    RequestTimeoutError,
+    SessionClosedError,
+)
+from nairi_async.transport.exchange import Request, Response, Streamed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from nairi_async.clock import Clock
+    from nairi_async.transport.exchange import Sink
 
 # The whole attempt is bounded once, by our own clock: aiohttp's own limits would add a timer to each request.
 _UNBOUNDED: Final = aiohttp.ClientTimeout(total=None)
@@ -24,26 +32,51 @@ _JSON: Final = "application/json"
 _MAX_ERROR_BODY: Final = 64 * 1024
 
 
+class Credentials(Protocol):
+    """What lets a request in, and how to keep it out of texts."""
+
+    def headers(self) -> Mapping[str, str]:
+        """The headers that authorise a request."""
+        ...
+
+    def redact(self, text: str) -> str:
+        """A text without the secret."""
+        ...
+
+
 class HttpClient:
     """Sends single requests over an aiohttp session that it made, or that the caller lent."""
 
     def __init__(
         self,
         base_url: str,
-        headers: Callable[[], Mapping[str, str]],
+        credentials: Credentials,
         clock: Clock,
         *,
         lent: aiohttp.ClientSession | None,
         connections: int,
     ) -> None:
+        if lent is not None and not isinstance(lent, aiohttp.ClientSession):
+            raise ConfigurationError(f"http is an aiohttp.ClientSession, not {type(lent).__name__}")
         self._base_url = base_url
-        self._headers = headers
+        self._credentials = credentials
         self._clock = clock
         self._lent = lent
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
+
+    @property
+    def connections(self) -> int:
+        """Requests that can be under way at once: a lent pool may be smaller than what was asked for."""
+        pool = self._lent.connector if self._lent is not None else None
+        bounds = (pool.limit, pool.limit_per_host) if pool is not None else ()
+        return min([self._connections, *(bound for bound in bounds if bound > 0)])
+
+    def redact(self, text: str) -> str:
+        """A text from outside, without the credentials."""
+        return self._credentials.redact(text)
 
     @property
     def is_open(self) -> bool:
@@ -62,6 +95,7 @@ class HttpClient:
             connector=aiohttp.TCPConnector(limit=self._connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=_UNBOUNDED,
+            middlewares=(_once,),
         )
 
     async def aclose(self) -> None:
@@ -79,7 +113,7 @@ class HttpClient:
             DecodeError: the answer is larger than `request.max_body`.
         """
         session = self._require_session()
-        body = None if request.body is None else _Body(request)
+        body = _payload(request)
         # A request without a body is complete with its headers, so it counts as given away from the start.
         request.handed_over = body is None
         if request.address is None:
@@ -91,7 +125,7 @@ class HttpClient:
                     request.method,
                     request.address,
                     data=body,
-                    headers=self._headers(),
+                    headers=self._credentials.headers(),
                     timeout=_UNBOUNDED,
                     allow_redirects=False,
                     raise_for_status=False,
@@ -106,7 +140,10 @@ class HttpClient:
             raise RequestTimeoutError(
                 f"no whole answer within {timeout:.3g} s", *_where(request), request.handed_over
             ) from error
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if isinstance(body, _StreamedBody) and body.failure is not None:
+                raise body.failure from body.failure.__cause__
+            # A ValueError is aiohttp's answer to settings of a lent session that do not go with ours.
             self._raise_failure(request, error)
         return Response(answer.status, answer.headers, content)
 
@@ -121,14 +158,29 @@ class HttpClient:
             raise SessionClosedError("the aiohttp session given as http= was closed by its owner")
         return self._session
 
-    def _raise_failure(self, request: Request, error: aiohttp.ClientError | OSError) -> NoReturn:
+    def _raise_failure(self, request: Request, error: Exception) -> NoReturn:
         _hide_headers(error)
         if self._is_closed and (request.repeatable or not request.handed_over):
             raise SessionClosedError("the session was closed while a request was under way") from error
         # aiohttp's connector errors say that no connection was made, with or without a body to tell it by.
-        sent = request.handed_over and not isinstance(error, aiohttp.ClientConnectorError)
-        reason = str(error) or type(error).__name__
-        raise ConnectionFailedError(f"connection failed: {reason}", *_where(request), sent) from error
+        sent = request.handed_over and not isinstance(error, aiohttp.ClientConnectorError | ValueError)
+        reason = self.redact(str(error)) or type(error).__name__
+        is_lasting = isinstance(error, aiohttp.ClientConnectorCertificateError | ValueError)
+        raise ConnectionFailedError(f"connection failed: {reason}", *_where(request), sent, is_lasting) from error
+
+
+class _BrokenError(aiohttp.ClientError):
+    """A connection broke; under this name aiohttp does not send the request again by itself."""
+
+
+async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """One attempt is one request: how often to try, and how long to wait in between, is the retry policy's business."""
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _BrokenError(str(error) or type(error).__name__) from error
 
 
 class _Body(aiohttp.BytesPayload):
@@ -137,8 +189,8 @@ class _Body(aiohttp.BytesPayload):
     Until then the service cannot have run the request, whatever went wrong: the proof that a prompt may be sent again.
     """
 
-    def __init__(self, request: Request) -> None:
-        super().__init__(request.body or b"", content_type=_JSON)
+    def __init__(self, request: Request, body: bytes) -> None:
+        super().__init__(body, content_type=_JSON)
         self._request = request
 
     async def write_with_length(self, writer: Any, content_length: int | None) -> None:
@@ -150,9 +202,49 @@ class _Body(aiohttp.BytesPayload):
         await super().write(writer)
 
 
+class _StreamedBody(aiohttp.Payload):
+    """A body that is produced while it is sent, and notes when that begins."""
+
+    _autoclose = True
+
+    def __init__(self, request: Request, stream: Streamed) -> None:
+        super().__init__(stream, content_type=stream.content_type)
+        self._request = request
+        self._stream = stream
+
+    @property
+    def size(self) -> int | None:
+        return self._stream.size
+
+    @property
+    def failure(self) -> Exception | None:
+        return self._stream.failure
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        raise TypeError("a stream is sent, not shown")
+
+    async def write_with_length(self, writer: Any, content_length: int | None) -> None:
+        # A stream keeps to the length that it announced, or fails.
+        await self.write(writer)
+
+    async def write(self, writer: Any) -> None:
+        self._request.handed_over = True
+        async with aclosing(self._stream.chunks()) as chunks:
+            async for chunk in chunks:
+                await writer.write(chunk)
+
+
+def _payload(request: Request) -> aiohttp.Payload | None:
+    if request.body is None:
+        return None
+    return _Body(request, request.body) if isinstance(request.body, bytes) else _StreamedBody(request, request.body)
+
+
 async def _read(answer: aiohttp.ClientResponse, request: Request) -> bytes:
     """The body; of an error its beginning; refused as soon as more than the limit has come, decompressed."""
     limit = request.max_body if answer.ok else _MAX_ERROR_BODY
+    if request.sink is not None and answer.ok:
+        return await _pour(answer, request, request.sink())
     length = answer.content_length
     if length is not None and length <= limit and "Content-Encoding" not in answer.headers:
         return await answer.read()
@@ -170,13 +262,33 @@ async def _read(answer: aiohttp.ClientResponse, request: Request) -> bytes:
     return content[:limit]
 
 
+async def _pour(answer: aiohttp.ClientResponse, request: Request, sink: Sink) -> bytes:
+    """Give the body to what takes it, within the same limit; nothing of it is left here."""
+    size = 0
+    async for chunk in answer.content.iter_any():
+        size += len(chunk)
+        if size > request.max_body:
+            answer.close()
+            raise DecodeError(f"the answer is larger than {request.max_body} bytes", *_where(request))
+        if not sink.write(chunk):
+            answer.close()
+            break
+    return b""
+
+
 def _where(request: Request) -> tuple[str, str]:
     return request.method, request.path
 
 
 def _hide_headers(error: BaseException) -> None:
-    """Take the request's headers, and so the key, out of an aiohttp error that will be the cause of ours."""
+    """Take headers, and so the key, out of an aiohttp error that will be the cause of ours.
+
+    The request's stand in its fields; what the service sent, which may repeat them, in its message and its own cause.
+    """
     if isinstance(error, aiohttp.ClientResponseError):
         hidden = error.request_info._replace(headers=CIMultiDictProxy(CIMultiDict()))
         error.request_info = hidden
         error.args = (hidden, ())
+        error.message = "the answer is not HTTP"
+        error.headers = None
+        error.__cause__ = error.__context__ = None

@@ -24,11 +24,13 @@ class Gate:
         self._quiet_until = 0.0
         self._reopening = 0.0
 
-    def reserve(self, now: float) -> float:
-        """Take the next slot; returns the seconds until it comes."""
-        slot = max(now, self._next_slot)
-        self._next_slot = slot + self._spacing
-        return slot - now
+    def wait(self, now: float) -> float:
+        """Seconds until the rate lets the next request leave."""
+        return max(0.0, self._next_slot - now)
+
+    def leave(self, now: float) -> None:
+        """A request leaves now; the next one a spacing later."""
+        self._next_slot = now + self._spacing
 
     def quiet(self, now: float, seconds: float) -> None:
         """Let nothing pass for a time; a shorter one never cuts a longer one."""
@@ -55,6 +57,9 @@ class Limiter:
         self._random = random
         self._slots = asyncio.Semaphore(connections)
         self._gate = Gate(per_second)
+        # With a rate, calls pass one by one: only the first in line watches the clock, so one that gives up costs no
+        # place, and after a quiet time the rate still holds.
+        self._turnstile = asyncio.Lock() if per_second else None
         self.waiting = 0
         """Calls that wait for their turn right now."""
 
@@ -69,25 +74,28 @@ class Limiter:
         Waiting for another request to end is bounded by that request's own timeout, not by the deadline.
         """
         self.waiting += 1
+        is_waiting = True
         try:
-            await self._pass_gate(deadline)
-            await self._slots.acquire()
+            # The connection first, so that whoever gets one meets the gate as it is then.
+            async with self._slots:
+                if self._turnstile is None:
+                    await self._until_open(deadline)
+                else:
+                    async with self._turnstile:
+                        await self._until_open(deadline)
+                        self._gate.leave(self._clock.monotonic())
+                self.waiting -= 1
+                is_waiting = False
+                yield
         finally:
-            self.waiting -= 1
-        try:
-            yield
-        finally:
-            self._slots.release()
+            self.waiting -= is_waiting
 
-    async def _pass_gate(self, deadline: float) -> None:
-        slot = self._gate.reserve(self._clock.monotonic())
-        if slot > 0:
-            await self._sleep(slot, deadline)
-        while (closed := self._gate.closed_for(self._clock.monotonic(), self._random())) > 0:
-            await self._sleep(closed, deadline)
+    async def _until_open(self, deadline: float) -> None:
+        while (shut := self._shut_for(self._clock.monotonic())) > 0:
+            remaining = deadline - self._clock.monotonic()
+            await self._clock.sleep(min(shut, remaining))
+            if shut > remaining:
+                raise TimeoutError("the session was held back by a limit")
 
-    async def _sleep(self, seconds: float, deadline: float) -> None:
-        remaining = deadline - self._clock.monotonic()
-        await self._clock.sleep(min(seconds, remaining))
-        if seconds > remaining:
-            raise TimeoutError("the session was held back by a limit")
+    def _shut_for(self, now: float) -> float:
+        return max(self._gate.wait(now), self._gate.closed_for(now, self._random()))

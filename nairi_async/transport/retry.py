@@ -58,6 +58,8 @@ def is_transient(error: NairiError, *, repeatable: bool, unreadable: bool = Fals
 
     `repeatable` is the request's; `unreadable` counts an unreadable answer as a passing fault, as watching does.
     """
+    if isinstance(error, ConnectionFailedError) and error.is_lasting:
+        return False
     if isinstance(error, ConnectionFailedError | RequestTimeoutError):
         return repeatable or not error.sent
     if is_refusal(error):

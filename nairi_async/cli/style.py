@@ -1,0 +1,81 @@
+"""What a stream can show, and writing on it."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from typing import TYPE_CHECKING, Final, TextIO
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+_SGR: Final = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+_GLYPHS: Final = {"done": ("✓", "ok"), "error": ("✗", "failed"), "more": ("…", "...")}
+
+
+@frozen(kw_only=True)
+class Style:
+    """What may be used in lines for one stream; the default is what every stream can show."""
+
+    has_color: bool = False
+    """Whether escape sequences for colour are wanted."""
+    has_glyphs: bool = False
+    """Whether the encoding carries the few characters outside ASCII that lines are decorated with."""
+    width: int | None = None
+    """Columns of the terminal; `None` where there is none, and lines are not wrapped."""
+
+    @classmethod
+    def of(cls, stream: TextIO, environ: Mapping[str, str]) -> Self:
+        """The style that a stream and the user's environment call for."""
+        is_terminal = stream.isatty()
+        wants_color = not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+        # The old console of Windows prints escape sequences as they are; the new one says who it is.
+        knows_color = os.name != "nt" or "WT_SESSION" in environ
+        return cls(
+            has_color=is_terminal and wants_color and knows_color,
+            has_glyphs=_can_encode(stream.encoding, "".join(glyph for glyph, _ in _GLYPHS.values())),
+            width=shutil.get_terminal_size().columns if is_terminal else None,
+        )
+
+    def paint(self, text: str, *looks: str) -> str:
+        """The text in these colours, or as it is where there is no colour."""
+        if not (self.has_color and text and looks):
+            return text
+        return f"\x1b[{';'.join(_SGR[look] for look in looks)}m{text}\x1b[0m"
+
+    def glyph(self, name: str) -> str:
+        """A decoration, or the word that stands for it in plain ASCII."""
+        fancy, plain = _GLYPHS[name]
+        return fancy if self.has_glyphs else plain
+
+
+@frozen
+class Screen:
+    """A stream with its style. Each line is written at once, so that whoever reads a pipe sees it at once."""
+
+    stream: TextIO
+    style: Style
+
+    @classmethod
+    def on(cls, stream: TextIO | None) -> Self:
+        """The screen of a standard stream; a closed one swallows everything."""
+        target = io.StringIO() if stream is None else stream
+        return cls(target, Style.of(target, os.environ))
+
+    def show(self, text: str, *looks: str) -> None:
+        """Write one or more whole lines."""
+        painted = "\n".join(self.style.paint(line, *looks) for line in text.split("\n"))
+        self.stream.write(f"{painted}\n")
+        self.stream.flush()
+
+
+def _can_encode(encoding: str | None, text: str) -> bool:
+    try:
+        text.encode(encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

@@ -1,0 +1,129 @@
+"""`nairi-async ask` and `nairi-async watch`: the real service from a shell."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from nairi_async.cli.live import Narrator
+from nairi_async.cli.output import clean, clock_time, json_line, message_entry, usage_text, watch_command
+from nairi_async.cli.style import Screen
+from nairi_async.clock import SystemClock
+from nairi_async.errors import ConfigurationError, InvalidArgumentError, NairiError, TurnFailedError
+from nairi_async.models import Reply
+from nairi_async.session import NairiSession
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from nairi_async.models import Message, Turn
+
+
+def ask(options: Namespace) -> None:
+    """Send a prompt; the reply's text goes to standard output, everything else to standard error."""
+    nairi = _session(options)
+    # Before the event loop runs: while it does, the first Ctrl-C would not interrupt the reading.
+    prompt = _prompt(options.prompt)
+    asyncio.run(_ask(nairi, prompt, options))
+
+
+def watch(options: Namespace) -> None:
+    """Print the messages of a conversation as they come, and in the end how to go on."""
+    asyncio.run(_watch(_session(options), options))
+
+
+async def _ask(session: NairiSession, prompt: str, options: Namespace) -> None:
+    out, err = Screen.on(sys.stdout), Screen.on(sys.stderr)
+    narrator = Narrator(err, SystemClock())
+    async with session as nairi:
+        turn = await nairi.start(
+            options.agent, prompt, ask_mode=options.ask_mode, attachment_ids=options.attachment_ids
+        )
+        err.show(clean(f"job {turn.job_id}"), "dim")
+        try:
+            reply = await _reply(nairi, turn, narrator, options)
+        except NairiError as error:
+            error.turn = turn
+            raise
+        except asyncio.CancelledError:
+            again = watch_command(turn.job_id, turn.message_id, options.base_url)
+            err.show(f"\nThe agent goes on. See what it does: {again}")
+            raise
+    out.show(json_line(reply) if options.json else clean(reply.text))
+    facts = (f"completed in {narrator.elapsed:.1f} s", usage_text(reply.usage), _files(reply))
+    err.show("; ".join(fact for fact in facts if fact), "dim")
+
+
+async def _reply(nairi: NairiSession, turn: Turn, narrator: Narrator, options: Namespace) -> Reply:
+    if options.progress:
+
+        def tell(message: Message) -> None:
+            if message.role != "assistant":
+                narrator.tell(message)
+
+        watched = nairi.watch(turn, progress=True, timeout=options.timeout)
+        return Reply.of(turn, await narrator.follow(watched, tell))
+    reply = await nairi.reply(turn, timeout=options.timeout)
+    for message in reply.messages:
+        if message.role != "assistant":
+            narrator.tell(message)
+    return reply
+
+
+async def _watch(session: NairiSession, options: Namespace) -> None:
+    out, err = Screen.on(sys.stdout), Screen.on(sys.stderr)
+    narrator = Narrator(err, SystemClock())
+    cursor: str | None = options.after
+
+    def tell(message: Message) -> None:
+        nonlocal cursor
+        out.show(
+            json_line(message) if options.json else message_entry(message, clock_time(message.created_at), out.style)
+        )
+        cursor = message.id or cursor
+
+    async with session as nairi:
+        watched = nairi.watch(
+            options.job,
+            after=options.after,
+            follow=options.follow,
+            progress=options.progress,
+            timeout=options.timeout,
+        )
+        try:
+            if options.progress:
+                await narrator.follow(watched, tell)
+            else:
+                async for message in watched:
+                    tell(message)
+        except asyncio.CancelledError:
+            err.show("")  # The terminal has just shown ^C.
+            raise
+        finally:
+            if cursor is not None:
+                err.show(f"To go on from here: {watch_command(options.job, cursor, options.base_url)}", "dim")
+    if watched.status == "failed":
+        raise TurnFailedError("the last turn of the conversation failed")
+
+
+def _session(options: Namespace) -> NairiSession:
+    # The session would say how to give it a key in Python.
+    if not os.environ.get("NAIRI_API_KEY"):
+        raise ConfigurationError("no API key: set the environment variable NAIRI_API_KEY")
+    return NairiSession(base_url=options.base_url)
+
+
+def _prompt(given: str) -> str:
+    """The prompt, from standard input if it is `-`."""
+    if given != "-":
+        return given
+    try:
+        return "" if sys.stdin is None else sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(f"the prompt on standard input is not {error.encoding} text") from error
+
+
+def _files(reply: Reply) -> str:
+    return clean(f"files: {', '.join(reply.attachment_ids)}") if reply.attachment_ids else ""

@@ -1,0 +1,233 @@
+"""Real counterparts for the tests of the transport: servers that misbehave on demand, and sessions that face them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+from contextlib import asynccontextmanager
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from attrs import frozen
+
+from nairi_async import NairiSession
+from nairi_async.clock import SystemClock
+from nairi_async.testing.clock import VirtualClock
+from nairi_async.transport.http import HttpClient
+from nairi_async.transport.key import ApiKey
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from types import TracebackType
+    from typing import Self
+
+KEY = "nr_01JQ-a-key-that-nobody-may-see"
+PREFIX = "/api/public/v1"
+STARTED = b'{"job_id":"job_1","message_id":"cmsg_1"}'
+MESSAGE = b'{"id":"cmsg_1","job_id":"job_1","role":"user","status":"completed","content":"Hello"}'
+
+
+class Act(Enum):
+    """What a `RawServer` does where another would answer."""
+
+    CLOSE_UNREAD = "close the connection before anything is read from it"
+    RESET_UNREAD = "reset the connection before anything is read from it"
+    CLOSE = "read the request, then close"
+    RESET = "read the request, then reset"
+    HANG = "read the request, then say nothing"
+    ECHO = "send back what was received, which is not HTTP, and close"
+
+
+_UNREAD = (Act.CLOSE_UNREAD, Act.RESET_UNREAD)
+
+
+@frozen
+class Drip:
+    """An answer that comes a byte at a time."""
+
+    answer: bytes
+    interval: float
+
+
+@frozen
+class Last:
+    """An answer, or the beginning of one, after which the connection is closed."""
+
+    answer: bytes
+
+
+Step = bytes | Act | Drip | Last
+
+
+@frozen
+class Seen:
+    """A request as it came over the wire."""
+
+    head: str
+    body: bytes
+
+    @property
+    def line(self) -> str:
+        return self.head.split("\r\n", 1)[0]
+
+
+class RawServer:
+    """A TCP server that plays one step for each request, and the last step for ever."""
+
+    def __init__(self, *steps: Step, ssl: ssl.SSLContext | None = None) -> None:
+        self.seen: list[Seen] = []
+        self.connections = 0
+        self._steps = list(steps)
+        self._ssl = ssl
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def tasks(self) -> set[asyncio.Task[Any]]:
+        """One for each open connection."""
+        return set(self._tasks)
+
+    @property
+    def lines(self) -> list[str]:
+        return [seen.line for seen in self.seen]
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        scheme = "https" if self._ssl else "http"
+        self.url = f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self.connections += 1
+        try:
+            # Cancelled only by our own exit; some Pythons report a handler that ends so.
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                if self._ssl is not None:
+                    # Not left to the server: asyncio reports a refused handshake as an error of the loop.
+                    await writer.start_tls(self._ssl)
+                await self._converse(reader, writer)
+        finally:
+            writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        goes_on = True
+        while goes_on:
+            if self._steps[0] not in _UNREAD:
+                self.seen.append(await _request(reader))
+            goes_on = await self._play(self._take(), writer)
+            await writer.drain()
+
+    async def _play(self, step: Step, writer: asyncio.StreamWriter) -> bool:
+        """Do what the step says; returns whether the connection may be used again."""
+        match step:
+            case Act.RESET | Act.RESET_UNREAD:
+                _reset(writer)
+            case Act.HANG:
+                await asyncio.Event().wait()
+            case Act.ECHO:
+                writer.write(self.seen[-1].head.encode() + self.seen[-1].body)
+            case Drip(answer, interval):
+                for byte in answer:
+                    writer.write(bytes([byte]))
+                    await writer.drain()
+                    await asyncio.sleep(interval)
+            case Last(answer) | (bytes() as answer):
+                writer.write(answer)
+        return isinstance(step, bytes)
+
+    def _take(self) -> Step:
+        return self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
+
+
+async def _request(reader: asyncio.StreamReader) -> Seen:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    length = next((line[15:] for line in head.split("\r\n") if line.lower().startswith("content-length:")), "0")
+    return Seen(head, await reader.readexactly(int(length)))
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Make the close that follows a reset."""
+    raw: socket.socket = writer.get_extra_info("socket")
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+def answer(status: int = 200, body: bytes | str = b"", *headers: str) -> bytes:
+    """Return a whole HTTP answer."""
+    content = body.encode() if isinstance(body, str) else body
+    lines = (f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(content)}", *headers)
+    return "\r\n".join((*lines, "", "")).encode() + content
+
+
+def refusal(status: int, text: str, *headers: str) -> bytes:
+    """Return an error answer of the documented shape."""
+    return answer(status, json.dumps({"error": text}), *headers)
+
+
+@asynccontextmanager
+async def serve(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    """Serve every path with one aiohttp handler; gives the server's URL."""
+    runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def session(url: str, **options: Any) -> NairiSession:
+    """Return a session that faces a test server and waits in virtual time."""
+    return NairiSession(KEY, base_url=url, **{"clock": VirtualClock(), **options})
+
+
+@asynccontextmanager
+async def client(url: str) -> AsyncIterator[HttpClient]:
+    """Give the bare HTTP client, which sends one request and nothing more."""
+    http = HttpClient(url, ApiKey(KEY), SystemClock(), lent=None, connections=2)
+    http.open()
+    try:
+        yield http
+    finally:
+        await http.aclose()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until something has come about; the test's own timeout is the limit."""
+    while not condition():  # noqa: ASYNC110 - what is waited for sets no event
+        await asyncio.sleep(0)
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Walk an error and everything that led to it."""
+    pending, met = [error], set[int]()
+    while pending:
+        current = pending.pop()
+        if id(current) not in met:
+            met.add(id(current))
+            yield current
+            pending += [link for link in (current.__cause__, current.__context__) if link is not None]
