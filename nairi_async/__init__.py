@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from nairi_async.activity import Activity
+from nairi_async.attachments.upload import MAX_ATTACHMENT_BYTES
+from nairi_async.checks import MAX_ATTACHMENTS
 from nairi_async.conversation import Conversation
 from nairi_async.errors import (
+    AgentNotFoundError,
+    AttachmentExistsError,
     AuthenticationError,
     BadRequestError,
     ConfigurationError,
@@ -25,7 +30,10 @@ from nairi_async.errors import (
     UnreadableOutcomeError,
     WatchTimeoutError,
 )
+from nairi_async.listing.checkpoint import Checkpoint
+from nairi_async.listing.listing import ConversationListing, Sync
 from nairi_async.models import (
+    UNSET,
     Agent,
     Attachment,
     ConversationSummary,
@@ -37,21 +45,31 @@ from nairi_async.models import (
     Usage,
 )
 from nairi_async.session import NairiSession
+from nairi_async.toolcalls import ActivityNode, ToolCall
 from nairi_async.transport.retry import RetryPolicy
+from nairi_async.usage import UsageReport, UsageShare
 from nairi_async.watching.cadence import Polling
 from nairi_async.watching.watch import Watch
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - in the order of sorted(), constants included
+    "Activity",
+    "ActivityNode",
     "Agent",
+    "AgentNotFoundError",
     "Attachment",
+    "AttachmentExistsError",
     "AuthenticationError",
     "BadRequestError",
+    "Checkpoint",
     "ConfigurationError",
     "ConnectionFailedError",
     "Conversation",
+    "ConversationListing",
     "ConversationSummary",
     "DecodeError",
     "InvalidArgumentError",
+    "MAX_ATTACHMENTS",
+    "MAX_ATTACHMENT_BYTES",
     "Message",
     "NairiError",
     "NairiSession",
@@ -70,10 +88,15 @@ __all__ = [
     "ServerOutcomeError",
     "SessionClosedError",
     "StatusError",
+    "Sync",
+    "ToolCall",
     "Turn",
     "TurnFailedError",
+    "UNSET",
     "UnreadableOutcomeError",
     "Usage",
+    "UsageReport",
+    "UsageShare",
     "Watch",
     "WatchTimeoutError",
 ]

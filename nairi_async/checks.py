@@ -44,6 +44,14 @@ def whole(name: str, value: object) -> int:
     return value
 
 
+def limit(value: object) -> int:
+    """How many may go on at once."""
+    try:
+        return whole("limit", value)
+    except ConfigurationError as error:
+        raise InvalidArgumentError(error.message) from error
+
+
 def timeout(value: Duration | None, default: float) -> float:
     """The `timeout=` of a polling call, in seconds; `math.inf` waits for ever."""
     if value is None:

@@ -12,8 +12,10 @@ from nairi_async.errors import NairiError
 from nairi_async.watching.watch import DEFAULT_TIMEOUT, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from nairi_async.attachments.files import Attaching
+    from nairi_async.attachments.sources import Source
     from nairi_async.checks import Duration
     from nairi_async.dispatch import Dispatch
     from nairi_async.models import Reply, Turn
@@ -26,7 +28,7 @@ class _Sending:
     """One prompt, from the queue to its turn; taken up again where a cancellation left it."""
 
     prompt: str
-    attachment_ids: tuple[str, ...]
+    attaching: Attaching
     timeout: float
     deadline: float | None = None
     dispatch: Dispatch | None = None
@@ -74,13 +76,15 @@ class Conversation:
         prompt: str,
         *,
         attachment_ids: Iterable[str] = (),
+        attachments: Iterable[Source] = (),
         timeout: Duration | None = None,
     ) -> Reply:
         """Send a prompt when its turn has come, and wait for the reply.
 
         Args:
             prompt: What to say; not blank.
-            attachment_ids: At most ten ids of uploaded files.
+            attachment_ids: Ids of uploaded files.
+            attachments: Files to upload first, as for `NairiSession.upload`; at most ten together with the ids.
             timeout: Seconds for the whole wait, turns before this one included; 6 hours unless given.
 
         Returns:
@@ -92,10 +96,10 @@ class Conversation:
             OutcomeUnknownError: the prompt was sent, and whether it runs is not known.
             NairiError: as for `NairiSession.continue_`.
         """
-        sending = _sending(prompt, attachment_ids, timeout)
+        sending = self._sending(prompt, attachment_ids, attachments, timeout)
         turn = await self._take_turn(sending)
         try:
-            reply = await self._turns.ending(turn, self._remaining(sending), fresh=True).reply()
+            reply = await self._turns.reply(turn, self._remaining(sending))
         except NairiError as error:
             error.turn = turn
             raise
@@ -107,6 +111,7 @@ class Conversation:
         prompt: str,
         *,
         attachment_ids: Iterable[str] = (),
+        attachments: Iterable[Source] = (),
         progress: bool = False,
         timeout: Duration | None = None,
     ) -> Watch:
@@ -116,14 +121,14 @@ class Conversation:
         (`watch = await conversation.send(…)`), whichever comes first, and never twice. Arguments as for `ask`;
         `progress` adds progress messages.
         """
-        sending = _sending(prompt, attachment_ids, timeout)
+        sending = self._sending(prompt, attachment_ids, attachments, timeout)
         with_progress = checks.flag("progress", progress)
 
         async def prepare() -> Tracker:
             turn = await self._take_turn(sending)
-            return self._turns.tracker(turn, self._remaining(sending), progress=with_progress, fresh=True)
+            return self._turns.tracker(turn, self._remaining(sending), progress=with_progress)
 
-        return Watch(prepare, turn=None, after=None)
+        return Watch(prepare, turn=None, after=None, note=self._turns.meter.count)
 
     def _note_end(self, turn: Turn) -> None:
         if self._open is turn:
@@ -144,9 +149,11 @@ class Conversation:
         async with self._order:
             dispatch = sending.dispatch
             if dispatch is None or dispatch.is_unsent:
+                # In its place in the order, and while the turn before may still run.
+                files = await sending.attaching.ids(deadline=sending.deadline)
                 await self._until_idle(self._remaining(sending))
                 # Made only now, and anew after a cancellation: another prompt may have begun the conversation.
-                dispatch = sending.dispatch = self._dispatch(sending)
+                dispatch = sending.dispatch = self._dispatch(sending.prompt, files)
             try:
                 turn = await dispatch.send()
             finally:
@@ -159,15 +166,17 @@ class Conversation:
         """Seconds of the whole wait that are left."""
         return max(0.0, (sending.deadline or 0.0) - self._turns.clock.monotonic())
 
-    def _dispatch(self, sending: _Sending) -> Dispatch:
-        files = sending.attachment_ids
+    def _dispatch(self, prompt: str, files: Sequence[str]) -> Dispatch:
         if self._job_id is not None:
-            return self._turns.continue_(self._job_id, sending.prompt, attachment_ids=files, agent_id=self._agent_id)
+            return self._turns.continue_(self._job_id, prompt, attachment_ids=files, agent_id=self._agent_id)
         assert self._agent_id is not None  # noqa: S101 - a conversation has an agent or a job
-        return self._turns.start(self._agent_id, sending.prompt, ask_mode=self._ask_mode, attachment_ids=files)
+        return self._turns.start(self._agent_id, prompt, ask_mode=self._ask_mode, attachment_ids=files)
 
-
-def _sending(prompt: object, attachment_ids: Iterable[str], timeout: Duration | None) -> _Sending:
-    return _Sending(
-        checks.prompt(prompt), checks.attachment_ids(attachment_ids), checks.timeout(timeout, DEFAULT_TIMEOUT)
-    )
+    def _sending(
+        self, prompt: object, attachment_ids: Iterable[str], attachments: Iterable[Source], timeout: Duration | None
+    ) -> _Sending:
+        return _Sending(
+            checks.prompt(prompt),
+            self._turns.files.attaching(attachments, attachment_ids),
+            checks.timeout(timeout, DEFAULT_TIMEOUT),
+        )

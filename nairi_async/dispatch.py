@@ -7,46 +7,61 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from nairi_async.errors import OutcomeUnknownError
+from nairi_async.errors import NotFoundError, OutcomeUnknownError
 from nairi_async.transport.address import path
 from nairi_async.transport.exchange import Request
+from nairi_async.watching.discovery import Birth
 from nairi_async.wire import decode_turn, encode_continue, encode_start
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
+    from typing import NoReturn
 
     from nairi_async.models import Turn
-    from nairi_async.transport.caller import Caller
+    from nairi_async.watching.discovery import Discovery
 
 
 class Dispatch:
     """A prompt that becomes a turn at most once: `send` may be called again after it was cancelled or has failed."""
 
-    def __init__(self, caller: Caller, request: Request, agent_id: str | None) -> None:
-        self._caller = caller
+    def __init__(self, discovery: Discovery, request: Request, agent_id: str | None, *, is_first: bool) -> None:
+        self._discovery = discovery
         self._request = request
         self._agent_id = agent_id
+        self._is_first = is_first
+        self.explain: Callable[[str, NotFoundError], Awaitable[NoReturn]] | None = None
+        """Raises a 404 to a new conversation, which can only mean its agent, in a more helpful form."""
+        self.note: Callable[[Turn], object] | None = None
+        """Called with the turn once there is one."""
         self._turn: Turn | None = None
         self.is_in_doubt = False
         """Whether the prompt left and its answer did not come back."""
 
     @classmethod
     def start(
-        cls, caller: Caller, agent_id: str, prompt: str, *, ask_mode: bool, attachment_ids: Sequence[str]
+        cls, discovery: Discovery, agent_id: str, prompt: str, *, ask_mode: bool, attachment_ids: Sequence[str]
     ) -> Dispatch:
         """The first prompt of a new conversation."""
         body = encode_start(agent_id, prompt, ask_mode=ask_mode, attachment_ids=attachment_ids)
         location = path("conversations", "start")
-        return cls(caller, Request(method="POST", path=location, body=body, repeatable=False), agent_id)
+        request = Request(method="POST", path=location, body=body, repeatable=False)
+        return cls(discovery, request, agent_id, is_first=True)
 
     @classmethod
     def continue_(
-        cls, caller: Caller, job_id: str, prompt: str, *, attachment_ids: Sequence[str], agent_id: str | None = None
+        cls,
+        discovery: Discovery,
+        job_id: str,
+        prompt: str,
+        *,
+        attachment_ids: Sequence[str],
+        agent_id: str | None = None,
     ) -> Dispatch:
         """A further prompt of a conversation."""
         body = encode_continue(prompt, attachment_ids=attachment_ids)
         location = path("conversations", job_id, "continue")
-        return cls(caller, Request(method="POST", path=location, body=body, repeatable=False), agent_id)
+        request = Request(method="POST", path=location, body=body, repeatable=False)
+        return cls(discovery, request, agent_id, is_first=False)
 
     @property
     def is_unsent(self) -> bool:
@@ -66,13 +81,27 @@ class Dispatch:
             raise OutcomeUnknownError(
                 "the prompt was sent before, and whether it runs is not known", self._request.method, self._request.path
             )
+        began = self._discovery.clock.monotonic()
         try:
-            turn = await self._caller.call(self._request, decode_turn)
+            turn = await self._discovery.caller.call(self._request, decode_turn)
         except OutcomeUnknownError:
             self.is_in_doubt = True
             raise
         except asyncio.CancelledError:
             self.is_in_doubt = self._request.handed_over
             raise
-        self._turn = evolve(turn, agent_id=self._agent_id)
+        except NotFoundError as error:
+            unknown = error
+        else:
+            return self._begun(turn, began)
+        # Outside of the handlers above: cancelled from here on, the prompt is still known not to run.
+        if self.explain is not None and self._agent_id is not None:
+            await self.explain(self._agent_id, unknown)
+        raise unknown
+
+    def _begun(self, turn: Turn, moment: float) -> Turn:
+        self._turn = evolve(turn, agent_id=self._agent_id or self._discovery.agent_of_job(turn.job_id))
+        self._discovery.born(self._turn, Birth(moment, self._request.answered, self._is_first))
+        if self.note is not None:
+            self.note(self._turn)
         return self._turn

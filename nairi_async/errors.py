@@ -12,8 +12,10 @@
     │   ├── AuthenticationError      401
     │   ├── PermissionDeniedError    403
     │   ├── NotFoundError            404
+    │   │   └── AgentNotFoundError   404 for an agent; lists names that are close
     │   ├── RateLimitedError         429
     │   └── ServerError              5xx
+    ├── AttachmentExistsError        a file of that name is there already (also a FileExistsError)
     ├── DecodeError                  the answer is not JSON, not the documented shape, or too large
     ├── OutcomeUnknownError          a prompt left, and nobody can say whether it runs
     │   ├── ServerOutcomeError       … because the answer was a 5xx (also a ServerError)
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from nairi_async.models import Message, Turn
 
 __all__ = [
+    "AgentNotFoundError",
+    "AttachmentExistsError",
     "AuthenticationError",
     "BadRequestError",
     "ConfigurationError",
@@ -171,6 +175,27 @@ class NotFoundError(StatusError):
 
 
 @define(auto_exc=True, slots=False)
+class AgentNotFoundError(NotFoundError):
+    """404 for an agent: the organisation has none of that slug or id. No prompt was run."""
+
+    agent_id: str = ""
+    """What was asked for."""
+    close_names: tuple[str, ...] = ()
+    """Slugs of agents with similar names, closest first; empty where none is, or they could not be listed."""
+
+    def __str__(self) -> str:
+        told = super().__str__()
+        return f"{told}; did you mean {', '.join(self.close_names)}?" if self.close_names else told
+
+
+@define(auto_exc=True, slots=False)
+class AttachmentExistsError(NairiError, FileExistsError):
+    """An attachment was not saved, because something of its name is there already."""
+
+    message: str
+
+
+@define(auto_exc=True, slots=False)
 class RateLimitedError(StatusError):
     """429: not documented by the service; the request was refused and did not run."""
 
@@ -210,7 +235,8 @@ class ServerOutcomeError(OutcomeUnknownError, ServerError):
     method: str = ""
     path: str = ""
 
-    __str__ = StatusError.__str__
+    def __str__(self) -> str:
+        return StatusError.__str__(self)
 
 
 @define(auto_exc=True, slots=False)

@@ -12,7 +12,9 @@ from nairi_async import checks, wire
 from nairi_async.clock import Clock, SystemClock
 from nairi_async.conversation import Conversation
 from nairi_async.errors import ConfigurationError, InvalidArgumentError
+from nairi_async.many import DEFAULT_LIMIT, AskMany, WatchMany
 from nairi_async.models import Turn
+from nairi_async.surface import Surface
 from nairi_async.transport.address import base_url as checked_base_url
 from nairi_async.transport.address import path
 from nairi_async.transport.caller import Caller
@@ -20,20 +22,25 @@ from nairi_async.transport.exchange import Request
 from nairi_async.transport.http import HttpClient
 from nairi_async.transport.key import ApiKey
 from nairi_async.transport.limits import Limiter
+from nairi_async.transport.meter import Meter
 from nairi_async.transport.retry import RetryPolicy
 from nairi_async.turns import Turns
 from nairi_async.watching.cadence import Polling
+from nairi_async.watching.discovery import Discovery
 from nairi_async.watching.watch import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncIterable, Iterable, Mapping
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
     import aiohttp
 
+    from nairi_async.attachments.sources import Source
     from nairi_async.checks import Duration
     from nairi_async.models import Message, Reply
+    from nairi_async.transport.meter import Stats
+    from nairi_async.watching.cadence import Cadence
     from nairi_async.watching.watch import Watch
 
 API_URL: Final = "https://api.nairi.ai"
@@ -43,7 +50,7 @@ API_PREFIX: Final = "/api/public/v1"
 _NO_KEY: Final = "no API key: give api_key=, or set NAIRI_API_KEY"
 
 
-class NairiSession:
+class NairiSession(Surface):
     """Conversations with Nairi agents, over one pool of connections.
 
     Use it with `async with`, on one event loop; one session serves thousands of conversations at once. All durations
@@ -59,6 +66,7 @@ class NairiSession:
         polling: How soon news is to be found.
         max_connections: Requests at once, whatever the number of conversations.
         requests_per_second: Bound on the rate of requests; none unless given.
+        cadence: What another session has learnt about its agents, from `session.cadence.export()`.
         clock: The time to live by; tests give `nairi_async.testing.VirtualClock`.
 
     Raises:
@@ -76,6 +84,7 @@ class NairiSession:
         polling: Polling | None = None,
         max_connections: int = 100,
         requests_per_second: float | None = None,
+        cadence: Mapping[str, Any] | None = None,
         clock: Clock | None = None,
     ) -> None:
         # The name is let go of first: a traceback that shows local variables must not show the key.
@@ -102,10 +111,14 @@ class NairiSession:
             limiter,
             clock,
             random.random,
+            meter=Meter(),
             policy=retry or RetryPolicy(),
             request_timeout=timeout,
         )
-        self._turns = Turns(self._caller, polling or Polling())
+        self._discovery = Discovery(self._caller, polling or Polling())
+        if cadence is not None:
+            self._discovery.cadence.restore(cadence)
+        self._turns = Turns(self._discovery)
 
     def __repr__(self) -> str:
         # A session that was refused in `__init__` is shown too, by whoever prints local variables of a traceback.
@@ -135,8 +148,24 @@ class NairiSession:
         """Close the connections that the session opened. Harmless when repeated."""
         await self._http.aclose()
 
+    @property
+    def cadence(self) -> Cadence:
+        """What the session has learnt about how long its agents' turns last; `export` it to hand it on."""
+        return self._discovery.cadence
+
+    @property
+    def stats(self) -> Stats:
+        """What the session has done so far: requests, bytes, looks, discovery delay, waiting calls."""
+        return self._caller.meter.read(waiting_calls=self._caller.limiter.waiting)
+
     async def start(
-        self, agent_id: str, prompt: str, *, ask_mode: bool = False, attachment_ids: Iterable[str] = ()
+        self,
+        agent_id: str,
+        prompt: str,
+        *,
+        ask_mode: bool = False,
+        attachment_ids: Iterable[str] = (),
+        attachments: Iterable[Source] = (),
     ) -> Turn:
         """Begin a conversation (api: `POST conversations/start`).
 
@@ -144,24 +173,26 @@ class NairiSession:
             agent_id: Slug or id of the agent.
             prompt: What to say; not blank.
             ask_mode: Let the agent read only, without tools.
-            attachment_ids: At most ten ids of uploaded files.
+            attachment_ids: Ids of uploaded files.
+            attachments: Files to upload first, several at a time, as for `upload`; at most ten together with the ids.
 
         Returns:
             The turn: watch it, or wait for its reply.
 
         Raises:
             InvalidArgumentError: before any request.
+            AgentNotFoundError: there is no such agent; the error lists close names.
             OutcomeUnknownError: the prompt was sent, and whether it runs is not known; it is not sent again.
             NairiError: the request did not run (design section 4).
         """
-        return await self._turns.start(
-            checks.identifier("agent_id", agent_id),
-            checks.prompt(prompt),
-            ask_mode=checks.flag("ask_mode", ask_mode),
-            attachment_ids=checks.attachment_ids(attachment_ids),
-        ).send()
+        agent, text = checks.identifier("agent_id", agent_id), checks.prompt(prompt)
+        is_reading = checks.flag("ask_mode", ask_mode)
+        ids = await self._turns.files.attaching(attachments, attachment_ids).ids()
+        return await self._turns.start(agent, text, ask_mode=is_reading, attachment_ids=ids).send()
 
-    async def continue_(self, job_id: str, prompt: str, *, attachment_ids: Iterable[str] = ()) -> Turn:
+    async def continue_(
+        self, job_id: str, prompt: str, *, attachment_ids: Iterable[str] = (), attachments: Iterable[Source] = ()
+    ) -> Turn:
         """Say more in a conversation (api: `POST conversations/{job_id}/continue`). Arguments as for `start`.
 
         Raises:
@@ -169,16 +200,16 @@ class NairiSession:
             NotFoundError: the organisation has no such conversation.
             OutcomeUnknownError, InvalidArgumentError, NairiError: as for `start`.
         """
-        return await self._turns.continue_(
-            checks.identifier("job_id", job_id),
-            checks.prompt(prompt),
-            attachment_ids=checks.attachment_ids(attachment_ids),
-        ).send()
+        job, text = checks.identifier("job_id", job_id), checks.prompt(prompt)
+        ids = await self._turns.files.attaching(attachments, attachment_ids).ids()
+        return await self._turns.continue_(job, text, attachment_ids=ids).send()
 
     async def message(self, message_id: str) -> Message:
         """One message as it is now (api: `GET messages/{message_id}`)."""
         location = path("messages", checks.identifier("message_id", message_id))
-        return await self._caller.call(Request(method="GET", path=location), wire.decode_message)
+        message = await self._caller.call(Request(method="GET", path=location), wire.decode_message)
+        self._turns.meter.count_final([message])
+        return message
 
     async def messages(self, job_id: str, *, progress: bool = False) -> list[Message]:
         """All messages of a conversation as they are now, oldest first (api: `GET conversations/{job_id}/messages`).
@@ -189,7 +220,9 @@ class NairiSession:
         """
         location = path("conversations", checks.identifier("job_id", job_id), "messages")
         decode = partial(wire.decode_timeline, progress=checks.flag("progress", progress))
-        return list(await self._caller.call(Request(method="GET", path=location), decode))
+        messages = list(await self._caller.call(Request(method="GET", path=location), decode))
+        self._turns.meter.count_final(messages)
+        return messages
 
     def watch(
         self,
@@ -243,7 +276,7 @@ class NairiSession:
             TurnFailedError: the turn ended as `failed`; the error holds the service's text and the messages.
             WatchTimeoutError, NairiError: as for `wait`.
         """
-        return await self._turns.ending(_turn(turn), checks.timeout(timeout, DEFAULT_TIMEOUT)).reply()
+        return await self._turns.reply(_turn(turn), checks.timeout(timeout, DEFAULT_TIMEOUT))
 
     async def ask(
         self,
@@ -252,6 +285,7 @@ class NairiSession:
         *,
         ask_mode: bool = False,
         attachment_ids: Iterable[str] = (),
+        attachments: Iterable[Source] = (),
         timeout: Duration | None = None,
     ) -> Reply:
         """Begin a conversation and wait for the reply: `start` and `reply` in one.
@@ -260,8 +294,44 @@ class NairiSession:
             NairiError: as for `start` and `reply`; where the turn had begun, `error.turn` names it.
         """
         return await self.conversation(agent_id, ask_mode=ask_mode).ask(
-            prompt, attachment_ids=attachment_ids, timeout=timeout
+            prompt, attachment_ids=attachment_ids, attachments=attachments, timeout=timeout
         )
+
+    def ask_many(
+        self,
+        agent_id: str,
+        prompts: Iterable[str] | AsyncIterable[str],
+        *,
+        limit: int = DEFAULT_LIMIT,
+        ask_mode: bool = False,
+        timeout: Duration | None = None,
+    ) -> AskMany:
+        """Ask many prompts, each in a conversation of its own, and iterate over the outcomes as they end.
+
+        Args:
+            agent_id: Slug or id of the agent.
+            prompts: The prompts; an iterable or async iterable, read only as far as there is room.
+            limit: Conversations at once.
+            ask_mode: Let the agent read only, without tools.
+            timeout: Seconds for each prompt; 6 hours unless given.
+        """
+        agent, bound = checks.identifier("agent_id", agent_id), checks.timeout(timeout, DEFAULT_TIMEOUT)
+        is_reading = checks.flag("ask_mode", ask_mode)
+
+        async def ask(prompt: str) -> Reply:
+            return await self.ask(agent, prompt, ask_mode=is_reading, timeout=bound)
+
+        return AskMany(prompts, ask, limit=checks.limit(limit))
+
+    def watch_many(self, turns: Iterable[Turn], *, timeout: Duration | None = None) -> WatchMany:
+        """Watch many turns at once: `async with nairi.watch_many(turns) as stream`, then `async for turn, message`.
+
+        Args:
+            turns: The turns; one that is named twice is watched once.
+            timeout: Seconds for each turn; 6 hours unless given.
+        """
+        bound = checks.timeout(timeout, DEFAULT_TIMEOUT)
+        return WatchMany([_turn(turn) for turn in turns], lambda turn: self._turns.watch(turn, bound))
 
     def conversation(self, agent_id: str, *, ask_mode: bool = False) -> Conversation:
         """A new dialogue; it begins with its first prompt."""

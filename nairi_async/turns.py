@@ -4,42 +4,59 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nairi_async.agents import Agents
+from nairi_async.attachments.files import Files
 from nairi_async.dispatch import Dispatch
+from nairi_async.errors import TurnFailedError
+from nairi_async.usage import Meter
 from nairi_async.watching.ending import Ending
-from nairi_async.watching.reads import Reads
+from nairi_async.watching.pace import Subject
 from nairi_async.watching.tracker import Tracker
 from nairi_async.watching.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nairi_async.models import Turn
-    from nairi_async.transport.caller import Caller
-    from nairi_async.watching.cadence import Polling
+    from nairi_async.models import Reply, Turn
+    from nairi_async.watching.discovery import Discovery
 
 
 class Turns:
     """The turns of one session. Arguments are checked by whoever calls."""
 
-    def __init__(self, caller: Caller, polling: Polling) -> None:
-        self._caller = caller
-        self._polling = polling
-        self._reads = Reads(caller)
-        self.clock = caller.clock
+    def __init__(self, discovery: Discovery) -> None:
+        self._discovery = discovery
+        self.clock = discovery.clock
+        self.agents = Agents(discovery.caller)
+        self.files = Files(discovery.caller)
+        self.meter = Meter()
 
     def start(self, agent_id: str, prompt: str, *, ask_mode: bool, attachment_ids: Sequence[str]) -> Dispatch:
         """The first prompt of a new conversation, not yet sent."""
-        return Dispatch.start(self._caller, agent_id, prompt, ask_mode=ask_mode, attachment_ids=attachment_ids)
+        dispatch = Dispatch.start(self._discovery, agent_id, prompt, ask_mode=ask_mode, attachment_ids=attachment_ids)
+        dispatch.explain, dispatch.note = self.agents.explain, self.meter.learn
+        return dispatch
 
     def continue_(
         self, job_id: str, prompt: str, *, attachment_ids: Sequence[str], agent_id: str | None = None
     ) -> Dispatch:
         """A further prompt of a conversation, not yet sent."""
-        return Dispatch.continue_(self._caller, job_id, prompt, attachment_ids=attachment_ids, agent_id=agent_id)
+        return Dispatch.continue_(self._discovery, job_id, prompt, attachment_ids=attachment_ids, agent_id=agent_id)
 
-    def ending(self, turn: Turn, timeout: float, *, fresh: bool = False) -> Ending:
-        """A wait for the end of a turn; `fresh` if it began this moment."""
-        return Ending(self._caller, self._reads, self._polling, turn, timeout, fresh=fresh)
+    def ending(self, turn: Turn, timeout: float) -> Ending:
+        """A wait for the end of a turn."""
+        return Ending(self._discovery, turn, timeout)
+
+    async def reply(self, turn: Turn, timeout: float) -> Reply:
+        """What came of a turn, once it has ended: counted in the session's usage, and able to fetch its files."""
+        self.meter.learn(turn)
+        try:
+            reply = await self.ending(turn, timeout).reply()
+        except TurnFailedError as failed:
+            self.meter.count(failed.messages)
+            raise
+        self.meter.count(reply.messages)
+        return reply.reached_by(self.files.fetch)
 
     def tracker(
         self,
@@ -49,21 +66,13 @@ class Turns:
         after: str | None = None,
         follow: bool = False,
         progress: bool = False,
-        fresh: bool = False,
     ) -> Tracker:
         """The reading side of a watch over a turn or a whole conversation."""
-        return Tracker(
-            self._caller,
-            self._reads,
-            self._polling,
-            job_id=target if isinstance(target, str) else target.job_id,
-            turn=None if isinstance(target, str) else target,
-            after=after,
-            follow=follow,
-            progress=progress,
-            timeout=timeout,
-            fresh=fresh,
-        )
+        if isinstance(target, str):
+            subject = Subject(target, None, self._discovery.agent_of_job(target), cursor=after)
+        else:
+            subject = Subject(target.job_id, target, self._discovery.agent_of(target), cursor=after)
+        return Tracker(self._discovery, subject, after=after, follow=follow, progress=progress, timeout=timeout)
 
     def watch(
         self,
@@ -80,4 +89,6 @@ class Turns:
         async def prepared() -> Tracker:
             return tracker
 
-        return Watch(prepared, turn=tracker.turn, after=after)
+        if tracker.turn is not None:
+            self.meter.learn(tracker.turn)
+        return Watch(prepared, turn=tracker.turn, after=after, note=self.meter.count)

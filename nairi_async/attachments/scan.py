@@ -52,7 +52,7 @@ class AttachmentScan:
             position = self._read(chunk, position)
         return self._failure is None
 
-    def attachment(self, _body: bytes = b"") -> Attachment:
+    def attachment(self) -> Attachment:
         """The file, once the body has ended; `DecodeError` if it is none."""
         rest = bytes(self._rest)
         if self._data is None:
@@ -62,9 +62,7 @@ class AttachmentScan:
                 raise self._failure
             content = self._data.finish() if self._read != self._inside_data else None
         except ValueError as error:
-            raise DecodeError(
-                "the answer cannot be read: its data is not base64", excerpt=excerpt(rest)
-            ) from error
+            raise DecodeError("the answer cannot be read: its data is not base64", excerpt=excerpt(rest)) from error
         return decode_attachment(rest, content)
 
     def _outside(self, chunk: bytes, position: int) -> int:

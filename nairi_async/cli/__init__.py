@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, TextIO
 
 import nairi_async
+from nairi_async.cli.completion import SHELLS, completion
 from nairi_async.cli.demo import demo
 from nairi_async.cli.output import PROGRAM, error_line, watch_command
 from nairi_async.cli.simulate import simulate
 from nairi_async.cli.style import Screen
+from nairi_async.cli.surface import agents, conversations, download, messages, upload
 from nairi_async.cli.talk import ask, watch
 from nairi_async.errors import (
     ConfigurationError,
@@ -22,6 +24,8 @@ from nairi_async.errors import (
     TurnFailedError,
     WatchTimeoutError,
 )
+from nairi_async.listing.listing import JOB_STATUSES
+from nairi_async.listing.paging import SORTS
 
 _Run = Callable[[argparse.Namespace], None]
 _HIGHEST_PORT: Final = 65535
@@ -35,6 +39,8 @@ examples:
   nairi-async ask refund-agent "Refund the failed charge for cus_123." > reply.txt
   git diff | nairi-async ask reviewer - --ask-mode --progress
   nairi-async watch JOB --json | jq -r .content
+  nairi-async upload report.pdf | cut -f 1
+  source <(nairi-async completion bash)
 
 environment:
   NAIRI_API_KEY    the organisation's public key (nr_...); never an argument, which other users could see
@@ -144,7 +150,44 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     command.add_argument("--port", type=_port, default=0, help="port to listen on (0: any free one)")
     command.add_argument("--api-key", default="nr_simulator", help="the key to let in, no real one (%(default)s)")
+    _add_surface(commands)
+
+    command = _command(commands, "completion", completion, "print a script that completes commands in a shell")
+    command.add_argument("shell", choices=sorted(SHELLS), help="the shell")
+    command.set_defaults(parser=parser)
     return parser
+
+
+def _add_surface(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands around conversations."""
+    command = _command(commands, "agents", agents, "list the agents of the organisation")
+    _add_reading(command, json_of="each agent")
+
+    command = _command(commands, "conversations", conversations, "list the conversations of an agent")
+    command.add_argument("agent", metavar="AGENT", help="slug or id of the agent")
+    command.add_argument(
+        "--status", action="append", default=[], choices=JOB_STATUSES, help="only these; may be repeated"
+    )
+    command.add_argument("--sort", default="created_at_desc", choices=SORTS, help="the order (%(default)s)")
+    command.add_argument("--limit", type=_count, metavar="N", help="stop after so many")
+    _add_reading(command, json_of="each conversation")
+
+    command = _command(commands, "messages", messages, "print the messages of a conversation as they are now")
+    command.add_argument("job", metavar="JOB", help="id of the conversation")
+    command.add_argument("--progress", action="store_true", help="include what the agent was doing")
+    _add_reading(command, json_of="each message")
+
+    command = _command(commands, "upload", upload, "upload files and print their ids")
+    command.add_argument("files", metavar="FILE", nargs="+", help="a file; - reads standard input")
+    command.add_argument("--filename", metavar="NAME", help="the name to store instead of the file's own")
+    _add_reading(command, json_of="each id")
+
+    command = _command(commands, "download", download, "download files")
+    command.add_argument("ids", metavar="ID", nargs="+", help="id of an uploaded or made file")
+    command.add_argument("--directory", metavar="DIR", default=".", help="where to write (the current one)")
+    command.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    command.add_argument("--stdout", action="store_true", help="write the file to standard output instead")
+    _add_reading(command, json_of="each path")
 
 
 def _command(
@@ -159,10 +202,22 @@ def _add_polling(command: argparse.ArgumentParser, *, json_of: str) -> None:
     """Add what `ask` and `watch` have in common."""
     command.add_argument("--progress", action="store_true", help="show what the agent is doing")
     command.add_argument("--timeout", type=float, metavar="SECONDS", help="how long to wait; the turn itself goes on")
+    _add_reading(command, json_of=json_of)
+
+
+def _add_reading(command: argparse.ArgumentParser, *, json_of: str) -> None:
+    """Add what every command that talks to the service has."""
     command.add_argument("--json", action="store_true", help=f"print {json_of} as one line of JSON")
     command.add_argument(
         "--base-url", metavar="URL", help="where the service is; else NAIRI_BASE_URL, else the real one"
     )
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{count} is not a count: 1 or more")
+    return count
 
 
 def _port(text: str) -> int:

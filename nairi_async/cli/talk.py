@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def ask(options: Namespace) -> None:
     """Send a prompt; the reply's text goes to standard output, everything else to standard error."""
-    nairi = _session(options)
+    nairi = open_session(options)
     # Before the event loop runs: while it does, the first Ctrl-C would not interrupt the reading.
     prompt = _prompt(options.prompt)
     asyncio.run(_ask(nairi, prompt, options))
@@ -31,7 +31,7 @@ def ask(options: Namespace) -> None:
 
 def watch(options: Namespace) -> None:
     """Print the messages of a conversation as they come, and in the end how to go on."""
-    asyncio.run(_watch(_session(options), options))
+    asyncio.run(_watch(open_session(options), options))
 
 
 async def _ask(session: NairiSession, prompt: str, options: Namespace) -> None:
@@ -108,7 +108,8 @@ async def _watch(session: NairiSession, options: Namespace) -> None:
         raise TurnFailedError("the last turn of the conversation failed")
 
 
-def _session(options: Namespace) -> NairiSession:
+def open_session(options: Namespace) -> NairiSession:
+    """The session that a command's options and environment call for, not opened yet."""
     # The session would say how to give it a key in Python.
     if not os.environ.get("NAIRI_API_KEY"):
         raise ConfigurationError("no API key: set the environment variable NAIRI_API_KEY")

@@ -26,7 +26,15 @@ from nairi_async.errors import (
     StatusError,
     UnreadableOutcomeError,
 )
-from nairi_async.transport.retry import RetryPolicy, delay_before_retry, is_refusal, is_transient, parse_retry_after
+from nairi_async.transport.retry import (
+    RetryPolicy,
+    delay_before_retry,
+    is_refusal,
+    is_transient,
+    parse_date,
+    parse_retry_after,
+)
+from nairi_async.transport.serverclock import ServerClock
 from nairi_async.wire import decode_error
 
 if TYPE_CHECKING:
@@ -36,6 +44,7 @@ if TYPE_CHECKING:
     from nairi_async.transport.exchange import Request, Response
     from nairi_async.transport.http import HttpClient
     from nairi_async.transport.limits import Limiter
+    from nairi_async.transport.meter import Meter
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +70,7 @@ class Caller:
         clock: Clock,
         random: Callable[[], float],
         *,
+        meter: Meter,
         policy: RetryPolicy,
         request_timeout: float,
     ) -> None:
@@ -68,8 +78,10 @@ class Caller:
         self.limiter = limiter
         self.clock = clock
         self.random = random
+        self.meter = meter
+        self.server_clock = ServerClock()
         self._policy = policy
-        self._request_timeout = request_timeout
+        self.request_timeout = request_timeout
 
     async def call(
         self,
@@ -103,6 +115,7 @@ class Caller:
                 if delay is None or now + delay >= deadline:
                     _raise_final(request, error)
                 request.handed_over = False
+                self.meter.retries += 1
                 log.info("%s; attempt %d, next in %.2f s", error, attempt, delay)
             await self.clock.sleep(delay)
         raise AssertionError("unreachable")  # pragma: no cover
@@ -111,12 +124,17 @@ class Caller:
         request.handed_over = False
         try:
             async with self.limiter.slot(deadline):
-                timeout = min(request.timeout or self._request_timeout, deadline - self.clock.monotonic())
+                timeout = min(request.timeout or self.request_timeout, deadline - self.clock.monotonic())
+                self.meter.requests += 1
                 response = await self.http.send(request, timeout)
         except TimeoutError as error:
             if isinstance(error, NairiError):
                 raise
             raise RequestTimeoutError(str(error), request.method, request.path) from error
+        self.meter.bytes_received += len(response.body)
+        if not request.repeatable:
+            request.answered = self.clock.monotonic()
+            self.server_clock.observe(parse_date(response.headers.get("Date")), request.answered)
         log.debug("%s %s: %d, %d bytes", request.method, request.path, response.status, len(response.body))
         if not response.is_success:
             self._raise_status(request, response)

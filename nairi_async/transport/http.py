@@ -220,10 +220,10 @@ class _StreamedBody(aiohttp.Payload):
     def failure(self) -> Exception | None:
         return self._stream.failure
 
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002 - aiohttp's signature
         raise TypeError("a stream is sent, not shown")
 
-    async def write_with_length(self, writer: Any, content_length: int | None) -> None:
+    async def write_with_length(self, writer: Any, content_length: int | None) -> None:  # noqa: ARG002 - as above
         # A stream keeps to the length that it announced, or fails.
         await self.write(writer)
 

@@ -109,9 +109,17 @@ def parse_retry_after(text: str | None, now: float) -> float | None:
     try:
         wait = float(text)
     except ValueError:
-        try:
-            date = parsedate_to_datetime(text)
-            wait = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
-        except (ValueError, OverflowError, TypeError):
+        date = parse_date(text)
+        if date is None:
             return None
+        wait = date - now
     return wait if math.isfinite(wait) and wait >= 0 else None
+
+
+def parse_date(text: str | None) -> float | None:
+    """An HTTP date as Unix time; `None` if it is none."""
+    try:
+        date = parsedate_to_datetime(text or "")
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, TypeError):
+        return None

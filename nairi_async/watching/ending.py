@@ -3,71 +3,103 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nairi_async.models import Reply
-from nairi_async.watching.pace import Pace, watch_timed_out
+from nairi_async.watching.pace import Pace, Subject
 from nairi_async.watching.timeline import Timeline
 from nairi_async.watching.tracker import turn_failed
 
 if TYPE_CHECKING:
-    from nairi_async.errors import WatchTimeoutError
     from nairi_async.models import Message, Turn
-    from nairi_async.transport.caller import Caller
-    from nairi_async.watching.cadence import Polling
-    from nairi_async.watching.reads import Reads
+    from nairi_async.watching.discovery import Discovery
+    from nairi_async.watching.reads import Snapshot
+
+# Bytes of a conversation up to which it is read whole on an announcement that may turn out to be something else.
+_LIGHT: Final = 4096
 
 
 class Ending:
     """One wait for the end of one turn."""
 
-    def __init__(
-        self, caller: Caller, reads: Reads, polling: Polling, turn: Turn, timeout: float, *, fresh: bool = False
-    ) -> None:
-        self._clock = caller.clock
-        self._polling = polling
+    __slots__ = ("_clock", "_is_light", "_pace", "_polling", "_prompt", "_subject", "_turn", "_whole")
+
+    def __init__(self, discovery: Discovery, turn: Turn, timeout: float) -> None:
+        self._clock = discovery.clock
+        self._polling = discovery.polling
         self._turn = turn
-        self._prompt = reads.message(turn.message_id)
-        self._whole = reads.timeline(turn.job_id)
-        self._status: str | None = None
-        self._pace = Pace(caller, polling, timeout, self._timed_out)
-        if fresh:
-            self._pace.looked(self._clock.monotonic(), news=True)
+        self._subject = Subject(turn.job_id, turn, discovery.agent_of(turn))
+        self._prompt = discovery.reads.message(turn.message_id)
+        self._whole = discovery.reads.timeline(turn.job_id)
+        birth = discovery.birth(turn)
+        self._pace = Pace(discovery, self._subject, timeout, "turn", birth)
+        # Whether the whole conversation is likely to weigh little: a new one is, one that was continued may not be.
+        self._is_light = birth is not None and birth.is_first
 
     async def wait(self) -> Message:
         """The turn's user message once it is terminal, whether `completed` or `failed`."""
         newer = -math.inf
         while True:
             await self._pace.pause()
-            snapshot = await self._pace.read(self._prompt, newer)
-            self._status = snapshot.value.status
-            if snapshot.value.is_terminal:
+            snapshot = await self._pace.read(self._prompt, max(newer, self._pace.began))
+            if self._has_ended(snapshot.value, snapshot.began):
                 return snapshot.value
             newer = math.nextafter(snapshot.began, math.inf)
-            self._pace.looked(snapshot.began, news=False)
 
     async def reply(self) -> Reply:
         """What came of the turn: read once after its end, and once more if the reply is slower than the status."""
-        prompt = await self.wait()
-        ended = self._clock.monotonic()
-        messages, is_complete = await self._read_turn(prompt, ended)
+        prompt, ended, whole = await self._end()
+        if whole is None:
+            whole = await self._pace.read(self._whole, ended)
+        messages, is_complete = self._turn_of(prompt, whole)
         if not is_complete:
             await self._clock.sleep(ended + self._polling.settle - self._clock.monotonic())
-            messages, _ = await self._read_turn(prompt, ended + self._polling.settle)
+            whole = await self._pace.read(self._whole, ended + self._polling.settle)
+            messages, _ = self._turn_of(prompt, whole)
         if prompt.status == "failed":
             raise turn_failed(self._turn, messages)
         return Reply.of(self._turn, messages)
 
-    async def _read_turn(self, prompt: Message, moment: float) -> tuple[list[Message], bool]:
+    async def _end(self) -> tuple[Message, float, Snapshot[tuple[Message, ...]] | None]:
+        """The ended turn's user message, when it was seen, and the read of the whole that showed it, if that is how.
+
+        Where a listing has announced news and the conversation weighs little, the whole is read at once: it tells
+        the status and the reply in one request.
+        """
+        newer = -math.inf
+        while True:
+            await self._pace.pause()
+            moment = max(newer, self._pace.began)
+            if self._pace.was_announced and self._is_light:
+                whole = await self._pace.read(self._whole, moment)
+                self._is_light = whole.weight < _LIGHT
+                prompt = next((message for message in whole.value if message.id == self._turn.message_id), None)
+                began = whole.began
+                if prompt is not None and self._has_ended(prompt, began):
+                    return prompt, whole.came, whole
+                if prompt is None:
+                    self._pace.looked(began, news=False)
+            else:
+                snapshot = await self._pace.read(self._prompt, moment)
+                began = snapshot.began
+                if self._has_ended(snapshot.value, began):
+                    return snapshot.value, snapshot.came, None
+            newer = math.nextafter(began, math.inf)
+
+    def _has_ended(self, prompt: Message, began: float) -> bool:
+        self._subject.status = prompt.status
+        if prompt.is_terminal:
+            self._pace.ended(began)
+        else:
+            self._pace.looked(began, news=False)
+        return prompt.is_terminal
+
+    def _turn_of(self, prompt: Message, whole: Snapshot[tuple[Message, ...]]) -> tuple[list[Message], bool]:
         """The turn's messages, and whether what a caller waits for is among them: a reply, or why there is none."""
         timeline = Timeline(turn=self._turn.message_id)
         timeline.observe_message(prompt)
-        whole = await self._pace.read(self._whole, moment)
         messages = timeline.observe(whole.value)
         messages += timeline.finish()
         expected = "system" if prompt.status == "failed" else "assistant"
         told = (message for message in messages if message.role == expected)
         return messages, any(message.is_terminal and message.content.strip() for message in told)
-
-    def _timed_out(self) -> WatchTimeoutError:
-        return watch_timed_out(f"turn {self._turn.message_id}", self._turn, self._status, None)

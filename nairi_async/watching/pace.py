@@ -1,54 +1,89 @@
-"""When the next read of one watcher is due, and when its whole wait is over. Survives cancellation between reads."""
+"""When one watcher looks next: by the cadence, or because a listing announced news. Survives cancellation."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from attrs import define
 
 from nairi_async.errors import NairiError, WatchTimeoutError
 from nairi_async.transport.retry import is_transient
-from nairi_async.watching.cadence import Cadence
+from nairi_async.watching.cadence import Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from nairi_async.models import Turn
-    from nairi_async.transport.caller import Caller
-    from nairi_async.watching.cadence import Polling
+    from nairi_async.watching.announcements import Announced, Trust
+    from nairi_async.watching.cadence import Kind
+    from nairi_async.watching.discovery import Birth, Discovery
+    from nairi_async.watching.feed import Feed
     from nairi_async.watching.reads import SharedRead, Snapshot
 
 _T = TypeVar("_T")
+
+# A trusted listing is checked by a look at each conversation after this many times `Polling.maximum`.
+_VERIFYING: Final = 5.0
+
+
+@define
+class Subject:
+    """What a watcher watches, and how far it has come: what the error of a wait that is over tells."""
+
+    job_id: str
+    turn: Turn | None
+    agent_id: str | None
+    status: str | None = None
+    cursor: str | None = None
+
+    def timed_out(self) -> WatchTimeoutError:
+        """The error of a wait that is over."""
+        what = f"turn {self.turn.message_id}" if self.turn is not None else f"conversation {self.job_id}"
+        told = f"{what} has not ended within the timeout; its last status was {self.status or 'never read'}"
+        return WatchTimeoutError(told, self.turn, self.status, self.cursor)
 
 
 class Pace:
     """Keeps the appointments of one watcher.
 
-    Args:
-        timeout: Seconds for the whole wait, counted from the first `pause`: a watcher made now and used later loses
-            none of it.
-        timed_out: Makes the error to raise when that time is over.
+    `timeout` is seconds for the whole wait, counted from the first `pause`: a watcher made now and used later loses
+    none of it.
     """
 
-    def __init__(
-        self, caller: Caller, polling: Polling, timeout: float, timed_out: Callable[[], WatchTimeoutError]
-    ) -> None:
-        self._clock = caller.clock
-        self._random = caller.random
-        self._polling = polling
+    __slots__ = (
+        "_began", "_birth", "_clock", "_deadline", "_discovery", "_due", "_feed", "_interval", "_is_fixed",
+        "_job", "_kind", "_looked", "_schedule", "_subject", "_timeout", "was_announced",
+    )  # fmt: skip
+
+    def __init__(self, discovery: Discovery, subject: Subject, timeout: float, kind: Kind, birth: Birth | None) -> None:
+        self._discovery = discovery
+        self._clock = discovery.clock
+        self._subject = subject
         self._timeout = timeout
-        self._timed_out = timed_out
-        self._cadence: Cadence | None = None
+        self._kind: Kind = kind
+        self._birth = birth
+        self._schedule: Schedule | None = None
+        self._feed: Feed | None = None
+        self._job: Announced | None = None
+        self._looked = -math.inf
+        self._interval = math.inf
         self._due = -math.inf
+        self._is_fixed = False
+        self._began = -math.inf
         self._deadline = math.inf
+        self.was_announced = False
+        """Whether the look that is due was announced by a listing, so that news is likely."""
 
     async def pause(self) -> None:
-        """Wait until the next read is due, or raise `WatchTimeoutError` when the whole wait is over before that."""
+        """Wait until the next look is due, or raise `WatchTimeoutError` when the whole wait is over before that."""
         self._begin()
-        now = self._clock.monotonic()
-        if self._due > now:
-            await self._clock.sleep(min(self._due, self._deadline) - now)
+        meter = self._discovery.meter
+        meter.open_watches += 1
+        try:
+            await self._wait()
+        finally:
+            meter.open_watches -= 1
         if self._is_over:
-            raise self._timed_out()
+            raise self._subject.timed_out()
 
     async def read(self, shared: SharedRead[_T], moment: float) -> Snapshot[_T]:
         """A read asked for at `moment` or later, cut short by the end of the whole wait."""
@@ -56,34 +91,103 @@ class Pace:
             return await shared.since(moment, deadline=self._deadline)
         except NairiError as error:
             if self._is_over and is_transient(error, repeatable=True, unreadable=True):
-                raise self._timed_out() from error
+                raise self._subject.timed_out() from error
             raise
 
     def looked(self, began: float, *, news: bool) -> None:
-        """A read that began at this moment has come; the next is due when the cadence says.
+        """A look that began at this moment has come; the next is due when the cadence says.
 
         Counted from the beginning of the read, watchers that share reads fall into step.
         """
-        self._due = began + self._begin().feed(began, news=news, jitter=self._random())
+        schedule = self._begin()
+        self._account(began, news=news)
+        self._interval = schedule.feed(began, news=news, jitter=self._discovery.random())
+        self._due, self._is_fixed = began + self._interval, False
+        self._looked = began
+
+    def ended(self, began: float) -> None:
+        """A look that began at this moment has found the end of what is waited for."""
+        schedule = self._begin()
+        self._account(began, news=True)
+        schedule.end(began)
+        self._discovery.meter.turns_ended += 1
 
     def due_at(self, moment: float) -> None:
         """The next read is due at this moment, whatever the cadence says."""
-        self._due = moment
+        self._due, self._is_fixed = moment, True
+
+    @property
+    def began(self) -> float:
+        """When the wait began; what was read before is too old to begin with."""
+        self._begin()
+        return self._began
 
     @property
     def _is_over(self) -> bool:
         return self._clock.monotonic() >= self._deadline
 
-    def _begin(self) -> Cadence:
-        if self._cadence is None:
-            now = self._clock.monotonic()
-            self._cadence = Cadence(self._polling, now)
-            self._deadline = now + self._timeout
-        return self._cadence
+    @property
+    def _trust(self) -> Trust | None:
+        if self._feed is None:
+            return None
+        return self._feed.ends if self._kind == "turn" else self._feed.messages
 
+    def _begin(self) -> Schedule:
+        if self._schedule is not None:
+            return self._schedule
+        now = self._began = self._clock.monotonic()
+        self._deadline = now + self._timeout
+        birth, agent_id = self._birth, self._subject.agent_id
+        began = birth.moment if birth is not None else now
+        self._schedule = Schedule(self._discovery.cadence, agent_id, self._kind, began, known=birth is not None)
+        if self._kind != "progress":
+            self._feed = self._discovery.feeds.of(agent_id)
+        if self._feed is not None:
+            self._job = self._feed.register(self._subject.job_id, birth.answered if birth is not None else None)
+        if birth is not None:
+            # There is nothing to see at the very beginning.
+            self.looked(birth.moment, news=False)
+        return self._schedule
 
-def watch_timed_out(what: str, turn: Turn | None, status: str | None, cursor: str | None) -> WatchTimeoutError:
-    """The error of a wait that is over; `what` names the turn or conversation."""
-    return WatchTimeoutError(
-        f"{what} has not ended within the timeout; its last status was {status or 'never read'}", turn, status, cursor
-    )
+    async def _wait(self) -> None:
+        self.was_announced = False
+        feed, trust, job = self._feed, self._trust, self._job
+        if feed is not None and trust is not None and job is not None and not self._is_fixed:
+            if self._looked > -math.inf and feed.replaces_looks(trust):
+                await self._wait_for_announcement(feed, trust, job)
+                return
+            await self._sleep_until(self._due)
+            await feed.try_out()
+        else:
+            await self._sleep_until(self._due)
+
+    async def _wait_for_announcement(self, feed: Feed, trust: Trust, job: Announced) -> None:
+        until = min(self._deadline, self._looked + _VERIFYING * self._discovery.polling.maximum)
+        self.was_announced = await feed.wait(job, trust, self._looked, until)
+        if self._schedule is not None:
+            self._schedule.waited_for_announcement(job.moved_at - feed.interval if self.was_announced else None)
+        now = self._clock.monotonic()
+        if not self.was_announced and now < until:
+            # The listing stands for looks no more, for all at once: back to looking, spread over an interval.
+            await self._sleep_until(now + self._discovery.random() * min(self._interval, until - now))
+
+    async def _sleep_until(self, moment: float) -> None:
+        now = self._clock.monotonic()
+        if moment > now:
+            await self._clock.sleep(min(moment, self._deadline) - now)
+
+    def _account(self, began: float, *, news: bool) -> None:
+        """Tell the meter and the listing what this look has brought."""
+        if began <= self._looked or self._looked == -math.inf:
+            return
+        feed, trust, job = self._feed, self._trust, self._job
+        if news:
+            schedule = self._begin()
+            self._discovery.meter.discovered(schedule.expected_delay(began))
+        if feed is None or trust is None or job is None:
+            return
+        if news and not self.was_announced:
+            feed.found(trust, job, self._looked, began)
+        is_moved = job.moved_at > self._looked and not job.is_doubtful
+        saved = (began - self._looked) / self._interval if self.was_announced else 1.0
+        trust.spent(1.0 if is_moved else 0.0, saved)

@@ -9,9 +9,10 @@ from weakref import WeakValueDictionary
 
 from attrs import frozen
 
+from nairi_async.growing import GrowingTimeline
 from nairi_async.transport.address import path
 from nairi_async.transport.exchange import Request
-from nairi_async.wire import decode_message, decode_timeline
+from nairi_async.wire import decode_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,8 @@ class Snapshot(Generic[_T]):
 
     began: float
     """When it was asked for: what happened before this moment is in it."""
+    came: float
+    """When it was answered."""
     value: _T
     """The decoded answer."""
     weight: int
@@ -40,6 +43,8 @@ class SharedRead(Generic[_T]):
     There is no task behind it: the first who needs a read makes it, the others wait for that one, and if the first is
     cancelled, the next makes it.
     """
+
+    __slots__ = ("__weakref__", "_caller", "_decode", "_latest", "_reading", "_request")
 
     def __init__(self, caller: Caller, location: str, decode: Callable[[bytes], _T]) -> None:
         self._caller = caller
@@ -54,13 +59,14 @@ class SharedRead(Generic[_T]):
             latest = self._latest
             if latest is None or latest.began < moment:
                 began = self._caller.clock.monotonic()
+                self._caller.meter.looks += 1
                 decode = partial(self._snapshot, began)
                 latest = await self._caller.call(self._request, decode, unreadable_is_transient=True, deadline=deadline)
                 self._latest = latest
             return latest
 
     def _snapshot(self, began: float, body: bytes) -> Snapshot[_T]:
-        return Snapshot(began, self._decode(body), len(body))
+        return Snapshot(began, self._caller.clock.monotonic(), self._decode(body), len(body))
 
 
 class Reads:
@@ -72,15 +78,30 @@ class Reads:
 
     def message(self, message_id: str) -> SharedRead[Message]:
         """`GET messages/{message_id}`: small, whatever the length of the conversation."""
-        return self._share(path("messages", message_id), decode_message)
+        return self._share(path("messages", message_id), lambda: _same_again(decode_message))
 
     def timeline(self, job_id: str, *, progress: bool = False) -> SharedRead[tuple[Message, ...]]:
         """`GET conversations/{job_id}/messages`: all of it, each time."""
-        decode = partial(decode_timeline, progress=progress)
-        return self._share(path("conversations", job_id, "messages"), decode, progress=progress)
+        location = path("conversations", job_id, "messages")
+        return self._share(location, lambda: GrowingTimeline(progress=progress).decode, progress=progress)
 
-    def _share(self, location: str, decode: Callable[[bytes], _T], *, progress: bool = False) -> SharedRead[_T]:
+    def _share(
+        self, location: str, decoder: Callable[[], Callable[[bytes], _T]], *, progress: bool = False
+    ) -> SharedRead[_T]:
         shared = self._shared.get((location, progress))
         if shared is None:
-            shared = self._shared[location, progress] = SharedRead(self._caller, location, decode)
+            shared = self._shared[location, progress] = SharedRead(self._caller, location, decoder())
         return shared
+
+
+def _same_again(decode: Callable[[bytes], _T]) -> Callable[[bytes], _T]:
+    """A decoder that does nothing when the body is the last one again, as a waiting turn's status is."""
+    last: tuple[bytes, _T] | None = None
+
+    def decode_if_new(body: bytes) -> _T:
+        nonlocal last
+        if last is None or last[0] != body:
+            last = (body, decode(body))
+        return last[1]
+
+    return decode_if_new

@@ -30,6 +30,7 @@ class Timeline:
         progress: Whether progress messages come out as well.
 
     A message comes out once: as soon as it is final and everything before it is out, or at the latest by `finish`.
+    Only progress comes out again, under its old id, when its content has changed since: a running commentary may grow.
     A user message is final from the start, since its status is the turn's, and its text does not change.
     """
 
@@ -43,6 +44,9 @@ class Timeline:
         self._unplaced: dict[str, Message] = {}
         self._waiting: dict[str, Message] = {}
         self._settled: set[str] = set()
+        # Of progress that came out: when it had changed last, and which contents came out. A hash of each is enough,
+        # and an old read that shows an old content again brings nothing new.
+        self._told: dict[str, tuple[datetime, set[int]]] = {}
 
     @property
     def status(self) -> str | None:
@@ -93,6 +97,8 @@ class Timeline:
             positions.setdefault(key, position)
             self._learn_status(message)
             if key in self._settled or key in self._anchors:
+                if self._has_grown(key, message):
+                    self._update(self._waiting, key, message)
                 continue
             if key in self._waiting:
                 self._update(self._waiting, key, message)
@@ -133,8 +139,18 @@ class Timeline:
     def _update(messages: dict[str, Message], key: str, message: Message) -> None:
         """Keep the newer form; a terminal one is kept against a late read that shows the message unfinished."""
         known = messages.get(key)
-        if known is None or not known.is_terminal:
+        # Progress is `completed` from the start, and may grow all the same.
+        is_growing = message.role == "progress" and known is not None and _changed_at(message) >= _changed_at(known)
+        if known is None or not known.is_terminal or is_growing:
             messages[key] = message
+
+    def _has_grown(self, key: str, message: Message) -> bool:
+        """Whether progress that came out shows a content that did not, and that is not from an older read."""
+        told = self._told.get(key)
+        if told is None:
+            return False
+        changed_at, contents = told
+        return _changed_at(message) >= changed_at and hash(message.content) not in contents
 
     def _sort_out(self, positions: dict[str, int]) -> None:
         """Decide for each message that no decision was made on whether it follows all anchors."""
@@ -169,6 +185,9 @@ class Timeline:
                 # Progress is a running commentary: it neither waits for a reply to be final nor holds one back.
                 self._settle(key)
                 ready.append(message)
+                if message.role == "progress":
+                    _, contents = self._told.get(key, (_EARLIEST, set[int]()))
+                    self._told[key] = (_changed_at(message), contents | {hash(message.content)})
             else:
                 is_blocked = True
         return ready
@@ -198,6 +217,10 @@ class Timeline:
 
 def _is_final(message: Message) -> bool:
     return message.is_terminal or message.role == "user"
+
+
+def _changed_at(message: Message) -> datetime:
+    return message.updated_at or message.created_at or _EARLIEST
 
 
 def _key(message: Message) -> str:

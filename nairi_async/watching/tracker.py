@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 
 from nairi_async.errors import TurnFailedError
 from nairi_async.watching.cadence import timeline_spacing
-from nairi_async.watching.pace import Pace, watch_timed_out
+from nairi_async.watching.pace import Pace
 from nairi_async.watching.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nairi_async.errors import WatchTimeoutError
     from nairi_async.models import Message, Turn
-    from nairi_async.transport.caller import Caller
-    from nairi_async.watching.cadence import Polling
-    from nairi_async.watching.reads import Reads, SharedRead, Snapshot
+    from nairi_async.watching.discovery import Discovery
+    from nairi_async.watching.pace import Subject
+    from nairi_async.watching.reads import SharedRead, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -31,28 +30,24 @@ class Tracker:
 
     def __init__(
         self,
-        caller: Caller,
-        reads: Reads,
-        polling: Polling,
+        discovery: Discovery,
+        subject: Subject,
         *,
-        job_id: str,
-        turn: Turn | None,
         after: str | None,
         follow: bool,
         progress: bool,
         timeout: float,
-        fresh: bool = False,
     ) -> None:
-        self.turn = turn
-        self.job_id = job_id
         self.is_finished = False
         """Whether everything that the watch promises was returned."""
-        self._caller = caller
-        self._reads = reads
-        self._polling = polling
+        self._clock = discovery.clock
+        self._reads = discovery.reads
+        self._polling = discovery.polling
+        self._subject = subject
         self._follow = follow
-        self._cursor = after
-        self._pace = Pace(caller, polling, timeout, self._timed_out)
+        turn = subject.turn
+        birth = discovery.birth(turn) if after is None else None
+        self._pace = Pace(discovery, subject, timeout, "progress" if progress else "first", birth)
         # A watch that follows goes on behind its turn, so it looks at the conversation and only begins at the turn.
         self._timeline = Timeline(
             turn=turn.message_id if turn is not None and not follow else None,
@@ -61,16 +56,19 @@ class Tracker:
         )
         self._progress = progress
         # Until a cursor was found, progress is read too: it may stand there.
-        self._whole = reads.timeline(job_id, progress=progress or after is not None)
+        self._whole = self._reads.timeline(subject.job_id, progress=progress or after is not None)
         self._single: tuple[str, SharedRead[Message]] | None = None
         self._last_whole = -math.inf
+        self._last_single = -math.inf
         self._next_whole = -math.inf
         self._ended_at: float | None = None
         # Kept for the error of a failed turn alone: a conversation followed for days would only pile them up.
         self._said: list[Message] = []
-        if fresh:
-            # The turn began this moment: nothing is worth reading yet.
-            self._pace.looked(caller.clock.monotonic(), news=True)
+
+    @property
+    def turn(self) -> Turn | None:
+        """The watched turn; `None` for a whole conversation."""
+        return self._subject.turn
 
     @property
     def status(self) -> str | None:
@@ -79,40 +77,42 @@ class Tracker:
 
     async def step(self, cursor: str | None) -> Sequence[Message]:
         """Wait for the next read, make it, and return what is new; `cursor` is for the error."""
-        self._cursor = cursor
+        self._subject.cursor = cursor
         await self._pace.pause()
         wanted = self._wanted_alone()
-        return await self._read_whole() if wanted is None else await self._read_single(wanted)
+        messages = await (self._read_whole() if wanted is None else self._read_single(wanted))
+        self._subject.status = self._timeline.status
+        return messages
 
     def failure(self) -> TurnFailedError | None:
         """The error to end with, if the watched turn failed."""
-        return turn_failed(self.turn, self._said) if self._timeline.has_failed else None
-
-    def _timed_out(self) -> WatchTimeoutError:
-        what = f"turn {self.turn.message_id}" if self.turn is not None else f"conversation {self.job_id}"
-        return watch_timed_out(what, self.turn, self.status, self._cursor)
+        return turn_failed(self._subject.turn, self._said) if self._timeline.has_failed else None
 
     def _wanted_alone(self) -> str | None:
         """The message to read by itself, where that is enough or is all that helps."""
         if self._last_whole > -math.inf and (missing := self._timeline.missing) is not None:
             return missing
-        if self._caller.clock.monotonic() < self._next_whole:
+        if self._clock.monotonic() < self._next_whole:
             return self._timeline.open_user
         return None
 
     async def _read_single(self, message_id: str) -> Sequence[Message]:
         if self._single is None or self._single[0] != message_id:
             self._single = (message_id, self._reads.message(message_id))
-        snapshot = await self._pace.read(self._single[1], self._caller.clock.monotonic())
+        newer = max(math.nextafter(self._last_single, math.inf), self._last_whole)
+        snapshot = await self._pace.read(self._single[1], newer)
+        self._last_single = snapshot.began
         self._timeline.observe_message(snapshot.value)
         if self._timeline.has_ended:
-            self._note_end()
+            self._pace.ended(snapshot.began)
+            self._note_end(snapshot.came)
         else:
             self._pace.looked(snapshot.began, news=False)
         return ()
 
     async def _read_whole(self) -> Sequence[Message]:
-        newer = math.nextafter(self._last_whole, math.inf)
+        # Newer than the last one used, not older than this watch, and at the end not older than the end.
+        newer = max(math.nextafter(self._last_whole, math.inf), self._pace.began)
         if self._ended_at is not None:
             newer = max(newer, self._ended_at)
         snapshot = await self._pace.read(self._whole, newer)
@@ -120,8 +120,8 @@ class Tracker:
         self._next_whole = snapshot.began + timeline_spacing(self._polling, snapshot.weight)
         messages = self._timeline.observe(snapshot.value)
         if self._timeline.missing is None:
-            self._whole = self._reads.timeline(self.job_id, progress=self._progress)
-        log.debug("conversation %s: %d bytes, %d new", self.job_id, snapshot.weight, len(messages))
+            self._whole = self._reads.timeline(self._subject.job_id, progress=self._progress)
+        log.debug("conversation %s: %d bytes, %d new", self._subject.job_id, snapshot.weight, len(messages))
         return self._judge_end(snapshot, messages)
 
     def _judge_end(self, snapshot: Snapshot[tuple[Message, ...]], messages: list[Message]) -> Sequence[Message]:
@@ -130,7 +130,8 @@ class Tracker:
             self._ended_at = None
             self._pace.looked(snapshot.began, news=bool(messages))
         elif self._ended_at is None:
-            self._note_end()
+            self._pace.ended(snapshot.began)
+            self._note_end(snapshot.came)
             self._pace.due_at(self._ended_at_settled())
         elif snapshot.began < self._ended_at_settled():
             self._pace.due_at(self._ended_at_settled())
@@ -138,16 +139,15 @@ class Tracker:
             messages += self._timeline.finish()
             self.is_finished = not self._follow
             self._pace.looked(snapshot.began, news=bool(messages))
-        if self.turn is not None and not self._follow:
+        if self._subject.turn is not None and not self._follow:
             self._said += (message for message in messages if message.role != "progress")
         return messages
 
-    def _note_end(self) -> None:
-        """The end was seen just now; a read of the whole conversation is due at once."""
-        now = self._caller.clock.monotonic()
-        self._ended_at = now
-        self._next_whole = now
-        self._pace.due_at(now)
+    def _note_end(self, moment: float) -> None:
+        """The end was seen by a read that came at this moment; a read of the whole conversation is due at once."""
+        self._ended_at = moment
+        self._next_whole = moment
+        self._pace.due_at(moment)
 
     def _ended_at_settled(self) -> float:
         assert self._ended_at is not None  # noqa: S101 - asked for only once the end was seen

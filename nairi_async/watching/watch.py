@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator, Sequence
     from types import TracebackType
     from typing import Any, Self
 
@@ -35,12 +35,21 @@ class Watch:
         NairiError: reading failed for longer than the retry policy bears, or was refused. The watch can go on.
     """
 
-    def __init__(self, prepare: Callable[[], Awaitable[Tracker]], *, turn: Turn | None, after: str | None) -> None:
+    def __init__(
+        self,
+        prepare: Callable[[], Awaitable[Tracker]],
+        *,
+        turn: Turn | None,
+        after: str | None,
+        note: Callable[[Sequence[Message]], object] | None = None,
+    ) -> None:
         self._prepare = prepare
+        self._note = note
         self._tracker: Tracker | None = None
         self._turn = turn
         self._cursor = after
         self._ready: deque[Message] = deque()
+        self._seen_progress: set[str] = set()
         self._failure: TurnFailedError | None = None
         self._is_closed = False
         self._advancing = asyncio.Lock()
@@ -81,7 +90,11 @@ class Watch:
                     await self._advance()
             # No await from here on: a message that leaves the queue is handed over.
             message = self._ready.popleft()
-            self._cursor = message.id or self._cursor
+            # Progress that has grown comes again from where it stands, which is no step back for the reader.
+            if message.progress is None or message.id not in self._seen_progress:
+                self._cursor = message.id or self._cursor
+            if message.progress is not None:
+                self._seen_progress.add(message.id)
             return message
 
     async def aclose(self) -> None:
@@ -112,7 +125,10 @@ class Watch:
 
     async def _advance(self) -> None:
         tracker = await self._follow()
-        self._ready.extend(await tracker.step(self._cursor))
+        messages = await tracker.step(self._cursor)
+        self._ready.extend(messages)
+        if self._note is not None:
+            self._note(messages)
         if tracker.is_finished:
             self._failure = tracker.failure()
             self._is_closed = self._failure is None

@@ -1,0 +1,133 @@
+"""`nairi-async agents`, `conversations`, `messages`, `upload` and `download`: what there is, one row each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from nairi_async.cli.output import clock_time, json_line, message_entry, one_line
+from nairi_async.cli.style import Screen
+from nairi_async.cli.table import Table
+from nairi_async.cli.talk import open_session
+from nairi_async.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable, Coroutine
+    from datetime import datetime
+
+    from nairi_async.session import NairiSession
+
+
+def agents(options: Namespace) -> None:
+    """List the agents of the organisation: slug, id, name, description."""
+    _run(_agents, options)
+
+
+def conversations(options: Namespace) -> None:
+    """List the conversations of an agent: id, status, time of the last change. Pages are read as they are printed."""
+    _run(_conversations, options)
+
+
+def messages(options: Namespace) -> None:
+    """Print the messages of a conversation as they are now, oldest first."""
+    _run(_messages, options)
+
+
+def upload(options: Namespace) -> None:
+    """Upload files; each row is the id, for --attachment-id, and the name."""
+    _run(_upload, options)
+
+
+def download(options: Namespace) -> None:
+    """Download files into a directory and print their paths, or write one to standard output."""
+    if options.stdout and len(options.ids) > 1:
+        raise InvalidArgumentError("--stdout takes one id")
+    _run(_download, options)
+
+
+def _run(command: Callable[[NairiSession, Namespace], Coroutine[Any, Any, None]], options: Namespace) -> None:
+    session = open_session(options)
+
+    async def run() -> None:
+        async with session as nairi:
+            await command(nairi, options)
+
+    asyncio.run(run())
+
+
+async def _agents(nairi: NairiSession, options: Namespace) -> None:
+    listed = await nairi.agents()
+    screen = Screen.on(sys.stdout)
+    if options.json:
+        for agent in listed:
+            screen.show(json_line(agent))
+        return
+    rows = [(agent.agent_id, agent.id, agent.name, agent.description or "") for agent in listed]
+    table = Table(screen, ("AGENT", "ID", "NAME", "DESCRIPTION"))
+    table.fit(rows)
+    for row in rows:
+        table.show(*row)
+
+
+async def _conversations(nairi: NairiSession, options: Namespace) -> None:
+    screen = Screen.on(sys.stdout)
+    table = Table(screen, ("JOB", "STATUS", "UPDATED"))
+    count = 0
+    async for row in nairi.conversations(options.agent, status=options.status, sort=options.sort):
+        if options.json:
+            screen.show(json_line(row))
+        else:
+            cells = (row.id, row.status, _moment(row.updated_at))
+            table.fit([cells, ("", "abandoned", "")])
+            table.show(*cells)
+        count += 1
+        if count == options.limit:
+            return
+
+
+async def _messages(nairi: NairiSession, options: Namespace) -> None:
+    screen = Screen.on(sys.stdout)
+    for message in await nairi.messages(options.job, progress=options.progress):
+        entry = message_entry(message, clock_time(message.created_at), screen.style)
+        screen.show(json_line(message) if options.json else entry)
+
+
+async def _upload(nairi: NairiSession, options: Namespace) -> None:
+    screen = Screen.on(sys.stdout)
+    table = Table(screen, ("ID", "FILE"))
+    for name in options.files:
+        is_stdin = name == "-" and sys.stdin is not None
+        source = sys.stdin.buffer if is_stdin else name
+        attachment_id = await nairi.upload(source, filename=options.filename or ("stdin" if is_stdin else None))
+        table.fit([(attachment_id, name)])
+        if options.json:
+            screen.show(_json(attachment_id=attachment_id, file=name))
+        else:
+            table.show(attachment_id, name)
+
+
+async def _download(nairi: NairiSession, options: Namespace) -> None:
+    screen = Screen.on(sys.stdout)
+    for attachment_id in options.ids:
+        file = await nairi.download(attachment_id)
+        if options.stdout:
+            sys.stdout.buffer.write(file.data)
+            sys.stdout.buffer.flush()
+            return
+        place = await file.save(options.directory, overwrite=options.overwrite)
+        if options.json:
+            screen.show(_json(id=file.id, filename=file.filename, path=str(place), bytes=len(file.data)))
+        else:
+            screen.show(one_line(str(place)))
+
+
+def _moment(time: datetime | None) -> str:
+    """RFC 3339 in UTC, to the second, as people and programs read it."""
+    return "" if time is None else f"{time:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _json(**fields: object) -> str:
+    return json.dumps(fields, ensure_ascii=True)

@@ -1,0 +1,1 @@
+"""An agent's conversations: listing them page by page, and keeping up with what changes (api: list for agent)."""

@@ -1,0 +1,231 @@
+"""Many conversations at once: bounded, lazily started, each failure its own, gone when nobody listens (design 1, 5)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from nairi_async.errors import InvalidArgumentError, NairiError
+from nairi_async.models import Outcome
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from nairi_async.models import Message, Reply, Turn
+    from nairi_async.watching.watch import Watch
+
+_T = TypeVar("_T")
+
+DEFAULT_LIMIT: Final = 100
+"""Conversations that `ask_many` keeps going at once unless told otherwise."""
+# Messages of `watch_many` that wait for the consumer; beyond that its polling waits too.
+_BACKLOG: Final = 256
+
+
+class _Crowd(Generic[_T]):
+    """Tasks that hand items to one consumer. It knows nothing of the consumer, so it never keeps that one alive."""
+
+    def __init__(self, room: int) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.room = asyncio.Semaphore(room)
+        self._items: deque[_T] = deque()
+        self._error: BaseException | None = None
+        self._stir = asyncio.Event()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def put(self, item: _T) -> None:
+        self._items.append(item)
+        self._stir.set()
+
+    async def get(self) -> _T:
+        """The next item; `StopAsyncIteration` when no task is left that could bring one."""
+        while not self._items:
+            if not self.tasks:
+                error, self._error = self._error, None
+                raise error or StopAsyncIteration
+            self._stir.clear()
+            await self._stir.wait()
+        self.room.release()
+        return self._items.popleft()
+
+    def cancel(self) -> None:
+        """Let every task end."""
+        for task in tuple(self.tasks):
+            # The loop may be closed already; then the tasks are as well.
+            with suppress(RuntimeError):
+                task.cancel()
+
+    async def aclose(self) -> None:
+        """Let every task end, and wait until it has."""
+        self.cancel()
+        self._items.clear()
+        if self.tasks:
+            await asyncio.wait(tuple(self.tasks))
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and self._error is None:
+            self._error = error
+        self._stir.set()
+
+
+class AskMany:
+    """The outcomes of many prompts, as each ends. Made by `NairiSession.ask_many`.
+
+    Prompts are taken from their source only when there is room for another conversation, and outcomes wait in a bounded
+    number, so memory does not grow with the input. One that fails costs no other: its error is in its `Outcome`. What
+    the source of prompts raises comes out when everything asked before has ended.
+
+    Leaving the loop, `aclose()` or `async with` end it: nothing more is asked, and waiting stops. Turns that have
+    begun go on at the service.
+    """
+
+    def __init__(
+        self,
+        prompts: Iterable[str] | AsyncIterable[str],
+        ask: Callable[[str], Coroutine[Any, Any, Reply]],
+        *,
+        limit: int,
+    ) -> None:
+        if isinstance(prompts, str) or not isinstance(prompts, Iterable | AsyncIterable):
+            raise InvalidArgumentError("prompts is an iterable of prompts, not a single one")
+        self._prompts = prompts
+        self._ask = ask
+        self._limit = limit
+        self._crowd: _Crowd[Outcome] | None = None
+        self._is_closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        """The next outcome, in the order in which they end."""
+        if self._is_closed:
+            raise StopAsyncIteration
+        if self._crowd is None:
+            self._crowd = _Crowd(self._limit)
+            self._crowd.spawn(_ask_all(self._crowd, self._prompts, self._ask))
+        return await self._crowd.get()
+
+    async def aclose(self) -> None:
+        """Ask nothing more, and stop waiting. Harmless when repeated."""
+        self._is_closed = True
+        if self._crowd is not None:
+            await self._crowd.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # Left by `break`: the tasks know the crowd only, so this runs at once, and they end.
+        crowd = getattr(self, "_crowd", None)
+        if crowd is not None:
+            crowd.cancel()
+
+
+async def _ask_all(
+    crowd: _Crowd[Outcome],
+    prompts: Iterable[str] | AsyncIterable[str],
+    ask: Callable[[str], Coroutine[Any, Any, Reply]],
+) -> None:
+    source = _Source(prompts)
+    index = 0
+    while True:
+        await crowd.room.acquire()
+        try:
+            prompt = await source.next()
+        except StopAsyncIteration:
+            return
+        crowd.spawn(_ask_one(crowd, index, prompt, ask))
+        index += 1
+
+
+async def _ask_one(
+    crowd: _Crowd[Outcome], index: int, prompt: str, ask: Callable[[str], Coroutine[Any, Any, Reply]]
+) -> None:
+    try:
+        reply = await ask(prompt)
+    except NairiError as error:
+        crowd.put(Outcome(index=index, prompt=prompt, turn=error.turn, error=error))
+    else:
+        crowd.put(Outcome(index=index, prompt=prompt, turn=reply.turn, reply=reply))
+
+
+class _Source:
+    """Prompts one by one, from either kind of iterable."""
+
+    def __init__(self, prompts: Iterable[str] | AsyncIterable[str]) -> None:
+        self._plain: Iterator[str] | None = None
+        self._async: AsyncIterator[str] | None = None
+        if isinstance(prompts, AsyncIterable):
+            self._async = aiter(prompts)
+        else:
+            self._plain = iter(prompts)
+
+    async def next(self) -> str:
+        if self._async is not None:
+            return await anext(self._async)
+        try:
+            return next(self._plain or iter(()))
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+
+class WatchMany:
+    """The messages of many turns, as they are discovered. Made by `NairiSession.watch_many`; use it in `async with`.
+
+    Each turn keeps the promises of `Watch`; turns do not wait for each other. A turn that ends badly ends alone:
+    `errors` maps it to its error. A slow consumer slows the polling.
+    """
+
+    def __init__(self, turns: Iterable[Turn], watch: Callable[[Turn], Watch]) -> None:
+        self._turns = turns
+        self._watch = watch
+        self._crowd: _Crowd[tuple[Turn, Message]] | None = None
+        self.errors: dict[Turn, NairiError] = {}
+        """The turns that failed, timed out, or could not be read any more, with their errors."""
+
+    async def __aenter__(self) -> Self:
+        crowd = self._crowd = _Crowd(_BACKLOG)
+        for turn in dict.fromkeys(self._turns):
+            crowd.spawn(_watch_one(crowd, self._watch(turn), turn, self.errors))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._crowd is not None:
+            await self._crowd.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[Turn, Message]:
+        """The next message of any turn, with the turn."""
+        if self._crowd is None:
+            raise InvalidArgumentError("use watch_many in `async with`: `async with nairi.watch_many(turns) as stream`")
+        return await self._crowd.get()
+
+
+async def _watch_one(
+    crowd: _Crowd[tuple[Turn, Message]], watch: Watch, turn: Turn, errors: dict[Turn, NairiError]
+) -> None:
+    try:
+        async for message in watch:
+            await crowd.room.acquire()
+            crowd.put((turn, message))
+    except NairiError as error:
+        errors[turn] = error

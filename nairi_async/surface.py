@@ -1,0 +1,173 @@
+"""What a session offers around its turns: conversations listed and synchronised, files, agents, usage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nairi_async import checks
+from nairi_async.attachments.upload import Upload
+from nairi_async.errors import ConfigurationError, InvalidArgumentError
+from nairi_async.listing.listing import ConversationListing, Sync
+from nairi_async.models import UNSET, Message, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from nairi_async.attachments.sources import Source
+    from nairi_async.attachments.upload import Progress
+    from nairi_async.checks import Duration
+    from nairi_async.listing.checkpoint import Checkpoint
+    from nairi_async.models import Agent, Attachment, Unset
+    from nairi_async.turns import Turns
+    from nairi_async.usage import UsageReport
+
+
+class Surface:
+    """The part of `NairiSession` that begins no turn. Every call raises `NairiError` as design section 4 says."""
+
+    _turns: Turns
+
+    @property
+    def usage(self) -> UsageReport:
+        """Cost and tokens of what this session saw until now, for each agent and model, summed exactly.
+
+        Each assistant message that the session handed out counts once, however often it was read. Bounded memory:
+        see `nairi_async.usage`.
+        """
+        return self._turns.meter.report
+
+    def conversations(
+        self,
+        agent_id: str,
+        *,
+        status: str | Iterable[str] = (),
+        updated_after: datetime | None = None,
+        sort: str = "created_at_desc",
+    ) -> ConversationListing:
+        """The conversations of an agent, read page by page as the iteration goes on (api: list for agent).
+
+        Args:
+            agent_id: Slug or id of the agent.
+            status: Only these: any of `active`, `completed`, `error`, `abandoned`. All unless given.
+            updated_after: Only what changed strictly after this time, which has a time zone.
+            sort: `created_at_desc`, `created_at_asc`, `updated_at_desc` or `updated_at_asc`.
+        """
+        return ConversationListing(self._turns.agents, agent_id, status=status, updated_after=updated_after, sort=sort)
+
+    def sync(self, agent_id: str, since: Checkpoint | None = None) -> Sync:
+        """The conversations that changed since a checkpoint, each once; `.checkpoint` is what to store for next time.
+
+        Args:
+            agent_id: Slug or id of the agent.
+            since: The `checkpoint` of an earlier synchronisation of this agent; all conversations without it.
+        """
+        return Sync(self._turns.agents, agent_id, since)
+
+    async def upload(
+        self,
+        source: Source,
+        *,
+        filename: str | None = None,
+        content_type: str | None = None,
+        progress: Progress | None = None,
+        timeout: Duration | None = None,
+    ) -> str:
+        """Upload a file of at most 50 MB (api: attachments), read in pieces; returns its id, for `attachment_ids=`.
+
+        A failed attempt is repeated where the source can be read again: a path, bytes, a file that can be wound back.
+
+        Args:
+            source: A path, bytes, a file opened for bytes (its methods may be coroutines), or an async iterable of
+                bytes. A file is read from where it stands, in a thread where reading blocks.
+            filename: The name to store; the source's own unless given, `attachment` if it has none.
+            content_type: Its type; guessed from the name unless given.
+            progress: Called with the bytes sent so far and the size (`None` if unknown), on the event loop. It begins
+                again at a repeated attempt; what it raises ends the upload.
+            timeout: Seconds for one attempt; `request_timeout` and one for each 256 KiB unless given.
+
+        Raises:
+            InvalidArgumentError: nothing to read, empty, too large, or a name that no header can carry. Before any
+                request where the source tells its size, else the upload is broken off.
+        """
+        upload = await Upload.prepare(source, filename=filename, content_type=content_type, progress=progress)
+        return await self._turns.files.upload(upload, _bound(timeout))
+
+    async def download(self, attachment_id: str, *, timeout: Duration | None = None) -> Attachment:
+        """A file with its bytes, decoded as it arrives (api: get attachment).
+
+        Args:
+            attachment_id: Its id.
+            timeout: Seconds for one attempt; `request_timeout` and 288 more, for the largest file, unless given.
+        """
+        return await self._turns.files.download(checks.identifier("attachment_id", attachment_id), _bound(timeout))
+
+    async def attachments(self, of: Reply | Message) -> list[Attachment]:
+        """All files of a reply or a message, in order, some fetched at a time; the first failure is raised."""
+        if not isinstance(of, Reply | Message):
+            raise InvalidArgumentError(f"a Reply or a Message has attachments, not {type(of).__name__}")
+        return await self._turns.files.fetch(of.attachment_ids)
+
+    async def agents(self) -> list[Agent]:
+        """The agents of the organisation (api: `GET agents`)."""
+        return await self._turns.agents.all()
+
+    async def agent(self, agent_id: str) -> Agent:
+        """One agent, by slug or id (api: `GET agents/{agent_id}`); `AgentNotFoundError` lists close names."""
+        return await self._turns.agents.one(agent_id)
+
+    async def create_agent(self, name: str, *, instances_count: int = 1) -> Agent:
+        """Make an agent, which is not deployed yet (api: `POST agents`).
+
+        Args:
+            name: Display name; the service makes the slug from it.
+            instances_count: Number of containers, at least 1.
+
+        Raises:
+            OutcomeUnknownError: the request left, and whether the agent was made is not known.
+        """
+        return await self._turns.agents.create(name, instances_count)
+
+    async def update_agent(
+        self, agent_id: str, *, description: str | Unset = UNSET, system_prompt: str | Unset | None = UNSET
+    ) -> Agent:
+        """Change an agent; what is not given stays as it is (api: `PATCH agents/{agent_id}`).
+
+        Args:
+            agent_id: Slug or id of the agent.
+            description: What it is for; may be empty.
+            system_prompt: Its own prompt, which may be empty; `None` goes back to the platform's default.
+
+        Returns:
+            The agent after the change.
+        """
+        return await self._turns.agents.update(agent_id, description=description, system_prompt=system_prompt)
+
+    async def deploy(self, agent_id: str, *, update_config_only: bool = False) -> str:
+        """Queue a deployment (api: `POST agents/{agent_id}/deploy`).
+
+        The service tells no state of a deployment afterwards, so there is nothing to wait for.
+
+        Args:
+            agent_id: Slug or id of the agent.
+            update_config_only: Roll the configuration without restarting containers.
+
+        Returns:
+            The service's word for how it stands, such as `queued`; the set is not documented.
+
+        Raises:
+            OutcomeUnknownError: the request left, and whether it was queued is not known.
+        """
+        return await self._turns.agents.deploy(agent_id, update_config_only=update_config_only)
+
+
+def _bound(timeout: Duration | None) -> float | None:
+    """Seconds for one attempt; a positive, finite number."""
+    if timeout is None:
+        return None
+    try:
+        seconds = checks.seconds(timeout)
+        checks.positive("timeout", seconds)
+    except ConfigurationError as error:
+        raise InvalidArgumentError(error.message) from error
+    return seconds

@@ -1,0 +1,189 @@
+"""What an agent's listing of conversations announces, and whether it can be believed: pure, without clock or I/O.
+
+Nobody documents what moves a job's `updated_at`, nor how fresh the listing is. So it is put to the proof: what looks
+find by themselves must have been announced, and announcements must be worth their follow-ups (design section 7).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from attrs import define, field, frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from nairi_async.models import ConversationSummary
+
+PAGE: Final = 100
+"""Rows of a page, the most that the service gives (api: list of an agent's conversations)."""
+# How far behind the newest time seen each reading begins again, for rows that share a time or were committed late.
+_OVERLAP: Final = timedelta(seconds=2)
+# The service's times have milliseconds, and `updated_after` is strictly after.
+_TICK: Final = timedelta(milliseconds=1)
+# Seconds that the service may take over a prompt, and that its times may be rounded by.
+_PROCESSING: Final = 2.0
+_ROUNDING: Final = 0.01
+_SURE: Final = 0.1
+# Announced discoveries that make a listing trusted.
+_PROOFS: Final = 3
+# Requests with a trusted listing must stay below this share of what the looks that it saves would have cost.
+_WORTH: Final = 0.8
+# Looks saved, by estimate, and readings made, before the worth is judged, and judged again.
+_SAMPLE: Final = 200.0
+_READINGS: Final = 10
+
+
+@frozen
+class Query:
+    """One page of the listing."""
+
+    updated_after: datetime | None
+    """Strictly after this; the newest rows if `None`."""
+    offset: int = 0
+    """Rows to leave out: only where more rows than a page share one time."""
+
+
+class Listing:
+    """Reads what has changed since it was last read, page by page, by the service's own clock only.
+
+    Pages are cut at times, not at offsets: a row that moves between two pages moves to the end and is seen there.
+    """
+
+    def __init__(self) -> None:
+        self._newest: datetime | None = None
+        self._known: dict[str, datetime] = {}
+        self._query = Query(None)
+
+    def begin(self) -> Query:
+        """The first page of the next reading."""
+        self._query = Query(None if self._newest is None else self._newest - _OVERLAP)
+        return self._query
+
+    def feed(self, rows: Sequence[ConversationSummary]) -> tuple[dict[str, datetime], Query | None]:
+        """What has changed according to one page, with its time, and the next page, if there is one.
+
+        Raises:
+            ValueError: a row without a time; nothing can be told by such a listing.
+        """
+        changed: dict[str, datetime] = {}
+        for row in rows:
+            if row.updated_at is None:
+                raise ValueError("a conversation is listed without updated_at")
+            known = self._known.get(row.id)
+            if known is None or row.updated_at > known:
+                changed[row.id] = self._known[row.id] = row.updated_at
+        times = [row.updated_at for row in rows if row.updated_at is not None]
+        is_baseline = self._query.updated_after is None
+        self._newest = max([*times, *([self._newest] if self._newest is not None else [])], default=None)
+        if is_baseline or len(rows) < PAGE:
+            self._forget()
+            return changed, None
+        following = times[-1] - _TICK
+        is_stuck = self._query.updated_after is not None and following <= self._query.updated_after
+        offset = self._query.offset + len(rows) if is_stuck else 0
+        self._query = Query(self._query.updated_after if is_stuck else following, offset)
+        return changed, self._query
+
+    def _forget(self) -> None:
+        """Rows that no later reading repeats need not be remembered."""
+        if self._newest is not None:
+            oldest = self._newest - 2 * _OVERLAP
+            self._known = {job_id: time for job_id, time in self._known.items() if time >= oldest}
+
+
+class Standing(Enum):
+    """What a listing is good for."""
+
+    ON_TRIAL = "on trial"
+    TRUSTED = "trusted"
+    OFF = "off"
+
+
+@define
+class Trust:
+    """Whether what a listing announces can replace looking, for one kind of news."""
+
+    standing: Standing = Standing.ON_TRIAL
+    reason: str = ""
+    """Why it was switched off."""
+    _proofs: int = 0
+    _cost: float = 0.0
+    _saved: float = 0.0
+    _readings: int = 0
+    _doubts: list[tuple[Announced, float, float]] = field(factory=list)
+
+    def found(self, job: Announced, alive: float, found: float) -> None:
+        """A look at `found` has found news that was not there at `alive`, both by the watcher's clock."""
+        if self.standing is Standing.OFF:
+            return
+        if job.moved_at > alive:
+            self._prove()
+        else:
+            self._doubts.append((job, alive, found))
+
+    def read(self, began: float, grace: float) -> None:
+        """The listing was read to its end, beginning at `began`: what was found `grace` before must be in it."""
+        pending = []
+        for job, alive, found in self._doubts:
+            if job.moved_at > alive:
+                self._prove()
+            elif began > found + grace:
+                self.switch_off("it did not announce a change")
+            else:
+                pending.append((job, alive, found))
+        self._doubts = pending
+        self._readings += 1
+        if self._readings >= _READINGS and self._saved >= _SAMPLE:
+            if self._cost > _WORTH * self._saved and self.standing is not Standing.OFF:
+                self.switch_off("it costs more than it saves")
+            self._readings = 0
+            self._cost /= 2.0
+            self._saved /= 2.0
+
+    def spent(self, requests: float, saved: float) -> None:
+        """What the listing has cost, follow-ups included, and how many looks it has saved or would have."""
+        self._cost += requests
+        self._saved += saved
+
+    def switch_off(self, reason: str) -> None:
+        """Never believe it again."""
+        self.standing, self.reason = Standing.OFF, reason
+
+    def _prove(self) -> None:
+        self._proofs += 1
+        if self._proofs >= _PROOFS and self.standing is Standing.ON_TRIAL:
+            self.standing = Standing.TRUSTED
+
+
+@define(eq=False)
+class Announced:
+    """One watched conversation, as the listing sees it."""
+
+    job_id: str
+    moved_at: float = float("-inf")
+    """Beginning of the last reading that announced it, by the session's clock."""
+    is_doubtful: bool = False
+    """Whether the last change may have been the prompt itself: following it says nothing about the listing."""
+    prompted: float | None = None
+    """When its last prompt was answered, by the session's clock, until that change was listed: it is no news."""
+
+    def announce(self, time: datetime, began: float, server_time: Callable[[float], tuple[float, float]]) -> bool:
+        """Note a change of this time, listed by a reading that began then; whether it is more than the prompt itself.
+
+        `server_time` gives the bounds of the service's time at a moment of the session's.
+        """
+        prompted, self.prompted = self.prompted, None
+        if prompted is not None:
+            earliest, latest = server_time(prompted)
+            # The row was stamped while the service was at it, so not after its answer. Where the service's time is not
+            # known closely, a short turn could have ended by then as well.
+            self.is_doubtful = earliest - _PROCESSING <= time.timestamp() <= latest + _ROUNDING
+            if self.is_doubtful and latest - earliest <= _SURE:
+                return False
+        else:
+            self.is_doubtful = False
+        self.moved_at = began
+        return True

@@ -1,0 +1,267 @@
+"""One listing announces for all: the feed of an agent, read by whichever watcher is first (design section 7).
+
+While a listing is on trial it is read beside the watchers' own looks. Once trusted, watchers wait for it instead: one
+of them, in its own task, reads the listing at intervals and wakes those whose conversation has moved; when that one
+leaves or is cancelled, another takes over. There is no task behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import math
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode
+from weakref import WeakValueDictionary
+
+from attrs import define
+
+from nairi_async.errors import NairiError
+from nairi_async.transport.address import path
+from nairi_async.transport.exchange import Request
+from nairi_async.transport.retry import is_transient
+from nairi_async.watching.announcements import PAGE, Announced, Listing, Query, Standing, Trust
+from nairi_async.wire import decode_conversations
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from nairi_async.transport.caller import Caller
+    from nairi_async.watching.cadence import Polling
+
+log = logging.getLogger(__name__)
+
+# Conversations of an agent below which their own looks cost no more than the trial would.
+_WORTHWHILE: Final = 12
+# The same once it is trusted: a reading stands for as many looks.
+_FEW: Final = 4
+# Pages of one reading; what is left over is read the next time.
+_MOST_PAGES: Final = 50
+# Readings that fail one after the other before the listing is given up.
+_PATIENCE: Final = 3
+
+
+class Feed:
+    """The listing of one agent."""
+
+    def __init__(self, caller: Caller, polling: Polling, agent_id: str) -> None:
+        self._caller = caller
+        self._clock = caller.clock
+        self._agent_id = agent_id
+        self.interval = 2.0 * polling.delay
+        """Seconds between two readings."""
+        # Later than this, an announcement would cost more delay than the caller wants.
+        self._grace = self.interval
+        self._listing = Listing()
+        self._jobs: WeakValueDictionary[str, Announced] = WeakValueDictionary()
+        self.ends = Trust()
+        """Whether it announces the ends of turns."""
+        self.messages = Trust()
+        """Whether it announces each message."""
+        self._next = -math.inf
+        self._failures = 0
+        self._reading = False
+        self._waiters: dict[Announced, list[_Waiter]] = {}
+        self._deadlines: list[tuple[float, int, _Waiter]] = []
+        self._order = itertools.count()
+        self._leader: _Waiter | None = None
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it is of no use to anybody."""
+        return self.ends.standing is Standing.OFF and self.messages.standing is Standing.OFF
+
+    def replaces_looks(self, trust: Trust) -> bool:
+        """Whether watchers should wait for it instead of looking by themselves."""
+        return trust.standing is Standing.TRUSTED and len(self._jobs) >= _FEW
+
+    def register(self, job_id: str, prompted: float | None) -> Announced:
+        """A conversation that is watched from now on, as long as the caller holds what is returned.
+
+        `prompted` is when its last prompt was answered: a change that is listed anyway, and is no news.
+        """
+        if not self._jobs:
+            self._listing = Listing()
+        job = self._jobs.get(job_id)
+        if job is None:
+            job = self._jobs[job_id] = Announced(job_id)
+        job.prompted = prompted if prompted is not None else job.prompted
+        return job
+
+    async def try_out(self) -> None:
+        """Read the listing beside the watchers' own looks, if it is on trial and its time has come."""
+        is_on_trial = Standing.ON_TRIAL in (self.ends.standing, self.messages.standing)
+        is_idle = self._leader is None and not self._reading and self._clock.monotonic() >= self._next
+        if is_on_trial and is_idle and len(self._jobs) >= _WORTHWHILE:
+            await self._read()
+
+    async def wait(self, job: Announced, trust: Trust, since: float, until: float) -> bool:
+        """Wait for an announcement that was made after `since`; false at `until`, or when the trust is lost."""
+        waiter = _Waiter(until)
+        self._waiters.setdefault(job, []).append(waiter)
+        heapq.heappush(self._deadlines, (until, next(self._order), waiter))
+        try:
+            while self.replaces_looks(trust) and self._clock.monotonic() < until:
+                if job.moved_at > since:
+                    return True
+                if self._leader is None:
+                    await self._lead(waiter)
+                else:
+                    waiter.woken = asyncio.get_running_loop().create_future()
+                    await waiter.woken
+            return job.moved_at > since
+        finally:
+            waiter.has_left = True
+            self._leave(job, waiter)
+
+    async def _lead(self, waiter: _Waiter) -> None:
+        """Wait for the next reading on behalf of all, and make it."""
+        self._leader = waiter
+        try:
+            now = self._clock.monotonic()
+            await self._clock.sleep(min(max(self._next, now), waiter.until) - now)
+            if self._clock.monotonic() >= self._next and not self._reading:
+                await self._read()
+        finally:
+            self._leader = None
+
+    def _leave(self, job: Announced, waiter: _Waiter) -> None:
+        waiters = self._waiters[job]
+        waiters.remove(waiter)
+        if not waiters:
+            del self._waiters[job]
+        if self._leader is None:
+            # Somebody must look after the others.
+            successor = next((other for others in self._waiters.values() for other in others if other.is_asleep), None)
+            if successor is not None:
+                successor.wake()
+
+    async def _read(self) -> None:
+        """Read what has changed since the last time, and tell those whom it concerns."""
+        self._reading = True
+        began = self._clock.monotonic()
+        self._next = began + self.interval
+        pages = 0
+        try:
+            query: Query | None = self._listing.begin()
+            while query is not None and pages < _MOST_PAGES:
+                rows = await self._caller.call(
+                    self._request(query),
+                    decode_conversations,
+                    unreadable_is_transient=True,
+                    deadline=began + self.interval,
+                )
+                pages += 1
+                changed, query = self._listing.feed(rows)
+                self._announce(changed, began)
+            self._failures = 0
+        except (NairiError, ValueError) as error:
+            self._fail(error)
+        else:
+            if query is None:
+                for trust in (self.ends, self.messages):
+                    self._judge(trust, began)
+        finally:
+            self._reading = False
+            self._caller.meter.looks += pages
+            for trust in (self.ends, self.messages):
+                trust.spent(pages, 0.0)
+            if len(self._jobs) < _FEW:
+                self._wake_all()
+            self._wake_the_late()
+
+    def _announce(self, changed: dict[str, datetime], began: float) -> None:
+        for job_id, time in changed.items():
+            job = self._jobs.get(job_id)
+            if job is not None and job.announce(time, began, self._caller.server_clock.at):
+                for waiter in self._waiters.get(job, ()):
+                    waiter.wake()
+
+    def _judge(self, trust: Trust, began: float) -> None:
+        before = trust.standing
+        trust.read(began, self._grace)
+        if trust.standing is not before:
+            self._tell(trust)
+
+    def _fail(self, error: Exception) -> None:
+        self._failures += 1
+        is_passing = isinstance(error, NairiError) and is_transient(error, repeatable=True, unreadable=True)
+        if not is_passing or self._failures >= _PATIENCE:
+            for trust in (self.ends, self.messages):
+                if trust.standing is not Standing.OFF:
+                    trust.switch_off(f"it cannot be read: {error}")
+                    self._tell(trust)
+
+    def _tell(self, trust: Trust) -> None:
+        what = "ends of turns" if trust is self.ends else "messages"
+        if trust.standing is Standing.OFF:
+            log.warning("the listing of agent %s no longer announces %s: %s", self._agent_id, what, trust.reason)
+            self._wake_all()
+        else:
+            log.info("the listing of agent %s is trusted to announce %s", self._agent_id, what)
+
+    def found(self, trust: Trust, job: Announced, alive: float, found: float) -> None:
+        """A look has found by itself what should have been announced."""
+        before = trust.standing
+        trust.found(job, alive, found)
+        if trust.standing is not before:
+            self._tell(trust)
+
+    def _wake_the_late(self) -> None:
+        now = self._clock.monotonic()
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].has_left):
+            heapq.heappop(self._deadlines)[2].wake()
+
+    def _wake_all(self) -> None:
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.wake()
+
+    def _request(self, query: Query) -> Request:
+        parameters = {"limit": str(PAGE)}
+        if query.updated_after is None:
+            parameters["sort"] = "updated_at_desc"
+        else:
+            after = query.updated_after.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            parameters |= {"sort": "updated_at_asc", "updated_after": after}
+        if query.offset:
+            parameters["offset"] = str(query.offset)
+        location = path("agents", self._agent_id, "conversations")
+        return Request(method="GET", path=location, query=urlencode(parameters))
+
+
+@define(eq=False)
+class _Waiter:
+    """A watcher that waits for an announcement."""
+
+    until: float
+    woken: asyncio.Future[None] | None = None
+    has_left: bool = False
+
+    @property
+    def is_asleep(self) -> bool:
+        return self.woken is not None and not self.woken.done()
+
+    def wake(self) -> None:
+        if self.woken is not None and not self.woken.done():
+            self.woken.set_result(None)
+
+
+class Feeds:
+    """The feeds of a session's agents, each as long as somebody watches one of its conversations."""
+
+    def __init__(self, caller: Caller, polling: Polling) -> None:
+        self._caller = caller
+        self._polling = polling
+        self._feeds: dict[str, Feed] = {}
+
+    def of(self, agent_id: str | None) -> Feed | None:
+        """The feed of an agent; `None` where the agent is not known, or its listing is of no use."""
+        if agent_id is None:
+            return None
+        feed = self._feeds.get(agent_id)
+        if feed is None:
+            feed = self._feeds[agent_id] = Feed(self._caller, self._polling, agent_id)
+        return None if feed.is_off else feed

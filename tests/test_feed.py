@@ -1,0 +1,311 @@
+"""One listing announces for all: believed when it proves true, dropped when it lies or does not pay (design section 7).
+
+The simulator decides what moves a job's `updated_at`; time is virtual.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nairi_async import ConversationSummary, NairiSession
+from nairi_async.testing import Quirks, Say, Simulator, Text, VirtualClock
+from nairi_async.transport.serverclock import ServerClock
+from nairi_async.watching.announcements import PAGE, Announced, Listing, Query, Standing, Trust
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nairi_async.testing.script import ScriptStep
+
+EPOCH = datetime(2026, 4, 1, tzinfo=UTC)
+
+
+def row(job_id: str, seconds: float) -> ConversationSummary:
+    return ConversationSummary(
+        id=job_id, status="active", updated_at=EPOCH + timedelta(milliseconds=round(seconds * 1000))
+    )
+
+
+class Table:
+    """A service's table of jobs, as the listing shows it."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, ConversationSummary] = {}
+
+    def touch(self, job_id: str, seconds: float) -> None:
+        self.rows[job_id] = row(job_id, seconds)
+
+    def page(self, query: Query) -> list[ConversationSummary]:
+        rows = sorted(self.rows.values(), key=lambda entry: (entry.updated_at or EPOCH, entry.id))
+        if query.updated_after is None:
+            return rows[::-1][:PAGE]
+        later = [entry for entry in rows if entry.updated_at and entry.updated_at > query.updated_after]
+        return later[query.offset : query.offset + PAGE]
+
+    def read(self, listing: Listing) -> set[str]:
+        changed: set[str] = set()
+        query: Query | None = listing.begin()
+        for _ in range(1000):
+            found, query = listing.feed(self.page(query or Query(None)))
+            changed |= found.keys()
+            if query is None:
+                return changed
+        raise AssertionError("the reading never ends")
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 400), st.floats(0, 3)), max_size=300), min_size=1, max_size=5))
+def test_a_reading_tells_every_change_once(rounds: list[list[tuple[int, float]]]) -> None:
+    """Pages, equal times and rows stamped a little late: each change since the last reading is told, and none twice."""
+    table, listing = Table(), Listing()
+    table.touch("old", 0)
+    table.read(listing)
+    for number, changes in enumerate(rounds, 1):
+        # Times of this round fall into one second, so many are equal.
+        for job, part in changes:
+            table.touch(f"job{job}", 10.0 * number + math.floor(part))
+        assert table.read(listing) == {f"job{job}" for job, _ in changes}
+        assert table.read(listing) == set()
+
+
+def test_thousands_of_rows_with_one_time_are_read_by_offset() -> None:
+    """More rows than a page that share a time do not stop the reading, and none is left out."""
+    table, listing = Table(), Listing()
+    table.touch("old", 0)
+    table.read(listing)
+    for number in range(1000):
+        table.touch(f"job{number}", 5.0)
+    assert len(table.read(listing)) == 1000
+
+
+def test_rows_that_move_between_two_pages_are_not_lost() -> None:
+    """A row that jumps to the end while pages are read is told; its neighbours are not skipped."""
+    table, listing = Table(), Listing()
+    table.touch("old", 0)
+    table.read(listing)
+    for number in range(250):
+        table.touch(f"job{number:03}", 5.0 + number / 10)
+    changed: set[str] = set()
+    query: Query | None = listing.begin()
+    time = 100.0
+    while query is not None:
+        found, query = listing.feed(table.page(query))
+        changed |= found.keys()
+        for number in range(5):
+            table.touch(f"job{number:03}", time)
+        time = min(time + 1, 102.0)
+    assert len(changed) == 250
+
+
+class TestTrust:
+    """A listing is on trial until proven, and off for good when it lies or does not pay."""
+
+    def test_three_proofs_make_trust(self) -> None:
+        """What looks found had been announced: the listing is believed."""
+        trust = Trust()
+        for _ in range(3):
+            assert trust.standing is Standing.ON_TRIAL
+            trust.found(Announced("job", moved_at=5.0), alive=4.0, found=6.0)
+        assert trust.standing is Standing.TRUSTED
+
+    def test_a_change_that_was_not_announced_ends_it(self) -> None:
+        """A look finds what no reading tells within the grace: off, also after it was trusted."""
+        trust, job = Trust(Standing.TRUSTED), Announced("job")
+        trust.found(job, alive=4.0, found=6.0)
+        trust.read(7.0, grace=2.0)
+        assert not trust.reason
+        trust.read(8.5, grace=2.0)
+        assert trust.standing is Standing.OFF
+        assert "did not announce" in trust.reason
+
+    def test_what_costs_more_than_it_saves_is_dropped(self) -> None:
+        """Follow-ups and pages near the number of looks saved: off; far below: kept."""
+        dear, cheap = Trust(Standing.TRUSTED), Trust(Standing.TRUSTED)
+        for number in range(20):
+            dear.spent(18.0, 20.0)
+            cheap.spent(3.0, 20.0)
+            dear.read(float(number), grace=2.0)
+            cheap.read(float(number), grace=2.0)
+        assert (dear.standing, cheap.standing) == (Standing.OFF, Standing.TRUSTED)
+
+    def test_the_prompts_own_change_is_no_news(self) -> None:
+        """The row that a prompt moves is passed over once, if the service's time is known closely."""
+        clock = ServerClock()
+        for number in range(64):
+            moment = number * 0.0631
+            clock.observe(float(math.floor(1000.0 + moment)), moment)
+        job = Announced("job", prompted=3.95)
+        assert not job.announce(datetime.fromtimestamp(1003.93, UTC), 5.0, clock.at)
+        assert job.announce(datetime.fromtimestamp(1003.93, UTC), 5.0, clock.at)
+        short = Announced("job", prompted=3.95)
+        assert short.announce(datetime.fromtimestamp(1004.4, UTC), 5.0, clock.at)
+        unsure = Announced("job", prompted=3.95)
+        assert unsure.announce(datetime.fromtimestamp(1003.93, UTC), 5.0, ServerClock().at)
+        assert unsure.is_doubtful
+
+
+@given(st.floats(-1e6, 1e6), st.lists(st.floats(0, 1000), min_size=1, max_size=100))
+def test_the_service_clock_is_bounded_truly(ahead: float, moments: list[float]) -> None:
+    """From whole seconds, bounds that always hold the truth, and get closer."""
+    clock = ServerClock()
+    for moment in moments:
+        clock.observe(float(math.floor(moment + ahead)), moment)
+        earliest, latest = clock.at(moment)
+        assert earliest - 1e-6 <= moment + ahead <= latest + 1e-6
+        assert latest - earliest <= 1.0 + 1e-6
+
+
+def lasting(rng: random.Random) -> list[ScriptStep]:
+    return [Say("done", after=min(600.0, 30 * math.exp(rng.gauss(0, 0.9))))]
+
+
+def chatty(rng: random.Random) -> list[ScriptStep]:
+    return [*(Text("working", after=1.5) for _ in range(rng.randint(5, 40))), Say("done")]
+
+
+async def asked(
+    quirks: Quirks, *, many: int = 30, rounds: int = 4, script: object = lasting, intercept: object = None
+) -> tuple[Simulator, float]:
+    """Ask many prompts of one agent at once; the simulator afterwards, and the mean delay of discovery."""
+    clock, rng = VirtualClock(), random.Random(5)
+    async with Simulator(clock=clock, quirks=quirks) as simulator:
+        simulator.agent("my-agent", lambda _prompt, _turn: script(rng))  # type: ignore[operator]
+        simulator.intercept = intercept  # type: ignore[assignment]
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
+            prompts = (str(number) for number in range(many * rounds))
+            replies = [outcome async for outcome in nairi.ask_many("my-agent", prompts, limit=many)]
+            assert [outcome.error for outcome in replies if outcome.error] == []
+            assert sorted(int(outcome.prompt) for outcome in replies) == list(range(many * rounds))
+            assert len(simulator.prompts) == many * rounds
+            return simulator, nairi.stats.discovery_delay or 0.0
+
+
+def listings(simulator: Simulator) -> int:
+    return sum("/agents/" in seen.path for seen in simulator.requests)
+
+
+@pytest.mark.anyio
+async def test_a_true_listing_replaces_looks() -> None:
+    """Where completions move it, conversations cost a fraction of the requests, at the same delay."""
+    with_feed, delay = await asked(Quirks(updated_at_moves="completion"))
+    without, plain_delay = await asked(Quirks(listing=False))
+    assert len(with_feed.requests) < 0.4 * len(without.requests)
+    assert delay < 1.3
+    assert plain_delay < 1.3
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("quirks", "reason"),
+    [
+        (Quirks(updated_at_moves="never"), "did not announce a change"),
+        (Quirks(listing=False), "cannot be read"),
+    ],
+    ids=["lies", "missing"],
+)
+async def test_a_useless_listing_is_dropped_and_said_so_once(
+    quirks: Quirks, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A listing that lies or is not there is switched off with one record, and costs hardly anything."""
+    caplog.set_level(logging.WARNING, logger="nairi_async.watching.feed")
+    simulator, delay = await asked(quirks)
+    records = [record for record in caplog.records if "ends of turns" in record.getMessage()]
+    assert len(records) == 1
+    assert reason in records[0].getMessage()
+    assert listings(simulator) < 0.1 * len(simulator.requests)
+    assert delay < 1.5
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "quirks",
+    [
+        Quirks(updated_at_moves="progress"),
+        Quirks(updated_at_moves="reply", clock_skew=-3600),
+        Quirks(updated_at_moves="completion", clock_skew=3600),
+        Quirks(updated_at_moves="completion", stale_by=3, stale_every=2),
+        Quirks(updated_at_moves="reply", timestamps="omitted"),
+    ],
+    ids=str,
+)
+async def test_nothing_is_lost_whatever_the_listing_does(quirks: Quirks) -> None:
+    """Skewed clocks, stale answers, busy agents: every reply comes, never for more than a tenth above plain looking."""
+    simulator, _ = await asked(quirks, script=chatty)
+    without, _ = await asked(Quirks(listing=False), script=chatty)
+    assert len(simulator.requests) < 1.15 * len(without.requests)
+
+
+@pytest.mark.anyio
+async def test_a_listing_that_begins_to_lie_is_found_out() -> None:
+    """Trusted, then silent: the looks that verify find it out, and every turn is still found."""
+    calls = 0
+
+    async def silent_later(request: web.Request) -> web.StreamResponse | None:
+        nonlocal calls
+        if "/agents/" not in request.path:
+            return None
+        calls += 1
+        return web.json_response({"conversations": []}) if calls > 30 else None
+
+    simulator, _ = await asked(Quirks(updated_at_moves="completion"), intercept=silent_later)
+    assert 30 < calls < 400
+    assert len(simulator.prompts) == 120
+
+
+@pytest.mark.anyio
+async def test_failing_readings_do_not_fail_watchers() -> None:
+    """A listing that breaks down now and then is read again; one that stays broken is given up. No turn notices."""
+
+    async def broken(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=502, text="<html>") if "/agents/" in request.path else None
+
+    simulator, delay = await asked(Quirks(), intercept=broken)
+    assert listings(simulator) < 60
+    assert delay < 1.5
+
+
+@pytest.mark.anyio
+async def test_foreign_jobs_do_no_harm() -> None:
+    """Thousands of conversations of the same agent that somebody else began are read over and not followed."""
+    clock = VirtualClock()
+    async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion")) as simulator:
+        simulator.agent("my-agent", [Say("done", after=30)])
+        for _ in range(1500):
+            simulator.foreign_job("my-agent")
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
+            prompts = (str(number) for number in range(200))
+            outcomes = [outcome async for outcome in nairi.ask_many("my-agent", prompts, limit=50)]
+        assert all(outcome.reply for outcome in outcomes)
+        assert not [seen for seen in simulator.requests if seen.status != 200 and seen.method == "GET"]
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_leader_hands_over() -> None:
+    """Whoever reads the listing for all may be cancelled at any time; the others are still woken."""
+    clock = VirtualClock()
+    async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion")) as simulator:
+        simulator.agent("my-agent", lambda prompt, _: [Say("done", after=float(prompt))])
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
+            async for _ in nairi.ask_many("my-agent", ["20"] * 60, limit=20):
+                pass  # the listing becomes trusted
+            feed = nairi._discovery.feeds.of("my-agent")
+            assert feed is not None
+            assert feed.ends.standing is Standing.TRUSTED
+            tasks = [asyncio.create_task(nairi.ask("my-agent", "100")) for _ in range(15)]
+            cancelled: Sequence[asyncio.Task[object]] = tasks[:14]
+            for task in cancelled:
+                await clock.sleep(3)
+                task.cancel()
+            assert (await tasks[14]).text == "done"
+            await asyncio.gather(*cancelled, return_exceptions=True)
+            assert not feed._waiters
+            assert feed._leader is None

@@ -1,0 +1,168 @@
+"""Many conversations at once: bounded, lazy, fair, each failure its own (design sections 1 and 5)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nairi_async import InvalidArgumentError, NairiSession, TurnFailedError, WatchTimeoutError
+from nairi_async.testing import Done, Fail, Say, Simulator
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from nairi_async.testing import VirtualClock
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def echo(simulator: Simulator) -> Simulator:
+    """An agent that answers the sooner the smaller the number it is asked, and fails at 13."""
+
+    def script(prompt: str, _: int) -> list[Say | Fail]:
+        return [Fail("unlucky", after=1)] if prompt == "13" else [Say(f"re {prompt}", after=1 + int(prompt))]
+
+    return simulator.agent("my-agent", script)
+
+
+async def test_outcomes_come_as_each_ends(nairi: NairiSession, echo: Simulator) -> None:
+    """Each outcome knows its prompt, its place and its turn; those that end first come first."""
+    outcomes = [outcome async for outcome in nairi.ask_many("my-agent", ["50", "5", "20"])]
+    assert [(outcome.index, outcome.prompt) for outcome in outcomes] == [(1, "5"), (2, "20"), (0, "50")]
+    assert [outcome.reply.text for outcome in outcomes if outcome.reply] == ["re 5", "re 20", "re 50"]
+    assert {outcome.turn.message_id for outcome in outcomes if outcome.turn} == {
+        asked.message_id for asked in echo.prompts
+    }
+
+
+async def test_one_failure_costs_no_other(nairi: NairiSession, echo: Simulator) -> None:
+    """A failed turn and a bad prompt are errors in their own outcomes; the others have replies."""
+    outcomes = {outcome.prompt: outcome async for outcome in nairi.ask_many("my-agent", ["1", "13", " ", "2"])}
+    assert isinstance(outcomes["13"].error, TurnFailedError)
+    assert outcomes["13"].turn is not None
+    assert isinstance(outcomes[" "].error, InvalidArgumentError)
+    assert [outcomes[prompt].error for prompt in "12"] == [None, None]
+
+
+async def test_a_timeout_is_each_prompts_own(nairi: NairiSession, echo: Simulator) -> None:
+    """A prompt that takes too long ends with its error and its turn, and the rest goes on."""
+    outcomes = {outcome.prompt: outcome async for outcome in nairi.ask_many("my-agent", ["100", "1"], timeout=20)}
+    assert isinstance(outcomes["100"].error, WatchTimeoutError)
+    assert outcomes["100"].turn is not None
+    assert outcomes["1"].reply is not None
+
+
+async def test_prompts_are_read_lazily_and_within_the_limit(nairi: NairiSession, echo: Simulator) -> None:
+    """From a million prompts only as many are taken as may go on at once, whoever is slow."""
+    taken = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal taken
+        for _ in range(1_000_000):
+            taken += 1
+            yield "1"
+
+    outcomes = nairi.ask_many("my-agent", endless(), limit=7)
+    assert taken == 0
+    for count in range(1, 20):
+        await anext(outcomes)
+        assert taken <= count + 7
+    await outcomes.aclose()
+    assert len(echo.prompts) <= 27
+    assert [outcome async for outcome in outcomes] == []
+
+
+async def test_prompts_may_come_from_an_async_source(nairi: NairiSession, echo: Simulator, clock: VirtualClock) -> None:
+    """Outcomes are not held up by a source that takes its time, and its error comes last."""
+
+    async def slow() -> AsyncIterator[str]:
+        yield "1"
+        await clock.sleep(100)
+        yield "2"
+        raise LookupError("the source broke")
+
+    outcomes = nairi.ask_many("my-agent", slow())
+    assert (await anext(outcomes)).prompt == "1"
+    assert clock.monotonic() < 10
+    assert (await anext(outcomes)).prompt == "2"
+    with pytest.raises(LookupError):
+        await anext(outcomes)
+    with pytest.raises(StopAsyncIteration):
+        await anext(outcomes)
+
+
+@pytest.mark.parametrize("way", ["break", "aclose", "async with"])
+async def test_nothing_goes_on_when_nobody_listens(nairi: NairiSession, echo: Simulator, way: str) -> None:
+    """Left by break, closed or left by its block: all tasks end at once."""
+    before = asyncio.all_tasks()
+    if way == "async with":
+        async with nairi.ask_many("my-agent", ["1", "500", "900"]) as outcomes:
+            await anext(outcomes)
+    elif way == "aclose":
+        outcomes = nairi.ask_many("my-agent", ["1", "500", "900"])
+        await anext(outcomes)
+        await outcomes.aclose()
+    else:
+        async for _ in nairi.ask_many("my-agent", ["1", "500", "900"]):
+            break
+    leftover = asyncio.all_tasks() - before
+    await asyncio.wait(leftover, timeout=1) if leftover else None
+    assert not {task for task in leftover if not task.done() and "many" in repr(task)}
+
+
+async def test_a_cancelled_step_loses_no_outcome(nairi: NairiSession, echo: Simulator) -> None:
+    """wait_for around a step may time out again and again; every outcome still comes once."""
+    outcomes = nairi.ask_many("my-agent", [str(number) for number in range(10)])
+    seen: list[str] = []
+    while len(seen) < 10:
+        try:
+            seen.append((await asyncio.wait_for(anext(outcomes), 0.001)).prompt)
+        except TimeoutError:
+            continue
+    assert sorted(seen) == sorted(str(number) for number in range(10))
+
+
+async def test_watch_many_gives_each_message_with_its_turn(nairi: NairiSession, echo: Simulator) -> None:
+    """All messages of all turns come, each once; a turn that failed is in `errors` and stops no other."""
+    turns = [await nairi.start("my-agent", prompt) for prompt in ("3", "13", "1")]
+    async with nairi.watch_many([*turns, turns[0]]) as stream:
+        seen = [(turn, message.content) async for turn, message in stream]
+    assert sorted(content for _, content in seen) == ["nairid encountered error: unlucky", "re 1", "re 3"]
+    assert dict(seen)[turns[0]] == "re 3"
+    assert list(stream.errors) == [turns[1]]
+    assert isinstance(stream.errors[turns[1]], TurnFailedError)
+
+
+async def test_leaving_watch_many_ends_its_tasks(nairi: NairiSession, simulator: Simulator) -> None:
+    """After the block nothing polls on."""
+    simulator.agent("my-agent", [Say("one"), Done(after=10_000)])
+    turns = [await nairi.start("my-agent", "go") for _ in range(5)]
+    before = asyncio.all_tasks()
+    async with nairi.watch_many(turns) as stream:
+        await anext(stream)
+    assert not {task for task in asyncio.all_tasks() - before if "many" in repr(task)}
+    with pytest.raises(InvalidArgumentError):
+        await anext(nairi.watch_many(turns))
+
+
+async def test_hundreds_at_once(nairi: NairiSession, simulator: Simulator) -> None:
+    """Five hundred prompts in one go: all answered once, over no more than the stated connections."""
+    simulator.agent("my-agent", lambda prompt, _: [Say(prompt, after=3 + int(prompt) % 7)])
+    prompts = [str(number) for number in range(500)]
+    replies = [outcome.reply.text async for outcome in nairi.ask_many("my-agent", prompts, limit=500) if outcome.reply]
+    assert sorted(replies) == sorted(prompts)
+    assert len(simulator.prompts) == 500
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "3", True])
+async def test_bad_limits_and_prompts_are_refused(nairi: NairiSession, limit: object) -> None:
+    """A limit is a whole number of at least one; a single string is not an iterable of prompts."""
+    with pytest.raises(InvalidArgumentError):
+        nairi.ask_many("my-agent", ["a"], limit=limit)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError):
+        nairi.ask_many("my-agent", "a single prompt")
+    with pytest.raises(InvalidArgumentError):
+        nairi.watch_many(["job_1"])  # type: ignore[list-item]
