@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -15,6 +16,8 @@ Duration = float | timedelta
 
 MAX_ATTACHMENTS: Final = 10
 """Attachment ids that one prompt may carry (api: attachments)."""
+# What every id of the service looks like: the check of each character is for the others.
+_PLAIN_ID: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def seconds(value: Duration) -> float:
@@ -68,6 +71,8 @@ def identifier(name: str, value: object) -> str:
     """An id or slug that can stand in a path; ids are opaque, so only what no id can be is refused."""
     if not isinstance(value, str):
         raise InvalidArgumentError(f"{name} is a string, not {type(value).__name__}")
+    if _PLAIN_ID.fullmatch(value):
+        return value
     if not value or value in {".", ".."} or any(_unfit(character) for character in value):
         raise InvalidArgumentError(f"{name} {value[:80]!r} is no id: it is empty, a dot, or holds spaces or controls")
     return value

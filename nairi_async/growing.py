@@ -7,10 +7,8 @@ assumed: any edit shortens the common part, and whatever is not the plain docume
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_right
-from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from nairi_async import wire
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 _HEAD: Final = re.compile(r'\s*\{\s*"messages"\s*:\s*\[\s*')
 _COMMA: Final = re.compile(r"\s*,\s*")
 _FOOT: Final = re.compile(r"\s*\]\s*\}\s*\Z")
-_DECODER: Final = json.JSONDecoder(parse_float=Decimal, parse_int=wire.integer, parse_constant=wire.no_number)
 
 
 class GrowingTimeline:
@@ -62,7 +59,7 @@ class GrowingTimeline:
         position = self._ends[-1] if self._ends else -1
         while (begin := self._next_entry(text, position)) >= 0:
             try:
-                entry, position = _DECODER.raw_decode(text, begin)
+                entry, position = wire.DECODER.raw_decode(text, begin)
             except (ValueError, ArithmeticError, RecursionError):
                 return False
             if not isinstance(entry, dict):

@@ -22,6 +22,8 @@ VALUES: dict[str, Any] = {
     "sent": True,
     "is_lasting": True,
     "excerpt": "<html>",
+    "agent_id": "refnd-agent",
+    "close_names": ("refund-agent",),
     "turn": TURN,
     "messages": (SAID,),
     "cursor": "cmsg_9",

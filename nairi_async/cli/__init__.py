@@ -138,6 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--attachment-id", dest="attachment_ids", action="append", default=[], metavar="ID", help="an uploaded file"
     )
+    command.add_argument(
+        "--attach", dest="attachments", action="append", default=[], metavar="FILE", help="a file to upload first"
+    )
     _add_polling(command, json_of="the reply")
 
     command = _command(commands, "watch", watch, "print the messages of a conversation as they come")

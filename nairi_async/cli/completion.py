@@ -34,6 +34,8 @@ class Command:
 
     word: Word
     options: tuple[Word, ...]
+    values: tuple[str, ...] = ()
+    """What may stand as its argument, where that is a closed set."""
 
 
 def completion(options: argparse.Namespace) -> None:
@@ -52,10 +54,15 @@ def _commands(parser: argparse.ArgumentParser) -> tuple[Command, ...]:
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
             told = {choice.dest: choice.help or "" for choice in action._choices_actions}  # noqa: SLF001 - as above
             found += [
-                Command(Word((name,), told.get(name, "")), _options(command))
+                Command(Word((name,), told.get(name, "")), _options(command), _values(command))
                 for name, command in action.choices.items()
             ]
     return tuple(found)
+
+
+def _values(parser: argparse.ArgumentParser) -> tuple[str, ...]:
+    positional = (action for action in parser._actions if not action.option_strings)  # noqa: SLF001 - as above
+    return tuple(str(choice) for action in positional for choice in action.choices or ())
 
 
 def _options(parser: argparse.ArgumentParser) -> tuple[Word, ...]:
@@ -90,11 +97,18 @@ def _bash(options: Sequence[Word], commands: Sequence[Command]) -> str:
         *(f'    {command.word.names[0]}) words="{_names(command.options)}" ;;' for command in commands),
         "  esac",
         '  if [[ -n "$command" && "$current" != -* ]]; then words=""; fi',
+        '  case "$command $current" in',
+        *(
+            f'    "{command.word.names[0]} "*) words="{" ".join(command.values)}" ;;'
+            for command in commands
+            if command.values
+        ),
+        "  esac",
         '  case "$previous" in',
         *(f'    {name}) words="{" ".join(choices)}" ;;' for name, choices in values.items()),
         "  esac",
-        # Without words of ours, -o default completes file names.
-        '  mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")',
+        # Without words of ours, -o default completes file names. No mapfile: the bash of macOS does not know it.
+        '  COMPREPLY=($(compgen -W "$words" -- "$current"))',
         "}",
         f"complete -o default -F {_FUNCTION} {PROGRAM}",
     ]
@@ -106,6 +120,9 @@ def _zsh(options: Sequence[Word], commands: Sequence[Command]) -> str:
         told = word.told.replace("\\", "\\\\").replace("[", "\\[").replace("]", "\\]").replace(":", "\\:")
         value = f":value:({' '.join(word.choices)})" if word.choices else ":value:_files" if word.takes_value else ""
         return [shlex.quote(f"{name}[{told}]{value}") for name in word.names]
+
+    def positional(command: Command) -> str:
+        return shlex.quote(f"*:argument:({' '.join(command.values)})" if command.values else "*:argument:_files")
 
     def arguments(words: Sequence[Word]) -> str:
         return " ".join(part for word in words for part in argument(word))
@@ -126,7 +143,7 @@ def _zsh(options: Sequence[Word], commands: Sequence[Command]) -> str:
         "    argument)",
         '      case "$line[1]" in',
         *(
-            f"        {command.word.names[0]}) _arguments {arguments(command.options)} '*:argument:_files' ;;"
+            f"        {command.word.names[0]}) _arguments {arguments(command.options)} {positional(command)} ;;"
             for command in commands
         ),
         "      esac ;;",
@@ -155,7 +172,10 @@ def _fish(options: Sequence[Word], commands: Sequence[Command]) -> str:
     for command in commands:
         name = command.word.names[0]
         lines.append(f"complete -c {PROGRAM} -f -n __fish_use_subcommand -a {name} -d {quoted(command.word.told)}")
-        lines += [option(word, quoted(f"__fish_seen_subcommand_from {name}")) for word in command.options]
+        seen = quoted(f"__fish_seen_subcommand_from {name}")
+        lines += [option(word, seen) for word in command.options]
+        if command.values:
+            lines.append(f"complete -c {PROGRAM} -f -n {seen} -a {quoted(' '.join(command.values))}")
     return "\n".join(lines)
 
 

@@ -99,9 +99,9 @@ async def _upload(nairi: NairiSession, options: Namespace) -> None:
     screen = Screen.on(sys.stdout)
     table = Table(screen, ("ID", "FILE"))
     for name in options.files:
-        is_stdin = name == "-" and sys.stdin is not None
-        source = sys.stdin.buffer if is_stdin else name
-        attachment_id = await nairi.upload(source, filename=options.filename or ("stdin" if is_stdin else None))
+        stdin = sys.stdin.buffer if name == "-" and sys.stdin is not None else None
+        filename = options.filename or (None if stdin is None else "stdin")
+        attachment_id = await nairi.upload(name if stdin is None else stdin, filename=filename)
         table.fit([(attachment_id, name)])
         if options.json:
             screen.show(_json(attachment_id=attachment_id, file=name))

@@ -39,7 +39,11 @@ async def _ask(session: NairiSession, prompt: str, options: Namespace) -> None:
     narrator = Narrator(err, SystemClock())
     async with session as nairi:
         turn = await nairi.start(
-            options.agent, prompt, ask_mode=options.ask_mode, attachment_ids=options.attachment_ids
+            options.agent,
+            prompt,
+            ask_mode=options.ask_mode,
+            attachment_ids=options.attachment_ids,
+            attachments=options.attachments,
         )
         err.show(clean(f"job {turn.job_id}"), "dim")
         try:

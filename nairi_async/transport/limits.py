@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Callable
+    from types import TracebackType
 
     from nairi_async.clock import Clock
 
@@ -67,28 +67,35 @@ class Limiter:
         """Hold every call of the session back: a limit is the key's, not the request's."""
         self._gate.quiet(self._clock.monotonic(), seconds)
 
-    @asynccontextmanager
-    async def slot(self, deadline: float) -> AsyncGenerator[None]:
+    def slot(self, deadline: float) -> _Slot:
         """The right to have one request under way; `TimeoutError` where the gate stays shut until the deadline.
 
         Waiting for another request to end is bounded by that request's own timeout, not by the deadline.
         """
+        return _Slot(self, deadline)
+
+    async def enter(self, deadline: float) -> None:
+        """Wait for a slot; see `slot`."""
         self.waiting += 1
-        is_waiting = True
         try:
             # The connection first, so that whoever gets one meets the gate as it is then.
-            async with self._slots:
+            await self._slots.acquire()
+            try:
                 if self._turnstile is None:
                     await self._until_open(deadline)
                 else:
                     async with self._turnstile:
                         await self._until_open(deadline)
                         self._gate.leave(self._clock.monotonic())
-                self.waiting -= 1
-                is_waiting = False
-                yield
+            except BaseException:
+                self._slots.release()
+                raise
         finally:
-            self.waiting -= is_waiting
+            self.waiting -= 1
+
+    def leave(self) -> None:
+        """Give a slot back."""
+        self._slots.release()
 
     async def _until_open(self, deadline: float) -> None:
         while (shut := self._shut_for(self._clock.monotonic())) > 0:
@@ -99,3 +106,21 @@ class Limiter:
 
     def _shut_for(self, now: float) -> float:
         return max(self._gate.wait(now), self._gate.closed_for(now, self._random()))
+
+
+class _Slot:
+    """A slot as a context: a class, because a generator would cost several times as much at each request."""
+
+    __slots__ = ("_deadline", "_limiter")
+
+    def __init__(self, limiter: Limiter, deadline: float) -> None:
+        self._limiter = limiter
+        self._deadline = deadline
+
+    async def __aenter__(self) -> None:
+        await self._limiter.enter(self._deadline)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._limiter.leave()

@@ -189,10 +189,10 @@ class Feed:
         self._failures += 1
         is_passing = isinstance(error, NairiError) and is_transient(error, repeatable=True, unreadable=True)
         if not is_passing or self._failures >= _PATIENCE:
-            for trust in (self.ends, self.messages):
-                if trust.standing is not Standing.OFF:
-                    trust.switch_off(f"it cannot be read: {error}")
-                    self._tell(trust)
+            self.ends.switch_off("it cannot be read")
+            self.messages.switch_off("it cannot be read")
+            log.warning("the listing of agent %s is not used any more: it cannot be read: %s", self._agent_id, error)
+            self._wake_all()
 
     def _tell(self, trust: Trust) -> None:
         what = "ends of turns" if trust is self.ends else "messages"
@@ -205,6 +205,8 @@ class Feed:
     def found(self, trust: Trust, job: Announced, alive: float, found: float) -> None:
         """A look has found by itself what should have been announced."""
         before = trust.standing
+        if before is Standing.ON_TRIAL and len(self._jobs) < _WORTHWHILE:
+            return  # It is not read now, so it can neither prove true nor fail.
         trust.found(job, alive, found)
         if trust.standing is not before:
             self._tell(trust)

@@ -1,0 +1,191 @@
+"""What the library adds to aiohttp: import, one request, a growing timeline, a waiting conversation.
+
+    python benchmarks/bench_micro.py
+
+Each figure is the median of several rounds in which both sides take turns, so that only ratios are compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import multiprocessing
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from nairi_async import NairiSession, Turn, wire
+from nairi_async.growing import GrowingTimeline
+from nairi_async.testing import Done, Simulator
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+ROUNDS = 7
+MESSAGE = {
+    "id": "cmsg_01KRK1V475HBTME8QJQMAPWK16",
+    "job_id": "job_01KRK1V46BXS73CSNK2VR35NPJ",
+    "content": "Your task description",
+    "role": "user",
+    "status": "pending",
+    "created_at": "2026-04-12T18:45:12.000Z",
+    "updated_at": "2026-04-12T18:45:12.000Z",
+}
+BODY = json.dumps(MESSAGE).encode()
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+LOCATION = "/messages/cmsg_01KRK1V475HBTME8QJQMAPWK16"
+
+
+def _serve(pipe: Any) -> None:
+    """The leanest server there can be, in a process of its own: the same answer to everything."""
+
+    class Same(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport: Any = transport
+
+        def data_received(self, data: bytes) -> None:
+            self.transport.write(ANSWER * data.count(b"\r\n\r\n"))
+
+    async def main() -> None:
+        server = await asyncio.get_running_loop().create_server(Same, "127.0.0.1", 0)
+        pipe.send(server.sockets[0].getsockname()[1])
+        await asyncio.to_thread(pipe.recv)
+
+    asyncio.run(main())
+
+
+async def _many(call: Callable[[], Awaitable[object]], count: int, at_once: int) -> float:
+    """CPU microseconds for each of so many calls."""
+
+    async def worker() -> None:
+        for _ in range(count // at_once):
+            await call()
+
+    gc.collect()
+    began = time.process_time()
+    await asyncio.gather(*(worker() for _ in range(at_once)))
+    return (time.process_time() - began) / count * 1e6
+
+
+async def requests(port: int) -> list[tuple[str, float, float]]:
+    """A small typed read beside bare aiohttp and json."""
+    url = f"http://127.0.0.1:{port}"
+    rows = []
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=100)) as http,
+        NairiSession("nr_key", base_url=url) as nairi,
+    ):
+        headers = {"Authorization": "Bearer nr_key"}
+
+        async def bare() -> object:
+            async with http.get(f"{url}/api/public/v1{LOCATION}", headers=headers) as answer:
+                return json.loads(await answer.read())
+
+        poll = nairi._discovery.reads.message(MESSAGE["id"])  # noqa: SLF001 - the read that polling makes
+
+        async def typed() -> object:
+            return await nairi.message(MESSAGE["id"])
+
+        async def polled() -> object:
+            return await poll.since(time.monotonic(), deadline=float("inf"))
+
+        for name, ours, at_once in (("one typed read", typed, 100), ("one unchanged poll", polled, 1)):
+            mine, theirs = [], []
+            for _ in range(ROUNDS):
+                theirs.append(await _many(bare, 2000, at_once))
+                mine.append(await _many(ours, 2000, at_once))
+            rows.append((f"{name}, {at_once} at once, us CPU", statistics.median(mine), statistics.median(theirs)))
+    return rows
+
+
+def growing() -> tuple[str, float, float]:
+    """A conversation that grows to 2,000 messages, a read for every ten: all reads together."""
+    messages = [{**MESSAGE, "id": f"cmsg_{number:026}", "content": "x" * 250} for number in range(2000)]
+    bodies = [json.dumps({"messages": messages[:count]}).encode() for count in range(10, 2001, 10)]
+    mine, theirs = [], []
+    for _ in range(3):
+        began = time.process_time()
+        for body in bodies:
+            wire.decode_timeline(body)
+        theirs.append(time.process_time() - began)
+        began, decoder = time.process_time(), GrowingTimeline()
+        for body in bodies:
+            decoder.decode(body)
+        mine.append(time.process_time() - began)
+    return "growing to 2,000 messages, ms CPU", statistics.median(mine) * 1e3, statistics.median(theirs) * 1e3
+
+
+async def waiting() -> tuple[str, float, float]:
+    """Memory of a conversation that waits, beside a task that only sleeps."""
+    count = 5000
+    async with Simulator() as simulator, NairiSession(simulator.api_key, base_url=simulator.url) as nairi:
+        simulator.agent("my-agent", [Done(after=1e6)])
+        turn = await nairi.start("my-agent", "wait")
+        turns = [Turn(turn.job_id, turn.message_id, agent_id="my-agent") for _ in range(count)]
+
+        async def grown(work: Callable[[int], Awaitable[object]]) -> float:
+            gc.collect()
+            before = _resident()
+            tasks = [asyncio.ensure_future(work(number)) for number in range(count)]
+            await asyncio.sleep(2)
+            size = (_resident() - before) / count
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            return size
+
+        await grown(lambda _: asyncio.sleep(60))
+        mine = await grown(lambda number: nairi.wait(turns[number]))
+        theirs = await grown(lambda _: asyncio.sleep(60))
+    return "a waiting conversation, KB", mine / 1024, theirs / 1024
+
+
+def _resident() -> float:
+    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - Linux only, and as plain as can be
+        return float(statm.read().split()[1]) * resource.getpagesize()
+
+
+def importing() -> list[tuple[str, float, float]]:
+    """Time and memory of the import beside aiohttp's."""
+    code = (
+        "import time; began = time.perf_counter(); import {0}; took = time.perf_counter() - began; "
+        "print(took, int(open('/proc/self/statm').read().split()[1]) * 4096)"
+    )
+    seen: dict[str, list[tuple[float, float]]] = {"nairi_async": [], "aiohttp": []}
+    for _ in range(ROUNDS):
+        for module, found in seen.items():
+            printed = subprocess.run(  # noqa: S603 - our own interpreter
+                [sys.executable, "-c", code.format(module)], capture_output=True, text=True, check=True
+            ).stdout.split()
+            found.append((float(printed[0]), float(printed[1])))
+    time_, memory = (
+        [statistics.median(entry[part] for entry in seen[module]) for module in ("nairi_async", "aiohttp")]
+        for part in (0, 1)
+    )
+    return [
+        ("import, ms", time_[0] * 1e3, time_[1] * 1e3),
+        ("import, memory of the process in MB", memory[0] / 2**20, memory[1] / 2**20),
+    ]
+
+
+def main() -> None:
+    """Print one table: ours, the other, and the ratio."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    server = context.Process(target=_serve, args=(there,), daemon=True)
+    server.start()
+    print(f"{'':<42}{'ours':>10}{'bare':>10}{'ratio':>8}")
+    rows = [*importing(), *asyncio.run(requests(here.recv())), growing(), asyncio.run(waiting())]
+    here.send(None)
+    for name, mine, theirs in rows:
+        print(f"{name:<42}{mine:>10.1f}{theirs:>10.1f}{mine / theirs:>8.2f}")
+
+
+if __name__ == "__main__":
+    main()
