@@ -108,6 +108,8 @@ class _Stage:
             case Fail():
                 self.ended, self.status = self.at, "failed"
                 self._show("system", [Phase(self.at, "completed", error_notice(step.text))])
+            case _:
+                raise TypeError(f"{type(step).__name__} is no step that can be played")
 
     def _show(self, role: str, phases: list[Phase], fields: Mapping[str, object] | None = None) -> None:
         """Put a message into the timeline, unless its time never comes."""

@@ -177,3 +177,13 @@ def test_ids_sort_by_time(times: list[float]) -> None:
 def test_timestamps_have_milliseconds() -> None:
     """Times are RFC 3339 in UTC with milliseconds and Z."""
     assert stamp(1_776_019_512.0004) == "2026-04-12T18:45:12.000Z"
+
+
+def test_a_step_of_ones_own_is_refused() -> None:
+    """A class that only claims to be a step of a script cannot be played, and says so."""
+
+    class Dance(ScriptStep):
+        after = 0.0
+
+    with pytest.raises(TypeError, match="Dance"):
+        play(Dance())
