@@ -32,6 +32,7 @@ from nairi_async.errors import (
 )
 from nairi_async.listing.checkpoint import Checkpoint
 from nairi_async.listing.listing import ConversationListing, Sync
+from nairi_async.many import AskMany, WatchMany
 from nairi_async.models import (
     UNSET,
     Agent,
@@ -46,20 +47,23 @@ from nairi_async.models import (
 )
 from nairi_async.session import NairiSession
 from nairi_async.toolcalls import ActivityNode, ToolCall
+from nairi_async.transport.meter import Stats
 from nairi_async.transport.retry import RetryPolicy
 from nairi_async.usage import UsageReport, UsageShare
-from nairi_async.watching.cadence import Polling
+from nairi_async.watching.cadence import Cadence, Polling
 from nairi_async.watching.watch import Watch
 
-__all__ = [  # noqa: RUF022 - in the order of sorted(), constants included
+__all__ = [  # noqa: RUF022 - in Python's own order
     "Activity",
     "ActivityNode",
     "Agent",
     "AgentNotFoundError",
+    "AskMany",
     "Attachment",
     "AttachmentExistsError",
     "AuthenticationError",
     "BadRequestError",
+    "Cadence",
     "Checkpoint",
     "ConfigurationError",
     "ConnectionFailedError",
@@ -87,6 +91,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted(), constants included
     "ServerError",
     "ServerOutcomeError",
     "SessionClosedError",
+    "Stats",
     "StatusError",
     "Sync",
     "ToolCall",
@@ -98,6 +103,7 @@ __all__ = [  # noqa: RUF022 - in the order of sorted(), constants included
     "UsageReport",
     "UsageShare",
     "Watch",
+    "WatchMany",
     "WatchTimeoutError",
 ]
 
