@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import define
 
 from nairi_async import checks
-from nairi_async.errors import NairiError
+from nairi_async.errors import NairiError, WatchTimeoutError
 from nairi_async.watching.watch import DEFAULT_TIMEOUT, Watch
 
 if TYPE_CHECKING:
@@ -134,6 +134,16 @@ class Conversation:
         if self._open is turn:
             self._open = None
 
+    async def _wait_in_line(self, sending: _Sending) -> None:
+        """Wait until nothing runs; a prompt whose time is over by then is not sent any more."""
+        try:
+            await self._until_idle(self._remaining(sending))
+        except WatchTimeoutError as error:
+            told = "the prompt was not sent: the turn before it has not ended within the timeout"
+            raise WatchTimeoutError(told, None, error.status) from error
+        if self._remaining(sending) <= 0 < sending.timeout:
+            raise WatchTimeoutError("the prompt was not sent: its turn has not come within the timeout")
+
     async def _until_idle(self, timeout: float) -> None:
         """Wait until nothing that was sent before may still run."""
         if self._is_in_doubt and self._job_id is not None:
@@ -151,11 +161,11 @@ class Conversation:
             if dispatch is None or dispatch.is_unsent:
                 # In its place in the order, and while the turn before may still run.
                 files = await sending.attaching.ids(deadline=sending.deadline)
-                await self._until_idle(self._remaining(sending))
+                await self._wait_in_line(sending)
                 # Made only now, and anew after a cancellation: another prompt may have begun the conversation.
                 dispatch = sending.dispatch = self._dispatch(sending.prompt, files)
             try:
-                turn = await dispatch.send()
+                turn = await dispatch.send(deadline=sending.deadline)
             finally:
                 self._is_in_doubt = self._is_in_doubt or dispatch.is_in_doubt
             self._turn = self._open = turn

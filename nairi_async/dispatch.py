@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 from attrs import evolve
@@ -44,7 +45,7 @@ class Dispatch:
         """The first prompt of a new conversation."""
         body = encode_start(agent_id, prompt, ask_mode=ask_mode, attachment_ids=attachment_ids)
         location = path("conversations", "start")
-        request = Request(method="POST", path=location, body=body, repeatable=False)
+        request = Request(method="POST", path=location, body=body, repeatable=False, is_dated=True)
         return cls(discovery, request, agent_id, is_first=True)
 
     @classmethod
@@ -60,7 +61,7 @@ class Dispatch:
         """A further prompt of a conversation."""
         body = encode_continue(prompt, attachment_ids=attachment_ids)
         location = path("conversations", job_id, "continue")
-        request = Request(method="POST", path=location, body=body, repeatable=False)
+        request = Request(method="POST", path=location, body=body, repeatable=False, is_dated=True)
         return cls(discovery, request, agent_id, is_first=False)
 
     @property
@@ -68,8 +69,8 @@ class Dispatch:
         """Whether the prompt provably does not run."""
         return self._turn is None and not self.is_in_doubt
 
-    async def send(self) -> Turn:
-        """The turn; sends the prompt unless it was sent before.
+    async def send(self, *, deadline: float = math.inf) -> Turn:
+        """The turn; sends the prompt unless it was sent before, and tries no more after the deadline.
 
         Raises:
             OutcomeUnknownError: it was sent, and whether it runs is not known; also at every later call.
@@ -83,7 +84,7 @@ class Dispatch:
             )
         began = self._discovery.clock.monotonic()
         try:
-            turn = await self._discovery.caller.call(self._request, decode_turn)
+            turn = await self._discovery.caller.call(self._request, decode_turn, deadline=deadline)
         except OutcomeUnknownError:
             self.is_in_doubt = True
             raise

@@ -6,11 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from aiohttp import web
 
 from nairi_async import (
     InvalidArgumentError,
     NairiSession,
     OutcomeUnknownError,
+    RateLimitedError,
     RetryPolicy,
     TurnFailedError,
     WatchTimeoutError,
@@ -18,8 +20,6 @@ from nairi_async import (
 from nairi_async.testing import Done, Fail, Quirks, Say, Simulator
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from nairi_async.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
@@ -151,3 +151,17 @@ async def test_bad_prompts_are_refused_at_the_call(nairi: NairiSession, simulato
         await conversation.ask("a", attachment_ids=["x"] * 11)
     assert simulator.requests == []
     assert repr(conversation) == "Conversation(agent_id='my-agent', job_id=None)"
+
+
+async def test_a_timeout_covers_the_prompt_itself(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock
+) -> None:
+    """A service that goes on refusing the prompt is not tried beyond the timeout."""
+
+    async def refuse(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"error": "slow down"}, status=429, headers={"Retry-After": "1"})
+
+    simulator.intercept = refuse
+    with pytest.raises(RateLimitedError):
+        await nairi.ask("my-agent", "a", timeout=4)
+    assert clock.monotonic() <= 4

@@ -143,14 +143,19 @@ class TestTrust:
         for number in range(64):
             moment = number * 0.0631
             clock.observe(float(math.floor(1000.0 + moment)), moment)
-        job = Announced("job", prompted=3.95)
-        assert not job.announce(datetime.fromtimestamp(1003.93, UTC), 5.0, clock.at)
-        assert job.announce(datetime.fromtimestamp(1003.93, UTC), 5.0, clock.at)
-        short = Announced("job", prompted=3.95)
-        assert short.announce(datetime.fromtimestamp(1004.4, UTC), 5.0, clock.at)
-        unsure = Announced("job", prompted=3.95)
-        assert unsure.announce(datetime.fromtimestamp(1003.93, UTC), 5.0, ServerClock().at)
-        assert unsure.is_doubtful
+
+        def announced(at: float, status: str = "active", known: ServerClock = clock) -> Announced:
+            job = Announced("job", prompted=(3.9, 3.95))
+            changed = ConversationSummary(id="job", status=status, updated_at=datetime.fromtimestamp(at, UTC))
+            job.announce(changed, 5.0, known.at)
+            return job
+
+        prompt = announced(1003.93)
+        assert not prompt.has_news(4.0, own=True)
+        assert prompt.has_news(4.0, own=False)
+        assert announced(1004.4).has_news(4.0, own=True)
+        assert announced(1003.93, "error").has_news(4.0, own=True)
+        assert announced(1003.93, known=ServerClock()).has_news(4.0, own=True)
 
 
 @given(st.floats(-1e6, 1e6), st.lists(st.floats(0, 1000), min_size=1, max_size=100))

@@ -194,7 +194,10 @@ class World:
     ) -> Asked:
         """Let the agent play its script for one more turn of the job."""
         agent = job.agent
-        steps = steps_of(agent.script, prompt, job.turns + 1)
+        try:
+            steps = steps_of(agent.script, prompt, job.turns + 1)
+        except Exception as error:  # Whatever the user's own function raises: the client is told, not only a log.
+            raise RefusedError(500, f"the script of {agent.agent_id} failed: {error!r}") from error
         message_id = self.ids.make("cmsg", now)
         begin = agent.take_slot(max(now + agent.queued, job.busy_until))
         turn = perform(steps, begin=begin, job_id=job.id, message_id=message_id, make_id=self.ids.make)

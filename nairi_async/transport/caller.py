@@ -124,7 +124,10 @@ class Caller:
         request.handed_over = False
         try:
             async with self.limiter.slot(deadline):
-                timeout = min(request.timeout or self.request_timeout, deadline - self.clock.monotonic())
+                timeout = request.timeout or self.request_timeout
+                if request.repeatable:
+                    # A prompt under way is not cut short: nobody would know whether it runs.
+                    timeout = min(timeout, deadline - self.clock.monotonic())
                 self.meter.requests += 1
                 response = await self.http.send(request, timeout)
         except TimeoutError as error:
@@ -132,7 +135,7 @@ class Caller:
                 raise
             raise RequestTimeoutError(str(error), request.method, request.path) from error
         self.meter.bytes_received += len(response.body)
-        if not request.repeatable:
+        if request.is_dated:
             request.answered = self.clock.monotonic()
             self.server_clock.observe(parse_date(response.headers.get("Date")), request.answered)
         log.debug("%s %s: %d, %d bytes", request.method, request.path, response.status, len(response.body))

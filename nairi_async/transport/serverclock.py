@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Final
 
-# Observations kept: enough to be sure of the time to some hundredths of a second, few enough to follow a drift.
-_KEPT: Final = 64
+# Seconds after which bounds are learnt anew, so that a drift of either clock is followed.
+_PERIOD: Final = 600.0
 
 
 class ServerClock:
@@ -16,22 +15,29 @@ class ServerClock:
     One answer tells that difference to a second. But each tells another second, so together they tell it closely.
     """
 
-    __slots__ = ("_seen",)
+    __slots__ = ("_earlier", "_highest", "_lowest", "_since")
 
     def __init__(self) -> None:
-        self._seen: deque[float] = deque(maxlen=_KEPT)
+        self._since = -math.inf
+        self._highest, self._lowest = -math.inf, math.inf
+        self._earlier = (-math.inf, math.inf)
 
     def observe(self, date: float | None, moment: float) -> None:
         """An answer that came at `moment`, by the session's monotonic clock, was dated `date`, in Unix time."""
         if date is None:
             return
-        self._seen.append(date - moment)
-        if max(self._seen) > min(self._seen) + 1.0:
-            # One of the clocks was set: only the last answer counts.
-            self._seen = deque(list(self._seen)[-1:], maxlen=_KEPT)
+        if moment - self._since > _PERIOD:
+            self._earlier = (self._highest, self._lowest)
+            self._highest, self._lowest, self._since = -math.inf, math.inf, moment
+        difference = date - moment
+        self._highest, self._lowest = max(self._highest, difference), min(self._lowest, difference)
+        if max(self._highest, self._earlier[0]) > min(self._lowest, self._earlier[1]) + 1.0:
+            # One of the clocks was set: only this answer counts.
+            self._highest = self._lowest = difference
+            self._earlier = (-math.inf, math.inf)
 
     def at(self, moment: float) -> tuple[float, float]:
         """Earliest and latest Unix time that the service's clock may have shown at a moment; all time if unknown."""
-        if not self._seen:
-            return -math.inf, math.inf
-        return moment + max(self._seen), moment + min(self._seen) + 1.0
+        earliest = max(self._highest, self._earlier[0])
+        latest = min(self._lowest, self._earlier[1]) + 1.0
+        return moment + earliest, moment + latest

@@ -23,8 +23,7 @@ PAGE: Final = 100
 _OVERLAP: Final = timedelta(seconds=2)
 # The service's times have milliseconds, and `updated_after` is strictly after.
 _TICK: Final = timedelta(milliseconds=1)
-# Seconds that the service may take over a prompt, and that its times may be rounded by.
-_PROCESSING: Final = 2.0
+# Seconds that the service's times may be rounded by.
 _ROUNDING: Final = 0.01
 _SURE: Final = 0.1
 # Announced discoveries that make a listing trusted.
@@ -62,19 +61,20 @@ class Listing:
         self._query = Query(None if self._newest is None else self._newest - _OVERLAP)
         return self._query
 
-    def feed(self, rows: Sequence[ConversationSummary]) -> tuple[dict[str, datetime], Query | None]:
-        """What has changed according to one page, with its time, and the next page, if there is one.
+    def feed(self, rows: Sequence[ConversationSummary]) -> tuple[dict[str, ConversationSummary], Query | None]:
+        """What has changed according to one page, and the next page, if there is one.
 
         Raises:
             ValueError: a row without a time; nothing can be told by such a listing.
         """
-        changed: dict[str, datetime] = {}
+        changed: dict[str, ConversationSummary] = {}
         for row in rows:
             if row.updated_at is None:
                 raise ValueError("a conversation is listed without updated_at")
             known = self._known.get(row.id)
             if known is None or row.updated_at > known:
-                changed[row.id] = self._known[row.id] = row.updated_at
+                changed[row.id] = row
+                self._known[row.id] = row.updated_at
         times = [row.updated_at for row in rows if row.updated_at is not None]
         is_baseline = self._query.updated_after is None
         self._newest = max([*times, *([self._newest] if self._newest is not None else [])], default=None)
@@ -119,18 +119,16 @@ class Trust:
         """A look at `found` has found news that was not there at `alive`, both by the watcher's clock."""
         if self.standing is Standing.OFF:
             return
-        if job.moved_at > alive:
-            self._prove()
-        else:
+        if not self._told(job, alive):
             self._doubts.append((job, alive, found))
 
     def read(self, began: float, grace: float) -> None:
         """The listing was read to its end, beginning at `began`: what was found `grace` before must be in it."""
         pending = []
         for job, alive, found in self._doubts:
-            if job.moved_at > alive:
-                self._prove()
-            elif began > found + grace:
+            if self._told(job, alive):
+                continue
+            if began > found + grace:
                 self.switch_off("it did not announce a change")
             else:
                 pending.append((job, alive, found))
@@ -152,10 +150,14 @@ class Trust:
         """Never believe it again."""
         self.standing, self.reason = Standing.OFF, reason
 
-    def _prove(self) -> None:
-        self._proofs += 1
+    def _told(self, job: Announced, alive: float) -> bool:
+        """Whether the listing has told of what happened after `alive`; a proof, unless it may have been the prompt."""
+        if not job.has_news(alive, own=True):
+            return False
+        self._proofs += not job.is_doubtful
         if self._proofs >= _PROOFS and self.standing is Standing.ON_TRIAL:
             self.standing = Standing.TRUSTED
+        return True
 
 
 @define(eq=False)
@@ -167,23 +169,31 @@ class Announced:
     """Beginning of the last reading that announced it, by the session's clock."""
     is_doubtful: bool = False
     """Whether the last change may have been the prompt itself: following it says nothing about the listing."""
-    prompted: float | None = None
-    """When its last prompt was answered, by the session's clock, until that change was listed: it is no news."""
+    is_only_prompt: bool = False
+    """Whether the last change is the prompt itself: no news for whoever sent it."""
+    prompted: tuple[float, float] | None = None
+    """When its last prompt was sent and answered, by the session's clock, until that change was listed."""
 
-    def announce(self, time: datetime, began: float, server_time: Callable[[float], tuple[float, float]]) -> bool:
-        """Note a change of this time, listed by a reading that began then; whether it is more than the prompt itself.
+    def announce(
+        self, row: ConversationSummary, began: float, server_time: Callable[[float], tuple[float, float]]
+    ) -> None:
+        """Note that a reading which began then has listed a change.
 
         `server_time` gives the bounds of the service's time at a moment of the session's.
         """
+        self.is_doubtful = self.is_only_prompt = False
         prompted, self.prompted = self.prompted, None
-        if prompted is not None:
-            earliest, latest = server_time(prompted)
-            # The row was stamped while the service was at it, so not after its answer. Where the service's time is not
-            # known closely, a short turn could have ended by then as well.
-            self.is_doubtful = earliest - _PROCESSING <= time.timestamp() <= latest + _ROUNDING
-            if self.is_doubtful and latest - earliest <= _SURE:
-                return False
-        else:
-            self.is_doubtful = False
+        # A job that is not active any more has more to tell than its prompt.
+        if prompted is not None and row.status == "active" and row.updated_at is not None:
+            sent, answered = prompted
+            earliest, latest = server_time(answered)
+            # The row was stamped between the sending and the answer. Where the service's time is not known closely, a
+            # short turn could have ended by then as well.
+            stamped = row.updated_at.timestamp()
+            self.is_doubtful = server_time(sent)[0] - _ROUNDING <= stamped <= latest + _ROUNDING
+            self.is_only_prompt = self.is_doubtful and latest - earliest <= _SURE
         self.moved_at = began
-        return True
+
+    def has_news(self, since: float, *, own: bool) -> bool:
+        """Whether something was announced after `since`; one's `own` prompt is no news."""
+        return self.moved_at > since and not (own and self.is_only_prompt)

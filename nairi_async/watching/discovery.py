@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from nairi_async.watching.cadence import Cadence
 from nairi_async.watching.feed import Feeds
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nairi_async.transport.caller import Caller
     from nairi_async.watching.cadence import Polling
 
-# Conversations whose agent is remembered for the turns that continue them.
+# Conversations whose last turn is remembered.
 _JOBS: Final = 10_000
 
 
@@ -47,16 +47,15 @@ class Discovery:
         self.feeds = Feeds(caller, polling)
         # As long as somebody holds the turn: nothing piles up.
         self._births: WeakKeyDictionary[Turn, Birth] = WeakKeyDictionary()
-        self._agents: OrderedDict[str, str] = OrderedDict()
+        self._jobs: OrderedDict[str, Turn] = OrderedDict()
 
     def born(self, turn: Turn, birth: Birth) -> None:
         """Remember how a turn began."""
         self._births[turn] = birth
-        if turn.agent_id is not None:
-            self._agents[turn.job_id] = turn.agent_id
-            self._agents.move_to_end(turn.job_id)
-            if len(self._agents) > _JOBS:
-                self._agents.popitem(last=False)
+        self._jobs[turn.job_id] = evolve(turn)
+        self._jobs.move_to_end(turn.job_id)
+        if len(self._jobs) > _JOBS:
+            self._jobs.popitem(last=False)
 
     def agent_of(self, turn: Turn) -> str | None:
         """The agent of a turn, where the turn or an earlier one of its conversation tells."""
@@ -64,7 +63,13 @@ class Discovery:
 
     def agent_of_job(self, job_id: str) -> str | None:
         """The agent of a conversation in which this session began a turn lately."""
-        return self._agents.get(job_id)
+        turn = self._jobs.get(job_id)
+        return turn.agent_id if turn is not None else None
+
+    def latest_prompt(self, job_id: str) -> str | None:
+        """The user message of the turn that this session began last in a conversation."""
+        turn = self._jobs.get(job_id)
+        return turn.message_id if turn is not None else None
 
     def birth(self, turn: Turn | None) -> Birth | None:
         """How a turn began, if this session began it."""

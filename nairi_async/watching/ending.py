@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nairi_async.models import Reply
 from nairi_async.watching.pace import Pace, Subject
@@ -42,7 +42,7 @@ class Ending:
         while True:
             await self._pace.pause()
             snapshot = await self._pace.read(self._prompt, max(newer, self._pace.began))
-            if self._has_ended(snapshot.value, snapshot.began):
+            if self._has_ended(snapshot.value, snapshot, explained=False):
                 return snapshot.value
             newer = math.nextafter(snapshot.began, math.inf)
 
@@ -67,6 +67,7 @@ class Ending:
         the status and the reply in one request.
         """
         newer = -math.inf
+        weight = 0
         while True:
             await self._pace.pause()
             moment = max(newer, self._pace.began)
@@ -75,31 +76,34 @@ class Ending:
                 self._is_light = whole.weight < _LIGHT
                 prompt = next((message for message in whole.value if message.id == self._turn.message_id), None)
                 began = whole.began
-                if prompt is not None and self._has_ended(prompt, began):
+                explained = whole.weight != weight and len(whole.value) > 1
+                weight = whole.weight
+                if prompt is not None and self._has_ended(prompt, whole, explained=explained):
                     return prompt, whole.came, whole
                 if prompt is None:
-                    self._pace.looked(began, news=False)
+                    self._pace.looked(began, whole.came, news=False, explained=False)
             else:
                 snapshot = await self._pace.read(self._prompt, moment)
                 began = snapshot.began
-                if self._has_ended(snapshot.value, began):
+                if self._has_ended(snapshot.value, snapshot, explained=False):
                     return snapshot.value, snapshot.came, None
             newer = math.nextafter(began, math.inf)
 
-    def _has_ended(self, prompt: Message, began: float) -> bool:
+    def _has_ended(self, prompt: Message, read: Snapshot[Any], *, explained: bool) -> bool:
         self._subject.status = prompt.status
         if prompt.is_terminal:
-            self._pace.ended(began)
+            self._pace.ended(read.began)
         else:
-            self._pace.looked(began, news=False)
+            self._pace.looked(read.began, read.came, news=False, explained=explained)
         return prompt.is_terminal
 
     def _turn_of(self, prompt: Message, whole: Snapshot[tuple[Message, ...]]) -> tuple[list[Message], bool]:
         """The turn's messages, and whether what a caller waits for is among them: a reply, or why there is none."""
+        is_listed = any(message.id == self._turn.message_id for message in whole.value)
         timeline = Timeline(turn=self._turn.message_id)
         timeline.observe_message(prompt)
         messages = timeline.observe(whole.value)
         messages += timeline.finish()
         expected = "system" if prompt.status == "failed" else "assistant"
         told = (message for message in messages if message.role == expected)
-        return messages, any(message.is_terminal and message.content.strip() for message in told)
+        return messages, is_listed and any(message.is_terminal and message.content.strip() for message in told)

@@ -18,16 +18,15 @@ from weakref import WeakValueDictionary
 
 from attrs import define
 
-from nairi_async.errors import NairiError
+from nairi_async.errors import AuthenticationError, NairiError, RequestTimeoutError, SessionClosedError
 from nairi_async.transport.address import path
 from nairi_async.transport.exchange import Request
-from nairi_async.transport.retry import is_transient
+from nairi_async.transport.retry import is_refusal, is_transient
 from nairi_async.watching.announcements import PAGE, Announced, Listing, Query, Standing, Trust
 from nairi_async.wire import decode_conversations
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
+    from nairi_async.models import ConversationSummary
     from nairi_async.transport.caller import Caller
     from nairi_async.watching.cadence import Polling
 
@@ -37,6 +36,8 @@ log = logging.getLogger(__name__)
 _WORTHWHILE: Final = 12
 # The same once it is trusted: a reading stands for as many looks.
 _FEW: Final = 4
+# Half the width of the jitter of readings.
+_JITTER: Final = 0.1
 # Pages of one reading; what is left over is read the next time.
 _MOST_PAGES: Final = 50
 # Readings that fail one after the other before the listing is given up.
@@ -67,6 +68,7 @@ class Feed:
         self._deadlines: list[tuple[float, int, _Waiter]] = []
         self._order = itertools.count()
         self._leader: _Waiter | None = None
+        self._lead_until = -math.inf
 
     @property
     def is_off(self) -> bool:
@@ -77,17 +79,13 @@ class Feed:
         """Whether watchers should wait for it instead of looking by themselves."""
         return trust.standing is Standing.TRUSTED and len(self._jobs) >= _FEW
 
-    def register(self, job_id: str, prompted: float | None) -> Announced:
-        """A conversation that is watched from now on, as long as the caller holds what is returned.
-
-        `prompted` is when its last prompt was answered: a change that is listed anyway, and is no news.
-        """
+    def register(self, job_id: str) -> Announced:
+        """A conversation that is watched from now on, as long as the caller holds what is returned."""
         if not self._jobs:
             self._listing = Listing()
         job = self._jobs.get(job_id)
         if job is None:
             job = self._jobs[job_id] = Announced(job_id)
-        job.prompted = prompted if prompted is not None else job.prompted
         return job
 
     async def try_out(self) -> None:
@@ -97,21 +95,27 @@ class Feed:
         if is_on_trial and is_idle and len(self._jobs) >= _WORTHWHILE:
             await self._read()
 
-    async def wait(self, job: Announced, trust: Trust, since: float, until: float) -> bool:
-        """Wait for an announcement that was made after `since`; false at `until`, or when the trust is lost."""
+    async def wait(self, job: Announced, trust: Trust, since: float, until: float, *, own: bool) -> bool:
+        """Wait for an announcement that was made after `since`; false at `until`, or when the trust is lost.
+
+        `own` if the watcher sent the conversation's last prompt, whose own change is no news to it.
+        """
         waiter = _Waiter(until)
         self._waiters.setdefault(job, []).append(waiter)
         heapq.heappush(self._deadlines, (until, next(self._order), waiter))
         try:
             while self.replaces_looks(trust) and self._clock.monotonic() < until:
-                if job.moved_at > since:
+                if job.has_news(since, own=own):
                     return True
                 if self._leader is None:
                     await self._lead(waiter)
+                elif until <= self._lead_until:
+                    # Nothing can be announced before.
+                    await self._clock.sleep(until - self._clock.monotonic())
                 else:
                     waiter.woken = asyncio.get_running_loop().create_future()
                     await waiter.woken
-            return job.moved_at > since
+            return job.has_news(since, own=own)
         finally:
             waiter.has_left = True
             self._leave(job, waiter)
@@ -121,7 +125,10 @@ class Feed:
         self._leader = waiter
         try:
             now = self._clock.monotonic()
-            await self._clock.sleep(min(max(self._next, now), waiter.until) - now)
+            earliest = self._deadlines[0][0] if self._deadlines else math.inf
+            self._lead_until = min(max(self._next, now), waiter.until, max(earliest, now))
+            await self._clock.sleep(self._lead_until - now)
+            self._wake_the_late()
             if self._clock.monotonic() >= self._next and not self._reading:
                 await self._read()
         finally:
@@ -142,7 +149,8 @@ class Feed:
         """Read what has changed since the last time, and tell those whom it concerns."""
         self._reading = True
         began = self._clock.monotonic()
-        self._next = began + self.interval
+        # Not in step with the service's seconds, nor with other sessions.
+        self._next = began + self.interval * (1.0 + _JITTER * (2.0 * self._caller.random() - 1.0))
         pages = 0
         try:
             query: Query | None = self._listing.begin()
@@ -151,7 +159,7 @@ class Feed:
                     self._request(query),
                     decode_conversations,
                     unreadable_is_transient=True,
-                    deadline=began + self.interval,
+                    deadline=began + max(self.interval, self._caller.request_timeout),
                 )
                 pages += 1
                 changed, query = self._listing.feed(rows)
@@ -172,10 +180,11 @@ class Feed:
                 self._wake_all()
             self._wake_the_late()
 
-    def _announce(self, changed: dict[str, datetime], began: float) -> None:
-        for job_id, time in changed.items():
+    def _announce(self, changed: dict[str, ConversationSummary], began: float) -> None:
+        for job_id, row in changed.items():
             job = self._jobs.get(job_id)
-            if job is not None and job.announce(time, began, self._caller.server_clock.at):
+            if job is not None:
+                job.announce(row, began, self._caller.server_clock.at)
                 for waiter in self._waiters.get(job, ()):
                     waiter.wake()
 
@@ -186,6 +195,8 @@ class Feed:
             self._tell(trust)
 
     def _fail(self, error: Exception) -> None:
+        if isinstance(error, AuthenticationError | SessionClosedError) or _is_held_back(error):
+            return  # The watchers will hear of it by themselves, or it is the session's own restraint.
         self._failures += 1
         is_passing = isinstance(error, NairiError) and is_transient(error, repeatable=True, unreadable=True)
         if not is_passing or self._failures >= _PATIENCE:
@@ -231,7 +242,14 @@ class Feed:
         if query.offset:
             parameters["offset"] = str(query.offset)
         location = path("agents", self._agent_id, "conversations")
-        return Request(method="GET", path=location, query=urlencode(parameters))
+        return Request(method="GET", path=location, query=urlencode(parameters), is_dated=True)
+
+
+def _is_held_back(error: Exception) -> bool:
+    """Whether a rate limit, and nothing about the listing, kept it from being read."""
+    if isinstance(error, RequestTimeoutError):
+        return not error.sent
+    return isinstance(error, NairiError) and is_refusal(error)
 
 
 @define(eq=False)

@@ -51,7 +51,7 @@ class Pace:
 
     __slots__ = (
         "_began", "_birth", "_clock", "_deadline", "_discovery", "_due", "_feed", "_interval", "_is_fixed",
-        "_job", "_kind", "_looked", "_schedule", "_subject", "_timeout", "was_announced",
+        "_is_lagging", "_job", "_kind", "_looked", "_schedule", "_subject", "_timeout", "was_announced",
     )  # fmt: skip
 
     def __init__(self, discovery: Discovery, subject: Subject, timeout: float, kind: Kind, birth: Birth | None) -> None:
@@ -68,6 +68,7 @@ class Pace:
         self._interval = math.inf
         self._due = -math.inf
         self._is_fixed = False
+        self._is_lagging = False
         self._began = -math.inf
         self._deadline = math.inf
         self.was_announced = False
@@ -94,15 +95,18 @@ class Pace:
                 raise self._subject.timed_out() from error
             raise
 
-    def looked(self, began: float, *, news: bool) -> None:
-        """A look that began at this moment has come; the next is due when the cadence says.
+    def looked(self, began: float, came: float, *, news: bool, explained: bool = True) -> None:
+        """A look that began and came at these moments; the next is due when the cadence says.
 
-        Counted from the beginning of the read, watchers that share reads fall into step.
+        Counted from the beginning of the read, watchers that share reads fall into step; but where the read was held
+        back, not at once after it. `explained` is false where a look that was announced has seen no change at all.
         """
         schedule = self._begin()
         self._account(began, news=news)
         self._interval = schedule.feed(began, news=news, jitter=self._discovery.random())
-        self._due, self._is_fixed = began + self._interval, False
+        self._due, self._is_fixed = max(began + self._interval, came + self._interval / 2.0), False
+        # The listing may be ahead of what it announces: then the next look is this watcher's own.
+        self._is_lagging = self.was_announced and not news and not explained
         self._looked = began
 
     def ended(self, began: float) -> None:
@@ -143,17 +147,19 @@ class Pace:
         if self._kind != "progress":
             self._feed = self._discovery.feeds.of(agent_id)
         if self._feed is not None:
-            self._job = self._feed.register(self._subject.job_id, birth.answered if birth is not None else None)
+            self._job = self._feed.register(self._subject.job_id)
+            if birth is not None and birth.answered is not None:
+                self._job.prompted = (birth.moment, birth.answered)
         if birth is not None:
             # There is nothing to see at the very beginning.
-            self.looked(birth.moment, news=False)
+            self.looked(birth.moment, birth.moment, news=False)
         return self._schedule
 
     async def _wait(self) -> None:
         self.was_announced = False
         feed, trust, job = self._feed, self._trust, self._job
         if feed is not None and trust is not None and job is not None and not self._is_fixed:
-            if self._looked > -math.inf and feed.replaces_looks(trust):
+            if self._looked > -math.inf and feed.replaces_looks(trust) and not self._is_lagging:
                 await self._wait_for_announcement(feed, trust, job)
                 return
             await self._sleep_until(self._due)
@@ -163,7 +169,7 @@ class Pace:
 
     async def _wait_for_announcement(self, feed: Feed, trust: Trust, job: Announced) -> None:
         until = min(self._deadline, self._looked + _VERIFYING * self._discovery.polling.maximum)
-        self.was_announced = await feed.wait(job, trust, self._looked, until)
+        self.was_announced = await feed.wait(job, trust, self._looked, until, own=self._birth is not None)
         if self._schedule is not None:
             self._schedule.waited_for_announcement(job.moved_at - feed.interval if self.was_announced else None)
         now = self._clock.monotonic()
@@ -188,6 +194,6 @@ class Pace:
             return
         if news and not self.was_announced:
             feed.found(trust, job, self._looked, began)
-        is_moved = job.moved_at > self._looked and not job.is_doubtful
+        is_moved = job.moved_at > self._looked and not job.is_doubtful and not job.is_only_prompt
         saved = (began - self._looked) / self._interval if self.was_announced else 1.0
         trust.spent(1.0 if is_moved else 0.0, saved)

@@ -28,14 +28,18 @@ class Timeline:
         turn: The user message whose turn is watched; without it, the whole conversation is.
         after: The message behind which to begin; it was handed over before.
         progress: Whether progress messages come out as well.
+        latest: A user message that is known to exist: without having seen it, no conversation has ended.
 
     A message comes out once: as soon as it is final and everything before it is out, or at the latest by `finish`.
     Only progress comes out again, under its old id, when its content has changed since: a running commentary may grow.
     A user message is final from the start, since its status is the turn's, and its text does not change.
     """
 
-    def __init__(self, *, turn: str | None = None, after: str | None = None, progress: bool = False) -> None:
+    def __init__(
+        self, *, turn: str | None = None, after: str | None = None, progress: bool = False, latest: str | None = None
+    ) -> None:
         self._turn = turn
+        self._latest = latest
         self._anchors = tuple(anchor for anchor in (turn, after) if anchor is not None)
         self._progress = progress
         self._places: dict[str, _Place] = {}
@@ -70,13 +74,21 @@ class Timeline:
         if self._turn is not None:
             user = self._users.get(self._turn)
             return None if user is not None and user.is_terminal else self._turn
+        if self._latest is not None and self._latest not in self._users:
+            return self._latest
         return next((user.id for user in self._users.values() if not user.is_terminal), None)
+
+    @property
+    def prompts(self) -> int:
+        """How many user messages were seen."""
+        return len(self._users)
 
     @property
     def missing(self) -> str | None:
         """A message that nothing can be ordered without and that no read has shown yet."""
         seen = self._places.keys() | self._hints.keys()
-        return next((anchor for anchor in self._anchors if anchor not in seen), None)
+        wanted = self._anchors if self._latest is None else (*self._anchors, self._latest)
+        return next((message_id for message_id in wanted if message_id not in seen), None)
 
     def observe_message(self, message: Message) -> None:
         """Learn from a read of one single message: its status, and its time in case no list shows it."""
@@ -123,9 +135,14 @@ class Timeline:
         for anchor in anchors:
             if anchor not in self._places:
                 hint = self._hints.get(anchor)
-                time = hint.created_at if hint is not None else None
-                # Before its equals: where a time decides nothing, delivering too much loses nothing.
-                self._places[anchor] = (time or _EARLIEST, -1)
+                time = (hint.created_at if hint is not None else None) or _EARLIEST
+                others = [self._places[user][0] for user in self._users if user in self._places]
+                if anchor == self._turn and others and max(others) >= time:
+                    # Its time does not tell it from earlier prompts: all that is listed was there before it.
+                    self._places[anchor] = max(self._places.values())
+                else:
+                    # Before its equals: where a time decides nothing, delivering too much loses nothing.
+                    self._places[anchor] = (time, -1)
 
     def _learn_status(self, message: Message) -> None:
         if message.role == "user" or message.id == self._turn:

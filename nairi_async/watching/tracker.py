@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nairi_async.errors import TurnFailedError
 from nairi_async.watching.cadence import timeline_spacing
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from nairi_async.watching.reads import SharedRead, Snapshot
 
 log = logging.getLogger(__name__)
+
+# Settling times for which a conversation that shows no prompt at all is given the chance to show one.
+_UNSEEN: Final = 10.0
 
 
 class Tracker:
@@ -45,6 +48,7 @@ class Tracker:
         self._polling = discovery.polling
         self._subject = subject
         self._follow = follow
+        self._is_single = subject.turn is not None and not follow
         turn = subject.turn
         birth = discovery.birth(turn) if after is None else None
         self._pace = Pace(discovery, subject, timeout, "progress" if progress else "first", birth)
@@ -53,8 +57,11 @@ class Tracker:
             turn=turn.message_id if turn is not None and not follow else None,
             after=after if after is not None or turn is None or not follow else turn.message_id,
             progress=progress,
+            latest=discovery.latest_prompt(subject.job_id) if turn is None or follow else None,
         )
         self._progress = progress
+        self._prompts = 0
+        self._began = discovery.clock.monotonic()
         # Until a cursor was found, progress is read too: it may stand there.
         self._whole = self._reads.timeline(subject.job_id, progress=progress or after is not None)
         self._single: tuple[str, SharedRead[Message]] | None = None
@@ -107,7 +114,7 @@ class Tracker:
             self._pace.ended(snapshot.began)
             self._note_end(snapshot.came)
         else:
-            self._pace.looked(snapshot.began, news=False)
+            self._pace.looked(snapshot.began, snapshot.came, news=False)
         return ()
 
     async def _read_whole(self) -> Sequence[Message]:
@@ -126,10 +133,14 @@ class Tracker:
 
     def _judge_end(self, snapshot: Snapshot[tuple[Message, ...]], messages: list[Message]) -> Sequence[Message]:
         """The last read is one that began after the end was seen and the settling time was over."""
-        if not self._timeline.has_ended:
+        is_unseen = self._timeline.prompts == 0 and snapshot.began < self._began + _UNSEEN * self._polling.settle
+        is_another = self._timeline.prompts > self._prompts
+        self._prompts = self._timeline.prompts
+        if not self._timeline.has_ended or is_unseen:
             self._ended_at = None
-            self._pace.looked(snapshot.began, news=bool(messages))
-        elif self._ended_at is None:
+            self._pace.looked(snapshot.began, snapshot.came, news=bool(messages))
+        elif self._ended_at is None or (is_another and not self._is_single):
+            # A turn that began and ended between two looks is settled as any other.
             self._pace.ended(snapshot.began)
             self._note_end(snapshot.came)
             self._pace.due_at(self._ended_at_settled())
@@ -138,7 +149,10 @@ class Tracker:
         else:
             messages += self._timeline.finish()
             self.is_finished = not self._follow
-            self._pace.looked(snapshot.began, news=bool(messages))
+            self._pace.looked(snapshot.began, snapshot.came, news=bool(messages))
+            if self._follow and self._next_whole > snapshot.began:
+                # Nothing runs, so nothing small tells more: a heavy conversation is left alone for a while.
+                self._pace.due_at(max(self._next_whole, snapshot.began + self._polling.delay))
         if self._subject.turn is not None and not self._follow:
             self._said += (message for message in messages if message.role != "progress")
         return messages

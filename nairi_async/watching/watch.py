@@ -114,7 +114,9 @@ class Watch:
 
     async def _started(self) -> Self:
         async with self._advancing:
-            await self._follow()
+            if not self._is_closed:
+                with anyio.CancelScope() as self._scope:
+                    await self._follow()
         return self
 
     async def _follow(self) -> Tracker:

@@ -131,3 +131,17 @@ async def test_bad_arguments_are_refused_where_they_are_given() -> None:
 async def test_url(host: str, shown: str) -> None:
     """The URL has no path, and brackets around an IPv6 address."""
     assert Simulator(host=host, port=81).url == shown
+
+
+async def test_a_script_that_raises_is_told_to_the_client() -> None:
+    """The error of a user's own script is the text of the 500, not only a line in a log."""
+
+    def broken(prompt: str, turn_number: int) -> str:
+        raise LookupError(f"no line for {prompt!r} in turn {turn_number}")
+
+    async with Simulator(agents={"broken": broken}) as simulator, aiohttp.ClientSession() as http:
+        url = f"{simulator.url}/api/public/v1/conversations/start"
+        headers = {"Authorization": f"Bearer {simulator.api_key}"}
+        async with http.post(url, json={"agent_id": "broken", "prompt": "hi"}, headers=headers) as answer:
+            assert answer.status == 500
+            assert "no line for 'hi' in turn 1" in (await answer.json())["error"]
