@@ -165,3 +165,28 @@ async def test_a_timeout_covers_the_prompt_itself(
     with pytest.raises(RateLimitedError):
         await nairi.ask("my-agent", "a", timeout=4)
     assert clock.monotonic() <= 4
+
+
+async def test_a_prompt_whose_time_is_over_is_not_sent(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock
+) -> None:
+    """A prompt that waited in line beyond its timeout is not sent afterwards, and the error names no turn."""
+    simulator.agent("my-agent", [Done(after=100)])
+    conversation = nairi.conversation("my-agent")
+    first = asyncio.create_task(conversation.ask("a"))
+    await clock.sleep(1)
+    second = asyncio.create_task(conversation.ask("b"))
+    await clock.sleep(1)
+    with pytest.raises(WatchTimeoutError, match="not sent") as late:
+        await conversation.ask("c", timeout=5)
+    assert late.value.turn is None
+    await asyncio.gather(first, second)
+    assert [asked.prompt for asked in simulator.prompts] == ["a", "b"]
+
+
+async def test_a_closed_watch_sends_nothing(nairi: NairiSession, simulator: Simulator) -> None:
+    """A prompt whose watch was closed before it left is not sent by awaiting the watch."""
+    watch = nairi.conversation("my-agent").send("a")
+    await watch.aclose()
+    await watch
+    assert simulator.requests == []

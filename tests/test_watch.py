@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from aiohttp import web
@@ -346,3 +346,52 @@ async def _cut(_: web.Request) -> web.StreamResponse:
 
 async def _answer(response: web.Response) -> web.StreamResponse:
     return response
+
+
+@pytest.mark.parametrize("timestamps", ["kept", "omitted", "equal"])
+async def test_a_lagging_list_never_gives_an_earlier_turn(
+    nairi: NairiSession, simulator: Simulator, timestamps: Literal["kept", "omitted", "equal"]
+) -> None:
+    """While the list does not show the new prompt, nothing in it is taken for its reply."""
+    simulator.quirks = Quirks(list_lag=0.5, timestamps=timestamps)
+    simulator.agent("my-agent", lambda prompt, _: [Say(f"re {prompt}", after=3)])
+    conversation = nairi.conversation("my-agent")
+    assert [(await conversation.ask(prompt)).text for prompt in "abc"] == ["re a", "re b", "re c"]
+
+
+async def test_a_conversation_that_shows_no_prompt_yet_is_not_over(nairi: NairiSession, simulator: Simulator) -> None:
+    """A list that lags by more than the settling time does not end the watch of a job empty and in silence."""
+    simulator.quirks = Quirks(list_lag=3)
+    simulator.agent("my-agent", [Say("done", after=10)])
+    turn = await nairi.start("my-agent", "go")
+    assert "done" in await said(nairi.watch(turn.job_id))
+    async with NairiSession(simulator.api_key, base_url=simulator.url, clock=nairi._discovery.clock) as stranger:
+        later = await nairi.start("my-agent", "go")
+        assert await said(stranger.watch(later.job_id)) == ["go", "done"]
+
+
+async def test_a_followed_turn_that_was_over_at_once_is_settled(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock
+) -> None:
+    """Following, a turn that began and ended between two looks still gives its growing reply whole."""
+    simulator.agent("my-agent", [Done(), Say("a long reply that grows", unfinished_for=0.8)])
+    turn = await nairi.start("my-agent", "go")
+    watch = nairi.watch(turn, follow=True)
+    assert (await anext(watch)).content == "a long reply that grows"
+    for _ in range(5):
+        await clock.sleep(7.3)
+        await nairi.continue_(turn.job_id, "again")
+        assert [(await anext(watch)).content for _ in range(2)] == ["again", "a long reply that grows"]
+
+
+async def test_a_followed_heavy_conversation_is_left_alone_while_idle(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock
+) -> None:
+    """Between turns, a conversation of megabytes is not read every other second."""
+    simulator.agent("my-agent", [*(Text("x" * 100_000) for _ in range(20)), Say("done")])
+    turn = await nairi.start("my-agent", "go")
+    async with nairi.watch(turn, follow=True, timeout=120) as watch:
+        with pytest.raises(WatchTimeoutError):
+            await said(watch)
+    assert clock.monotonic() == pytest.approx(120)
+    assert len(simulator.requests) < 15

@@ -155,7 +155,8 @@ class Trust:
         if not job.has_news(alive, own=True):
             return False
         self._proofs += not job.is_doubtful
-        if self._proofs >= _PROOFS and self.standing is Standing.ON_TRIAL:
+        is_worth_it = self._cost <= _WORTH * self._saved
+        if self._proofs >= _PROOFS and is_worth_it and self.standing is Standing.ON_TRIAL:
             self.standing = Standing.TRUSTED
         return True
 

@@ -195,5 +195,7 @@ class Pace:
         if news and not self.was_announced:
             feed.found(trust, job, self._looked, began)
         is_moved = job.moved_at > self._looked and not job.is_doubtful and not job.is_only_prompt
-        saved = (began - self._looked) / self._interval if self.was_announced else 1.0
+        waited = began - self._looked
+        # Looks in quick succession at the beginning are no more than one reading would be.
+        saved = waited / self._interval if self.was_announced else min(1.0, waited / feed.interval)
         trust.spent(1.0 if is_moved else 0.0, saved)
