@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from nairi_async import NairiSession, Turn, wire
+from nairi_async import NairiSession, wire
 from nairi_async.growing import GrowingTimeline
 from nairi_async.testing import Done, Simulator
 
@@ -126,8 +126,7 @@ async def waiting() -> tuple[str, float, float]:
     count = 5000
     async with Simulator() as simulator, NairiSession(simulator.api_key, base_url=simulator.url) as nairi:
         simulator.agent("my-agent", [Done(after=1e6)])
-        turn = await nairi.start("my-agent", "wait")
-        turns = [Turn(turn.job_id, turn.message_id, agent_id="my-agent") for _ in range(count)]
+        turns = [await nairi.start("my-agent", "wait") for _ in range(count)]
 
         async def grown(work: Callable[[int], Awaitable[object]]) -> float:
             gc.collect()

@@ -361,3 +361,12 @@ async def test_a_timeout_holds_while_another_watcher_reads_the_listing() -> None
                 await nairi.reply(turn, timeout=3)
             assert clock.monotonic() - began == pytest.approx(3, abs=0.01)
             await asyncio.gather(*tasks)
+
+
+@pytest.mark.anyio
+async def test_a_reading_longer_than_can_be_read_at_a_time_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More rows at once than one reading takes are all announced, by the readings that follow."""
+    monkeypatch.setattr("nairi_async.watching.feed._MOST_PAGES", 1)
+    simulator, delay = await asked(Quirks(updated_at_moves="completion"), many=250, rounds=2)
+    assert listings(simulator) > 5
+    assert delay < 2.5

@@ -38,7 +38,7 @@ _WORTHWHILE: Final = 12
 _FEW: Final = 4
 # Half the width of the jitter of readings.
 _JITTER: Final = 0.1
-# Pages of one reading; what is left over is read the next time.
+# Pages read at a time; what is left over is read the next time.
 _MOST_PAGES: Final = 50
 # Readings that fail one after the other before the listing is given up.
 _PATIENCE: Final = 3
@@ -63,6 +63,7 @@ class Feed:
         """Whether it announces each message."""
         self._next = -math.inf
         self._failures = 0
+        self._rest: Query | None = None
         self._reading = False
         self._waiters: dict[Announced, list[_Waiter]] = {}
         self._deadlines: list[tuple[float, int, _Waiter]] = []
@@ -82,7 +83,7 @@ class Feed:
     def register(self, job_id: str) -> Announced:
         """A conversation that is watched from now on, as long as the caller holds what is returned."""
         if not self._jobs:
-            self._listing = Listing()
+            self._listing, self._rest = Listing(), None
         job = self._jobs.get(job_id)
         if job is None:
             job = self._jobs[job_id] = Announced(job_id)
@@ -153,7 +154,8 @@ class Feed:
         self._next = began + self.interval * (1.0 + _JITTER * (2.0 * self._caller.random() - 1.0))
         pages = 0
         try:
-            query: Query | None = self._listing.begin()
+            query: Query | None = self._rest or self._listing.begin()
+            self._rest = None
             while query is not None and pages < _MOST_PAGES:
                 rows = await self._caller.call(
                     self._request(query),
@@ -165,6 +167,8 @@ class Feed:
                 changed, query = self._listing.feed(rows)
                 self._announce(changed, began)
             self._failures = 0
+            # Begun anew, a reading that is longer than this would never come to its end.
+            self._rest = query
         except (NairiError, ValueError) as error:
             self._fail(error)
         else:
