@@ -13,7 +13,7 @@ from nairi_async.watching.tracker import turn_failed
 if TYPE_CHECKING:
     from nairi_async.models import Message, Turn
     from nairi_async.watching.discovery import Discovery
-    from nairi_async.watching.reads import Snapshot
+    from nairi_async.watching.reads import SharedRead, Snapshot
 
 # Bytes of a conversation up to which it is read whole on an announcement that may turn out to be something else.
 _LIGHT: Final = 4096
@@ -22,7 +22,7 @@ _LIGHT: Final = 4096
 class Ending:
     """One wait for the end of one turn."""
 
-    __slots__ = ("_clock", "_is_light", "_pace", "_polling", "_prompt", "_subject", "_turn", "_whole")
+    __slots__ = ("_clock", "_is_light", "_pace", "_polling", "_prompt", "_reads", "_subject", "_turn", "_whole")
 
     def __init__(self, discovery: Discovery, turn: Turn, timeout: float) -> None:
         self._clock = discovery.clock
@@ -30,7 +30,8 @@ class Ending:
         self._turn = turn
         self._subject = Subject(turn.job_id, turn, discovery.agent_of(turn))
         self._prompt = discovery.reads.message(turn.message_id)
-        self._whole = discovery.reads.timeline(turn.job_id)
+        self._reads = discovery.reads
+        self._whole: SharedRead[tuple[Message, ...]] | None = None
         birth = discovery.birth(turn)
         self._pace = Pace(discovery, self._subject, timeout, "turn", birth)
         # Whether the whole conversation is likely to weigh little: a new one is, one that was continued may not be.
@@ -50,11 +51,11 @@ class Ending:
         """What came of the turn: read once after its end, and once more if the reply is slower than the status."""
         prompt, ended, whole = await self._end()
         if whole is None:
-            whole = await self._pace.read(self._whole, ended)
+            whole = await self._pace.read(self._timeline(), ended)
         messages, is_complete = self._turn_of(prompt, whole)
         if not is_complete:
             await self._clock.sleep(ended + self._polling.settle - self._clock.monotonic())
-            whole = await self._pace.read(self._whole, ended + self._polling.settle)
+            whole = await self._pace.read(self._timeline(), ended + self._polling.settle)
             messages, _ = self._turn_of(prompt, whole)
         if prompt.status == "failed":
             raise turn_failed(self._turn, messages)
@@ -72,7 +73,7 @@ class Ending:
             await self._pace.pause()
             moment = max(newer, self._pace.began)
             if self._pace.was_announced and self._is_light:
-                whole = await self._pace.read(self._whole, moment)
+                whole = await self._pace.read(self._timeline(), moment)
                 self._is_light = whole.weight < _LIGHT
                 prompt = next((message for message in whole.value if message.id == self._turn.message_id), None)
                 began = whole.began
@@ -88,6 +89,12 @@ class Ending:
                 if self._has_ended(snapshot.value, snapshot, explained=False):
                     return snapshot.value, snapshot.came, None
             newer = math.nextafter(began, math.inf)
+
+    def _timeline(self) -> SharedRead[tuple[Message, ...]]:
+        """Made only when needed: thousands of turns wait, and few are read at a time."""
+        if self._whole is None:
+            self._whole = self._reads.timeline(self._turn.job_id)
+        return self._whole
 
     def _has_ended(self, prompt: Message, read: Snapshot[Any], *, explained: bool) -> bool:
         self._subject.status = prompt.status
