@@ -25,6 +25,7 @@ _OVERLAP: Final = timedelta(seconds=2)
 _TICK: Final = timedelta(milliseconds=1)
 # Seconds that the service's times may be rounded by.
 _ROUNDING: Final = 0.01
+# Seconds to which the service's time must be known to tell a prompt's own change from a very short turn.
 _SURE: Final = 0.1
 # Announced discoveries that make a listing trusted.
 _PROOFS: Final = 3

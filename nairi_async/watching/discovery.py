@@ -52,6 +52,7 @@ class Discovery:
     def born(self, turn: Turn, birth: Birth) -> None:
         """Remember how a turn began."""
         self._births[turn] = birth
+        # A copy: the turn itself would keep what is known of its birth alive.
         self._jobs[turn.job_id] = evolve(turn)
         self._jobs.move_to_end(turn.job_id)
         if len(self._jobs) > _JOBS:

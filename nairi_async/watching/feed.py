@@ -174,7 +174,9 @@ class Feed:
         else:
             if query is None:
                 for trust in (self.ends, self.messages):
-                    self._judge(trust, began)
+                    before = trust.standing
+                    trust.read(began, self._grace)
+                    self._tell_change(trust, before)
         finally:
             self._reading = False
             self._caller.meter.looks += pages
@@ -192,12 +194,6 @@ class Feed:
                 for waiter in self._waiters.get(job, ()):
                     waiter.wake()
 
-    def _judge(self, trust: Trust, began: float) -> None:
-        before = trust.standing
-        trust.read(began, self._grace)
-        if trust.standing is not before:
-            self._tell(trust)
-
     def _fail(self, error: Exception) -> None:
         if isinstance(error, AuthenticationError | SessionClosedError) or _is_held_back(error):
             return  # The watchers will hear of it by themselves, or it is the session's own restraint.
@@ -209,7 +205,9 @@ class Feed:
             log.warning("the listing of agent %s is not used any more: it cannot be read: %s", self._agent_id, error)
             self._wake_all()
 
-    def _tell(self, trust: Trust) -> None:
+    def _tell_change(self, trust: Trust, before: Standing) -> None:
+        if trust.standing is before:
+            return
         what = "ends of turns" if trust is self.ends else "messages"
         if trust.standing is Standing.OFF:
             log.warning("the listing of agent %s no longer announces %s: %s", self._agent_id, what, trust.reason)
@@ -223,8 +221,7 @@ class Feed:
         if before is Standing.ON_TRIAL and len(self._jobs) < _WORTHWHILE:
             return  # It is not read now, so it can neither prove true nor fail.
         trust.found(job, alive, found)
-        if trust.standing is not before:
-            self._tell(trust)
+        self._tell_change(trust, before)
 
     def _wake_the_late(self) -> None:
         now = self._clock.monotonic()

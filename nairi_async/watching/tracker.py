@@ -153,7 +153,7 @@ class Tracker:
             if self._follow and self._next_whole > snapshot.began:
                 # Nothing runs, so nothing small tells more: a heavy conversation is left alone for a while.
                 self._pace.due_at(max(self._next_whole, snapshot.began + self._polling.delay))
-        if self._subject.turn is not None and not self._follow:
+        if self._is_single:
             self._said += (message for message in messages if message.role != "progress")
         return messages
 
