@@ -67,6 +67,11 @@ class Conversation:
         return self._job_id
 
     @property
+    def id(self) -> str | None:
+        """The job id, under the name that dialogues of all services share (`nairi_async.dialogue`)."""
+        return self._job_id
+
+    @property
     def turn(self) -> Turn | None:
         """The last turn begun through this handle."""
         return self._turn

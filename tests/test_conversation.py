@@ -20,6 +20,7 @@ from nairi_async import (
 from nairi_async.testing import Done, Fail, Quirks, Say, Simulator
 
 if TYPE_CHECKING:
+    from nairi_async.dialogue import Dialogues
     from nairi_async.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
@@ -190,3 +191,16 @@ async def test_a_closed_watch_sends_nothing(nairi: NairiSession, simulator: Simu
     await watch.aclose()
     await watch
     assert simulator.requests == []
+
+
+async def test_a_conversation_is_a_dialogue(nairi: NairiSession, simulator: Simulator) -> None:
+    """Code that knows only what dialogues of all services share can begin one, ask, and resume it by its id."""
+    simulator.agent("my-agent", lambda prompt, _: [Say(f"re {prompt}")])
+
+    async def chat(session: Dialogues) -> str:
+        first = session.conversation("my-agent")
+        await first.ask("one")
+        assert first.id is not None
+        return (await session.resume(first.id).ask("two")).text
+
+    assert await chat(nairi) == "re two"

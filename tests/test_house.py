@@ -38,6 +38,7 @@ FLOORS = {
     "turns": 6,
     "surface": 7,
     "conversation": 7,
+    "dialogue": 2,
     "many": 7,
     "session": 8,
     "__init__": 9,
