@@ -6,7 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from nairi_async.errors import ConfigurationError, InvalidArgumentError
@@ -55,13 +55,13 @@ def limit(value: object) -> int:
         raise InvalidArgumentError(error.message) from error
 
 
-def timeout(value: Duration | None, default: float) -> float:
+def timeout(value: Duration | None, default: float, name: str = "timeout") -> float:
     """The `timeout=` of a polling call, in seconds; `math.inf` waits for ever."""
     if value is None:
         return default
     try:
         waited = seconds(value)
-        positive("timeout", waited, or_zero=True, or_infinite=True)
+        positive(name, waited, or_zero=True, or_infinite=True)
     except ConfigurationError as error:
         raise InvalidArgumentError(error.message) from error
     return waited
@@ -95,6 +95,18 @@ def attachment_ids(value: Iterable[str]) -> tuple[str, ...]:
     if len(ids) > MAX_ATTACHMENTS:
         raise InvalidArgumentError(f"{len(ids)} attachments: the service takes at most {MAX_ATTACHMENTS}")
     return ids
+
+
+def time(name: str, value: object) -> datetime:
+    """A time with a time zone, as UTC."""
+    if not isinstance(value, datetime):
+        raise InvalidArgumentError(f"{name} is a datetime, not {type(value).__name__}")
+    if value.tzinfo is None:
+        raise InvalidArgumentError(f"{name} has no time zone; the service's times are in UTC")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidArgumentError(f"{name} is out of the range of UTC") from error
 
 
 def flag(name: str, value: object) -> bool:

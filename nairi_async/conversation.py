@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import define
 
 from nairi_async import checks
+from nairi_async.dispatch import checked_on_unknown
 from nairi_async.errors import NairiError, WatchTimeoutError
 from nairi_async.watching.watch import DEFAULT_TIMEOUT, Watch
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from nairi_async.attachments.files import Attaching
     from nairi_async.attachments.sources import Source
     from nairi_async.checks import Duration
-    from nairi_async.dispatch import Dispatch
+    from nairi_async.dispatch import Dispatch, OnUnknown
     from nairi_async.models import Reply, Turn
     from nairi_async.turns import Turns
     from nairi_async.watching.tracker import Tracker
@@ -30,6 +31,7 @@ class _Sending:
     prompt: str
     attaching: Attaching
     timeout: float
+    on_unknown: OnUnknown
     deadline: float | None = None
     dispatch: Dispatch | None = None
 
@@ -83,6 +85,7 @@ class Conversation:
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
         timeout: Duration | None = None,
+        on_unknown: OnUnknown = "raise",
     ) -> Reply:
         """Send a prompt when its turn has come, and wait for the reply.
 
@@ -91,6 +94,7 @@ class Conversation:
             attachment_ids: Ids of uploaded files.
             attachments: Files to upload first, as for `NairiSession.upload`; at most ten together with the ids.
             timeout: Seconds for the whole wait, turns before this one included; 6 hours unless given.
+            on_unknown: As for `NairiSession.start`.
 
         Returns:
             The reply, once the turn has `completed`.
@@ -101,7 +105,7 @@ class Conversation:
             OutcomeUnknownError: the prompt was sent, and whether it runs is not known.
             NairiError: as for `NairiSession.continue_`.
         """
-        sending = self._sending(prompt, attachment_ids, attachments, timeout)
+        sending = self._sending(prompt, attachment_ids, attachments, timeout, on_unknown)
         turn = await self._take_turn(sending)
         try:
             reply = await self._turns.reply(turn, self._remaining(sending))
@@ -119,6 +123,7 @@ class Conversation:
         attachments: Iterable[Source] = (),
         progress: bool = False,
         timeout: Duration | None = None,
+        on_unknown: OnUnknown = "raise",
     ) -> Watch:
         """Send a prompt when its turn has come, and watch the turn.
 
@@ -126,7 +131,7 @@ class Conversation:
         (`watch = await conversation.send(…)`), whichever comes first, and never twice. Arguments as for `ask`;
         `progress` adds progress messages.
         """
-        sending = self._sending(prompt, attachment_ids, attachments, timeout)
+        sending = self._sending(prompt, attachment_ids, attachments, timeout, on_unknown)
         with_progress = checks.flag("progress", progress)
 
         async def prepare() -> Tracker:
@@ -170,7 +175,7 @@ class Conversation:
                 # Made only now, and anew after a cancellation: another prompt may have begun the conversation.
                 dispatch = sending.dispatch = self._dispatch(sending.prompt, files)
             try:
-                turn = await dispatch.send(deadline=sending.deadline)
+                turn = await dispatch.send(on_unknown=sending.on_unknown, deadline=sending.deadline)
             finally:
                 self._is_in_doubt = self._is_in_doubt or dispatch.is_in_doubt
             self._turn = self._open = turn
@@ -188,10 +193,16 @@ class Conversation:
         return self._turns.start(self._agent_id, prompt, ask_mode=self._ask_mode, attachment_ids=files)
 
     def _sending(
-        self, prompt: object, attachment_ids: Iterable[str], attachments: Iterable[Source], timeout: Duration | None
+        self,
+        prompt: object,
+        attachment_ids: Iterable[str],
+        attachments: Iterable[Source],
+        timeout: Duration | None,
+        on_unknown: object,
     ) -> _Sending:
         return _Sending(
             checks.prompt(prompt),
             self._turns.files.attaching(attachments, attachment_ids),
             checks.timeout(timeout, DEFAULT_TIMEOUT),
+            checked_on_unknown(on_unknown),
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from attrs import evolve
 
-from nairi_async.errors import NotFoundError, OutcomeUnknownError
+from nairi_async.errors import InvalidArgumentError, NotFoundError, OutcomeUnknownError
+from nairi_async.reconciling.claims import Words
+from nairi_async.reconciling.reconciler import PATIENCE, Sent
 from nairi_async.transport.address import path
 from nairi_async.transport.exchange import Request
 from nairi_async.watching.discovery import Birth
@@ -19,17 +21,26 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from nairi_async.models import Turn
+    from nairi_async.reconciling.claims import Claim
+    from nairi_async.reconciling.reconciler import Reconciler
     from nairi_async.watching.discovery import Discovery
+
+OnUnknown: TypeAlias = Literal["raise", "reconcile"]
+"""What to do about a prompt that left and whose answer did not come back."""
 
 
 class Dispatch:
     """A prompt that becomes a turn at most once: `send` may be called again after it was cancelled or has failed."""
 
-    def __init__(self, discovery: Discovery, request: Request, agent_id: str | None, *, is_first: bool) -> None:
+    def __init__(
+        self, discovery: Discovery, reconciler: Reconciler, request: Request, agent_id: str | None, words: Words
+    ) -> None:
         self._discovery = discovery
+        self._reconciler = reconciler
         self._request = request
         self._agent_id = agent_id
-        self._is_first = is_first
+        self._words = words
+        self._sent: Sent | None = None
         self.explain: Callable[[str, NotFoundError], Awaitable[NoReturn]] | None = None
         """Raises a 404 to a new conversation, which can only mean its agent, in a more helpful form."""
         self.note: Callable[[Turn], object] | None = None
@@ -40,18 +51,26 @@ class Dispatch:
 
     @classmethod
     def start(
-        cls, discovery: Discovery, agent_id: str, prompt: str, *, ask_mode: bool, attachment_ids: Sequence[str]
+        cls,
+        discovery: Discovery,
+        reconciler: Reconciler,
+        agent_id: str,
+        prompt: str,
+        *,
+        ask_mode: bool,
+        attachment_ids: Sequence[str],
     ) -> Dispatch:
         """The first prompt of a new conversation."""
         body = encode_start(agent_id, prompt, ask_mode=ask_mode, attachment_ids=attachment_ids)
         location = path("conversations", "start")
         request = Request(method="POST", path=location, body=body, repeatable=False, is_dated=True)
-        return cls(discovery, request, agent_id, is_first=True)
+        return cls(discovery, reconciler, request, agent_id, Words.of(None, prompt, attachment_ids))
 
     @classmethod
     def continue_(
         cls,
         discovery: Discovery,
+        reconciler: Reconciler,
         job_id: str,
         prompt: str,
         *,
@@ -62,27 +81,43 @@ class Dispatch:
         body = encode_continue(prompt, attachment_ids=attachment_ids)
         location = path("conversations", job_id, "continue")
         request = Request(method="POST", path=location, body=body, repeatable=False, is_dated=True)
-        return cls(discovery, request, agent_id, is_first=False)
+        return cls(discovery, reconciler, request, agent_id, Words.of(job_id, prompt, attachment_ids))
 
     @property
     def is_unsent(self) -> bool:
         """Whether the prompt provably does not run."""
         return self._turn is None and not self.is_in_doubt
 
-    async def send(self, *, deadline: float = math.inf) -> Turn:
+    async def send(self, *, on_unknown: OnUnknown = "raise", deadline: float = math.inf) -> Turn:
         """The turn; sends the prompt unless it was sent before, and tries no more after the deadline.
 
         Raises:
-            OutcomeUnknownError: it was sent, and whether it runs is not known; also at every later call.
+            OutcomeUnknownError: it was sent, and whether it runs is not known; also at every later call, unless
+                reconciling finds it then.
             NairiError: it was not sent, or was refused; it may be sent again.
         """
         if self._turn is not None:
             return self._turn
-        if self.is_in_doubt:
-            raise OutcomeUnknownError(
-                "the prompt was sent before, and whether it runs is not known", self._request.method, self._request.path
-            )
-        began = self._discovery.clock.monotonic()
+        with self._reconciler.claims.open(self._words, self._request) as claim:
+            if not self.is_in_doubt:
+                try:
+                    return await self._send(claim, deadline)
+                except OutcomeUnknownError as error:
+                    unknown = error
+            else:
+                told = "the prompt was sent before, and whether it runs is not known"
+                unknown = OutcomeUnknownError(told, self._request.method, self._request.path)
+            if on_unknown == "raise" or self._sent is None:
+                raise unknown
+            self._reconciler.claims.doubt(claim)
+            turn = await self._reconciler.settle(claim, self._sent, unknown, deadline=deadline)
+            return self._begun(turn, self._sent.began)
+
+    async def _send(self, claim: Claim, deadline: float) -> Turn:
+        clock = self._discovery.clock
+        began = clock.monotonic()
+        job_id = self._words.job_id
+        before = None if job_id is None else self._discovery.latest_prompt(job_id)
         try:
             turn = await self._discovery.caller.call(self._request, decode_turn, deadline=deadline)
         except OutcomeUnknownError:
@@ -94,15 +129,28 @@ class Dispatch:
         except NotFoundError as error:
             unknown = error
         else:
+            self._reconciler.claims.settle(claim, turn)
             return self._begun(turn, began)
+        finally:
+            self._sent = Sent(self._agent_id, began, clock.monotonic() + PATIENCE, before)
         # Outside of the handlers above: cancelled from here on, the prompt is still known not to run.
         if self.explain is not None and self._agent_id is not None:
             await self.explain(self._agent_id, unknown)
         raise unknown
 
     def _begun(self, turn: Turn, moment: float) -> Turn:
+        self.is_in_doubt = False
         self._turn = evolve(turn, agent_id=self._agent_id or self._discovery.agent_of_job(turn.job_id))
-        self._discovery.born(self._turn, Birth(moment, self._request.answered, self._is_first))
+        self._discovery.born(self._turn, Birth(moment, self._request.answered, self._words.job_id is None))
         if self.note is not None:
             self.note(self._turn)
         return self._turn
+
+
+def checked_on_unknown(value: object) -> OnUnknown:
+    """One of the two ways."""
+    if value == "raise":
+        return "raise"
+    if value == "reconcile":
+        return "reconcile"
+    raise InvalidArgumentError(f"on_unknown is {value!r}: 'raise' or 'reconcile' is needed")

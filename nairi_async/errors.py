@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import define
+from attrs import define, field
 
 if TYPE_CHECKING:
     from nairi_async.models import Message, Turn
@@ -223,6 +223,9 @@ class OutcomeUnknownError(_ExchangeError):
 
     Sending it again could run it twice, so the library does not. The cause (`__cause__`) says what happened.
     """
+
+    candidates: tuple[Turn, ...] = field(default=(), init=False)
+    """Where it was looked up: turns any of which may be the one that was sent, and that cannot be told apart."""
 
 
 @define(auto_exc=True, slots=False)

@@ -11,6 +11,7 @@ from warnings import warn
 from nairi_async import checks, wire
 from nairi_async.clock import Clock, SystemClock
 from nairi_async.conversation import Conversation
+from nairi_async.dispatch import checked_on_unknown
 from nairi_async.errors import ConfigurationError, InvalidArgumentError
 from nairi_async.many import DEFAULT_LIMIT, AskMany, WatchMany
 from nairi_async.models import Turn
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from nairi_async.attachments.sources import Source
     from nairi_async.checks import Duration
+    from nairi_async.dispatch import OnUnknown
     from nairi_async.models import Message, Reply
     from nairi_async.transport.meter import Stats
     from nairi_async.watching.cadence import Cadence
@@ -166,6 +168,7 @@ class NairiSession(Surface):
         ask_mode: bool = False,
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
+        on_unknown: OnUnknown = "raise",
     ) -> Turn:
         """Begin a conversation (api: `POST conversations/start`).
 
@@ -175,6 +178,9 @@ class NairiSession(Surface):
             ask_mode: Let the agent read only, without tools.
             attachment_ids: Ids of uploaded files.
             attachments: Files to upload first, several at a time, as for `upload`; at most ten together with the ids.
+            on_unknown: What to do when the prompt left and its answer did not come back. `"reconcile"` looks it up for
+                at most a minute: a message of equal text and files, made since then, that is no other prompt's of this
+                session. Equal prompts in doubt take one turn each. Nothing is sent again.
 
         Returns:
             The turn: watch it, or wait for its reply.
@@ -182,16 +188,23 @@ class NairiSession(Surface):
         Raises:
             InvalidArgumentError: before any request.
             AgentNotFoundError: there is no such agent; the error lists close names.
-            OutcomeUnknownError: the prompt was sent, and whether it runs is not known; it is not sent again.
+            OutcomeUnknownError: the prompt was sent, and whether it runs is not known; it is not sent again. After a
+                lookup `candidates` holds what could not be told apart.
             NairiError: the request did not run (design section 4).
         """
         agent, text = checks.identifier("agent_id", agent_id), checks.prompt(prompt)
-        is_reading = checks.flag("ask_mode", ask_mode)
+        is_reading, unknown = checks.flag("ask_mode", ask_mode), checked_on_unknown(on_unknown)
         ids = await self._turns.files.attaching(attachments, attachment_ids).ids()
-        return await self._turns.start(agent, text, ask_mode=is_reading, attachment_ids=ids).send()
+        return await self._turns.start(agent, text, ask_mode=is_reading, attachment_ids=ids).send(on_unknown=unknown)
 
     async def continue_(
-        self, job_id: str, prompt: str, *, attachment_ids: Iterable[str] = (), attachments: Iterable[Source] = ()
+        self,
+        job_id: str,
+        prompt: str,
+        *,
+        attachment_ids: Iterable[str] = (),
+        attachments: Iterable[Source] = (),
+        on_unknown: OnUnknown = "raise",
     ) -> Turn:
         """Say more in a conversation (api: `POST conversations/{job_id}/continue`). Arguments as for `start`.
 
@@ -201,8 +214,9 @@ class NairiSession(Surface):
             OutcomeUnknownError, InvalidArgumentError, NairiError: as for `start`.
         """
         job, text = checks.identifier("job_id", job_id), checks.prompt(prompt)
+        unknown = checked_on_unknown(on_unknown)
         ids = await self._turns.files.attaching(attachments, attachment_ids).ids()
-        return await self._turns.continue_(job, text, attachment_ids=ids).send()
+        return await self._turns.continue_(job, text, attachment_ids=ids).send(on_unknown=unknown)
 
     async def message(self, message_id: str) -> Message:
         """One message as it is now (api: `GET messages/{message_id}`)."""
@@ -287,6 +301,7 @@ class NairiSession(Surface):
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
         timeout: Duration | None = None,
+        on_unknown: OnUnknown = "raise",
     ) -> Reply:
         """Begin a conversation and wait for the reply: `start` and `reply` in one.
 
@@ -294,7 +309,7 @@ class NairiSession(Surface):
             NairiError: as for `start` and `reply`; where the turn had begun, `error.turn` names it.
         """
         return await self.conversation(agent_id, ask_mode=ask_mode).ask(
-            prompt, attachment_ids=attachment_ids, attachments=attachments, timeout=timeout
+            prompt, attachment_ids=attachment_ids, attachments=attachments, timeout=timeout, on_unknown=on_unknown
         )
 
     def ask_many(
@@ -305,6 +320,7 @@ class NairiSession(Surface):
         limit: int = DEFAULT_LIMIT,
         ask_mode: bool = False,
         timeout: Duration | None = None,
+        on_unknown: OnUnknown = "raise",
     ) -> AskMany:
         """Ask many prompts, each in a conversation of its own, and iterate over the outcomes as they end.
 
@@ -314,12 +330,13 @@ class NairiSession(Surface):
             limit: Conversations at once.
             ask_mode: Let the agent read only, without tools.
             timeout: Seconds for each prompt; 6 hours unless given.
+            on_unknown: As for `start`.
         """
         agent, bound = checks.identifier("agent_id", agent_id), checks.timeout(timeout, DEFAULT_TIMEOUT)
-        is_reading = checks.flag("ask_mode", ask_mode)
+        is_reading, unknown = checks.flag("ask_mode", ask_mode), checked_on_unknown(on_unknown)
 
         async def ask(prompt: str) -> Reply:
-            return await self.ask(agent, prompt, ask_mode=is_reading, timeout=bound)
+            return await self.ask(agent, prompt, ask_mode=is_reading, timeout=bound, on_unknown=unknown)
 
         return AskMany(prompts, ask, limit=checks.limit(limit))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from nairi_async import checks
@@ -9,16 +10,17 @@ from nairi_async.attachments.upload import Upload
 from nairi_async.errors import ConfigurationError, InvalidArgumentError
 from nairi_async.listing.listing import ConversationListing, Sync
 from nairi_async.models import UNSET, Message, Reply
+from nairi_async.reconciling.claims import Words
+from nairi_async.reconciling.reconciler import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from datetime import datetime
+    from collections.abc import Container, Iterable
 
     from nairi_async.attachments.sources import Source
     from nairi_async.attachments.upload import Progress
     from nairi_async.checks import Duration
     from nairi_async.listing.checkpoint import Checkpoint
-    from nairi_async.models import Agent, Attachment, Unset
+    from nairi_async.models import Agent, Attachment, Turn, Unset
     from nairi_async.turns import Turns
     from nairi_async.usage import UsageReport
 
@@ -54,6 +56,50 @@ class Surface:
             sort: `created_at_desc`, `created_at_asc`, `updated_at_desc` or `updated_at_asc`.
         """
         return ConversationListing(self._turns.agents, agent_id, status=status, updated_after=updated_after, sort=sort)
+
+    async def find_start(
+        self,
+        agent_id: str,
+        prompt: str,
+        *,
+        sent_after: datetime,
+        sent_before: datetime | None = None,
+        attachment_ids: Iterable[str] = (),
+        exclude: Container[str] = (),
+        settled: Duration = PATIENCE,
+    ) -> Turn | None:
+        """The turn of a prompt that a program sent to a new conversation before it ended, without seeing the answer.
+
+        It is looked for among the agent's newest conversations: the first message has the same text and files, was made
+        in that time, and the conversation is neither excluded nor one of this session's. Equal prompts that are looked
+        for at once take one turn each (design section 6).
+
+        Args:
+            agent_id: Slug or id of the agent.
+            prompt: What was said.
+            sent_after: When it was sent at the earliest, by this machine's clock and with a time zone. Differences to
+                the service's clock are accounted for.
+            sent_before: When it was sent at the latest; now unless given.
+            attachment_ids: Ids of the files that were sent with it.
+            exclude: Job ids of conversations that are known to be another prompt's.
+            settled: Seconds after `sent_before` at which a prompt that is not there is taken never to have arrived.
+                Until then it is looked for again and again. How late the service may list a new conversation is not
+                documented.
+
+        Returns:
+            The turn; `None` if there is none, so that the prompt can be sent again.
+
+        Raises:
+            OutcomeUnknownError: more was found than can be told apart (`candidates`), or not everything could be told.
+            NairiError: reading failed (design section 4).
+        """
+        agent, text = checks.identifier("agent_id", agent_id), checks.prompt(prompt)
+        first = checks.time("sent_after", sent_after)
+        now = datetime.fromtimestamp(self._turns.clock.time(), UTC)
+        last = now if sent_before is None else checks.time("sent_before", sent_before)
+        words = Words.of(None, text, checks.attachment_ids(attachment_ids))
+        bound = checks.timeout(settled, PATIENCE, "settled")
+        return await self._turns.find_start(agent, words, sent=(first, last), exclude=exclude, settled=bound)
 
     def sync(self, agent_id: str, since: Checkpoint | None = None) -> Sync:
         """The conversations that changed since a checkpoint, each once; `.checkpoint` is what to store for next time.

@@ -8,6 +8,7 @@ from nairi_async.agents import Agents
 from nairi_async.attachments.files import Files
 from nairi_async.dispatch import Dispatch
 from nairi_async.errors import TurnFailedError
+from nairi_async.reconciling.reconciler import Reconciler, Sent
 from nairi_async.usage import Meter
 from nairi_async.watching.ending import Ending
 from nairi_async.watching.pace import Subject
@@ -15,9 +16,11 @@ from nairi_async.watching.tracker import Tracker
 from nairi_async.watching.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
+    from datetime import datetime
 
     from nairi_async.models import Reply, Turn
+    from nairi_async.reconciling.claims import Words
     from nairi_async.watching.discovery import Discovery
 
 
@@ -30,10 +33,13 @@ class Turns:
         self.agents = Agents(discovery.caller)
         self.files = Files(discovery.caller)
         self.meter = Meter()
+        self._reconciler = Reconciler(discovery, self.agents)
 
     def start(self, agent_id: str, prompt: str, *, ask_mode: bool, attachment_ids: Sequence[str]) -> Dispatch:
         """The first prompt of a new conversation, not yet sent."""
-        dispatch = Dispatch.start(self._discovery, agent_id, prompt, ask_mode=ask_mode, attachment_ids=attachment_ids)
+        dispatch = Dispatch.start(
+            self._discovery, self._reconciler, agent_id, prompt, ask_mode=ask_mode, attachment_ids=attachment_ids
+        )
         dispatch.explain, dispatch.note = self.agents.explain, self.meter.learn
         return dispatch
 
@@ -41,7 +47,23 @@ class Turns:
         self, job_id: str, prompt: str, *, attachment_ids: Sequence[str], agent_id: str | None = None
     ) -> Dispatch:
         """A further prompt of a conversation, not yet sent."""
-        return Dispatch.continue_(self._discovery, job_id, prompt, attachment_ids=attachment_ids, agent_id=agent_id)
+        return Dispatch.continue_(
+            self._discovery, self._reconciler, job_id, prompt, attachment_ids=attachment_ids, agent_id=agent_id
+        )
+
+    async def find_start(
+        self,
+        agent_id: str,
+        words: Words,
+        *,
+        sent: tuple[datetime, datetime],
+        exclude: Container[str],
+        settled: float,
+    ) -> Turn | None:
+        """The turn of a prompt that another process sent between two times of this machine; `None` if there is none."""
+        first, last = (time.timestamp() - self.clock.time() + self.clock.monotonic() for time in sent)
+        looked_for = Sent(agent_id, first, last + settled, arrived_by=last + settled)
+        return await self._reconciler.find_start(words, looked_for, exclude)
 
     def ending(self, turn: Turn, timeout: float) -> Ending:
         """A wait for the end of a turn."""

@@ -27,6 +27,7 @@ VALUES: dict[str, Any] = {
     "turn": TURN,
     "messages": (SAID,),
     "cursor": "cmsg_9",
+    "candidates": (TURN,),
 }
 
 
@@ -43,8 +44,10 @@ OF_REQUESTS = [kind for kind in PUBLIC if "path" in {field.name for field in fie
 
 def make(kind: type[NairiError]) -> NairiError:
     """Return an error of this class with every field set."""
-    values = {field.name: VALUES[field.name] for field in fields(kind)}  # type: ignore[arg-type]
-    error = kind(**values)
+    own = fields(kind)  # type: ignore[arg-type]
+    error = kind(**{field.name: VALUES[field.name] for field in own if field.init})
+    for field in own:
+        setattr(error, field.name, VALUES[field.name])
     error.turn = TURN
     return error
 

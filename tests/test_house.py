@@ -18,34 +18,23 @@ import nairi_async
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "nairi_async"
 # From the ground up: a module imports only from floors below its own, or from its own room.
-FLOORS = {
-    "errors": 0,
-    "clock": 0,
-    "files": 0,
-    "models": 1,
-    "checks": 1,
-    "wire": 2,
-    "growing": 3,
-    "transport": 3,
-    "watching": 4,
-    "toolcalls": 2,
-    "activity": 3,
-    "usage": 3,
-    "agents": 4,
-    "attachments": 4,
-    "listing": 5,
-    "dispatch": 5,
-    "turns": 6,
-    "surface": 7,
-    "conversation": 7,
-    "dialogue": 2,
-    "many": 7,
-    "session": 8,
-    "__init__": 9,
-    "testing": 1,
-    "cli": 10,
-    "__main__": 11,
-}
+_STOREYS = (
+    ("errors", "clock", "files", "gathering"),
+    ("models", "checks", "testing"),
+    ("wire", "toolcalls", "dialogue"),
+    ("growing", "transport", "activity", "usage"),
+    ("watching", "agents", "attachments"),
+    ("listing",),
+    ("reconciling",),
+    ("dispatch",),
+    ("turns",),
+    ("surface", "conversation", "many"),
+    ("session",),
+    ("__init__",),
+    ("cli",),
+    ("__main__",),
+)
+FLOORS = {name: floor for floor, names in enumerate(_STOREYS) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from nairi_async import checks
 from nairi_async.attachments.scan import AttachmentScan
 from nairi_async.attachments.upload import MAX_ATTACHMENT_BYTES, Upload
 from nairi_async.errors import InvalidArgumentError
+from nairi_async.gathering import gathered
 from nairi_async.transport.address import path
 from nairi_async.transport.exchange import Request
 from nairi_async.wire import decode_attachment_id
@@ -29,7 +29,6 @@ SLOWEST: Final = 256 * 1024
 
 # The base64 of the largest file, with room for its name and what else the service may say.
 _LARGEST_BODY: Final = 72 * 1024 * 1024
-_T = TypeVar("_T")
 
 
 class Files:
@@ -71,7 +70,9 @@ class Files:
 
     async def fetch(self, attachment_ids: Sequence[str]) -> list[Attachment]:
         """Download several files, in their order."""
-        return await _gathered([partial(self.download, attachment_id) for attachment_id in attachment_ids])
+        return await gathered(
+            [partial(self.download, attachment_id) for attachment_id in attachment_ids], at_once=AT_ONCE
+        )
 
     def attaching(self, attachments: Iterable[Source], attachment_ids: Iterable[str]) -> Attaching:
         """The attachments of one prompt; refused where they are too many or no sources at all."""
@@ -101,9 +102,8 @@ class Attaching:
         """All ids that the prompt carries, after what was not uploaded yet has been, some at a time."""
         if len(self._uploads) < len(self._sources):
             self._uploads = [await Upload.prepare(source) for source in self._sources]
-        await _gathered(
-            [partial(self._upload, index, deadline) for index in range(len(self._uploads)) if index not in self._done]
-        )
+        missing = [index for index in range(len(self._uploads)) if index not in self._done]
+        await gathered([partial(self._upload, index, deadline) for index in missing], at_once=AT_ONCE)
         return (*self._ids, *(self._done[index] for index in range(len(self._uploads))))
 
     async def _upload(self, index: int, deadline: float) -> None:
@@ -111,23 +111,6 @@ class Attaching:
         if upload.is_spent:
             raise InvalidArgumentError("a stream was sent before, in part or in whole, and cannot be read again")
         self._done[index] = await self._files.upload(upload, deadline=deadline)
-
-
-async def _gathered(calls: Sequence[Callable[[], Awaitable[_T]]]) -> list[_T]:
-    """What the calls return, some made at a time; the first failure ends the others and is raised as it is."""
-    slots = asyncio.Semaphore(AT_ONCE)
-
-    async def made(call: Callable[[], Awaitable[_T]]) -> _T:
-        async with slots:
-            return await call()
-
-    tasks = [asyncio.ensure_future(made(call)) for call in calls]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _sources(attachments: object) -> tuple[Source, ...]:

@@ -68,7 +68,7 @@ class _Listing(ABC):
             "offset": str(page.offset),
         }
         query = "&".join(f"{name}={quote(value, safe=',:')}" for name, value in parameters.items() if value)
-        request = Request(method="GET", path=location, query=query)
+        request = Request(method="GET", path=location, query=query, is_dated=True)
         return await self._agents.call(self._agent_id, request, decode_conversations)
 
     @abstractmethod
@@ -94,7 +94,7 @@ class ConversationListing(_Listing):
     def __init__(
         self, agents: Agents, agent_id: str, *, status: object, updated_after: datetime | None, sort: str
     ) -> None:
-        after = None if updated_after is None else _checked_time(updated_after)
+        after = None if updated_after is None else checks.time("updated_after", updated_after)
         statuses = ",".join(checked_statuses(status))
         super().__init__(agents, agent_id, Paging(checked_sort(sort), after), sort=sort, status=statuses)
         self._given: set[str] = set()
@@ -197,17 +197,6 @@ def checked_statuses(status: object) -> tuple[str, ...]:
             hint = f"; did you mean {close[0]}?" if close else ""
             raise InvalidArgumentError(f"status {name!r} is none of {', '.join(JOB_STATUSES)}{hint}")
     return statuses
-
-
-def _checked_time(time: object) -> datetime:
-    if not isinstance(time, datetime):
-        raise InvalidArgumentError(f"updated_after is a datetime, not {type(time).__name__}")
-    if time.tzinfo is None:
-        raise InvalidArgumentError("updated_after has no time zone; the service's times are in UTC")
-    try:
-        return time.astimezone(UTC)
-    except OverflowError as error:
-        raise InvalidArgumentError("updated_after is out of the range of UTC") from error
 
 
 def _stamp(time: datetime) -> str:

@@ -67,6 +67,10 @@ class Discovery:
         turn = self._jobs.get(job_id)
         return turn.agent_id if turn is not None else None
 
+    def owns(self, job_id: str) -> bool:
+        """Whether this session began a turn in the conversation lately."""
+        return job_id in self._jobs
+
     def latest_prompt(self, job_id: str) -> str | None:
         """The user message of the turn that this session began last in a conversation."""
         turn = self._jobs.get(job_id)
