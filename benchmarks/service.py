@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import multiprocessing
 from contextlib import contextmanager
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 from nairi_async.clock import SystemClock
@@ -42,6 +43,11 @@ async def _take_time(request: web.Request) -> None:
     _now.set(float(request.headers.get(NOW, START)))
 
 
+async def _tell_time(_request: web.Request, response: web.StreamResponse) -> None:
+    # The simulator has looked at its clock before the request could name the time.
+    response.headers["Date"] = formatdate(_now.get(), usegmt=True)
+
+
 def prompt(length: float, replies: int = 1, progress: int = 0, weight: int = 0) -> str:
     """What to ask an agent so that its turn lasts so many seconds, with so many replies and progress entries."""
     return f"{length} {replies} {progress} {weight}"
@@ -62,7 +68,7 @@ def script(asked: str, _turn: int) -> list[ScriptStep]:
 def _serve(pipe: Any, quirks: Quirks) -> None:
     async def main() -> None:
         async with Simulator(clock=_NamedTime(), quirks=quirks) as simulator:
-            simulator.intercept = _take_time
+            simulator.intercept, simulator.intercept_answer = _take_time, _tell_time
             for slug in ("my-agent", "agent-5", "agent-30", "agent-180"):
                 simulator.agent(slug, script)
             pipe.send((simulator.url, simulator.api_key))
