@@ -6,11 +6,14 @@ The simulator decides what moves a job's `updated_at`; time is virtual.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
@@ -177,14 +180,40 @@ def chatty(rng: random.Random) -> list[ScriptStep]:
     return [*(Text("working", after=1.5) for _ in range(rng.randint(5, 40))), Say("done")]
 
 
+Rewrite = Callable[[dict[str, Any]], None]
+
+
+async def rewritten(rewrite: Rewrite, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """The answer with each row of a listing changed."""
+    if "/agents/" not in request.path or not isinstance(response, web.Response) or response.body is None:
+        return response
+    listing = json.loads(bytes(response.body))  # type: ignore[arg-type]
+    for row in listing["conversations"]:
+        rewrite(row)
+    return web.json_response(listing)
+
+
+def backwards(row: dict[str, Any]) -> None:
+    """Its time runs backwards: each change is dated earlier than the one before."""
+    mirrored = datetime.fromtimestamp(2 * 1.8e9 - datetime.fromisoformat(row["updated_at"]).timestamp(), UTC)
+    row["updated_at"] = mirrored.isoformat().replace("+00:00", "Z")
+
+
 async def asked(
-    quirks: Quirks, *, many: int = 30, rounds: int = 4, script: object = lasting, intercept: object = None
+    quirks: Quirks,
+    *,
+    many: int = 30,
+    rounds: int = 4,
+    script: object = lasting,
+    intercept: object = None,
+    rewrite: Rewrite | None = None,
 ) -> tuple[Simulator, float]:
     """Ask many prompts of one agent at once; the simulator afterwards, and the mean delay of discovery."""
     clock, rng = VirtualClock(), random.Random(5)
     async with Simulator(clock=clock, quirks=quirks) as simulator:
         simulator.agent("my-agent", lambda _prompt, _turn: script(rng))  # type: ignore[operator]
         simulator.intercept = intercept  # type: ignore[assignment]
+        simulator.intercept_answer = None if rewrite is None else partial(rewritten, rewrite)
         async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
             prompts = (str(number) for number in range(many * rounds))
             replies = [outcome async for outcome in nairi.ask_many("my-agent", prompts, limit=many)]
@@ -246,6 +275,31 @@ async def test_nothing_is_lost_whatever_the_listing_does(quirks: Quirks) -> None
     simulator, _ = await asked(quirks, script=chatty)
     without, _ = await asked(Quirks(listing=False), script=chatty)
     assert len(simulator.requests) < 1.2 * len(without.requests)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        backwards,
+        lambda row: row.pop("updated_at"),
+        lambda row: row.update(updated_at="2026-01-01T00:00:00.000Z"),
+        lambda row: row.update(updated_at="yesterday"),
+        lambda row: row.update(id="job_of_nobody"),
+    ],
+    ids=["backwards", "missing", "all equal", "no times", "other ids"],
+)
+async def test_times_that_make_no_sense_cost_a_listing_its_place(
+    rewrite: Rewrite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever stands in `updated_at`, every reply comes in time, for hardly more than plain looking, logged once."""
+    caplog.set_level(logging.WARNING, logger="nairi_async.watching.feed")
+    simulator, delay = await asked(Quirks(), rewrite=rewrite)
+    without, _ = await asked(Quirks(listing=False))
+    assert len(simulator.requests) < 1.1 * len(without.requests)
+    assert delay < 1.7
+    assert len(caplog.records) <= 2
+    assert len({record.getMessage() for record in caplog.records}) == len(caplog.records)
 
 
 @pytest.mark.anyio
