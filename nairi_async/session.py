@@ -13,6 +13,7 @@ from nairi_async.clock import Clock, SystemClock
 from nairi_async.conversation import Conversation
 from nairi_async.dispatch import checked_on_unknown
 from nairi_async.errors import ConfigurationError, InvalidArgumentError
+from nairi_async.hooks import Hooks
 from nairi_async.many import DEFAULT_LIMIT, AskMany, WatchMany
 from nairi_async.models import Turn
 from nairi_async.surface import Surface
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from nairi_async.attachments.sources import Source
     from nairi_async.checks import Duration
     from nairi_async.dispatch import OnUnknown
+    from nairi_async.hooks import Hook
     from nairi_async.models import Message, Reply
     from nairi_async.transport.meter import Stats
     from nairi_async.watching.cadence import Cadence
@@ -69,6 +71,7 @@ class NairiSession(Surface):
         max_connections: Requests at once, whatever the number of conversations.
         requests_per_second: Bound on the rate of requests; none unless given.
         cadence: What another session has learnt about its agents, from `session.cadence.export()`.
+        hooks: Functions to call with a record of what the session does; see `nairi_async.hooks`.
         clock: The time to live by; tests give `nairi_async.testing.VirtualClock`.
 
     Raises:
@@ -87,6 +90,7 @@ class NairiSession(Surface):
         max_connections: int = 100,
         requests_per_second: float | None = None,
         cadence: Mapping[str, Any] | None = None,
+        hooks: Iterable[Hook] = (),
         clock: Clock | None = None,
     ) -> None:
         # The name is let go of first: a traceback that shows local variables must not show the key.
@@ -116,6 +120,7 @@ class NairiSession(Surface):
             meter=Meter(),
             policy=retry or RetryPolicy(),
             request_timeout=timeout,
+            hooks=Hooks(hooks),
         )
         self._discovery = Discovery(self._caller, polling or Polling())
         if cadence is not None:

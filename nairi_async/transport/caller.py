@@ -26,6 +26,7 @@ from nairi_async.errors import (
     StatusError,
     UnreadableOutcomeError,
 )
+from nairi_async.hooks import Hooks, RequestDone, RetryPlanned
 from nairi_async.transport.retry import (
     RetryPolicy,
     delay_before_retry,
@@ -73,12 +74,14 @@ class Caller:
         meter: Meter,
         policy: RetryPolicy,
         request_timeout: float,
+        hooks: Hooks | None = None,
     ) -> None:
         self.http = http
         self.limiter = limiter
         self.clock = clock
         self.random = random
         self.meter = meter
+        self.hooks = hooks or Hooks()
         self.server_clock = ServerClock()
         self._policy = policy
         self.request_timeout = request_timeout
@@ -102,7 +105,7 @@ class Caller:
         began = self.clock.monotonic()
         for attempt in itertools.count(1):
             try:
-                return await self._attempt(request, decode, deadline)
+                return await self._attempt(request, decode, deadline, attempt)
             except NairiError as error:
                 if request.is_spent or not is_transient(
                     error, repeatable=request.repeatable, unreadable=unreadable_is_transient
@@ -116,20 +119,29 @@ class Caller:
                     _raise_final(request, error)
                 request.handed_over = False
                 self.meter.retries += 1
-                log.info("%s; attempt %d, next in %.2f s", error, attempt, delay)
+                planned = RetryPlanned(
+                    method=request.method, path=request.path, attempt=attempt, error=error, wait=delay
+                )
+                self.hooks.tell(log, planned, logging.INFO)
             await self.clock.sleep(delay)
         raise AssertionError("unreachable")  # pragma: no cover
 
-    async def _attempt(self, request: Request, decode: Callable[[bytes], _T], deadline: float) -> _T:
+    async def _attempt(self, request: Request, decode: Callable[[bytes], _T], deadline: float, attempt: int) -> _T:
         request.handed_over = False
         try:
             async with self.limiter.slot(deadline):
+                began = self.clock.monotonic()
                 timeout = request.timeout or self.request_timeout
                 if request.repeatable:
                     # A prompt under way is not cut short: nobody would know whether it runs.
-                    timeout = min(timeout, deadline - self.clock.monotonic())
+                    timeout = min(timeout, deadline - began)
                 self.meter.requests += 1
-                response = await self.http.send(request, timeout)
+                try:
+                    response = await self.http.send(request, timeout)
+                except NairiError as error:
+                    if self.hooks.listens(log):
+                        self._tell(request, attempt, began, error=error)
+                    raise
         except TimeoutError as error:
             if isinstance(error, NairiError):
                 raise
@@ -138,7 +150,8 @@ class Caller:
         if request.is_dated:
             request.answered = self.clock.monotonic()
             self.server_clock.observe(parse_date(response.headers.get("Date")), request.answered)
-        log.debug("%s %s: %d, %d bytes", request.method, request.path, response.status, len(response.body))
+        if self.hooks.listens(log):
+            self._tell(request, attempt, began, response=response)
         if not response.is_success:
             self._raise_status(request, response)
         try:
@@ -148,6 +161,26 @@ class Caller:
         # Made anew, outside of the handler: the original would stay in the chain with what the service had repeated.
         excerpt = self.http.redact(unreadable.excerpt)
         raise evolve(unreadable, method=request.method, path=request.path, excerpt=excerpt) from unreadable.__cause__
+
+    def _tell(
+        self,
+        request: Request,
+        attempt: int,
+        began: float,
+        *,
+        response: Response | None = None,
+        error: NairiError | None = None,
+    ) -> None:
+        done = RequestDone(
+            method=request.method,
+            path=request.path,
+            attempt=attempt,
+            seconds=self.clock.monotonic() - began,
+            status=response.status if response is not None else None,
+            bytes_received=len(response.body) if response is not None else 0,
+            error=error,
+        )
+        self.hooks.tell(log, done)
 
     def _raise_status(self, request: Request, response: Response) -> NoReturn:
         text = self.http.redact(decode_error(response.body))

@@ -7,7 +7,7 @@ from attrs import define, frozen
 
 @frozen(kw_only=True)
 class Stats:
-    """What a session has done so far."""
+    """What a session has done so far; `print` shows it in four lines."""
 
     requests: int
     """Requests sent, each attempt counted."""
@@ -25,9 +25,28 @@ class Stats:
     """Mean seconds between an event and its discovery, taken as half of the time since the look before; `None` before
     the first."""
     open_watches: int
-    """Conversations waited for right now."""
+    """Watchers that wait for news right now, between two looks or for the answer to one."""
     waiting_calls: int
     """Calls that wait for a connection, or for a rate limit to pass, right now."""
+
+    @property
+    def looks_per_turn(self) -> float | None:
+        """Looks for each turn whose end was found; `None` before the first. Looks at turns that still run count."""
+        return self.looks / self.turns_ended if self.turns_ended else None
+
+    def __str__(self) -> str:
+        each = (
+            f": {self.looks_per_turn:.1f} for each of {self.turns_ended:,} turns that ended" if self.turns_ended else ""
+        )
+        late = f", {self.discovery_delay:.2f} s late on the mean" if self.discovery_delay is not None else ""
+        return "\n".join(
+            (
+                f"requests  {self.requests:,} ({self.retries:,} retries), {_size(self.bytes_received)} received",
+                f"looks     {self.looks:,}{each}",
+                f"news      found {self.discoveries:,} times{late}",
+                f"now       {self.open_watches:,} watches open, {self.waiting_calls:,} calls waiting",
+            )
+        )
 
 
 @define
@@ -61,3 +80,13 @@ class Meter:
             open_watches=self.open_watches,
             waiting_calls=waiting_calls,
         )
+
+
+def _size(count: int) -> str:
+    """A number of bytes as people say it."""
+    size, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:  # noqa: PLR2004 - what the next unit holds
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.1f} {unit}" if unit != "bytes" else f"{count} bytes"

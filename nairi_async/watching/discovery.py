@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nairi_async.transport.caller import Caller
     from nairi_async.watching.cadence import Polling
 
-# Conversations whose last turn is remembered.
+# Conversations whose last turn is remembered, and turns whose end is.
 _JOBS: Final = 10_000
 
 
@@ -48,6 +48,7 @@ class Discovery:
         # As long as somebody holds the turn: nothing piles up.
         self._births: WeakKeyDictionary[Turn, Birth] = WeakKeyDictionary()
         self._jobs: OrderedDict[str, Turn] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()
 
     def born(self, turn: Turn, birth: Birth) -> None:
         """Remember how a turn began."""
@@ -57,6 +58,16 @@ class Discovery:
         self._jobs.move_to_end(turn.job_id)
         if len(self._jobs) > _JOBS:
             self._jobs.popitem(last=False)
+
+    def has_newly_ended(self, turn: Turn) -> bool:
+        """Whether nobody has told of the end of this turn before; from now on somebody has."""
+        if turn.message_id in self._ended:
+            return False
+        self.meter.turns_ended += 1
+        self._ended[turn.message_id] = None
+        if len(self._ended) > _JOBS:
+            self._ended.popitem(last=False)
+        return True
 
     def agent_of(self, turn: Turn) -> str | None:
         """The agent of a turn, where the turn or an earlier one of its conversation tells."""

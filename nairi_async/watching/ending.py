@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from nairi_async.models import Reply
+from nairi_async.models import Reply, Usage
 from nairi_async.watching.pace import Pace, Subject
 from nairi_async.watching.timeline import Timeline
 from nairi_async.watching.tracker import turn_failed
@@ -44,19 +44,25 @@ class Ending:
             await self._pace.pause()
             snapshot = await self._pace.read(self._prompt, max(newer, self._pace.began))
             if self._has_ended(snapshot.value, snapshot, explained=False):
+                self._pace.tell_end(self._turn, snapshot.value.status, None)
                 return snapshot.value
             newer = math.nextafter(snapshot.began, math.inf)
 
     async def reply(self) -> Reply:
         """What came of the turn: read once after its end, and once more if the reply is slower than the status."""
         prompt, ended, whole = await self._end()
-        if whole is None:
-            whole = await self._pace.read(self._timeline(), ended)
-        messages, is_complete = self._turn_of(prompt, whole)
-        if not is_complete:
-            await self._clock.sleep(ended + self._polling.settle - self._clock.monotonic())
-            whole = await self._pace.read(self._timeline(), ended + self._polling.settle)
-            messages, _ = self._turn_of(prompt, whole)
+        messages: list[Message] = []
+        try:
+            if whole is None:
+                whole = await self._pace.read(self._timeline(), ended)
+            messages, is_complete = self._turn_of(prompt, whole)
+            if not is_complete:
+                await self._clock.sleep(ended + self._polling.settle - self._clock.monotonic())
+                whole = await self._pace.read(self._timeline(), ended + self._polling.settle)
+                messages, _ = self._turn_of(prompt, whole)
+        finally:
+            # Also where it ends here without the reply: that the turn has ended is known all the same.
+            self._pace.tell_end(self._turn, prompt.status, Usage.total(message.usage for message in messages))
         if prompt.status == "failed":
             raise turn_failed(self._turn, messages)
         return Reply.of(self._turn, messages)

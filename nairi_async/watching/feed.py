@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 from attrs import define
 
 from nairi_async.errors import AuthenticationError, NairiError, RequestTimeoutError, SessionClosedError
+from nairi_async.hooks import FeedChanged, News
 from nairi_async.transport.address import path
 from nairi_async.transport.exchange import Request
 from nairi_async.transport.retry import is_refusal, is_transient
@@ -200,20 +201,22 @@ class Feed:
         self._failures += 1
         is_passing = isinstance(error, NairiError) and is_transient(error, repeatable=True, unreadable=True)
         if not is_passing or self._failures >= _PATIENCE:
-            self.ends.switch_off("it cannot be read")
-            self.messages.switch_off("it cannot be read")
-            log.warning("the listing of agent %s is not used any more: it cannot be read: %s", self._agent_id, error)
-            self._wake_all()
+            reason = f"it cannot be read: {error}"
+            self.ends.switch_off(reason)
+            self.messages.switch_off(reason)
+            self._tell("anything", reason)
 
     def _tell_change(self, trust: Trust, before: Standing) -> None:
-        if trust.standing is before:
-            return
-        what = "ends of turns" if trust is self.ends else "messages"
-        if trust.standing is Standing.OFF:
-            log.warning("the listing of agent %s no longer announces %s: %s", self._agent_id, what, trust.reason)
+        if trust.standing is not before:
+            news: News = "ends of turns" if trust is self.ends else "messages"
+            self._tell(news, trust.reason if trust.standing is Standing.OFF else None)
+
+    def _tell(self, news: News, reason: str | None) -> None:
+        """Tell that the listing is used from now on, or, with a reason, that it is not any more."""
+        changed = FeedChanged(agent_id=self._agent_id, news=news, is_used=reason is None, reason=reason or "")
+        self._caller.hooks.tell(log, changed, logging.WARNING if reason else logging.INFO)
+        if reason:
             self._wake_all()
-        else:
-            log.info("the listing of agent %s is trusted to announce %s", self._agent_id, what)
 
     def found(self, trust: Trust, job: Announced, alive: float, found: float) -> None:
         """A look has found by itself what should have been announced."""

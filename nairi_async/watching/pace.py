@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from attrs import define
+from attrs import define, evolve
 
 from nairi_async.errors import NairiError, WatchTimeoutError
+from nairi_async.hooks import LookPlanned, TurnEnded
 from nairi_async.transport.retry import is_transient
 from nairi_async.watching.cadence import Schedule
 
 if TYPE_CHECKING:
-    from nairi_async.models import Turn
+    from nairi_async.models import Turn, Usage
     from nairi_async.watching.announcements import Announced, Trust
     from nairi_async.watching.cadence import Kind
     from nairi_async.watching.discovery import Birth, Discovery
     from nairi_async.watching.feed import Feed
     from nairi_async.watching.reads import SharedRead, Snapshot
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -50,8 +54,8 @@ class Pace:
     """
 
     __slots__ = (
-        "_began", "_birth", "_clock", "_deadline", "_discovery", "_due", "_feed", "_interval", "_is_fixed",
-        "_is_lagging", "_job", "_kind", "_looked", "_schedule", "_subject", "_timeout", "was_announced",
+        "_began", "_birth", "_clock", "_deadline", "_discovery", "_due", "_end", "_feed", "_interval", "_is_fixed",
+        "_is_lagging", "_job", "_kind", "_looked", "_looks", "_schedule", "_subject", "_timeout", "was_announced",
     )  # fmt: skip
 
     def __init__(self, discovery: Discovery, subject: Subject, timeout: float, kind: Kind, birth: Birth | None) -> None:
@@ -71,6 +75,9 @@ class Pace:
         self._is_lagging = False
         self._began = -math.inf
         self._deadline = math.inf
+        self._looks = 0
+        # When the end was found, and how late, until it is told.
+        self._end: tuple[float, float] | None = None
         self.was_announced = False
         """Whether the look that is due was announced by a listing, so that news is likely."""
 
@@ -88,12 +95,17 @@ class Pace:
 
     async def read(self, shared: SharedRead[_T], moment: float) -> Snapshot[_T]:
         """A read asked for at `moment` or later, cut short by the end of the whole wait."""
+        meter = self._discovery.meter
+        self._looks += 1
+        meter.open_watches += 1
         try:
             return await shared.since(moment, deadline=self._deadline)
         except NairiError as error:
             if self._is_over and is_transient(error, repeatable=True, unreadable=True):
                 raise self._subject.timed_out() from error
             raise
+        finally:
+            meter.open_watches -= 1
 
     def looked(self, began: float, came: float, *, news: bool, explained: bool = True) -> None:
         """A look that began and came at these moments; the next is due when the cadence says.
@@ -110,11 +122,30 @@ class Pace:
         self._looked = began
 
     def ended(self, began: float) -> None:
-        """A look that began at this moment has found the end of what is waited for."""
+        """A look that began at this moment has found the end of what is waited for; `tell_end` says so."""
         schedule = self._begin()
+        self._end = (began, schedule.expected_delay(began))
         self._account(began, news=True)
         schedule.end(began)
-        self._discovery.meter.turns_ended += 1
+
+    def tell_end(self, turn: Turn, status: str, usage: Usage | None) -> None:
+        """Tell how the turn has ended whose end was found, and what it brought: once, whoever else waited for it."""
+        end, self._end = self._end, None
+        if end is None or not self._discovery.has_newly_ended(turn):
+            return
+        hooks = self._discovery.caller.hooks
+        if hooks.listens(log):
+            moment, delay = end
+            ended = TurnEnded(
+                turn=turn if turn.agent_id is not None else evolve(turn, agent_id=self._subject.agent_id),
+                status=status,
+                seconds=moment - (self._birth.moment if self._birth is not None else self._began),
+                ended_at=self._clock.time() - (self._clock.monotonic() - moment),
+                discovery_delay=delay,
+                looks=self._looks,
+                usage=usage,
+            )
+            hooks.tell(log, ended)
 
     def due_at(self, moment: float) -> None:
         """The next read is due at this moment, whatever the cadence says."""
@@ -162,25 +193,39 @@ class Pace:
             if self._looked > -math.inf and feed.replaces_looks(trust) and not self._is_lagging:
                 await self._wait_for_announcement(feed, trust, job)
                 return
-            await self._sleep_until(self._due)
+            await self._look_at(self._due)
             await feed.try_out()
         else:
-            await self._sleep_until(self._due)
+            await self._look_at(self._due)
 
     async def _wait_for_announcement(self, feed: Feed, trust: Trust, job: Announced) -> None:
         until = min(self._deadline, self._looked + _VERIFYING * self._discovery.polling.maximum)
+        self._tell_plan(until, is_announced=True)
         self.was_announced = await feed.wait(job, trust, self._looked, until, own=self._birth is not None)
         if self._schedule is not None:
             self._schedule.waited_for_announcement(job.moved_at - feed.interval if self.was_announced else None)
         now = self._clock.monotonic()
         if not self.was_announced and now < until:
             # The listing stands for looks no more, for all at once: back to looking, spread over an interval.
-            await self._sleep_until(now + self._discovery.random() * min(self._interval, until - now))
+            await self._look_at(now + self._discovery.random() * min(self._interval, until - now))
 
-    async def _sleep_until(self, moment: float) -> None:
+    async def _look_at(self, moment: float) -> None:
+        """Wait for the moment of the next look."""
+        self._tell_plan(moment, is_announced=False)
         now = self._clock.monotonic()
         if moment > now:
             await self._clock.sleep(min(moment, self._deadline) - now)
+
+    def _tell_plan(self, moment: float, *, is_announced: bool) -> None:
+        hooks = self._discovery.caller.hooks
+        if hooks.listens(log):
+            planned = LookPlanned(
+                job_id=self._subject.job_id,
+                agent_id=self._subject.agent_id,
+                wait=max(0.0, moment - self._clock.monotonic()),
+                is_announced=is_announced,
+            )
+            hooks.tell(log, planned)
 
     def _account(self, began: float, *, news: bool) -> None:
         """Tell the meter and the listing what this look has brought."""

@@ -55,8 +55,13 @@ class Timeline:
     @property
     def status(self) -> str | None:
         """The last status seen of the watched turn, or of the newest user message; `None` before any was seen."""
-        user = self._users.get(self._turn) if self._turn is not None else self._newest_user()
+        user = self.user
         return None if user is None else user.status
+
+    @property
+    def user(self) -> Message | None:
+        """The watched turn's user message, or the newest; `None` before any was seen."""
+        return self._users.get(self._turn) if self._turn is not None else self._newest_user()
 
     @property
     def has_ended(self) -> bool:

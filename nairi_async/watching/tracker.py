@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from nairi_async.errors import TurnFailedError
+from nairi_async.models import Turn, Usage
 from nairi_async.watching.cadence import timeline_spacing
 from nairi_async.watching.pace import Pace
 from nairi_async.watching.timeline import Timeline
@@ -14,7 +15,7 @@ from nairi_async.watching.timeline import Timeline
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nairi_async.models import Message, Turn
+    from nairi_async.models import Message
     from nairi_async.watching.discovery import Discovery
     from nairi_async.watching.pace import Subject
     from nairi_async.watching.reads import SharedRead, Snapshot
@@ -149,6 +150,7 @@ class Tracker:
         else:
             messages += self._timeline.finish()
             self.is_finished = not self._follow
+            self._tell_end(messages)
             self._pace.looked(snapshot.began, snapshot.came, news=bool(messages))
             if self._follow and self._next_whole > snapshot.began:
                 # Nothing runs, so nothing small tells more: a heavy conversation is left alone for a while.
@@ -156,6 +158,13 @@ class Tracker:
         if self._is_single:
             self._said += (message for message in messages if message.role != "progress")
         return messages
+
+    def _tell_end(self, messages: Sequence[Message]) -> None:
+        user = self._timeline.user
+        if user is not None:
+            usage = Usage.total(message.usage for message in (*self._said, *messages)) if self._is_single else None
+            turn = self._subject.turn if self._is_single else None
+            self._pace.tell_end(turn or Turn(self._subject.job_id, user.id), user.status, usage)
 
     def _note_end(self, moment: float) -> None:
         """The end was seen by a read that came at this moment; a read of the whole conversation is due at once."""
