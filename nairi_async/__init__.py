@@ -1,4 +1,25 @@
-"""Conversations with Nairi agents, in asyncio: start, watch, continue."""
+"""Conversations with Nairi agents, in asyncio: start one, iterate over its messages as they come, go on.
+
+    import asyncio
+
+    from nairi_async import NairiSession
+
+
+    async def main() -> None:
+        async with NairiSession() as nairi:  # the key: NAIRI_API_KEY
+            turn = await nairi.start("my-agent", "Refund the failed charge for cus_123.")
+            async for message in nairi.watch(turn):
+                print(message.role, message.content)
+            reply = await nairi.ask("my-agent", "Which charges failed today?")  # start, wait, read
+            print(reply.text, reply.usage)
+
+
+    asyncio.run(main())
+
+Begin with `NairiSession`: its methods are all there is to do. Everything that goes wrong is a `NairiError`. Further
+modules: `nairi_async.errors`, `nairi_async.hooks` (what a session does, as it does it), `nairi_async.testing` (a
+simulated service for tests). The command `nairi-async demo` shows it at work without an account.
+"""
 
 from __future__ import annotations
 

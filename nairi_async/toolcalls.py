@@ -64,7 +64,9 @@ class ActivityNode:
     """A tool call, and what the subagent that it began has done."""
 
     call: ToolCall
+    """The call."""
     children: tuple[ActivityNode, ...] = ()
+    """The calls that the subagent made."""
     texts: tuple[str, ...] = ()
     """What the subagent said."""
 

@@ -28,6 +28,7 @@ class Seen:
     """A request that reached the simulator, with what it got."""
 
     method: str
+    """HTTP method."""
     path: str
     """As it was sent, percent-encoding included, without the query."""
     status: int

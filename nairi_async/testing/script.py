@@ -63,11 +63,16 @@ class Say(ScriptStep):
     """
 
     text: str = _text()
+    """What it says."""
     after: float = _seconds()
     unfinished_for: float = field(default=0.0, kw_only=True, validator=[ge(0.0), lt(math.inf)])
+    """Seconds that it is seen unfinished."""
     finishes: bool = field(default=True, kw_only=True)
+    """Whether it is finished after that."""
     attachment_ids: tuple[str, ...] = field(default=(), kw_only=True, converter=_tuple)
+    """Files that come with it, as `Simulator.attachment` made them."""
     usage: _Usage = field(default=None, kw_only=True, validator=_only_usage)
+    """What it cost."""
 
     def __attrs_post_init__(self) -> None:
         if not (self.finishes or self.unfinished_for):
@@ -80,6 +85,7 @@ class Notice(ScriptStep):
     """A `system` message, such as `Agent opened a pull request: …`."""
 
     text: str = _text()
+    """What it says."""
     after: float = _seconds()
 
 
@@ -88,6 +94,7 @@ class Text(ScriptStep):
     """A `progress` message with a whole block of the agent's text."""
 
     text: str = _text()
+    """The text."""
     after: float = _seconds()
 
     @property
@@ -101,6 +108,7 @@ class Thinking(ScriptStep):
     """A `progress` message with a block of the agent's reasoning."""
 
     text: str = _text()
+    """The reasoning."""
     after: float = _seconds()
 
     @property
@@ -114,6 +122,7 @@ class Step(ScriptStep):
     """A `progress` message that tells in one line where the agent is."""
 
     summary: str = _text()
+    """The line."""
     after: float = _seconds()
 
     @property
@@ -127,6 +136,7 @@ class Subagent(ScriptStep):
     """A `progress` message about a subagent that starts, proceeds or ends."""
 
     summary: str = _text()
+    """What it does, in a line."""
     after: float = _seconds()
 
     @property
@@ -144,14 +154,22 @@ class Tool(ScriptStep):
     """
 
     name: str = _text()
+    """Its name, such as `Bash`."""
     input: str = field(default="", kw_only=True)
+    """Summary of what it was given."""
     output: str = field(default="", kw_only=True)
+    """Summary of what came of it."""
     seconds: float = _seconds()
+    """How long it runs."""
     after: float = _seconds()
     status: str = field(default="completed", kw_only=True)
+    """How it ends."""
     heartbeat: bool = field(default=True, kw_only=True)
+    """Whether it says every ten seconds that it still runs."""
     tool_use_id: str | None = field(default=None, kw_only=True, validator=optional(instance_of(str)))
+    """Its id; made up unless given."""
     parent_tool_use_id: str | None = field(default=None, kw_only=True, validator=optional(instance_of(str)))
+    """The id of the tool call whose subagent made this one."""
 
 
 @frozen
@@ -159,6 +177,7 @@ class Progress(ScriptStep):
     """A `progress` message with exactly this content: an envelope, or a text that need not be JSON."""
 
     envelope: Mapping[str, object] | str
+    """The content: JSON, or the text itself."""
     after: float = _seconds()
 
 
@@ -174,6 +193,7 @@ class Fail(ScriptStep):
     """The turn is `failed`, and a `system` message says `nairid encountered error: <text>`."""
 
     text: str = _text()
+    """Why it failed."""
     after: float = _seconds()
 
 

@@ -50,12 +50,17 @@ class Asked:
     agent_id: str
     """Slug of the agent."""
     job_id: str
+    """The conversation."""
     message_id: str
+    """The user message that it became."""
     prompt: str
+    """The text."""
     attachment_ids: tuple[str, ...]
+    """The files that came with it."""
     at: float
     """When it was accepted, in seconds since the epoch."""
     ask_mode: bool = False
+    """Whether the agent was to read only."""
 
 
 @frozen

@@ -31,7 +31,18 @@ _UNAVAILABLE: Final = 503
 class RetryPolicy:
     """How long and how often a request is tried; full jitter between the attempts.
 
-    What may be tried again is not a setting: reads always; prompts only when they provably did not run.
+    What may be tried again is not a setting: reads always; prompts only when they provably did not run. Durations are
+    seconds, as a number or a `timedelta`.
+
+    Args:
+        attempts: (6) Attempts in all, the first included.
+        total: (120) The time after the first attempt at which the last one may begin; `math.inf` for no bound.
+        wait_initial: (0.5) Upper bound of the first wait; it doubles with each attempt.
+        wait_max: (10) Upper bound of every wait.
+        retry_after_max: (60) The longest `Retry-After` that is waited for; a longer one is raised at once.
+
+    Raises:
+        ConfigurationError: a setting is no number, or out of bounds.
     """
 
     attempts: int = 6

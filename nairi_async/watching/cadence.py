@@ -40,7 +40,21 @@ _TIMELINE_BYTES_PER_SECOND: Final = 64 * 1024
 
 @frozen(kw_only=True)
 class Polling:
-    """How soon news should be found, and the bounds within which the library looks for it."""
+    """How soon news should be found, and the bounds within which the library looks for it.
+
+    Durations are seconds, as a number or a `timedelta`.
+
+    Args:
+        delay: (1) The mean time between an event and its discovery that is acceptable. Requests become fewer in about
+            the proportion in which it grows.
+        first: (0.25) The time to the first look where nothing is known of an agent yet.
+        fraction: (0.1) An interval is at most this share of the time already waited, or eight delays.
+        maximum: (30) The longest interval; five times that where a trusted listing announces changes.
+        settle: (1) The time after the end of a turn in which late notices are still delivered.
+
+    Raises:
+        ConfigurationError: a setting is no number, or not positive.
+    """
 
     delay: float = field(default=1.0, converter=checks.seconds)
     """The mean time between an event and its discovery that is acceptable, in seconds: fewer requests if larger."""

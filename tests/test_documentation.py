@@ -1,0 +1,94 @@
+"""Everything public is documented where people look: in the source, in `help()`, and in the generated reference."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import inspect
+import itertools
+import pydoc
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+
+import nairi_async
+from nairi_async import Polling, RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = Path(nairi_async.__file__).parent
+
+
+def dotted(path: Path) -> str:
+    parts = ("nairi_async", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(part for part in parts if part != "__init__")
+
+
+# A module is public if it says what it exports.
+PUBLIC = sorted(dotted(path) for path in PACKAGE.rglob("*.py") if "\n__all__ " in path.read_text())
+
+
+def described(body: list[ast.stmt]) -> Iterator[str]:
+    """Give the names that are assigned in a body and have a docstring below."""
+    for statement, following in itertools.pairwise(body):
+        match following:
+            case ast.Expr(value=ast.Constant(value=str(text))) if text.strip():
+                targets = (
+                    statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+                )
+                yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+@functools.cache
+def described_names() -> frozenset[str]:
+    """All names of the package's modules that have a docstring below."""
+    return frozenset(name for path in PACKAGE.rglob("*.py") for name in described(ast.parse(path.read_text()).body))
+
+
+def undescribed_parts(cls: type) -> Iterator[str]:
+    """Give the public methods, properties and attrs fields of a class of ours that nothing is said about."""
+    ours = [base for base in cls.__mro__ if base.__module__.startswith("nairi_async")]
+    trees = [ast.parse(textwrap.dedent(inspect.getsource(base))).body[0] for base in ours]
+    told = {name for tree in trees if isinstance(tree, ast.ClassDef) for name in described(tree.body)}
+    fields = {field.name for field in attrs.fields(cls)} if attrs.has(cls) else set[str]()
+    for name in sorted(fields | {name for base in ours for name in vars(base)}):
+        member = inspect.getattr_static(cls, name, None)
+        is_explained = name not in fields and bool(inspect.getdoc(getattr(member, "fget", member)))
+        if not (name.startswith("_") or name in told or is_explained):
+            yield f"{cls.__qualname__}.{name}"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_documented(name: str) -> None:
+    """Each exported class, function, constant and type has a docstring, and so has each public part of a class."""
+    module = importlib.import_module(name)
+    missing: list[str] = [] if inspect.getdoc(module) else [name]
+    for exported in module.__all__:
+        thing: Any = getattr(module, exported)
+        if inspect.isclass(thing):
+            missing += undescribed_parts(thing)
+        if not (inspect.getdoc(thing) if inspect.isclass(thing) or callable(thing) else None):
+            missing += {exported} - described_names()
+    assert missing == []
+
+
+@pytest.mark.parametrize("policy", [Polling, RetryPolicy])
+def test_help_tells_every_setting(policy: type) -> None:
+    """`help()` does not show what is said about single fields, so the class says it, with every default."""
+    text = inspect.getdoc(policy) or ""
+    for field in attrs.fields(policy):
+        (line,) = (line for line in text.splitlines() if line.strip().startswith(f"{field.name}:"))
+        assert f"({field.default:g}" in line
+
+
+def test_help_begins_with_how_to_begin() -> None:
+    """`help(nairi_async)` says what it is and shows a program before it lists names."""
+    text = pydoc.plain(pydoc.render_doc(nairi_async))
+    beginning = text[: text.index("PACKAGE CONTENTS")]
+    assert "async with NairiSession() as nairi:" in beginning
+    assert len(beginning.splitlines()) < 40
