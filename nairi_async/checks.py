@@ -1,7 +1,6 @@
 """Arguments are checked here, before any request: each function returns the value as the library uses it, or raises."""
 
-from __future__ import annotations
-
+# Annotations are not postponed here: attrs passes those of its converters on to modules where their names mean nothing.
 import math
 import re
 import unicodedata

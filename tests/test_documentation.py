@@ -8,6 +8,8 @@ import importlib
 import inspect
 import itertools
 import pydoc
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +86,20 @@ def test_help_tells_every_setting(policy: type) -> None:
     for field in attrs.fields(policy):
         (line,) = (line for line in text.splitlines() if line.strip().startswith(f"{field.name}:"))
         assert f"({field.default:g}" in line
+
+
+def test_the_reference_is_made_without_a_warning(tmp_path: Path) -> None:
+    """The command in the README makes a page for every public module, and nothing in them is left unresolved."""
+    readme = (PACKAGE.parent / "README.md").read_text()
+    (command,) = (line for line in readme.splitlines() if "pdoc" in line and ".venv/bin/" in line)
+    options = command[command.index("pdoc ") :].split()[1:]
+    options[options.index("--output-directory") + 1] = str(tmp_path)
+    made = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-W", "error", "-m", "pdoc", *options], capture_output=True, text=True, check=False
+    )
+    assert (made.returncode, made.stderr) == (0, "")
+    pages = {".".join(page.relative_to(tmp_path).with_suffix("").parts) for page in tmp_path.rglob("*.html")}
+    assert pages == {*PUBLIC, "index"}
 
 
 def test_help_begins_with_how_to_begin() -> None:

@@ -22,7 +22,7 @@ _STOREYS = (
     ("errors", "clock", "files", "gathering"),
     ("models", "checks", "testing"),
     ("wire", "toolcalls", "dialogue", "hooks"),
-    ("growing", "transport", "activity", "usage"),
+    ("growing", "transport", "activity", "usage", "otel"),
     ("watching", "agents", "attachments"),
     ("listing",),
     ("reconciling",),
@@ -94,7 +94,7 @@ def test_everything_exported_is_public_and_sorted() -> None:
     assert nairi_async.__all__ == sorted(public)
 
 
-@pytest.mark.parametrize("name", ["nairi_async.errors", "nairi_async.hooks", "nairi_async.testing"])
+@pytest.mark.parametrize("name", ["nairi_async.errors", "nairi_async.hooks", "nairi_async.otel", "nairi_async.testing"])
 def test_public_modules_export_what_they_list(name: str) -> None:
     """The other public modules list what they export, sorted."""
     module = importlib.import_module(name)
@@ -121,11 +121,11 @@ def test_the_top_level_holds_what_was_agreed() -> None:
 
 
 def test_importing_is_cheap() -> None:
-    """Importing the library loads neither its simulator, its command line, nor a database."""
+    """Importing the library loads neither its simulator, its command line, a database, nor what extras bring."""
     code = "import sys, nairi_async; print(*sys.modules)"
     # A coverage measurement would load modules of its own.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     loaded = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     ).stdout.split()
-    assert not {"nairi_async.testing", "nairi_async.cli", "argparse", "sqlite3"} & set(loaded)
+    assert not {"nairi_async.testing", "nairi_async.cli", "argparse", "sqlite3", "opentelemetry"} & set(loaded)

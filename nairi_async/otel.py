@@ -1,0 +1,81 @@
+"""OpenTelemetry: each turn as a span. Needs `opentelemetry-api`: install `nairi-async[otel]`.
+
+    from nairi_async import NairiSession
+    from nairi_async.otel import TurnSpans
+
+    session = NairiSession(hooks=[TurnSpans()])
+
+Spans of single requests come from the official `opentelemetry-instrumentation-aiohttp-client`, which needs nothing from
+this library.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+
+from nairi_async.hooks import TurnEnded
+
+if TYPE_CHECKING:
+    from nairi_async.hooks import Event
+
+__all__ = ["TurnSpans"]
+
+
+class TurnSpans:
+    """A hook that reports each turn as one span, once it has ended.
+
+    The span reaches from the sending of the prompt to the discovery of the end. It is a child of whatever span was
+    current where the turn was waited for, as the spans of the requests are. Its name and its `gen_ai.` attributes
+    follow OpenTelemetry's conventions for agents; beside them stand `nairi.message_id`, `nairi.status`, `nairi.looks`,
+    `nairi.discovery_delay` in seconds and, where the agent said so, `nairi.cost_usd`. A turn that failed has the status
+    `ERROR`. No attribute holds a prompt or a reply. A turn whose end nobody waited for has no span.
+
+    Args:
+        tracer_provider: Where the spans go; the global provider unless given.
+    """
+
+    def __init__(self, tracer_provider: trace.TracerProvider | None = None) -> None:
+        self._tracer = trace.get_tracer("nairi_async", tracer_provider=tracer_provider)
+
+    def __call__(self, event: Event) -> None:
+        """Report the end of a turn; other events are passed over."""
+        if not isinstance(event, TurnEnded):
+            return
+        agent_id = event.turn.agent_id
+        span = self._tracer.start_span(
+            f"invoke_agent {agent_id}" if agent_id else "invoke_agent",
+            kind=trace.SpanKind.CLIENT,
+            attributes=_attributes(event),
+            start_time=_nanoseconds(event.ended_at - event.seconds),
+        )
+        if event.status == "failed":
+            span.set_status(trace.StatusCode.ERROR, "the turn failed")
+        span.end(_nanoseconds(event.ended_at))
+
+
+def _attributes(event: TurnEnded) -> dict[str, str | int | float]:
+    usage = event.usage
+    found = {
+        "gen_ai.operation.name": "invoke_agent",
+        "gen_ai.provider.name": "nairi",
+        "gen_ai.agent.id": event.turn.agent_id,
+        "gen_ai.conversation.id": event.turn.job_id,
+        "nairi.message_id": event.turn.message_id,
+        "nairi.status": event.status,
+        "nairi.looks": event.looks,
+        "nairi.discovery_delay": event.discovery_delay,
+    }
+    if usage is not None:
+        found |= {
+            "gen_ai.response.model": usage.model,
+            "gen_ai.usage.input_tokens": usage.input_tokens,
+            "gen_ai.usage.output_tokens": usage.output_tokens,
+            "nairi.cost_usd": float(usage.cost_usd) if usage.cost_usd is not None else None,
+        }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _nanoseconds(moment: float) -> int:
+    return round(moment * 1e9)
