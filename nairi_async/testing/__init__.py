@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nairi_async.testing.clock import VirtualClock
+from nairi_async.testing.faults import FaultPlan
 from nairi_async.testing.gate import Seen
 from nairi_async.testing.quirks import Quirks
 from nairi_async.testing.script import (
@@ -24,6 +25,7 @@ __all__ = [
     "Asked",
     "Done",
     "Fail",
+    "FaultPlan",
     "Notice",
     "Progress",
     "Quirks",

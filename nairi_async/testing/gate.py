@@ -10,12 +10,16 @@ from aiohttp import hdrs, web
 from attrs import define, field, frozen
 
 from nairi_async.testing.answers import refusal
+from nairi_async.testing.faults import Fault, FaultKind, FaultPlan, Faults
+from nairi_async.testing.quirks import quirks_met
+from nairi_async.testing.spoiling import Spoiling, spoilt_quirks
 from nairi_async.testing.world import RefusedError, World
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
     from nairi_async.clock import Clock
+    from nairi_async.testing.quirks import Quirks
 
 Intercept: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 InterceptAnswer: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[web.StreamResponse | None]]
@@ -41,6 +45,8 @@ class Seen:
     """Size of the body, without headers; 0 for a stream of a hook."""
     query: str = ""
     """As it was sent, without the question mark."""
+    fault: FaultKind | None = None
+    """What the simulator's `FaultPlan` made go wrong with it."""
 
 
 @define
@@ -51,6 +57,7 @@ class Gate:
     clock: Clock
     api_key: str
     requests: list[Seen] = field(factory=list)
+    faults: Faults = field(factory=lambda: Faults(FaultPlan()))
     intercept: Intercept | None = None
     intercept_answer: InterceptAnswer | None = None
 
@@ -59,15 +66,32 @@ class Gate:
         """Answer a request, and record it."""
         at = self.clock.time()
         response: web.StreamResponse | None = None
+        fault = self.faults.next(request.method, request.rel_url.raw_path)
         try:
-            answered = response = await self._hooked(request, handler)
+            answered = response = await self._spoilt(fault, request, handler)
         except ConnectionResetError:
             return _cut(request)
         finally:
-            self.requests.append(_seen(request, response, at))
-        if not answered.prepared:
-            answered.headers.setdefault(hdrs.DATE, formatdate(at + self.world.quirks.clock_skew, usegmt=True))
+            self.requests.append(_seen(request, response, at, fault))
         return answered
+
+    async def _spoilt(self, fault: Fault | None, request: web.Request, handler: Handler) -> web.StreamResponse:
+        plan, quirks = self.faults.plan, self.world.quirks
+        if fault is not None:
+            quirks = spoilt_quirks(fault, plan, quirks)
+        quirks_met.set(quirks)
+
+        async def work() -> web.StreamResponse:
+            return self._dated(await self._hooked(request, handler), quirks)
+
+        if fault is None:
+            return await work()
+        return self._dated(await Spoiling(fault, plan, self.clock, quirks.clock_skew).answer(request, work), quirks)
+
+    def _dated(self, response: web.StreamResponse, quirks: Quirks) -> web.StreamResponse:
+        if not response.prepared:
+            response.headers.setdefault(hdrs.DATE, formatdate(self.clock.time() + quirks.clock_skew, usegmt=True))
+        return response
 
     async def _hooked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         early = await self.intercept(request) if self.intercept else None
@@ -105,7 +129,7 @@ def _cut(request: web.Request) -> web.Response:
     return web.Response()
 
 
-def _seen(request: web.Request, response: web.StreamResponse | None, at: float) -> Seen:
+def _seen(request: web.Request, response: web.StreamResponse | None, at: float, fault: Fault | None) -> Seen:
     body = response.body if isinstance(response, web.Response) else None
     return Seen(
         request.method,
@@ -115,4 +139,5 @@ def _seen(request: web.Request, response: web.StreamResponse | None, at: float) 
         request.content.total_bytes,
         len(body) if isinstance(body, bytes | bytearray) else 0,
         request.rel_url.raw_query_string,
+        None if fault is None else fault.kind,
     )

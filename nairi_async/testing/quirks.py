@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextvars import ContextVar
 from typing import Literal, TypeAlias
 
 from attrs import field, frozen
@@ -53,6 +54,12 @@ class Quirks:
     stale_every: int = field(default=1, validator=ge(1))
     """Every how many reads one is stale: 1 is each, 2 goes back and forth in time."""
 
+    late_by: float = field(default=0.0, validator=_DURATION)
+    """How long after it was made a late message is first listed, even if later ones are listed by then."""
+
+    late_every: int = field(default=3, validator=ge(1))
+    """One in how many messages is late, the same ones at each read; never a user's."""
+
     repeat_every: int = field(default=0, validator=ge(0))
     """Every how many messages one is listed a second time, at the end of the list; 0 is none."""
 
@@ -82,3 +89,7 @@ class Quirks:
 
     progress_kept_for: float = field(default=math.inf, validator=ge(0))
     """How long a progress message stays in the list."""
+
+
+quirks_met: ContextVar[Quirks] = ContextVar("quirks_met")
+"""The quirks that the request under way meets: the simulator's, or others because of a fault."""

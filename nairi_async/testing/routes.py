@@ -14,6 +14,7 @@ from attrs import frozen
 from nairi_async.clock import Clock
 from nairi_async.testing.answers import answer, flag, read_object, required_text, texts
 from nairi_async.testing.jobs import JobStatus
+from nairi_async.testing.quirks import quirks_met
 from nairi_async.testing.routes_agents import AgentRoutes
 from nairi_async.testing.views import SORTS, Query, View
 from nairi_async.testing.world import Asked, RefusedError, World
@@ -69,13 +70,14 @@ class ConversationRoutes:
     async def messages(self, request: web.Request) -> web.Response:
         """Return all of a job's messages."""
         job = self.world.find_job(request.match_info["job_id"])
-        view = self._view()
-        return answer(view.odd({"messages": view.messages(job, self._read_time())}))
+        view = _view()
+        return answer(view.odd({"messages": view.messages(job, self._read_time(view))}))
 
     async def message(self, request: web.Request) -> web.Response:
         """Return one message."""
         entry = self.world.find_message(request.match_info["message_id"])
-        return answer(self._view().message(entry, self.world.jobs[entry.job_id], self._read_time()))
+        view = _view()
+        return answer(view.message(entry, self.world.jobs[entry.job_id], self._read_time(view)))
 
     async def conversations(self, request: web.Request) -> web.Response:
         """Return a page of the jobs of an agent."""
@@ -84,17 +86,14 @@ class ConversationRoutes:
         agent = self.world.find_agent(request.match_info["agent_id"])
         query = _query(request.query)
         jobs = (job for job in self.world.jobs.values() if job.agent is agent)
-        view = self._view()
-        return answer(view.odd({"conversations": view.conversations(jobs, query, self._read_time())}))
+        view = _view()
+        return answer(view.odd({"conversations": view.conversations(jobs, query, self._read_time(view))}))
 
-    def _view(self) -> View:
-        return View(self.world.quirks)
-
-    def _read_time(self) -> float:
-        return self.world.as_of(self.clock.time())
+    def _read_time(self, view: View) -> float:
+        return self.world.as_of(self.clock.time(), view.quirks)
 
     def _asked(self, asked: Asked, status: int) -> web.Response:
-        return answer(self._view().odd({"job_id": asked.job_id, "message_id": asked.message_id}), status)
+        return answer(_view().odd({"job_id": asked.job_id, "message_id": asked.message_id}), status)
 
 
 @frozen
@@ -139,6 +138,11 @@ def application_routes(world: World, clock: Clock) -> list[web.RouteDef]:
         for family in families
         for one in family.table()
     ]
+
+
+def _view() -> View:
+    """The world as this request sees it."""
+    return View(quirks_met.get())
 
 
 async def _file_part(request: web.Request) -> tuple[str, bytes]:

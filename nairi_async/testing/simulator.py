@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 from aiohttp import web
 
 from nairi_async.clock import Clock, SystemClock
+from nairi_async.testing.faults import FaultPlan, Faults
 from nairi_async.testing.gate import Gate, Intercept, InterceptAnswer, Seen
 from nairi_async.testing.ids import IdMaker
 from nairi_async.testing.quirks import Quirks
@@ -36,6 +37,7 @@ class Simulator:
     Use it with `async with`. The agent `my-agent` always exists. Any other slug that a start names becomes an agent
     with a default script, unless `strict_agents` is on: then an unknown agent is a 404. Give the same `VirtualClock`
     to it and to the client, and scripts of hours take milliseconds. Equal seeds and equal calls make equal ids.
+    `faults` make a share of the requests go wrong.
     """
 
     def __init__(
@@ -49,11 +51,12 @@ class Simulator:
         seed: int = 0,
         agents: Mapping[str, Script] | None = None,
         strict_agents: bool = False,
+        faults: FaultPlan | None = None,
     ) -> None:
         self._host, self._port = host, port
         self._clock = clock or SystemClock()
         self._world = World(quirks, IdMaker(seed), strict_agents)
-        self._gate = Gate(self._world, self._clock, api_key)
+        self._gate = Gate(self._world, self._clock, api_key, faults=Faults(faults or FaultPlan()))
         self._runner: web.AppRunner | None = None
         for slug, script in {DEFAULT_AGENT: default_script, **(agents or {})}.items():
             self.agent(slug, script)
@@ -99,6 +102,15 @@ class Simulator:
     @quirks.setter
     def quirks(self, quirks: Quirks) -> None:
         self._world.quirks = quirks
+
+    @property
+    def faults(self) -> FaultPlan:
+        """What goes wrong; a new plan counts from its beginning, and `FaultPlan()` is a service without faults."""
+        return self._gate.faults.plan
+
+    @faults.setter
+    def faults(self, plan: FaultPlan) -> None:
+        self._gate.faults = Faults(plan)
 
     @property
     def requests(self) -> list[Seen]:

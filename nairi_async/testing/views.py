@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from random import Random
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from attrs import frozen
 
@@ -57,7 +58,9 @@ class View:
         shown = [
             self._message(entry, phase, job, seen)
             for entry in job.entries
-            if self._kept(entry, seen) and (phase := self._phase(entry, seen)) is not None
+            if self._kept(entry, seen)
+            and not self._is_late(entry, seen)
+            and (phase := self._phase(entry, seen)) is not None
         ]
         if self.quirks.order == "newest first":
             shown.reverse()
@@ -110,6 +113,11 @@ class View:
 
     def _kept(self, entry: Entry, now: float) -> bool:
         return entry.role != "progress" or now - entry.created <= self.quirks.progress_kept_for
+
+    def _is_late(self, entry: Entry, now: float) -> bool:
+        if entry.role == "user" or now >= entry.created + self.quirks.late_by:
+            return False
+        return crc32(entry.id.encode()) % self.quirks.late_every == 0
 
     def _status(self, entry: Entry, phase: Phase, now: float) -> str:
         quirks = self.quirks

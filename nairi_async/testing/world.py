@@ -85,9 +85,9 @@ class World:
     prompts: list[Asked] = field(factory=list)
     _reads: count[int] = field(factory=lambda: count(1))
 
-    def as_of(self, now: float) -> float:
+    def as_of(self, now: float, quirks: Quirks) -> float:
         """Return the time that the next read shows; each call is one read."""
-        return now - self.quirks.stale_by if next(self._reads) % self.quirks.stale_every == 0 else now
+        return now - quirks.stale_by if next(self._reads) % quirks.stale_every == 0 else now
 
     def make_agent(self, slug: str, now: float, *, name: str | None = None) -> Agent:
         """Add an agent of that slug, in the place of any there was."""
