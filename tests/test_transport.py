@@ -7,6 +7,7 @@ import ssl
 import tracemalloc
 import zlib
 from decimal import Decimal
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -449,6 +450,21 @@ async def test_a_limit_beyond_the_cap_is_raised_at_once() -> None:
         assert len(server.seen) == 1
     assert isinstance(error, RateLimitedError)
     assert error.retry_after == 86400
+
+
+@pytest.mark.parametrize("hours", [-24, 0, 24])
+async def test_a_date_to_come_back_is_read_by_the_clock_that_wrote_it(hours: int) -> None:
+    """A service whose clock is a day off still refuses, and is asked again when it meant."""
+    clock = VirtualClock()
+    told = clock.time() + hours * 3600
+    headers = (f"Date: {formatdate(told, usegmt=True)}", f"Retry-After: {formatdate(told + 9, usegmt=True)}")
+    async with (
+        RawServer(refusal(503, "busy", *headers), start_ok) as server,
+        support.session(server.url, clock=clock) as nairi,
+    ):
+        await nairi.start("my-agent", "Hello")
+        assert server.lines == [START] * 2
+    assert 9 <= clock.monotonic() <= 15
 
 
 async def test_a_prompt_goes_out_again_after_a_503_that_refuses_it() -> None:

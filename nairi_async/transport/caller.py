@@ -191,14 +191,19 @@ class Caller:
 
 
 def status_error(request: Request, response: Response, text: str, *, now: float) -> StatusError:
-    """The typed error of an answer that is not success; `now` is Unix time, for `Retry-After` dates."""
+    """The typed error of an answer that is not success.
+
+    A `Retry-After` date is read by the clock that wrote it, the answer's own `Date`; `now`, the session's Unix time,
+    stands in where there is none.
+    """
     status = response.status
     kind = _BY_STATUS.get(status, ServerError if status in _SERVER_ERRORS else StatusError)
     if kind is BadRequestError and text == "job is not an API job":
         kind = NotAnApiJobError
     if status in _REDIRECTS:
         text = "a redirect, which is not followed, because the key would go with it"
-    retry_after = parse_retry_after(response.headers.get("Retry-After"), now)
+    dated = parse_date(response.headers.get("Date"))
+    retry_after = parse_retry_after(response.headers.get("Retry-After"), now if dated is None else dated)
     return kind(status, text or "no text", retry_after, request.method, request.path)
 
 
