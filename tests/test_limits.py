@@ -11,8 +11,9 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nairi_async import RetryPolicy
+from nairi_async import RequestTimeoutError, RetryPolicy
 from nairi_async.testing.clock import VirtualClock
+from nairi_async.transport.exchange import Request
 from nairi_async.transport.limits import Gate, Limiter
 
 if TYPE_CHECKING:
@@ -163,6 +164,38 @@ async def test_waiting_for_a_connection_costs_no_request_time() -> None:
         support.session(url, max_connections=1, request_timeout=0.15, retry=RetryPolicy(attempts=1)) as nairi,
     ):
         assert len(await asyncio.gather(*(nairi.message(f"cmsg_{n}") for n in range(5)))) == 5
+
+
+@pytest.mark.anyio
+async def test_waiting_behind_a_limit_costs_no_attempts() -> None:
+    """A call that others' limit held back for longer than retries may take is still tried again when it fails."""
+    clock = VirtualClock()
+    steps = (support.answer(500, "oops"), support.answer(200, support.MESSAGE))
+    async with (
+        support.RawServer(*steps) as server,
+        support.session(server.url, clock=clock, retry=RetryPolicy(total=10)) as nairi,
+    ):
+        nairi._caller.limiter.quiet(60)
+        assert (await nairi.message("cmsg_1")).id == "cmsg_1"
+        assert len(server.seen) == 2
+
+
+@pytest.mark.anyio
+async def test_a_read_whose_time_is_over_is_not_sent() -> None:
+    """Where no connection is free until the deadline, nothing is sent, and the error says why."""
+    clock = VirtualClock()
+    request = Request(method="GET", path="/agents")
+    async with support.RawServer(support.answer(200)) as server, support.session(server.url, clock=clock) as nairi:
+        caller = nairi._caller
+        caller.limiter = Limiter(clock, lambda: 0.5, connections=1)
+        async with caller.limiter.slot(math.inf):
+            late = asyncio.create_task(caller.call(request, bytes, deadline=5.0))
+            await support.until(lambda: caller.limiter.waiting)
+            clock.advance(60)
+        with pytest.raises(RequestTimeoutError, match="no connection was free in time") as caught:
+            await late
+        assert not caught.value.sent
+        assert server.seen == []
 
 
 class Limited:

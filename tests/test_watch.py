@@ -21,7 +21,7 @@ from nairi_async import (
     TurnFailedError,
     WatchTimeoutError,
 )
-from nairi_async.testing import Done, Fail, Notice, Quirks, Say, Simulator, Text, Tool, VirtualClock
+from nairi_async.testing import Done, Fail, FaultPlan, Notice, Quirks, Say, Simulator, Text, Tool, VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -101,6 +101,13 @@ async def test_a_reply_later_than_its_status_is_delivered(nairi: NairiSession, s
     simulator.agent("my-agent", [Done(after=2), Say("late", after=0.7)])
     assert await said(nairi.watch(await nairi.start("my-agent", "go"))) == ["late"]
     assert (await nairi.ask("my-agent", "go")).text == "late"
+
+
+async def test_a_list_older_than_the_end_is_not_the_reply(nairi: NairiSession, simulator: Simulator) -> None:
+    """A stale list that has the first half of a reply, and shows the turn running, is read again after a while."""
+    simulator.agent("my-agent", [Say("first"), Say("second", after=10)])
+    simulator.faults = FaultPlan(where="GET .*/messages$", script=["stale"])
+    assert (await nairi.ask("my-agent", "Hello")).text == "first\n\nsecond"
 
 
 async def test_a_turn_without_a_reply_ends(nairi: NairiSession, simulator: Simulator) -> None:

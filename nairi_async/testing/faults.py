@@ -54,6 +54,12 @@ class Fault:
     roll: int
     """Decides what the kind leaves open: which 5xx, which order, ahead or behind."""
 
+    def skew(self, plan: FaultPlan) -> float:
+        """How many seconds the clock of whoever answers is ahead."""
+        if self.kind != "skewed":
+            return 0.0
+        return plan.skew if self.roll % 2 else -plan.skew
+
 
 @frozen(kw_only=True)
 class FaultPlan:
@@ -75,7 +81,7 @@ class FaultPlan:
     * `truncated`: the body is shorter than its announced length. `garbled`: a whole answer that is half of its JSON.
     * `stale`: a read shows what was `lag` seconds ago. `late`: a list lacks some of what is younger than that.
     * `reordered`, `repeated`: a list of messages in another order, or with messages twice.
-    * `skewed`: the answer comes from a server whose clock is `skew` seconds ahead or behind.
+    * `skewed`: the answer comes from a server whose clock is `skew` seconds ahead or behind: its `Date` is wrong.
     """
 
     seed: int = field(default=0, validator=instance_of(int))

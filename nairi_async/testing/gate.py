@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
     from nairi_async.clock import Clock
-    from nairi_async.testing.quirks import Quirks
 
 Intercept: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 InterceptAnswer: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[web.StreamResponse | None]]
@@ -77,20 +76,19 @@ class Gate:
 
     async def _spoilt(self, fault: Fault | None, request: web.Request, handler: Handler) -> web.StreamResponse:
         plan, quirks = self.faults.plan, self.world.quirks
-        if fault is not None:
-            quirks = spoilt_quirks(fault, plan, quirks)
-        quirks_met.set(quirks)
+        skew = quirks.clock_skew + (fault.skew(plan) if fault is not None else 0.0)
+        quirks_met.set(quirks if fault is None else spoilt_quirks(fault, plan, quirks))
 
         async def work() -> web.StreamResponse:
-            return self._dated(await self._hooked(request, handler), quirks)
+            return self._dated(await self._hooked(request, handler), skew)
 
         if fault is None:
             return await work()
-        return self._dated(await Spoiling(fault, plan, self.clock, quirks.clock_skew).answer(request, work), quirks)
+        return self._dated(await Spoiling(fault, plan, self.clock, skew).answer(request, work), skew)
 
-    def _dated(self, response: web.StreamResponse, quirks: Quirks) -> web.StreamResponse:
+    def _dated(self, response: web.StreamResponse, skew: float) -> web.StreamResponse:
         if not response.prepared:
-            response.headers.setdefault(hdrs.DATE, formatdate(self.clock.time() + quirks.clock_skew, usegmt=True))
+            response.headers.setdefault(hdrs.DATE, formatdate(self.clock.time() + skew, usegmt=True))
         return response
 
     async def _hooked(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -37,8 +37,6 @@ def spoilt_quirks(fault: Fault, plan: FaultPlan, quirks: Quirks) -> Quirks:
             return evolve(quirks, order="shuffled", order_seed=fault.roll)
         case "repeated":
             return evolve(quirks, repeat_every=2)
-        case "skewed":
-            return evolve(quirks, clock_skew=quirks.clock_skew + (plan.skew if fault.roll % 2 else -plan.skew))
         case _:
             return quirks
 

@@ -102,7 +102,7 @@ class Caller:
             NairiError: the last failure, when the policy allows no further attempt.
             OutcomeUnknownError: for a request that must not run twice, when nobody can say whether it ran.
         """
-        began = self.clock.monotonic()
+        request.began = None
         for attempt in itertools.count(1):
             try:
                 return await self._attempt(request, decode, deadline, attempt)
@@ -112,9 +112,8 @@ class Caller:
                 ):
                     _raise_final(request, error)
                 now = self.clock.monotonic()
-                delay = delay_before_retry(
-                    self._policy, error, attempt=attempt, elapsed=now - began, jitter=self.random()
-                )
+                elapsed = 0.0 if request.began is None else now - request.began
+                delay = delay_before_retry(self._policy, error, attempt=attempt, elapsed=elapsed, jitter=self.random())
                 if delay is None or now + delay >= deadline:
                     _raise_final(request, error)
                 request.handed_over = False
@@ -131,10 +130,9 @@ class Caller:
         try:
             async with self.limiter.slot(deadline):
                 began = self.clock.monotonic()
-                timeout = request.timeout or self.request_timeout
-                if request.repeatable:
-                    # A prompt under way is not cut short: nobody would know whether it runs.
-                    timeout = min(timeout, deadline - began)
+                if request.began is None:
+                    request.began = began
+                timeout = self._timeout(request, deadline)
                 self.meter.requests += 1
                 try:
                     response = await self.http.send(request, timeout)
@@ -181,6 +179,16 @@ class Caller:
             error=error,
         )
         self.hooks.tell(log, done)
+
+    def _timeout(self, request: Request, deadline: float) -> float:
+        timeout = request.timeout or self.request_timeout
+        if not request.repeatable:
+            # A prompt under way is not cut short: nobody would know whether it runs.
+            return timeout
+        remaining = deadline - self.clock.monotonic()
+        if remaining <= 0:
+            raise TimeoutError("no connection was free in time")
+        return min(timeout, remaining)
 
     def _raise_status(self, request: Request, response: Response) -> NoReturn:
         text = self.http.redact(decode_error(response.body))

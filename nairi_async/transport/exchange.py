@@ -71,6 +71,8 @@ class Request:
     """What to say when a request that is not repeatable left and its answer did not come back."""
     handed_over: bool = field(default=False, init=False)
     """Whether, at the last attempt, any of it was given to a connection: if not, it provably never ran."""
+    began: float | None = field(default=None, init=False)
+    """When the first attempt of the call under way left, by the session's monotonic clock: waits before it are free."""
     is_dated: bool = False
     """Whether the answer's `Date` is worth reading: it tells the service's time."""
     answered: float | None = field(default=None, init=False)

@@ -112,7 +112,8 @@ class Ending:
 
     def _turn_of(self, prompt: Message, whole: Snapshot[tuple[Message, ...]]) -> tuple[list[Message], bool]:
         """The turn's messages, and whether what a caller waits for is among them: a reply, or why there is none."""
-        is_listed = any(message.id == self._turn.message_id for message in whole.value)
+        # A list that shows the turn still running is older than its end, and so may lack some of the reply.
+        is_listed = any(message.id == self._turn.message_id and message.is_terminal for message in whole.value)
         timeline = Timeline(turn=self._turn.message_id)
         timeline.observe_message(prompt)
         messages = timeline.observe(whole.value)

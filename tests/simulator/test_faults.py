@@ -247,7 +247,7 @@ async def test_reordered_and_repeated_lists() -> None:
 
 
 async def test_a_skewed_clock() -> None:
-    """One answer has timestamps and a `Date` that are `skew` seconds off."""
+    """One answer has a `Date` that is `skew` seconds off."""
     async with running(faults=plan(None, "skewed", skew=3600)) as service:
         _, message_id = await service.start()
         url = f"{service.simulator.url}/api/public/v1/messages/{message_id}"
