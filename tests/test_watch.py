@@ -106,7 +106,7 @@ async def test_a_reply_later_than_its_status_is_delivered(nairi: NairiSession, s
 async def test_a_list_older_than_the_end_is_not_the_reply(nairi: NairiSession, simulator: Simulator) -> None:
     """A stale list that has the first half of a reply, and shows the turn running, is read again after a while."""
     simulator.agent("my-agent", [Say("first"), Say("second", after=10)])
-    simulator.faults = FaultPlan(where="GET .*/messages$", script=["stale"])
+    simulator.faults = FaultPlan(where="GET .*/messages$", script=["stale"], lag=8)
     assert (await nairi.ask("my-agent", "Hello")).text == "first\n\nsecond"
 
 
