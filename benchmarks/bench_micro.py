@@ -11,18 +11,17 @@ import asyncio
 import gc
 import json
 import multiprocessing
-import resource
 import statistics
 import subprocess
 import sys
 import time
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from nairi_async import NairiSession, wire
+from nairi_async import NairiSession, Polling, Turn, wire
 from nairi_async.growing import GrowingTimeline
-from nairi_async.testing import Done, Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -121,33 +120,34 @@ def growing() -> tuple[str, float, float]:
     return "growing to 2,000 messages, ms CPU", statistics.median(mine) * 1e3, statistics.median(theirs) * 1e3
 
 
-async def waiting() -> tuple[str, float, float]:
-    """Memory of a conversation that waits, beside a task that only sleeps."""
+async def waiting(port: int) -> tuple[str, float, float]:
+    """Memory of a conversation that was looked at and waits for the next look, beside a task that only sleeps."""
     count = 5000
-    async with Simulator() as simulator, NairiSession(simulator.api_key, base_url=simulator.url) as nairi:
-        simulator.agent("my-agent", [Done(after=1e6)])
-        turns = [await nairi.start("my-agent", "wait") for _ in range(count)]
+    polling = Polling(delay=300, first=8, maximum=300)
+    async with NairiSession("nr_key", base_url=f"http://127.0.0.1:{port}", polling=polling) as nairi:
+        turns = [Turn(MESSAGE["job_id"], f"cmsg_{number:026}") for number in range(count)]
 
-        async def grown(work: Callable[[int], Awaitable[object]]) -> float:
+        async def grown(work: Callable[[int], Awaitable[object]], looks: int) -> float:
             gc.collect()
-            before = _resident()
+            before, _ = tracemalloc.get_traced_memory()
             tasks = [asyncio.ensure_future(work(number)) for number in range(count)]
-            await asyncio.sleep(2)
-            size = (_resident() - before) / count
+            await asyncio.sleep(0)
+            while nairi.stats.looks < looks or nairi.stats.waiting_calls:  # noqa: ASYNC110 - the session tells of no event
+                await asyncio.sleep(0.5)
+            gc.collect()
+            size = (tracemalloc.get_traced_memory()[0] - before) / count
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             return size
 
-        await grown(lambda _: asyncio.sleep(60))
-        mine = await grown(lambda number: nairi.wait(turns[number]))
-        theirs = await grown(lambda _: asyncio.sleep(60))
+        # What was allocated, not what is resident: freed memory that is used again would flatter whoever comes second.
+        await asyncio.gather(*(nairi.message(MESSAGE["id"]) for _ in range(count)))
+        tracemalloc.start()
+        theirs = await grown(lambda _: asyncio.sleep(600), 0)
+        mine = await grown(lambda number: nairi.wait(turns[number]), count)
+        tracemalloc.stop()
     return "a waiting conversation, KB", mine / 1024, theirs / 1024
-
-
-def _resident() -> float:
-    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - Linux only, and as plain as can be
-        return float(statm.read().split()[1]) * resource.getpagesize()
 
 
 def importing() -> list[tuple[str, float, float]]:
@@ -180,7 +180,8 @@ def main() -> None:
     server = context.Process(target=_serve, args=(there,), daemon=True)
     server.start()
     print(f"{'':<42}{'ours':>10}{'bare':>10}{'ratio':>8}")
-    rows = [*importing(), *asyncio.run(requests(here.recv())), growing(), asyncio.run(waiting())]
+    port = here.recv()
+    rows = [*importing(), *asyncio.run(requests(port)), growing(), asyncio.run(waiting(port))]
     here.send(None)
     for name, mine, theirs in rows:
         print(f"{name:<42}{mine:>10.1f}{theirs:>10.1f}{mine / theirs:>8.2f}")

@@ -83,11 +83,21 @@ class Pace:
 
     async def pause(self) -> None:
         """Wait until the next look is due, or raise `WatchTimeoutError` when the whole wait is over before that."""
+        # All in one frame: thousands wait here, and each frame is memory for every one of them.
         self._begin()
+        self.was_announced = False
+        feed = None if self._is_fixed else self._feed
         meter = self._discovery.meter
         meter.open_watches += 1
         try:
-            await self._wait()
+            if feed is not None and self._leaves_it_to(feed):
+                await self._wait_for_announcement(feed)
+            else:
+                wait = self._wait_before(self._due)
+                if wait > 0:
+                    await self._clock.sleep(wait)
+                if feed is not None:
+                    await feed.try_out()
         finally:
             meter.open_watches -= 1
         if self._is_over:
@@ -186,19 +196,19 @@ class Pace:
             self.looked(birth.moment, birth.moment, news=False)
         return self._schedule
 
-    async def _wait(self) -> None:
-        self.was_announced = False
-        feed, trust, job = self._feed, self._trust, self._job
-        if feed is not None and trust is not None and job is not None and not self._is_fixed:
-            if self._looked > -math.inf and feed.replaces_looks(trust) and not self._is_lagging:
-                await self._wait_for_announcement(feed, trust, job)
-                return
-            await self._look_at(self._due)
-            await feed.try_out()
-        else:
-            await self._look_at(self._due)
+    def _leaves_it_to(self, feed: Feed) -> bool:
+        """Whether an announcement is waited for instead of looking."""
+        return (
+            self._looked > -math.inf
+            and not self._is_lagging
+            and self._trust is not None
+            and feed.replaces_looks(self._trust)
+        )
 
-    async def _wait_for_announcement(self, feed: Feed, trust: Trust, job: Announced) -> None:
+    async def _wait_for_announcement(self, feed: Feed) -> None:
+        trust, job = self._trust, self._job
+        assert trust is not None  # noqa: S101 - whoever has a feed has these
+        assert job is not None  # noqa: S101 - as above
         until = min(self._deadline, self._looked + _VERIFYING * self._discovery.polling.maximum)
         self._tell_plan(until, is_announced=True)
         self.was_announced = await feed.wait(job, trust, self._looked, until, own=self._birth is not None)
@@ -207,14 +217,14 @@ class Pace:
         now = self._clock.monotonic()
         if not self.was_announced and now < until:
             # The listing stands for looks no more, for all at once: back to looking, spread over an interval.
-            await self._look_at(now + self._discovery.random() * min(self._interval, until - now))
+            wait = self._wait_before(now + self._discovery.random() * min(self._interval, until - now))
+            if wait > 0:
+                await self._clock.sleep(wait)
 
-    async def _look_at(self, moment: float) -> None:
-        """Wait for the moment of the next look."""
+    def _wait_before(self, moment: float) -> float:
+        """Seconds to wait for a look that is planned for a moment."""
         self._tell_plan(moment, is_announced=False)
-        now = self._clock.monotonic()
-        if moment > now:
-            await self._clock.sleep(min(moment, self._deadline) - now)
+        return min(moment, self._deadline) - self._clock.monotonic()
 
     def _tell_plan(self, moment: float, *, is_announced: bool) -> None:
         hooks = self._discovery.caller.hooks

@@ -78,7 +78,7 @@ class Reads:
 
     def message(self, message_id: str) -> SharedRead[Message]:
         """`GET messages/{message_id}`: small, whatever the length of the conversation."""
-        return self._share(path("messages", message_id), lambda: _same_again(decode_message))
+        return self._share(path("messages", message_id), lambda: _SameAgain(decode_message))
 
     def timeline(self, job_id: str, *, progress: bool = False) -> SharedRead[tuple[Message, ...]]:
         """`GET conversations/{job_id}/messages`: all of it, each time."""
@@ -94,14 +94,18 @@ class Reads:
         return shared
 
 
-def _same_again(decode: Callable[[bytes], _T]) -> Callable[[bytes], _T]:
+class _SameAgain(Generic[_T]):
     """A decoder that does nothing when the body is the last one again, as a waiting turn's status is."""
-    last: tuple[bytes, _T] | None = None
 
-    def decode_if_new(body: bytes) -> _T:
-        nonlocal last
-        if last is None or last[0] != body:
-            last = (body, decode(body))
-        return last[1]
+    __slots__ = ("_body", "_decode", "_value")
 
-    return decode_if_new
+    def __init__(self, decode: Callable[[bytes], _T]) -> None:
+        self._decode = decode
+        self._body: bytes | None = None
+        self._value: _T | None = None
+
+    def __call__(self, body: bytes) -> _T:
+        if self._body != body or self._value is None:
+            self._value = self._decode(body)
+            self._body = body
+        return self._value
