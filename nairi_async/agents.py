@@ -31,6 +31,9 @@ _PATIENCE: Final = 5.0
 # How alike names are that may have been meant, from 0 to 1, and how many are told.
 _ALIKE: Final = 0.5
 _MOST_NAMES: Final = 5
+# Likeness costs the product of two lengths for each name: more than that is not worth stopping the event loop for.
+_MOST_COMPARED: Final = 500
+_LONGEST_NAME: Final = 100
 
 
 class Agents:
@@ -109,9 +112,11 @@ class Agents:
 def close_names(wanted: str, agents: list[Agent]) -> tuple[str, ...]:
     """Slugs of the agents whose slug or display name is like what was asked for, closest first."""
     slugs: dict[str, str] = {}
-    for agent in agents:
-        slugs.setdefault(agent.name.casefold(), agent.agent_id)
+    for agent in agents[:_MOST_COMPARED]:
+        slugs.setdefault(agent.name[:_LONGEST_NAME].casefold(), agent.agent_id)
     # The slug is what can be typed next time, so it wins over another agent's display name.
-    slugs.update((agent.agent_id.casefold(), agent.agent_id) for agent in agents)
+    known = (agent.agent_id for agent in agents[:_MOST_COMPARED] if len(agent.agent_id) <= _LONGEST_NAME)
+    slugs.update((slug.casefold(), slug) for slug in known)
     close = get_close_matches(wanted.casefold(), slugs, n=_MOST_NAMES, cutoff=_ALIKE)
-    return tuple(dict.fromkeys(slugs[name] for name in close))
+    # What cannot be printed cannot be typed either, and errors are read in terminals.
+    return tuple(dict.fromkeys(slugs[name] for name in close if slugs[name].isprintable()))

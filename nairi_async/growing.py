@@ -55,8 +55,10 @@ class GrowingTimeline:
         return self._messages
 
     def _go_on(self, text: str, messages: list[Message]) -> bool:
-        """Decode the entries behind the last one kept; false if the document is not the plain one."""
+        """Decode the entries behind the last one kept; false if the document is not the plain one, or too heavy."""
         position = self._ends[-1] if self._ends else -1
+        if wire.is_heavy(text, max(position, 0)):
+            return False
         while (begin := self._next_entry(text, position)) >= 0:
             try:
                 entry, position = wire.DECODER.raw_decode(text, begin)
@@ -68,6 +70,8 @@ class GrowingTimeline:
                 messages.append(wire.structure_message(entry))
             self._ends.append(position)
             self._kept.append(len(messages))
+            if len(self._ends) > wire.MOST_ENTRIES:
+                return False
         if position < 0:
             return False
         return _FOOT.match(text, position) is not None

@@ -19,6 +19,8 @@ TOOL_EVENTS: Final = frozenset({"tool_use", HEARTBEAT})
 
 # Any other word is the end of a call: the set is open, and what was seen of other agents was `success`.
 _RUNNING: Final = frozenset({"running", "started", "pending", "queued", "in_progress"})
+# Levels of the tree: subagents of subagents are few, and trees are walked by recursion.
+_DEEPEST: Final = 100
 
 
 @frozen(kw_only=True)
@@ -89,13 +91,14 @@ def tree(calls: Sequence[ToolCall], told: Mapping[str | None, Sequence[str]]) ->
         below.setdefault(call.parent if call.parent in keys else None, []).append(call)
     built: set[str] = set()
 
-    def node(call: ToolCall) -> ActivityNode:
+    def node(call: ToolCall, levels: int = _DEEPEST) -> ActivityNode:
         built.add(call.key)
-        children = tuple(node(child) for child in below.get(call.key, []) if child.key not in built)
+        inner = below.get(call.key, []) if levels else []
+        children = tuple(node(child, levels - 1) for child in inner if child.key not in built)
         return ActivityNode(call, children, tuple(told.get(call.key, ())))
 
     roots = [node(call) for call in below.get(None, [])]
-    # Calls that name each other as parents stand at the top, where they can be seen.
+    # Calls that name each other as parents, or lie too deep, stand at the top, where they can be seen.
     lost = (node(call) for call in calls if call.key not in built)
     return (*roots, *lost)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import binascii
 import json
+import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
@@ -24,9 +25,21 @@ if TYPE_CHECKING:
 
 EXCERPT: Final = 200
 """Characters of a foreign body that an error repeats."""
+# Taken from a body before secrets are taken out of it: cut first, half a key would go unnoticed.
+_QUOTED: Final = 16 * EXCERPT
 
 # Python refuses to read numbers of thousands of digits; one of them must not cost the rest of the answer.
 _MOST_DIGITS: Final = 400
+# A timeline as large as an answer may be has fewer values and entries. Tiny ones in such numbers would take a hundred
+# times the memory of the body, and minutes.
+_MOST_VALUES: Final = 2_000_000
+MOST_ENTRIES: Final = 200_000
+"""Messages, or rows, that one answer may have."""
+_STRING: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+# Deeper than any envelope. Beyond, copying and pickling fail where reading did not.
+_DEEPEST: Final = 50
+# A cost beyond that is no cost, and sums of such figures overflow.
+_MOST_ZEROS: Final = 30
 _USAGE_COUNTS: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 _PROGRESS_TEXTS: Final = (
     "text_delta",
@@ -149,12 +162,34 @@ def decode_error(body: bytes) -> str:
     except DecodeError:
         return excerpt(body)
     told = raw.get("error") if isinstance(raw, dict) else None
-    return told[:EXCERPT] if isinstance(told, str) else excerpt(body)
+    return _one_line(told[:_QUOTED]) if isinstance(told, str) else excerpt(body)
 
 
 def excerpt(body: bytes) -> str:
-    """The beginning of a body, on one line, fit for an error message."""
-    return " ".join(body[: 4 * EXCERPT].decode("utf-8", "replace").split())[:EXCERPT]
+    """The beginning of a body, on one line, longer than an error message should have it: see `shortened`."""
+    return _one_line(body[:_QUOTED].decode("utf-8", "replace"))
+
+
+def shortened(text: str) -> str:
+    """A text of the service, without secrets by now, as an error message repeats it."""
+    return text[:EXCERPT]
+
+
+def _one_line(text: str) -> str:
+    """Without line ends and whatever else is not seen: errors are logged, and logs are looked at in terminals."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
+
+
+def is_heavy(text: str, position: int = 0) -> bool:
+    """Whether JSON, from a position on, would take many times more memory than it has characters."""
+    if len(text) - position <= _MOST_VALUES or _values(text, position) <= _MOST_VALUES:
+        return False
+    return _values(_STRING.sub("", text[position:]), 0) > _MOST_VALUES
+
+
+def _values(text: str, position: int) -> int:
+    """Values in JSON, or more: what is written in strings counts as well."""
+    return sum(text.count(mark, position) for mark in ",[{")
 
 
 def _encode(document: Mapping[str, Any]) -> bytes:
@@ -181,7 +216,10 @@ DECODER: Final = json.JSONDecoder(parse_float=Decimal, parse_int=_integer, parse
 def _json(body: bytes) -> Any:
     # ArithmeticError: a number that Decimal refuses. RecursionError: nesting deeper than any real answer.
     try:
-        return DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
+        text = body.decode(json.detect_encoding(body), "surrogatepass")
+        if is_heavy(text):
+            raise ValueError(f"more than {_MOST_VALUES:,} values")  # noqa: TRY301 - told as what json raises is
+        return DECODER.decode(text)
     except (ValueError, ArithmeticError, RecursionError) as error:
         # Retold, because the original would hold on to the whole body.
         cause = ValueError(f"{type(error).__name__}: {error}"[:EXCERPT])
@@ -198,6 +236,8 @@ def _object(body: bytes) -> _Raw:
 def _objects(raw: object, body: bytes) -> list[_Raw]:
     if not isinstance(raw, list) or not all(isinstance(entry, dict) for entry in raw):
         _refuse("not the documented list", body)
+    if len(raw) > MOST_ENTRIES:
+        _refuse(f"more than {MOST_ENTRIES:,} entries", body)
     return raw
 
 
@@ -230,7 +270,10 @@ def _time(raw: object) -> datetime | None:
         return None
     try:
         time = datetime.fromisoformat(raw)
-    except ValueError:
+        if not MINYEAR < time.year < MAXYEAR:
+            # With an offset, the ends of the calendar may lie outside of it.
+            return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
@@ -246,6 +289,8 @@ def _structure_usage(raw: _Raw, _type: object = None) -> Usage | None:
     counts = {name: _optional(raw.get(name), int) for name in _USAGE_COUNTS}
     model = _optional(raw.get("model"), str)
     cost = Decimal(cost) if isinstance(cost, int | Decimal) and not isinstance(cost, bool) else None
+    if cost is not None and abs(cost.adjusted()) > _MOST_ZEROS:
+        cost = None
     if cost is None and model is None and all(count is None for count in counts.values()):
         return None
     return Usage(cost_usd=cost, model=model, **counts)
@@ -261,17 +306,25 @@ def _decimal(figure: str) -> Decimal | None:
 
 def _structure_progress(raw: _Raw, _type: object = None) -> Progress:
     """The envelope from `content`; the copies of its fields at top level stand in where it lacks them."""
+    content = raw.get("content") or ""
     try:
-        envelope = json.loads(raw.get("content") or "")
+        envelope = None if is_heavy(content) else json.loads(content)
     except (TypeError, ValueError, RecursionError):
         envelope = None
-    if not isinstance(envelope, dict):
+    if not isinstance(envelope, dict) or _is_deeper(envelope, _DEEPEST):
         envelope = {}
     texts: dict[str, str | None] = {}
     for name in _PROGRESS_TEXTS:
         value = envelope.get(name, raw.get(name))
         texts[name] = None if value is None else _text(value)
     return Progress(progress_type=_text(envelope.get("progress_type", raw.get("progress_type"))), raw=envelope, **texts)
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Whether lists and objects lie in each other in more levels than that."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return isinstance(value, list) and (levels == 0 or any(_is_deeper(entry, levels - 1) for entry in value))
 
 
 def structure_message(raw: _Raw, _type: object = None) -> Message:

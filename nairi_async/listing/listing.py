@@ -169,7 +169,7 @@ class Sync(_Listing):
         if self._latest is None or self._held_back is None:
             return self._latest
         # Strictly in front of it: what was held back must not look as if it had been handed over.
-        return min(self._latest, self._held_back - PRECISION)
+        return min(self._latest, _earlier(self._held_back, PRECISION) or self._latest)
 
     def _forget(self) -> None:
         """Drop what no checkpoint can need any more."""

@@ -18,7 +18,7 @@ order of the service among equal sort keys, which is taken to be the same for tw
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
@@ -39,6 +39,7 @@ SORTS: Final = ("created_at_asc", "created_at_desc", "updated_at_asc", "updated_
 PRECISION: Final = timedelta(milliseconds=1)
 """What a printed time may differ by from the one that the service compares: it prints milliseconds."""
 
+_BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
 # The same page at several offsets comes from a service that does not page.
 _MOST_REPEATS: Final = 3
 # How fast the steps back grow that look for the place where the list goes on.
@@ -108,7 +109,7 @@ class Paging:
     def _move_forward(self, rows: Sequence[ConversationSummary]) -> bool:
         """Let the next page begin by time instead of by offset, unless half of this page would be read again."""
         last = max((row.updated_at for row in rows if row.updated_at is not None), default=None)
-        if last is None:
+        if last is None or last < _BEGINNING + PRECISION:
             return False
         bound = last - PRECISION
         left_behind = sum(row.updated_at is not None and row.updated_at <= bound for row in rows)

@@ -36,7 +36,7 @@ from nairi_async.transport.retry import (
     parse_retry_after,
 )
 from nairi_async.transport.serverclock import ServerClock
-from nairi_async.wire import decode_error
+from nairi_async.wire import decode_error, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,7 +157,7 @@ class Caller:
         except DecodeError as error:
             unreadable = error
         # Made anew, outside of the handler: the original would stay in the chain with what the service had repeated.
-        excerpt = self.http.redact(unreadable.excerpt)
+        excerpt = shortened(self.http.redact(unreadable.excerpt))
         raise evolve(unreadable, method=request.method, path=request.path, excerpt=excerpt) from unreadable.__cause__
 
     def _tell(
@@ -191,7 +191,7 @@ class Caller:
         return min(timeout, remaining)
 
     def _raise_status(self, request: Request, response: Response) -> NoReturn:
-        text = self.http.redact(decode_error(response.body))
+        text = shortened(self.http.redact(decode_error(response.body)))
         error = status_error(request, response, text, now=self.clock.time())
         if error.retry_after is not None and is_refusal(error):
             self.limiter.quiet(min(error.retry_after, self._policy.retry_after_max))

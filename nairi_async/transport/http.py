@@ -246,6 +246,9 @@ async def _read(answer: aiohttp.ClientResponse, request: Request) -> bytes:
     if request.sink is not None and answer.ok:
         return await _pour(answer, request, request.sink())
     length = answer.content_length
+    if length is not None and length > limit and answer.ok:
+        answer.close()
+        raise _too_large(request, limit)
     if length is not None and length <= limit and "Content-Encoding" not in answer.headers:
         return await answer.read()
     chunks: list[bytes] = []
@@ -256,10 +259,9 @@ async def _read(answer: aiohttp.ClientResponse, request: Request) -> bytes:
         if size > limit:
             answer.close()
             break
-    content = b"".join(chunks)
     if size > limit and answer.ok:
-        raise DecodeError(f"the answer is larger than {limit} bytes", *_where(request))
-    return content[:limit]
+        raise _too_large(request, limit)
+    return b"".join(chunks)[:limit]
 
 
 async def _pour(answer: aiohttp.ClientResponse, request: Request, sink: Sink) -> bytes:
@@ -269,11 +271,15 @@ async def _pour(answer: aiohttp.ClientResponse, request: Request, sink: Sink) ->
         size += len(chunk)
         if size > request.max_body:
             answer.close()
-            raise DecodeError(f"the answer is larger than {request.max_body} bytes", *_where(request))
+            raise _too_large(request, request.max_body)
         if not sink.write(chunk):
             answer.close()
             break
     return b""
+
+
+def _too_large(request: Request, limit: int) -> DecodeError:
+    return DecodeError(f"the answer is larger than {limit} bytes", *_where(request))
 
 
 def _where(request: Request) -> tuple[str, str]:
