@@ -6,7 +6,7 @@ find by themselves must have been announced, and announcements must be worth the
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import MINYEAR, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -70,7 +70,8 @@ class Listing:
         """
         changed: dict[str, ConversationSummary] = {}
         for row in rows:
-            if row.updated_at is None:
+            if row.updated_at is None or row.updated_at.year == MINYEAR:
+                # The first year is how some print no time, and nothing can be reckoned back from it.
                 raise ValueError("a conversation is listed without updated_at")
             known = self._known.get(row.id)
             if known is None or row.updated_at > known:
