@@ -21,7 +21,7 @@ PACKAGE = ROOT / "nairi_async"
 _STOREYS = (
     ("errors", "clock", "files", "gathering"),
     ("models", "checks", "testing"),
-    ("wire", "toolcalls", "dialogue", "hooks"),
+    ("wire", "toolcalls", "dialogue", "hooks", "jsonline"),
     ("growing", "transport", "activity", "usage", "otel"),
     ("watching", "agents", "attachments"),
     ("listing",),
@@ -30,7 +30,7 @@ _STOREYS = (
     ("turns",),
     ("surface", "conversation", "many"),
     ("session",),
-    ("__init__",),
+    ("__init__", "web"),
     ("cli",),
     ("__main__",),
 )

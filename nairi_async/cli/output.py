@@ -5,16 +5,12 @@ Whatever the service sent passes `clean` before it reaches a terminal, or a pipe
 
 from __future__ import annotations
 
-import json
 import shlex
 import textwrap
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
-
-from attrs import asdict
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from attrs import AttrsInstance
+    from datetime import datetime
 
     from nairi_async.cli.style import Style
     from nairi_async.models import Message, Progress, Usage
@@ -104,15 +100,6 @@ def usage_text(usage: Usage | None) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def json_line(model: AttrsInstance) -> str:
-    """A model as one line of ASCII JSON; times and decimals are strings.
-
-    `Progress.raw` is left out: the content of the message is the same text.
-    """
-    document = asdict(model, filter=lambda attribute, _: attribute.name != "raw")
-    return json.dumps(document, default=_as_text, ensure_ascii=True)
-
-
 def watch_command(job_id: str, after: str | None, base_url: str | None) -> str:
     """The command that goes on watching a conversation behind a message."""
     words = [PROGRAM, "watch", job_id]
@@ -149,7 +136,3 @@ def _glimpse(text: str, style: Style) -> str:
     room = max(_GLIMPSE if style.width is None else style.width - _INDENT - 1, _NARROWEST)
     more = style.glyph("more")
     return line if len(line) <= room else line[: room - len(more)].rstrip() + more
-
-
-def _as_text(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)

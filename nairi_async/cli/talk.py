@@ -8,10 +8,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from nairi_async.cli.live import Narrator
-from nairi_async.cli.output import clean, clock_time, json_line, message_entry, usage_text, watch_command
+from nairi_async.cli.output import clean, clock_time, message_entry, usage_text, watch_command
 from nairi_async.cli.style import Screen
 from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError, InvalidArgumentError, NairiError, TurnFailedError
+from nairi_async.jsonline import json_line
 from nairi_async.models import Reply
 from nairi_async.session import NairiSession
 

@@ -14,7 +14,6 @@ from nairi_async.cli.output import (
     clock_time,
     entry,
     error_line,
-    json_line,
     message_entry,
     one_line,
     status_entry,
@@ -23,6 +22,7 @@ from nairi_async.cli.output import (
 )
 from nairi_async.cli.style import Screen, Style
 from nairi_async.errors import NairiError, NotFoundError
+from nairi_async.jsonline import json_line
 from nairi_async.models import Message, Progress, Usage
 
 PLAIN = Style()
