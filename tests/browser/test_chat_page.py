@@ -1,0 +1,205 @@
+"""The chat page in a real browser, served by the recipes, with the simulated service behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.async_api import async_playwright, expect
+from serving import served
+
+from nairi_async.testing import Done, Fail, Notice, Say, Simulator, Tool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from playwright.async_api import Browser, Page
+
+pytestmark = pytest.mark.anyio
+
+# It runs as root in containers, and asks nobody on the network for anything.
+_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """For the session, so that one browser serves all tests."""
+    return "asyncio"
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """In real time: the recipe and the browser are other processes."""
+    async with Simulator() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The system's Chromium; playwright's own is not downloaded."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    assert path, "these tests need Chromium: apt-get install chromium"
+    return path
+
+
+@pytest.fixture(scope="session")
+async def browser(chromium: str) -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=_ARGUMENTS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    """A page that must log no error of its own."""
+    page = await browser.new_page(viewport={"width": 1000, "height": 700})
+    page.set_default_timeout(10_000)
+    broken: list[str] = []
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    yield page
+    await page.close()
+    assert broken == []
+
+
+EVIL = """<img src=x onerror="document.title='owned'"><script>document.title='owned'</script>
+**<b onclick=alert(1)>bold</b>** `<i>code</i>` [link](javascript:alert(1)) https://example.com/"onmouseover="alert(1)
+```
+</code></pre><script>document.title='owned'</script>
+```
+- <svg onload=alert(1)>"""
+
+
+async def say(page: Page, text: str) -> None:
+    await page.get_by_label("Message to the agent").fill(text)
+    await page.keyboard.press("Enter")
+
+
+@pytest.mark.parametrize("recipe", ["fastapi_app", "aiohttp_app"])
+async def test_prompt_progress_reply_and_reload(simulator: Simulator, page: Page, recipe: str) -> None:
+    """A prompt is typed, progress and reply appear, and a reload in the middle of a turn goes on where it stands."""
+    simulator.agent(
+        "my-agent",
+        [Tool("Grep", input="cus_123", seconds=0.7), "First.", Tool("Bash", input="ls", seconds=2), "Second."],
+    )
+    async with served(recipe, simulator) as app:
+        await page.goto(app.url)
+        await expect(page.get_by_role("heading", name="What should the agent do?")).to_be_visible()
+        await expect(page.get_by_role("button", name="Send")).to_be_disabled()
+        await say(page, "Refund cus_123.\nPlease.")
+        await expect(page.locator("#activity")).to_contain_text("Grep: cus_123")
+        await expect(page.locator(".message.assistant .bubble")).to_have_text(["First."])
+
+        await page.reload()
+        await expect(page.locator("#activity")).to_contain_text("Bash: ls")
+        await expect(page.locator("#activity")).to_be_hidden()
+        await expect(page.locator(".message.user .bubble")).to_have_text(["Refund cus_123.\nPlease."])
+        await expect(page.locator(".message.assistant .bubble")).to_have_text(["First.", "Second."])
+        assert len(simulator.prompts) == 1
+
+        simulator.agent("my-agent", ["Third.", Notice("PR #7")])
+        await say(page, "Go on.")
+        await expect(page.locator(".message .bubble")).to_have_text(
+            ["Refund cus_123.\nPlease.", "First.", "Second.", "Go on.", "Third.", "PR #7"]
+        )
+        await expect(page.locator("#activity")).to_be_hidden()
+        count = len(simulator.requests)
+        await page.wait_for_timeout(1200)
+        assert len(simulator.requests) == count, "an idle page costs nothing"
+
+
+async def test_text_is_never_markup(simulator: Simulator, page: Page) -> None:
+    """Whatever an agent, a notice, a tool or a user says is shown as text, at once and after a reload."""
+    simulator.agent("my-agent", [Tool("Bash", input=EVIL, seconds=1), Say(EVIL), Notice(EVIL), Done(after=0.3)])
+    async with served("fastapi_app", simulator) as app:
+        await page.goto(app.url)
+        await say(page, EVIL)
+        await expect(page.locator("#doing")).to_contain_text("<img src=x")
+        await expect(page.locator("#activity")).to_be_hidden()
+        for _ in range(2):
+            await expect(page.locator(".message")).to_have_count(3)
+            assert await page.locator("#log :is(img, script, svg, b, i)").count() == 0
+            assert await page.locator("#log [onclick], #log [onmouseover], #log a:not([href^=http])").count() == 0
+            for text in await page.locator(".message .bubble").all_text_contents():
+                assert "<img src=x onerror=" in text
+            assert "owned" not in await page.title()
+            await page.reload()
+
+
+async def test_a_deploy_in_the_middle_of_a_turn(simulator: Simulator, page: Page) -> None:
+    """The server goes and comes back; the page says so, connects again by itself, and misses nothing."""
+    simulator.agent("my-agent", [Say("before"), Say("after", after=3)])
+    async with served("fastapi_app", simulator) as app:
+        await page.goto(app.url)
+        await say(page, "hello")
+        await expect(page.locator(".message.assistant .bubble")).to_have_text(["before"])
+        await app.shut_down()
+        await expect(page.get_by_text("Connection lost")).to_be_visible()
+        async with served("fastapi_app", simulator, port=app.port):
+            await expect(page.locator(".message.assistant .bubble")).to_have_text(["before", "after"])
+            await expect(page.get_by_text("Connection lost")).to_be_hidden()
+            await expect(page.locator(".message.user")).to_have_count(1)
+
+
+async def test_what_goes_wrong_is_said(simulator: Simulator, page: Page) -> None:
+    """A turn that fails, a conversation that is not there, a prompt that was not sent and can be sent again."""
+    simulator.agent("my-agent", [Say("I tried."), Fail("out of memory")])
+    async with served("fastapi_app", simulator) as app:
+        await page.goto(app.url)
+        await say(page, "hello")
+        await expect(page.get_by_role("alert")).to_contain_text("could not finish")
+        await expect(page.locator(".message.system")).to_contain_text("out of memory")
+
+        await page.goto(f"{app.url}/#job_01M7Z095SH19EPQAMMAQHYE1M2")
+        await page.reload()
+        await expect(page.get_by_text("This conversation cannot be shown")).to_be_visible()
+
+        await page.get_by_role("button", name="New conversation").click()
+        simulator.agent("my-agent", "Hello.")
+        simulator.api_key, key = "another", simulator.api_key
+        await say(page, "hello")
+        await expect(page.locator(".unsent .meta")).to_contain_text("Not sent")
+        simulator.api_key = key
+        await page.get_by_role("button", name="Send again").click()
+        await expect(page.locator(".message.assistant .bubble")).to_have_text(["Hello."])
+        await expect(page.locator(".message.user")).to_have_count(1)
+
+
+async def test_it_follows_the_end_unless_one_reads_above(simulator: Simulator, page: Page) -> None:
+    """New messages scroll into view; somebody who has scrolled up is left there and told."""
+    simulator.agent("my-agent", [*(Say("word " * 80) for _ in range(8)), Say("late", after=2.5)])
+    async with served("aiohttp_app", simulator) as app:
+        await page.goto(app.url)
+        await say(page, "hello")
+        await expect(page.locator(".message.assistant")).to_have_count(8)
+        await expect(page.locator(".message.assistant").last).to_be_in_viewport()
+        await page.locator("#scroll").evaluate("main => { main.scrollTop = 0; }")
+        await expect(page.locator(".message.assistant")).to_have_count(9)
+        await expect(page.locator(".message.assistant").last).not_to_be_in_viewport()
+        await page.get_by_role("button", name="New messages").click()
+        await expect(page.locator(".message.assistant").last).to_be_in_viewport()
+
+
+async def test_a_closed_tab_stops_the_polling(simulator: Simulator, page: Page) -> None:
+    """The browser closes the connection with the tab, and not one request more reaches the service."""
+    simulator.agent("my-agent", [Done(after=math.inf)])
+    async with served("aiohttp_app", simulator) as app:
+        await page.goto(app.url)
+        await say(page, "hello")
+        await expect(page.locator("#activity")).to_contain_text("Working")
+        await page.close()
+        await asyncio.sleep(0.2)
+        count = len(simulator.requests)
+        await asyncio.sleep(2.5)
+        assert len(simulator.requests) == count

@@ -1,0 +1,138 @@
+"""The web recipes, each with its real framework on its real server."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from dialogue_app import application
+from serving import RECIPES, Served, served
+from sse import ServerEvent, parsed
+
+from nairi_async import NairiSession
+from nairi_async.testing import Done, Say, Simulator, Tool
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = pytest.mark.anyio
+
+APPS = pytest.mark.parametrize("recipe", ["fastapi_app", "aiohttp_app"])
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """In real time: the recipe runs in another process."""
+    async with Simulator() as running:
+        yield running
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def posted(http: aiohttp.ClientSession, url: str, document: object) -> tuple[int, Any]:
+    async with http.post(url, json=document) as response:
+        return response.status, await response.json()
+
+
+async def started(http: aiohttp.ClientSession, app: Served) -> str:
+    """The URL of the events of a new conversation."""
+    status, document = await posted(http, f"{app.url}/chats", {"prompt": "hello"})
+    assert (status, sorted(document)) == (201, ["job_id", "message_id"])
+    return f"{app.url}/chats/{document['job_id']}/events"
+
+
+async def told(http: aiohttp.ClientSession, url: str, last_id: str = "") -> list[ServerEvent]:
+    """All events of a stream, which has to end."""
+    async with http.get(url, headers={"Last-Event-ID": last_id} if last_id else {}) as response:
+        assert response.content_type == "text/event-stream"
+        return [event async for event in parsed(response.content)]
+
+
+def contents(events: list[ServerEvent]) -> list[str]:
+    return [event.data["content"] for event in events if event.name == "message"]
+
+
+@APPS
+async def test_a_chat_from_prompt_to_shutdown(simulator: Simulator, http: aiohttp.ClientSession, recipe: str) -> None:
+    """Page, start, events, resumption, errors, a browser that leaves, and a deploy with an open stream."""
+    simulator.agent("my-agent", [Tool("Bash", input="ls", seconds=0.3), Say("one"), Say("two", after=0.2)])
+    async with served(recipe, simulator) as app:
+        async with http.get(app.url) as response:
+            assert (response.status, response.content_type) == (200, "text/html")
+        url = await started(http, app)
+
+        crowd = await asyncio.gather(*(told(http, url) for _ in range(8)))
+        for events in crowd:
+            assert contents(events) == ["hello", "one", "two"]
+            assert (events[-1].name, events[-1].data) == ("end", {"status": "completed"})
+            assert "activity" in {event.name for event in events}
+        # One browser alone takes about six reads of this turn.
+        assert len(simulator.requests) < 8 * 3
+
+        ids = [event.last_id for event in crowd[0] if event.name == "message"]
+        resumed = await asyncio.gather(
+            told(http, url, ids[0]), told(http, f"{url}?after={ids[1]}"), told(http, f"{url}?after={ids[0]}", ids[1])
+        )
+        assert [contents(events) for events in resumed] == [["one", "two"], ["two"], ["two"]]
+
+        assert (await posted(http, f"{app.url}/chats", {"prompt": " "}))[0] == 400
+        status, document = await posted(http, f"{app.url}/chats/job_01M7Z095SH19EPQAMMAQHYE1M2", {"prompt": "x"})
+        assert (status, document["error"]) == (404, "NotFoundError")
+        (failure,) = await told(http, url.replace(url.split("/")[-2], "job_01M7Z095SH19EPQAMMAQHYE1M2"))
+        assert (failure.name, failure.data["status"]) == ("failure", 404)
+
+        simulator.agent("my-agent", [Done(after=math.inf)])
+        assert (await posted(http, url.removesuffix("/events"), {"prompt": "more"}))[0] == 201
+        await leaves(http, url, simulator)
+
+        async with http.get(f"{url}?after={ids[-1]}") as response:
+            assert await anext(aiter(parsed(response.content)))
+            began = time.monotonic()
+            await app.shut_down()
+            rest = [event async for event in parsed(response.content)]
+        assert "end" not in {event.name for event in rest}
+        assert time.monotonic() - began < 3
+
+
+async def leaves(http: aiohttp.ClientSession, url: str, simulator: Simulator) -> None:
+    """Watch for a moment, then break the connection: no request follows but one that was under way."""
+    async with http.get(url) as response:
+        assert await anext(aiter(parsed(response.content)))
+        response.close()
+    await asyncio.sleep(0.1)
+    count = len(simulator.requests)
+    await asyncio.sleep(2.0)
+    assert len(simulator.requests) == count
+
+
+def test_the_page_needs_nothing_else() -> None:
+    """One file: no build, no fonts, scripts or pictures from elsewhere."""
+    text = (RECIPES / "chat.html").read_text()
+    assert "EventSource(" in text
+    assert "://" not in text.replace("http://www.w3.org/2000/svg", "")
+
+
+async def test_one_recipe_for_any_dialogue(simulator: Simulator, http: aiohttp.ClientSession) -> None:
+    """A prompt, its answer, and a second prompt into the same dialogue, through the protocol that services share."""
+    simulator.agent("my-agent", lambda prompt, turn: [Say(f"{turn}: {prompt}", after=0.1)])
+    async with served("dialogue_app", simulator) as app:
+        asked: dict[str, str] = {"prompt": "hello"}
+        for number in (1, 2):
+            async with http.post(f"{app.url}/ask", json=asked) as response:
+                answer, end = [event async for event in parsed(response.content)]
+            assert (answer.name, answer.data["text"], end.name) == ("answer", f"{number}: hello", "end")
+            asked["id"] = answer.data["id"]
+        assert (await posted(http, f"{app.url}/ask", {"prompt": " "}))[0] == 400
+
+
+def test_the_recipe_takes_either_service() -> None:
+    """The application is made for the protocol, not for a service."""
+    assert application(NairiSession, "my-agent").routes[0].path == "/ask"  # type: ignore[attr-defined]

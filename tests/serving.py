@@ -1,0 +1,78 @@
+"""The web recipes as their readers run them: a real server in a process of its own, on a simulated service."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+from attrs import define
+from support import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from nairi_async.testing import Simulator
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@define
+class Served:
+    """A server that runs."""
+
+    port: int
+    process: asyncio.subprocess.Process
+    output: str = ""
+    """What it wrote, once it has ended."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def shut_down(self) -> int:
+        """Do what a deploy does; returns the exit status."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        out, _ = await self.process.communicate()
+        self.output += out.decode()
+        return await self.process.wait()
+
+
+@asynccontextmanager
+async def served(recipe: str, simulator: Simulator, *, port: int = 0) -> AsyncIterator[Served]:
+    """A recipe on its server, with warnings as errors; it must not log a traceback."""
+    port = port or free_port()
+    words = [str(RECIPES / f"{recipe}.py")]
+    if "uvicorn" in (RECIPES / f"{recipe}.py").read_text():
+        words = ["-m", "uvicorn", "--app-dir", str(RECIPES), "--port", str(port), f"{recipe}:app"]
+    way = {"NAIRI_API_KEY": simulator.api_key, "NAIRI_BASE_URL": simulator.url, "PORT": str(port)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", *words, env={**os.environ, **way},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    running = Served(port, process)
+    try:
+        await _until_it_answers(running)
+        yield running
+    finally:
+        async with asyncio.timeout(10):
+            await running.shut_down()
+    assert "Traceback" not in running.output, running.output
+
+
+async def _until_it_answers(running: Served) -> None:
+    async with aiohttp.ClientSession() as http:
+        while running.process.returncode is None:
+            try:
+                async with http.get(running.url):
+                    return
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.02)
+    await running.shut_down()
+    raise AssertionError(running.output)
