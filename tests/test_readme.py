@@ -17,9 +17,12 @@ pytestmark = pytest.mark.anyio
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+# A web application does not end by itself: recipes have tests of their own.
+RECIPES = {path.name: path.read_text() for path in (Path(__file__).parent / "recipes").glob("*_app.py")}
+PROGRAMS = [block for block in BLOCKS if block not in RECIPES.values()]
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
+@pytest.mark.parametrize("code", PROGRAMS, ids=range(len(PROGRAMS)))
 async def test_every_python_block_runs(code: str) -> None:
     """Each block is a program that ends well, with warnings as errors, in an environment that only has a key."""
     async with Simulator() as simulator:
@@ -30,6 +33,12 @@ async def test_every_python_block_runs(code: str) -> None:
         )
         _, errors = await asyncio.wait_for(process.communicate(), 30)
         assert (process.returncode, errors.decode()) == (0, "")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_shown_as_they_are(name: str) -> None:
+    """What the README shows is the file that is tested, letter by letter."""
+    assert RECIPES[name] in BLOCKS
 
 
 def test_every_error_is_in_the_table() -> None:
