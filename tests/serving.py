@@ -49,7 +49,7 @@ async def served(recipe: str, simulator: Simulator, *, port: int = 0) -> AsyncIt
     """A recipe on its server, with warnings as errors; it must not log a traceback."""
     port = port or free_port()
     words = [str(RECIPES / f"{recipe}.py")]
-    if "uvicorn" in (RECIPES / f"{recipe}.py").read_text():
+    if "run_app(" not in (RECIPES / f"{recipe}.py").read_text():
         words = ["-m", "uvicorn", "--app-dir", str(RECIPES), "--port", str(port), f"{recipe}:app"]
     way = {"NAIRI_API_KEY": simulator.api_key, "NAIRI_BASE_URL": simulator.url, "PORT": str(port)}
     process = await asyncio.create_subprocess_exec(
