@@ -35,10 +35,10 @@ class Served:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def shut_down(self) -> int:
-        """Do what a deploy does; returns the exit status."""
+    async def shut_down(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Do what a deploy does, or Ctrl-C; returns the exit status."""
         if self.process.returncode is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(number)
         out, _ = await self.process.communicate()
         self.output += out.decode()
         return await self.process.wait()

@@ -8,6 +8,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -263,6 +265,21 @@ async def test_a_signal_ends_streams_and_goes_on_to_who_listened(*, is_heard: bo
         assert signal.getsignal(signal.SIGUSR1) is installed
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_that_nobody_hears_ends_the_process() -> None:
+    """Where no server listens, a signal does what it does without us."""
+    code = """
+import asyncio, os, signal
+from nairi_async.web import EventStreams
+async def main():
+    async with EventStreams():
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(30)
+asyncio.run(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=False)  # noqa: S603 - our own interpreter
+    assert ended.returncode == -signal.SIGTERM
 
 
 async def test_who_listens_later_is_left_alone() -> None:

@@ -39,7 +39,7 @@ class EventStreams:
 
     Args:
         heartbeat: Seconds of silence after which a comment is sent; below the idle timeout of whatever proxy there is
-            (nginx: 60 s).
+            (nginx: 60 s). A server that does not tell of a closed connection notices it at the next bytes.
         retry: Seconds that a browser is to wait before it connects again.
         signals: What to listen to; nothing outside of the main thread, where Python hears none.
         clock: The time to live by; tests give `nairi_async.testing.VirtualClock`.
