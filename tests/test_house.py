@@ -94,7 +94,9 @@ def test_everything_exported_is_public_and_sorted() -> None:
     assert nairi_async.__all__ == sorted(public)
 
 
-@pytest.mark.parametrize("name", ["nairi_async.errors", "nairi_async.hooks", "nairi_async.otel", "nairi_async.testing"])
+@pytest.mark.parametrize(
+    "name", ["nairi_async.errors", "nairi_async.hooks", "nairi_async.otel", "nairi_async.testing", "nairi_async.web"]
+)
 def test_public_modules_export_what_they_list(name: str) -> None:
     """The other public modules list what they export, sorted."""
     module = importlib.import_module(name)
