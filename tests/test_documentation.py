@@ -32,7 +32,7 @@ def dotted(path: Path) -> str:
 
 
 # A module is public if it says what it exports.
-PUBLIC = sorted(dotted(path) for path in PACKAGE.rglob("*.py") if "\n__all__ " in path.read_text())
+PUBLIC = sorted(dotted(path) for path in PACKAGE.rglob("*.py") if "\n__all__ " in path.read_text(encoding="utf-8"))
 
 
 def described(body: list[ast.stmt]) -> Iterator[str]:
@@ -49,7 +49,9 @@ def described(body: list[ast.stmt]) -> Iterator[str]:
 @functools.cache
 def described_names() -> frozenset[str]:
     """All names of the package's modules that have a docstring below."""
-    return frozenset(name for path in PACKAGE.rglob("*.py") for name in described(ast.parse(path.read_text()).body))
+    return frozenset(
+        name for path in PACKAGE.rglob("*.py") for name in described(ast.parse(path.read_text(encoding="utf-8")).body)
+    )
 
 
 def undescribed_parts(cls: type) -> Iterator[str]:
@@ -90,7 +92,7 @@ def test_help_tells_every_setting(policy: type) -> None:
 
 def test_the_reference_is_made_without_a_warning(tmp_path: Path) -> None:
     """The command in the README makes a page for every public module, and nothing in them is left unresolved."""
-    readme = (PACKAGE.parent / "README.md").read_text()
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
     (command,) = (line for line in readme.splitlines() if "pdoc" in line and ".venv/bin/" in line)
     options = command[command.index("pdoc ") :].split()[1:]
     options[options.index("--output-directory") + 1] = str(tmp_path)

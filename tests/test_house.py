@@ -46,7 +46,7 @@ def room(module: str) -> str:
 
 def imports(path: Path) -> set[str]:
     """Rooms that a file imports from when it runs, and for its types unless it only names them."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nairi_async":
@@ -73,7 +73,7 @@ def test_imports_point_one_way(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_only_the_seam_knows_aiohttp(path: Path) -> None:
     """Aiohttp's client is imported by one module; the simulator uses its server side."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     runs = re.sub(r"if TYPE_CHECKING:\n(?:    .*\n|\n)+", "", text)
     if path != PACKAGE / "transport" / "http.py" and not path.is_relative_to(PACKAGE / "testing"):
         assert not re.search(r"^\s*(?:import|from) aiohttp", runs, re.MULTILINE)
@@ -82,7 +82,7 @@ def test_only_the_seam_knows_aiohttp(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_rooms_are_small(path: Path) -> None:
     """Every file is read in one sitting, and says in its first line what lives there."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 400
     assert ast.get_docstring(ast.parse(text))
 

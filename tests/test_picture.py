@@ -13,7 +13,7 @@ pytest.importorskip("pty", reason="a terminal of its own needs Unix")
 import picture
 
 SVG = "{http://www.w3.org/2000/svg}"
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 def settled(lines: list[str]) -> list[str]:

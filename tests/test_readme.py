@@ -15,7 +15,7 @@ from nairi_async.testing import Say, Simulator, Step
 
 pytestmark = pytest.mark.anyio
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 # A web application does not end by itself: recipes have tests of their own.
 RECIPES = {path.name: path.read_text() for path in (Path(__file__).parent / "recipes").glob("*_app.py")}
