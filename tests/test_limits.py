@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from itertools import pairwise
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -148,6 +150,40 @@ async def test_a_deadline_bounds_the_wait_at_a_shut_gate() -> None:
     with pytest.raises(TimeoutError):
         async with limiter.slot(5.0):
             pytest.fail("the gate was shut")
+    assert clock.monotonic() == 5.0
+
+
+@pytest.mark.anyio
+async def test_calls_beyond_the_connections_start_again_staggered_too() -> None:
+    """After a quiet time a crowd comes back evenly over a quarter of it, however few connections there are."""
+    clock, left, seed = VirtualClock(), list[float](), Random(1)
+    limiter = Limiter(clock, seed.random, connections=10)
+    limiter.quiet(60)
+
+    async def call() -> None:
+        async with limiter.slot(math.inf):
+            left.append(clock.monotonic())
+
+    await asyncio.gather(*(call() for _ in range(300)))
+    assert min(left) >= 60
+    assert max(left) <= 75
+    by_second = Counter(int(moment) for moment in left)
+    assert max(by_second.values()) < 3 * 300 / 15
+
+
+@pytest.mark.anyio
+async def test_calls_beyond_the_connections_keep_their_deadlines_at_a_shut_gate() -> None:
+    """A quiet time longer than the deadline ends every wait at the deadline, not only those that hold a connection."""
+    clock = VirtualClock()
+    limiter = Limiter(clock, lambda: 0.5, connections=2)
+    limiter.quiet(60)
+
+    async def call() -> None:
+        async with limiter.slot(5.0):
+            pytest.fail("the gate was shut")
+
+    ended = await asyncio.gather(*(call() for _ in range(10)), return_exceptions=True)
+    assert {type(error) for error in ended} == {TimeoutError}
     assert clock.monotonic() == 5.0
 
 

@@ -78,24 +78,34 @@ class Limiter:
         """Wait for a slot; see `slot`."""
         self.waiting += 1
         try:
-            # The connection first, so that whoever gets one meets the gate as it is then.
-            await self._slots.acquire()
-            try:
-                if self._turnstile is None:
-                    await self._until_open(deadline)
-                else:
+            await self._acquire(deadline)
+            if self._turnstile is not None:
+                try:
                     async with self._turnstile:
                         await self._until_open(deadline)
                         self._gate.leave(self._clock.monotonic())
-            except BaseException:
-                self._slots.release()
-                raise
+                except BaseException:
+                    self._slots.release()
+                    raise
         finally:
             self.waiting -= 1
 
     def leave(self) -> None:
         """Give a slot back."""
         self._slots.release()
+
+    async def _acquire(self, deadline: float) -> None:
+        """Wait for a connection, and with one in hand meet the gate as it is then.
+
+        Where it is shut, the connection is given back: those who wait for the end of a quiet time must all have their
+        own moment to start again, not only as many as there are connections, with the others close behind them.
+        """
+        while True:
+            await self._slots.acquire()
+            if self._turnstile is not None or self._shut_for(self._clock.monotonic()) <= 0:
+                return
+            self._slots.release()
+            await self._until_open(deadline)
 
     async def _until_open(self, deadline: float) -> None:
         while (shut := self._shut_for(self._clock.monotonic())) > 0:
