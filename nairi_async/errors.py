@@ -20,6 +20,7 @@
     ├── OutcomeUnknownError          a prompt left, and nobody can say whether it runs
     │   ├── ServerOutcomeError       … because the answer was a 5xx (also a ServerError)
     │   └── UnreadableOutcomeError   … because the answer was unreadable (also a DecodeError)
+    ├── LedgerError                  a batch cannot use its ledger, or its output; what was recorded is kept
     ├── TurnFailedError              the agent's turn ended as `failed`
     └── WatchTimeoutError            a turn did not end within the given time (also a TimeoutError)
 
@@ -45,6 +46,7 @@ __all__ = [
     "ConnectionFailedError",
     "DecodeError",
     "InvalidArgumentError",
+    "LedgerError",
     "NairiError",
     "NotAnApiJobError",
     "NotFoundError",
@@ -245,6 +247,21 @@ class ServerOutcomeError(OutcomeUnknownError, ServerError):
 @define(auto_exc=True, slots=False)
 class UnreadableOutcomeError(OutcomeUnknownError, DecodeError):
     """A prompt was answered with success, but in a body that does not say what was started."""
+
+
+@define(auto_exc=True, slots=False)
+class LedgerError(NairiError):
+    """The ledger of a batch, or the file of its replies, cannot be used or written any more.
+
+    Nothing more is asked from then on, and what the ledger holds stays: run the batch again when the reason is mended.
+    """
+
+    message: str
+    file: str = ""
+    """The path of the ledger or the output."""
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.message}" if self.file else self.message
 
 
 @define(auto_exc=True, slots=False)

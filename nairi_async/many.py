@@ -26,7 +26,7 @@ DEFAULT_LIMIT: Final = 100
 _BACKLOG: Final = 256
 
 
-class _Crowd(Generic[_T]):
+class Crowd(Generic[_T]):
     """Tasks that hand items to one consumer. It knows nothing of the consumer, so it never keeps that one alive."""
 
     def __init__(self, room: int) -> None:
@@ -37,11 +37,13 @@ class _Crowd(Generic[_T]):
         self._stir = asyncio.Event()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin a task."""
         task = asyncio.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self._done)
 
     def put(self, item: _T) -> None:
+        """Leave an item for the consumer."""
         self._items.append(item)
         self._stir.set()
 
@@ -100,7 +102,7 @@ class AskMany:
         self._prompts = prompts
         self._ask = ask
         self._limit = limit
-        self._crowd: _Crowd[Outcome] | None = None
+        self._crowd: Crowd[Outcome] | None = None
         self._is_closed = False
 
     def __aiter__(self) -> Self:
@@ -111,7 +113,7 @@ class AskMany:
         if self._is_closed:
             raise StopAsyncIteration
         if self._crowd is None:
-            self._crowd = _Crowd(self._limit)
+            self._crowd = Crowd(self._limit)
             self._crowd.spawn(_ask_all(self._crowd, self._prompts, self._ask))
         return await self._crowd.get()
 
@@ -137,11 +139,11 @@ class AskMany:
 
 
 async def _ask_all(
-    crowd: _Crowd[Outcome],
+    crowd: Crowd[Outcome],
     prompts: Iterable[str] | AsyncIterable[str],
     ask: Callable[[str], Coroutine[Any, Any, Reply]],
 ) -> None:
-    source = _Source(prompts)
+    source = Source(prompts)
     index = 0
     while True:
         await crowd.room.acquire()
@@ -154,7 +156,7 @@ async def _ask_all(
 
 
 async def _ask_one(
-    crowd: _Crowd[Outcome], index: int, prompt: str, ask: Callable[[str], Coroutine[Any, Any, Reply]]
+    crowd: Crowd[Outcome], index: int, prompt: str, ask: Callable[[str], Coroutine[Any, Any, Reply]]
 ) -> None:
     try:
         reply = await ask(prompt)
@@ -164,18 +166,19 @@ async def _ask_one(
         crowd.put(Outcome(index=index, prompt=prompt, turn=reply.turn, reply=reply))
 
 
-class _Source:
-    """Prompts one by one, from either kind of iterable."""
+class Source(Generic[_T]):
+    """Items one by one, from either kind of iterable."""
 
-    def __init__(self, prompts: Iterable[str] | AsyncIterable[str]) -> None:
-        self._plain: Iterator[str] | None = None
-        self._async: AsyncIterator[str] | None = None
-        if isinstance(prompts, AsyncIterable):
-            self._async = aiter(prompts)
+    def __init__(self, items: Iterable[_T] | AsyncIterable[_T]) -> None:
+        self._plain: Iterator[_T] | None = None
+        self._async: AsyncIterator[_T] | None = None
+        if isinstance(items, AsyncIterable):
+            self._async = aiter(items)
         else:
-            self._plain = iter(prompts)
+            self._plain = iter(items)
 
-    async def next(self) -> str:
+    async def next(self) -> _T:
+        """The next item; `StopAsyncIteration` when there is none."""
         if self._async is not None:
             return await anext(self._async)
         try:
@@ -194,12 +197,12 @@ class WatchMany:
     def __init__(self, turns: Iterable[Turn], watch: Callable[[Turn], Watch]) -> None:
         self._turns = turns
         self._watch = watch
-        self._crowd: _Crowd[tuple[Turn, Message]] | None = None
+        self._crowd: Crowd[tuple[Turn, Message]] | None = None
         self.errors: dict[Turn, NairiError] = {}
         """The turns that failed, timed out, or could not be read any more, with their errors."""
 
     async def __aenter__(self) -> Self:
-        crowd = self._crowd = _Crowd(_BACKLOG)
+        crowd = self._crowd = Crowd(_BACKLOG)
         for turn in dict.fromkeys(self._turns):
             crowd.spawn(_watch_one(crowd, self._watch(turn), turn, self.errors))
         return self
@@ -221,7 +224,7 @@ class WatchMany:
 
 
 async def _watch_one(
-    crowd: _Crowd[tuple[Turn, Message]], watch: Watch, turn: Turn, errors: dict[Turn, NairiError]
+    crowd: Crowd[tuple[Turn, Message]], watch: Watch, turn: Turn, errors: dict[Turn, NairiError]
 ) -> None:
     try:
         async for message in watch:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from batches import Runs
 from hypothesis import settings
 
 from nairi_async import NairiSession
@@ -10,6 +11,7 @@ from nairi_async.testing import Simulator, VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 # The machines that run this are shared and noisy: time is no measure of a property.
 settings.register_profile("suite", deadline=None)
@@ -37,3 +39,9 @@ async def nairi(simulator: Simulator, clock: VirtualClock) -> AsyncIterator[Nair
     """A session on the simulator, both in virtual time."""
     async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as session:
         yield session
+
+
+@pytest.fixture
+def runs(nairi: NairiSession, tmp_path: Path) -> Runs:
+    """Runs of one batch on the simulator."""
+    return Runs(nairi, tmp_path)

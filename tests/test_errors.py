@@ -28,6 +28,7 @@ VALUES: dict[str, Any] = {
     "messages": (SAID,),
     "cursor": "cmsg_9",
     "candidates": (TURN,),
+    "file": "run.sqlite",
 }
 
 

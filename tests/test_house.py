@@ -30,7 +30,7 @@ _STOREYS = (
     ("turns",),
     ("surface", "conversation", "many"),
     ("session",),
-    ("__init__", "web"),
+    ("__init__", "batch", "web"),
     ("cli",),
     ("__main__",),
 )
@@ -95,7 +95,7 @@ def test_everything_exported_is_public_and_sorted() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["nairi_async.errors", "nairi_async.hooks", "nairi_async.otel", "nairi_async.testing", "nairi_async.web"]
+    "name", [f"nairi_async.{name}" for name in ("batch", "errors", "hooks", "otel", "testing", "web")]
 )
 def test_public_modules_export_what_they_list(name: str) -> None:
     """The other public modules list what they export, sorted."""

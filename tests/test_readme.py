@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,13 +24,15 @@ PROGRAMS = [block for block in BLOCKS if block not in RECIPES.values()]
 
 
 @pytest.mark.parametrize("code", PROGRAMS, ids=range(len(PROGRAMS)))
-async def test_every_python_block_runs(code: str) -> None:
+async def test_every_python_block_runs(code: str, tmp_path: Path) -> None:
     """Each block is a program that ends well, with warnings as errors, in an environment that only has a key."""
+    # What a block writes stays out of the project; what one reads is there.
+    shutil.copy(Path(__file__).parent.parent / "pyproject.toml", tmp_path)
     async with Simulator() as simulator:
         simulator.agent("my-agent", lambda prompt, _: [Step("looking", after=0.1), Say(f"re {prompt}", after=0.1)])
         environment = {**os.environ, "NAIRI_API_KEY": simulator.api_key, "NAIRI_BASE_URL": simulator.url}
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-W", "error", "-c", code, env=environment, stderr=asyncio.subprocess.PIPE
+            sys.executable, "-W", "error", "-c", code, env=environment, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
         )
         _, errors = await asyncio.wait_for(process.communicate(), 30)
         assert (process.returncode, errors.decode()) == (0, "")

@@ -27,7 +27,7 @@ from nairi_async.errors import (
 from nairi_async.listing.listing import JOB_STATUSES
 from nairi_async.listing.paging import SORTS
 
-_Run = Callable[[argparse.Namespace], None]
+_Run = Callable[[argparse.Namespace], int | None]
 _HIGHEST_PORT: Final = 65535
 # What a shell reports of a program that was ended by SIGINT and by SIGPIPE.
 _INTERRUPTED: Final = 130
@@ -40,6 +40,7 @@ examples:
   git diff | nairi-async ask reviewer - --ask-mode --progress
   nairi-async watch JOB --json | jq -r .content
   nairi-async upload report.pdf | cut -f 1
+  nairi-async batch prompts.jsonl --agent AGENT --ledger run.sqlite --output replies.jsonl
   source <(nairi-async completion bash)
 
 environment:
@@ -47,7 +48,8 @@ environment:
   NAIRI_BASE_URL   another service than the real one, such as the one that "nairi-async simulate" runs
 
 exit status:
-  0 done   1 error   2 wrong usage or settings   3 the agent's turn failed   4 timeout   130 interrupted
+  0 done   1 error   2 wrong usage or settings   3 the agent's turn, or some of a batch, failed   4 timeout
+  5 some of a batch have not ended: the same command goes on   130 interrupted
 """
 
 
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
     try:
-        options.run(options)
+        status: int | None = options.run(options)
     except NairiError as error:
         err = Screen.on(sys.stderr)
         err.show(error_line(error), "red")
@@ -85,7 +87,7 @@ def _run(argv: Sequence[str] | None) -> int:
             again = watch_command(error.turn.job_id, error.turn.message_id, options.base_url)
             err.show(f"To see what the agent did: {again}", "dim")
         return _status(error)
-    return 0
+    return status or 0
 
 
 def _status(error: NairiError) -> int:
@@ -154,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--port", type=_port, default=0, help="port to listen on (0: any free one)")
     command.add_argument("--api-key", default="nr_simulator", help="the key to let in, no real one (%(default)s)")
     _add_surface(commands)
+    _add_batch(commands)
 
     command = _command(commands, "completion", completion, "print a script that completes commands in a shell")
     command.add_argument("shell", choices=sorted(SHELLS), help="the shell")
@@ -193,6 +196,37 @@ def _add_surface(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_reading(command, json_of="each path")
 
 
+def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command for many prompts."""
+    command = _command(commands, "batch", _batch, "ask many prompts, and go on where an earlier run ended")
+    command.add_argument("prompts", metavar="PROMPTS", nargs="?", help="file of JSON lines; - reads standard input")
+    command.add_argument("--agent", metavar="AGENT", help="slug or id of the agent")
+    command.add_argument("--ledger", metavar="FILE", required=True, help="what was asked and what came of it")
+    command.add_argument("--output", metavar="FILE", help="append each reply once as a line of JSON")
+    command.add_argument("--limit", type=_count, default=100, metavar="N", help="conversations at once (%(default)s)")
+    command.add_argument("--ask-mode", action="store_true", help="let the agent read only, without tools")
+    command.add_argument("--timeout", type=float, metavar="SECONDS", help="how long to wait for each turn")
+    command.add_argument("--retry-failed", action="store_true", help="ask again what had ended without a reply")
+    command.add_argument(
+        "--on-unknown",
+        choices=("reconcile", "report"),
+        default="reconcile",
+        help="look for prompts whose answer was lost, or only report them (%(default)s)",
+    )
+    command.add_argument(
+        "--settle", type=float, default=60.0, metavar="SECONDS", help="how long to look for them (%(default)s)"
+    )
+    command.add_argument("--status", action="store_true", help="show where a batch stands, and ask nothing")
+    _add_reading(command, json_of="the status")
+
+
+def _batch(options: argparse.Namespace) -> int:
+    # Not every Python was built with SQLite, and no other command needs it.
+    from nairi_async.cli.batch import batch  # noqa: PLC0415
+
+    return batch(options)
+
+
 def _command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run: _Run, told: str
 ) -> argparse.ArgumentParser:
@@ -211,6 +245,10 @@ def _add_polling(command: argparse.ArgumentParser, *, json_of: str) -> None:
 def _add_reading(command: argparse.ArgumentParser, *, json_of: str) -> None:
     """Add what every command that talks to the service has."""
     command.add_argument("--json", action="store_true", help=f"print {json_of} as one line of JSON")
+    _add_service(command)
+
+
+def _add_service(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--base-url", metavar="URL", help="where the service is; else NAIRI_BASE_URL, else the real one"
     )

@@ -1,0 +1,160 @@
+"""What goes into a batch and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from attrs import field, frozen
+
+from nairi_async import checks
+from nairi_async.errors import InvalidArgumentError, NairiError
+from nairi_async.models import Reply, Turn
+
+_LONGEST_ID: Final = 1024
+_FIELDS: Final = ("prompt", "id", "attachments")
+
+
+@frozen
+class BatchItem:
+    """One prompt of a batch, with the caller's own name for it."""
+
+    prompt: str
+    """What to ask."""
+    id: str | None = field(default=None, kw_only=True)
+    """Its identity in the ledger, unlike all others of the batch; its place, such as `#3`, where there is none."""
+    attachments: tuple[str, ...] = field(default=(), kw_only=True)
+    """Paths of files to upload first; at most ten."""
+    place: int | None = field(default=None, kw_only=True)
+    """Where it stands in its source, from 1, such as the number of its line; counted by the batch unless given."""
+
+    @classmethod
+    def of(cls, given: object, place: int | None = None) -> BatchItem:
+        """A checked item from a plain prompt, a mapping of the same fields, or an item.
+
+        Args:
+            given: The prompt or record; keys of a mapping that mean nothing here are left alone.
+            place: Where it stands.
+
+        Raises:
+            InvalidArgumentError: nothing that could be asked.
+        """
+        match given:
+            case str():
+                fields: Mapping[str, Any] = {"prompt": given}
+            case BatchItem():
+                fields = {name: getattr(given, name) for name in _FIELDS}
+                place = given.place if given.place is not None else place
+            case Mapping():
+                fields = given
+            case _:
+                raise InvalidArgumentError(f"a prompt or a record is needed, not {type(given).__name__}")
+        id_ = _identity(fields.get("id"))
+        # Said here, since a missing prompt is no prompt of the wrong type.
+        if "prompt" not in fields:
+            raise InvalidArgumentError("the record has no prompt")
+        prompt = _storable("prompt", checks.prompt(fields["prompt"]))
+        return cls(prompt, id=id_, attachments=_paths(fields.get("attachments")), place=place)
+
+    @property
+    def identity(self) -> str:
+        """The id in the ledger: the caller's, or else the place."""
+        return self.id if self.id is not None else place_name(self.place or 0)
+
+
+@frozen(kw_only=True)
+class UnusableItem:
+    """A place in the source where there is nothing that could be asked; it becomes an outcome with this error."""
+
+    error: InvalidArgumentError
+    """Why not."""
+    place: int
+    """Where, from 1."""
+
+
+@frozen(kw_only=True)
+class BatchOutcome:
+    """How one prompt of a batch stands, now that this run is done with it."""
+
+    id: str
+    """The caller's id, or the place, such as `#3`."""
+    place: int
+    """Where it stood in the source when it was first taken, from 1."""
+    prompt: str
+    """The prompt; empty where there was none to read."""
+    turn: Turn | None = None
+    """The turn, if one is known to have begun."""
+    reply: Reply | None = None
+    """The reply, unless there is none."""
+    error: NairiError | None = None
+    """Why there is no reply."""
+    is_final: bool
+    """Whether the ledger holds this as the end: the prompt is not asked again, unless failures are to be retried.
+
+    Otherwise the next run goes on with it: it waits for a turn that has begun, settles one in doubt, asks one that was
+    not asked, and reads once more what could not be used.
+    """
+
+
+@frozen(kw_only=True)
+class BatchStatus:
+    """Where a batch stands, in numbers of prompts."""
+
+    agent_id: str
+    """The agent, as the batch was begun with."""
+    done: int = 0
+    """Those that have a reply."""
+    failed: int = 0
+    """Those that ended without one."""
+    running: int = 0
+    """Turns that have begun and whose end is not recorded."""
+    sending: int = 0
+    """Those on their way to the service; once no process works on the batch, those whose fate is in doubt."""
+    unsent: int = 0
+    """Those that were taken and provably do not run: the next run asks them."""
+    cost_usd: Decimal = Decimal(0)
+    """US dollars that agents reported for what has ended, summed exactly."""
+    is_active: bool = False
+    """Whether a process works on the batch."""
+
+    @property
+    def open(self) -> int:
+        """Those that are taken and have not ended."""
+        return self.running + self.sending + self.unsent
+
+
+def place_name(place: int) -> str:
+    """The identity of an item that has no id of its own."""
+    return f"#{place}"
+
+
+def _identity(given: object) -> str | None:
+    if given is None:
+        return None
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given)
+    if not isinstance(given, str) or not given.strip() or len(given) > _LONGEST_ID:
+        raise InvalidArgumentError(f"an id is a whole number or a text of at most {_LONGEST_ID} characters")
+    return _storable("id", given)
+
+
+def _paths(given: object) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InvalidArgumentError("attachments is a list of paths")
+    paths = tuple(given)
+    if not all(isinstance(path, str) and path for path in paths):
+        raise InvalidArgumentError("attachments is a list of paths")
+    if len(paths) > checks.MAX_ATTACHMENTS:
+        raise InvalidArgumentError(f"{len(paths)} attachments: the service takes at most {checks.MAX_ATTACHMENTS}")
+    return tuple(_storable("path", path) for path in paths)
+
+
+def _storable(name: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"the {name} holds half a character, which no request can carry") from error
+    return text

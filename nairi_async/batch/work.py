@@ -1,0 +1,261 @@
+"""What is done about one item of a batch, from wherever the ledger says that it stands to its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal
+
+from attrs import define, evolve, field
+
+from nairi_async.batch.documents import ended, restored
+from nairi_async.batch.items import BatchOutcome
+from nairi_async.batch.ledger import Ledger
+from nairi_async.errors import (
+    AgentNotFoundError,
+    AuthenticationError,
+    ConfigurationError,
+    InvalidArgumentError,
+    LedgerError,
+    NairiError,
+    NotFoundError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    RateLimitedError,
+    ServerError,
+    SessionClosedError,
+    StatusError,
+    TurnFailedError,
+)
+from nairi_async.models import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from nairi_async.batch.doubts import Doubts
+    from nairi_async.batch.items import BatchItem
+    from nairi_async.batch.ledger import End, Entry
+    from nairi_async.batch.writer import Writer
+    from nairi_async.clock import Clock
+    from nairi_async.many import Crowd
+    from nairi_async.models import Turn
+    from nairi_async.session import NairiSession
+
+OnUnknown = Literal["reconcile", "report"]
+
+# How often a prompt that provably did not run is sent after its answer was lost, in one run.
+_SENDINGS: Final = 3
+# What would meet every other item as well: the batch ends.
+_FATAL: Final = (
+    LedgerError,
+    SessionClosedError,
+    ConfigurationError,
+    AuthenticationError,
+    PermissionDeniedError,
+    AgentNotFoundError,
+)
+
+
+@define(kw_only=True)
+class Plan:
+    """What the caller decided."""
+
+    agent_id: str
+    ask_mode: bool
+    timeout: float
+    on_unknown: OnUnknown
+
+
+@define(kw_only=True)
+class Work:
+    """The items of one run, each in a task of its own. An outcome goes to the crowd with its place in the ledger."""
+
+    session: NairiSession
+    clock: Clock
+    plan: Plan
+    writer: Writer
+    doubts: Doubts
+    crowd: Crowd[tuple[BatchOutcome, int | None]]
+    began: float
+    """When the ledger was opened, in seconds since the epoch: whoever wrote in it before had ended by then."""
+    counts: dict[Literal["sending", "running"], int] = field(factory=lambda: {"sending": 0, "running": 0})
+    _stoppable: set[asyncio.Task[object]] = field(factory=set)
+    _stopped: asyncio.Event = field(factory=asyncio.Event)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing more is begun."""
+        return self._stopped.is_set()
+
+    def stop(self) -> None:
+        """Begin nothing more and stop waiting; what is on its way is still noted. Harmless when repeated."""
+        self._stopped.set()
+        for task in self._stoppable:
+            task.cancel()
+
+    @contextmanager
+    def stoppable(self) -> Generator[None]:
+        """A time in which the current task may be cancelled without leaving a doubt behind."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        self._stoppable.add(task)
+        if self.is_stopped:
+            task.cancel()
+        try:
+            yield
+        finally:
+            self._stoppable.discard(task)
+
+    async def take(self, item: BatchItem, claim: asyncio.Future[Entry | None]) -> None:
+        """Ask what is new, once it is in the ledger."""
+        with self._ending_all():
+            try:
+                entry = await self.writer.wait(claim)
+            except InvalidArgumentError as error:
+                place = item.place or 0
+                outcome = BatchOutcome(id=item.identity, place=place, prompt=item.prompt, error=error, is_final=False)
+                self.crowd.put((outcome, None))
+                return
+            if entry is None:
+                self.crowd.room.release()
+            else:
+                await self._pursue(entry, is_new=True)
+
+    async def resume(self, entry: Entry) -> None:
+        """Go on with what an earlier run left."""
+        with self._ending_all():
+            await self._pursue(entry, is_new=False)
+
+    def outcome(self, end: End) -> BatchOutcome:
+        """The outcome of an item that had ended before."""
+        turn, result = restored(end.document, self.plan.agent_id)
+        return self._outcome(end, turn, result, is_final=True)
+
+    @contextmanager
+    def _ending_all(self) -> Generator[None]:
+        """What gets through to here would meet other items as well, so nothing more is begun."""
+        try:
+            yield
+        except Exception:
+            self.stop()
+            raise
+
+    async def _pursue(self, entry: Entry, *, is_new: bool) -> None:
+        """Go on with an item until it has ended, or until this run can do no more about it."""
+        turn = entry.turn
+        try:
+            if turn is None:
+                with self._counted("sending"):
+                    turn = await self._begun(entry, is_new=is_new)
+            with self._counted("running"), self.stoppable():
+                reply = await self.session.reply(turn, timeout=self.plan.timeout)
+        except _FATAL:
+            raise
+        except NairiError as error:
+            if turn is None:
+                is_final = _is_refusal(error)
+                turn = error.turn
+            else:
+                is_final = isinstance(error, TurnFailedError | NotFoundError)
+            await self._put(entry, turn, error, is_final=is_final)
+        else:
+            await self._put(entry, turn, reply, is_final=True)
+
+    async def _put(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, *, is_final: bool) -> None:
+        finished: int | None = None
+        if is_final:
+            is_done = isinstance(result, Reply)
+            usage = result.usage if isinstance(result, Reply) else None
+            cost = None if usage is None else usage.cost_usd
+            finish = partial(Ledger.finish, document=ended(turn, result), is_done=is_done, cost=cost)
+            finished = await self.writer.call(partial(finish, number=entry.number))
+        # No await from here on: outcomes are handed over in the order of ends.
+        self.crowd.put((self._outcome(entry, turn, result, is_final=is_final), finished))
+
+    def _outcome(
+        self, item: Entry | End, turn: Turn | None, result: Reply | NairiError, *, is_final: bool
+    ) -> BatchOutcome:
+        return BatchOutcome(
+            id=item.id,
+            place=item.place,
+            prompt=item.prompt,
+            turn=turn,
+            reply=result if isinstance(result, Reply) else None,
+            error=None if isinstance(result, Reply) else result,
+            is_final=is_final,
+        )
+
+    async def _begun(self, entry: Entry, *, is_new: bool) -> Turn:
+        """The turn of an item that has none in the ledger yet, found or begun, and noted."""
+        doubt: OutcomeUnknownError | None = None
+        sent_before = self.began
+        if entry.state == "sending" and not is_new:
+            doubt = OutcomeUnknownError("the prompt was sent by an earlier run, and whether it runs is not known")
+        is_marked = is_new and entry.state == "sending"
+        for _ in range(_SENDINGS):
+            if doubt is not None:
+                if self.plan.on_unknown == "report":
+                    raise doubt
+                with self.stoppable():
+                    turn = await self.doubts.find(entry, sent_before)
+                if turn is not None:
+                    return turn
+            if not is_marked:
+                entry = await self._marked(entry)
+            try:
+                return await self._sent(entry)
+            except OutcomeUnknownError as error:
+                doubt, sent_before, is_marked = error, self.clock.time(), False
+        assert doubt is not None  # noqa: S101 - the loop ends here by it only
+        raise doubt
+
+    async def _marked(self, entry: Entry) -> Entry:
+        """The item with its files uploaded, and the ledger saying that its prompt is about to leave."""
+        with self.stoppable():
+            ids = tuple([await self.session.upload(path) for path in entry.attachments])
+        entry = evolve(entry, sent_at=self.clock.time(), attachment_ids=ids)
+        await self.writer.call(
+            partial(Ledger.sending, number=entry.number, now=self.clock.time(), attachment_ids=entry.attachment_ids)
+        )
+        return entry
+
+    async def _sent(self, entry: Entry) -> Turn:
+        """Send the prompt, and note what it has become."""
+        with self.doubts.sending(entry):
+            # Between the note and the prompt the batch may have been stopped: then it did not leave.
+            if self.is_stopped:
+                await self._unsent(entry)
+                raise asyncio.CancelledError
+            try:
+                turn = await self.session.start(
+                    self.plan.agent_id,
+                    entry.prompt,
+                    ask_mode=self.plan.ask_mode,
+                    attachment_ids=entry.attachment_ids,
+                )
+            except OutcomeUnknownError:
+                raise
+            except NairiError as error:
+                if not _is_refusal(error):
+                    await self._unsent(entry)
+                raise
+            await self.writer.call(partial(Ledger.running, number=entry.number, turn=turn))
+            return turn
+
+    async def _unsent(self, entry: Entry) -> None:
+        await self.writer.call(partial(Ledger.unsent, number=entry.number))
+
+    @contextmanager
+    def _counted(self, name: Literal["sending", "running"]) -> Generator[None]:
+        self.counts[name] += 1
+        try:
+            yield
+        finally:
+            self.counts[name] -= 1
+
+
+def _is_refusal(error: NairiError) -> bool:
+    """Whether the service said no to this very prompt, so that asking again would be refused again."""
+    is_passing = isinstance(error, RateLimitedError | ServerError)
+    return isinstance(error, StatusError) and not is_passing and not isinstance(error, _FATAL)

@@ -1,0 +1,205 @@
+"""`nairi-async batch`: many prompts from lines of JSON, with a ledger from which the same command goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import stat
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from nairi_async.batch import Batch, JsonLines, read_status
+from nairi_async.batch.documents import ended, line
+from nairi_async.cli.feeding import Fed
+from nairi_async.cli.output import PROGRAM, clean, one_line
+from nairi_async.cli.progress import Progress, summary
+from nairi_async.cli.style import Screen
+from nairi_async.cli.talk import open_session
+from nairi_async.clock import SystemClock
+from nairi_async.errors import InvalidArgumentError, NairiError
+from nairi_async.jsonline import json_line
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable, Generator
+    from types import FrameType
+    from typing import Any, BinaryIO
+
+    from nairi_async.batch import BatchOutcome, BatchStatus
+    from nairi_async.session import NairiSession
+
+_STDIN: Final = "-"
+_FAILED: Final = 3
+_OPEN: Final = 5
+_INTERRUPTED: Final = 130
+
+
+def batch(options: Namespace) -> int:
+    """Ask all prompts of a file and go on where an earlier run ended; replies go to --output or standard output.
+
+    Each line of the file is a JSON string, or an object with "prompt" and, if wanted, "id" and "attachments" (paths).
+    """
+    if options.status:
+        return _show_status(options)
+    if options.prompts is None or options.agent is None:
+        raise InvalidArgumentError("PROMPTS and --agent are needed, unless --status is asked for")
+    session = open_session(options)
+    stream = _opened(options.prompts)
+    try:
+        return asyncio.run(_batch(session, stream, options))
+    except asyncio.CancelledError:
+        _show_way_on(Screen.on(sys.stderr), options)
+        return _INTERRUPTED
+    finally:
+        if options.prompts != _STDIN:
+            stream.close()
+
+
+async def _batch(session: NairiSession, stream: BinaryIO, options: Namespace) -> int:
+    err = Screen.on(sys.stderr)
+    lines = JsonLines(stream)
+    is_file, size = _extent(stream)
+    run = Batch(
+        session,
+        options.agent,
+        lines if is_file else Fed(lines),
+        ledger=options.ledger,
+        output=options.output,
+        limit=options.limit,
+        ask_mode=options.ask_mode,
+        timeout=options.timeout,
+        on_unknown=options.on_unknown,
+        retry_failed=options.retry_failed,
+        settle=options.settle,
+    )
+
+    def total() -> float | None:
+        if lines.is_at_end:
+            return lines.items_read
+        return lines.items_read * size / lines.bytes_read if size and lines.bytes_read else None
+
+    async with session:
+        try:
+            async with run as outcomes:
+                progress = Progress(err, SystemClock(), lambda: run.status, total)
+                with _interrupts(run, progress) as interrupted:
+                    unusable = await _print(outcomes, progress, options)
+        except NairiError:
+            _show_way_on(err, options)
+            raise
+    status = await asyncio.to_thread(read_status, options.ledger)
+    err.show(_told(status, unusable), "bold")
+    if interrupted():
+        _show_way_on(err, options)
+        return _INTERRUPTED
+    if status.open:
+        _show_way_on(err, options)
+        return _OPEN
+    return _FAILED if status.failed or unusable else 0
+
+
+async def _print(outcomes: Batch, progress: Progress, options: Namespace) -> int:
+    """Print what comes; returns how many records could not be used."""
+    out = Screen.on(sys.stdout)
+    unusable = 0
+    async with progress.running():
+        async for outcome in outcomes:
+            if options.output is None and outcome.is_final:
+                out.show(_line(outcome))
+            if outcome.error is not None:
+                unusable += isinstance(outcome.error, InvalidArgumentError) and outcome.turn is None
+                word = "failed" if outcome.is_final else "open"
+                progress.show(f"{word}  {one_line(outcome.id)}  {one_line(str(outcome.error))}", "red")
+    return unusable
+
+
+def _line(outcome: BatchOutcome) -> str:
+    result = outcome.reply or outcome.error
+    assert result is not None  # noqa: S101 - one of them is there
+    return line(outcome.id, ended(outcome.turn, result)).decode().rstrip("\n")
+
+
+@contextmanager
+def _interrupts(run: Batch, progress: Progress) -> Generator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM: the first stops beginning, the second stops at once, the third is the system's own."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    count = 0
+
+    def interrupt() -> None:
+        if count == 1:
+            run.stop()
+            progress.show("\nStopping: noting what is on its way. Ctrl-C again stops at once.", "yellow")
+        elif task is not None:
+            task.cancel()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            signal.signal(number, before[number])
+        loop.call_soon_threadsafe(interrupt)
+
+    # Not the loop's own handlers, which Windows does not have.
+    before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: count > 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show_status(options: Namespace) -> int:
+    status = read_status(options.ledger)
+    out = Screen.on(sys.stdout)
+    if options.json:
+        out.show(json_line(status))
+        return 0
+    out.show(clean(f"agent     {status.agent_id}"))
+    for name, count in (("done", status.done), ("failed", status.failed), ("running", status.running)):
+        out.show(f"{name:<9} {count:,}")
+    out.show(f"{'sending' if status.is_active else 'in doubt':<9} {status.sending:,}")
+    out.show(f"not asked {status.unsent:,}")
+    out.show(f"cost      ${status.cost_usd:f}")
+    out.show(f"active    {'yes' if status.is_active else 'no'}")
+    return 0
+
+
+def _told(status: BatchStatus, unusable: int) -> str:
+    facts = [summary(status)]
+    facts += [f"{unusable:,} could not be used"] if unusable else []
+    facts += [f"{status.running:,} still running"] if status.running else []
+    facts += [f"{status.sending:,} in doubt"] if status.sending else []
+    facts += [f"{status.unsent:,} not asked"] if status.unsent else []
+    return ", ".join(facts) + "."
+
+
+def _show_way_on(screen: Screen, options: Namespace) -> None:
+    words = [PROGRAM, "batch", options.prompts, "--agent", options.agent, "--ledger", options.ledger]
+    words += ["--output", options.output] if options.output is not None else []
+    words += ["--limit", str(options.limit)]
+    words += ["--ask-mode"] if options.ask_mode else []
+    words += ["--base-url", options.base_url] if options.base_url is not None else []
+    screen.show(f"Nothing is lost. To go on: {clean(shlex.join(words))}", "dim")
+
+
+def _opened(name: str) -> BinaryIO:
+    if name == _STDIN:
+        if sys.stdin is None:
+            raise InvalidArgumentError("standard input is closed")
+        # A reader of our own, which nobody closes: the thread that reads may hold it to the end of the process.
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    try:
+        return Path(name).open("rb")
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot read {name!r}: {error.strerror}") from error
+
+
+def _extent(stream: BinaryIO) -> tuple[bool, int]:
+    """Whether reading never waits for anybody, and then the size."""
+    found = os.fstat(stream.fileno())
+    return stat.S_ISREG(found.st_mode), found.st_size

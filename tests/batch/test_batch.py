@@ -1,0 +1,449 @@
+"""A batch goes on where another left off: nothing is asked twice, nothing is lost, errors stay with their prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from batches import AGENT, Runs, is_start, lost
+
+from nairi_async import (
+    AgentNotFoundError,
+    AuthenticationError,
+    BadRequestError,
+    InvalidArgumentError,
+    LedgerError,
+    NairiSession,
+    OutcomeUnknownError,
+    TurnFailedError,
+    WatchTimeoutError,
+)
+from nairi_async.batch import BatchItem, BatchOutcome, read_status
+from nairi_async.batch.ledger import Entry
+from nairi_async.testing import Fail, Say, Simulator, VirtualClock
+from nairi_async.testing.answers import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from aiohttp import web
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def script(simulator: Simulator) -> Simulator:
+    """An agent that fails at `bad`, takes an hour over `slow`, and tells what it cost."""
+
+    def play(prompt: str, _: int) -> list[Say | Fail]:
+        if prompt == "bad":
+            return [Fail("no", after=1)]
+        after = 3600 if prompt == "slow" else 2
+        return [Say(f"re {prompt}", after=after, usage={"cost_usd": 0.01, "model": "m"})]
+
+    return simulator.agent(AGENT, play)
+
+
+def asked(simulator: Simulator) -> list[str]:
+    return sorted(entry.prompt for entry in simulator.prompts)
+
+
+async def test_what_has_ended_is_not_asked_again(runs: Runs, simulator: Simulator) -> None:
+    """The second run of the same command does nothing and hands over nothing; the ledger knows all."""
+    first = await runs.all(["a", "b", "bad"])
+    assert {id_: outcome.reply.text for id_, outcome in first.items() if outcome.reply} == {"#1": "re a", "#2": "re b"}
+    assert isinstance(first["#3"].error, TurnFailedError)
+    assert all(outcome.is_final and outcome.turn for outcome in first.values())
+    assert [(first[id_].place, first[id_].prompt) for id_ in sorted(first)] == [(1, "a"), (2, "b"), (3, "bad")]
+    assert await runs.all(["a", "b", "bad"]) == {}
+    assert asked(simulator) == ["a", "b", "bad"]
+    status = read_status(runs.ledger)
+    assert (status.done, status.failed, status.open, status.cost_usd) == (2, 1, 0, Decimal("0.02"))
+    assert (status.agent_id, status.is_active) == (AGENT, False)
+
+
+async def test_outcomes_not_dealt_with_come_again(runs: Runs, simulator: Simulator) -> None:
+    """A consumer that fails while it handles an outcome gets it again, equal in every part, and only those behind."""
+    prompts = ["a", "b", "bad", "d"]
+    seen: list[BatchOutcome] = []
+
+    async def work() -> None:
+        async with runs.batch(prompts, limit=1) as outcomes:
+            async for outcome in outcomes:
+                seen.append(outcome)
+                if len(seen) == 3:
+                    raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await work()
+    again = await runs.all(prompts, limit=1)
+    assert list(again) == ["#3", "#4"]
+    assert (again["#3"].turn, again["#3"].prompt, again["#3"].is_final) == (seen[2].turn, "bad", True)
+    assert str(again["#3"].error) == str(seen[2].error)
+    assert asked(simulator) == ["a", "b", "bad", "d"]
+
+
+async def test_a_restored_reply_is_the_same(runs: Runs) -> None:
+    """What the ledger gives again is the reply itself: text, messages, usage, turn."""
+    seen: list[BatchOutcome] = []
+    async with runs.batch(["a"]) as outcomes:
+        async for outcome in outcomes:
+            seen.append(outcome)
+            break
+    assert await runs.all(["a"]) == {"#1": seen[0]}
+
+
+async def test_turns_that_had_begun_are_waited_for(runs: Runs, simulator: Simulator, clock: VirtualClock) -> None:
+    """A run that was left while turns were open picks them up by their jobs, before it reads anything new."""
+    async with runs.batch(["slow", "a"]) as outcomes:
+        assert (await anext(outcomes)).prompt == "a"
+    assert read_status(runs.ledger).running == 1
+    again = await runs.all([])
+    assert again["#1"].reply is not None
+    assert (again["#1"].reply.text, again["#1"].place) == ("re slow", 1)
+    assert asked(simulator) == ["a", "slow"]
+    assert clock.monotonic() > 3600
+
+
+async def test_a_timeout_leaves_the_turn_to_the_next_run(runs: Runs, simulator: Simulator) -> None:
+    """The outcome says that it is not final, and names the turn; the ledger keeps it open."""
+    outcome = (await runs.all(["slow"], timeout=10))["#1"]
+    assert isinstance(outcome.error, WatchTimeoutError)
+    assert (outcome.is_final, outcome.turn is not None) == (False, True)
+    assert (await runs.all(["slow"]))["#1"].reply is not None
+    assert len(simulator.prompts) == 1
+
+
+async def test_failures_are_asked_again_on_request(runs: Runs, simulator: Simulator) -> None:
+    """With `retry_failed` what ended without a reply is asked once more, also where the source is gone."""
+    await runs.all(["bad", "a"])
+    assert await runs.all(["bad", "a"]) == {}
+    simulator.agent(AGENT, lambda prompt, _: f"now {prompt}")
+    again = await runs.all([], retry_failed=True)
+    assert [(id_, outcome.reply.text) for id_, outcome in again.items() if outcome.reply] == [("#1", "now bad")]
+    assert asked(simulator) == ["a", "bad", "bad"]
+    assert (read_status(runs.ledger).done, read_status(runs.ledger).failed) == (2, 0)
+
+
+async def test_records_have_ids_and_files(runs: Runs, simulator: Simulator, tmp_path: Path) -> None:
+    """A record's id is its identity wherever it stands, and its files are uploaded before the prompt is sent."""
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"data")
+    records = [
+        {"id": 7, "prompt": "a", "other": True},
+        BatchItem("b", id="x", attachments=(str(file),)),
+        {"prompt": "c", "attachments": None},
+    ]
+    assert set(await runs.all(records)) == {"7", "x", "#3"}
+    assert {entry.prompt: len(entry.attachment_ids) for entry in simulator.prompts} == {"a": 0, "b": 1, "c": 0}
+    # Moved; the third has no id of its own, so that its place says who it is.
+    assert await runs.all([records[1], records[0], records[2]]) == {}
+
+
+async def test_bad_records_are_errors_of_their_own(runs: Runs, simulator: Simulator, tmp_path: Path) -> None:
+    """Whatever cannot be asked says why, at its place; the rest goes on, and the next run tries it again."""
+    bad: list[tuple[Any, str]] = [
+        (" ", "blank"),
+        (7, "not int"),
+        ({"id": "x"}, "no prompt"),
+        ({"prompt": 3}, "not int"),
+        ({"prompt": "p", "id": ""}, "id is"),
+        ({"prompt": "p", "id": True}, "id is"),
+        ({"prompt": "p", "id": "x" * 2000}, "id is"),
+        ({"prompt": "p", "attachments": "file"}, "list of paths"),
+        ({"prompt": "p", "attachments": [1]}, "list of paths"),
+        ({"prompt": "p", "attachments": ["f"] * 11}, "at most 10"),
+        ("\ud800", "half a character"),
+        ({"prompt": "p", "id": "\ud800"}, "half a character"),
+    ]
+    outcomes = await runs.all([record for record, _ in bad] + ["a"])
+    for place, (_, reason) in enumerate(bad, 1):
+        outcome = outcomes[f"#{place}"]
+        assert isinstance(outcome.error, InvalidArgumentError)
+        assert reason in str(outcome.error), outcome
+        assert (outcome.is_final, outcome.place) == (False, place)
+    assert asked(simulator) == ["a"]
+    missing = (await runs.all([{"id": "m", "prompt": "with", "attachments": [str(tmp_path / "gone")]}]))["m"]
+    assert isinstance(missing.error, InvalidArgumentError)
+    assert read_status(runs.ledger).unsent == 1
+    (tmp_path / "gone").write_bytes(b"back")
+    assert (await runs.all([]))["m"].reply is not None
+
+
+async def test_ids_are_unlike_each_other(runs: Runs, simulator: Simulator) -> None:
+    """A second record of an id, and another prompt under a known one, are errors; nothing is asked for them."""
+    for _ in range(2):
+        async with runs.batch([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "a"}]) as outcomes:
+            errors = [str(outcome.error) async for outcome in outcomes if outcome.error]
+        assert errors == ["the id 'x' is there twice; it was first taken from place 1"]
+    changed = await runs.all([{"id": "x", "prompt": "b"}])
+    assert "another prompt" in str(changed["x"].error)
+    assert asked(simulator) == ["a"]
+
+
+async def test_prompts_are_read_lazily(runs: Runs, simulator: Simulator) -> None:
+    """From an endless source only as many are taken as may go on at once; async sources as well."""
+    taken = 0
+
+    async def endless() -> AsyncIterator[str]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield f"p{taken}"
+
+    async with runs.batch(endless(), limit=5) as outcomes:
+        for count in range(1, 20):
+            await anext(outcomes)
+            assert taken <= count + 5
+    assert len(simulator.prompts) <= 25
+
+
+async def test_an_error_of_the_source_comes_last(runs: Runs, simulator: Simulator) -> None:
+    """What the source raises comes out after everything that was asked before."""
+
+    def source() -> Iterator[str]:
+        yield "a"
+        raise ZeroDivisionError
+
+    async with runs.batch(source()) as outcomes:
+        assert (await anext(outcomes)).reply is not None
+        with pytest.raises(ZeroDivisionError):
+            await anext(outcomes)
+
+
+async def test_nothing_is_kept_of_what_has_ended(runs: Runs) -> None:
+    """After hundreds of prompts as little is in memory as after a few."""
+
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(thing, Entry | BatchOutcome | asyncio.Task) for thing in gc.get_objects())
+
+    counts: list[int] = []
+    async with runs.batch((f"p{number}" for number in range(400)), limit=20) as outcomes:
+        number = 0
+        async for _ in outcomes:
+            number += 1
+            if number in {50, 350}:
+                counts.append(kept())
+        work = outcomes._work
+        assert work is not None
+        assert not any((work.crowd.tasks, work._stoppable, work.doubts._sought, work.doubts._flying))
+    assert abs(counts[1] - counts[0]) <= 60
+
+
+async def test_a_lost_answer_is_looked_up(runs: Runs, simulator: Simulator) -> None:
+    """The prompt ran and its answer got lost: the turn is found, nothing is sent again; equal prompts get one each."""
+    simulator.intercept_answer = lost(3)
+    outcomes = await runs.all(["same", "same", "same", "other"])
+    assert all(outcome.reply for outcome in outcomes.values())
+    assert len({outcome.turn for outcome in outcomes.values()}) == 4
+    assert asked(simulator) == ["other", "same", "same", "same"]
+
+
+async def test_a_prompt_that_never_arrived_is_asked(runs: Runs, simulator: Simulator) -> None:
+    """The prompt left and did not arrive: after the time to settle that is proven, and it is sent again."""
+    simulator.intercept = lost(1)
+    outcomes = await runs.all(["a", "b"])
+    assert all(outcome.reply for outcome in outcomes.values())
+    assert asked(simulator) == ["a", "b"]
+
+
+async def test_a_service_that_loses_everything_is_given_up(runs: Runs, simulator: Simulator) -> None:
+    """After some attempts of one run the prompt stays in doubt, for the next run."""
+    simulator.intercept = lost(3)
+    outcome = (await runs.all(["a"], settle=1))["#1"]
+    assert isinstance(outcome.error, OutcomeUnknownError)
+    assert not outcome.is_final
+    assert read_status(runs.ledger).sending == 1
+    assert (await runs.all(["a"], settle=1))["#1"].reply is not None
+    assert asked(simulator) == ["a"]
+
+
+async def test_doubt_may_be_reported_only(runs: Runs, simulator: Simulator) -> None:
+    """With `on_unknown="report"` it stays in doubt, run after run, until a run may look it up."""
+    simulator.intercept_answer = lost(1)
+    for _ in range(2):
+        outcome = (await runs.all(["a"], on_unknown="report"))["#1"]
+        assert isinstance(outcome.error, OutcomeUnknownError)
+        assert not outcome.is_final
+    found = (await runs.all(["a"]))["#1"]
+    assert found.reply is not None
+    assert asked(simulator) == ["a"]
+
+
+async def test_equal_prompts_of_a_killed_run_take_one_turn_each(
+    runs: Runs, simulator: Simulator, clock: VirtualClock
+) -> None:
+    """Three equal prompts were on their way and two had arrived: each is one of theirs, and the third is asked."""
+    simulator.intercept_answer = lost(2)
+    simulator.intercept = None
+    async with runs.batch(["same", "same"], on_unknown="report") as outcomes:
+        assert [outcome.is_final async for outcome in outcomes] == [False, False]
+    simulator.intercept_answer, simulator.intercept = None, lost(1)
+    async with runs.batch(["same", "same", "same"], on_unknown="report", limit=3) as outcomes:
+        assert [outcome.is_final async for outcome in outcomes] == [False, False, False]
+    # Another session, as in another process: it owns no conversation.
+    async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as other:
+        runs.nairi = other
+        # One at a time: none can lean on another's lookup.
+        outcome = await runs.all(["same"] * 3, limit=1)
+    assert len({found.turn for found in outcome.values()}) == 3
+    assert len(simulator.prompts) == 3
+
+
+async def test_a_conversation_of_somebody_else_is_not_taken(
+    runs: Runs, simulator: Simulator, clock: VirtualClock
+) -> None:
+    """Two conversations begin alike and one prompt is in doubt: nobody can tell, so nothing is claimed or sent."""
+    simulator.intercept_answer = lost(1)
+    await runs.all(["same"], on_unknown="report")
+    async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as other:
+        await other.start(AGENT, "same")
+    outcome = (await runs.all(["same"]))["#1"]
+    assert isinstance(outcome.error, OutcomeUnknownError)
+    assert (len(outcome.error.candidates), outcome.is_final) == (2, False)
+    assert len(simulator.prompts) == 2
+
+
+async def test_what_is_refused_has_ended(runs: Runs, simulator: Simulator) -> None:
+    """A prompt that the service refuses for what it is counts as failed, and is not asked by the next run."""
+
+    async def refuse(request: web.Request) -> web.Response | None:
+        return refusal(400, "too long") if is_start(request) and "long" in await request.text() else None
+
+    simulator.intercept = refuse
+    outcomes = await runs.all(["long", "a"])
+    assert isinstance(outcomes["#1"].error, BadRequestError)
+    assert (outcomes["#1"].is_final, outcomes["#1"].turn) == (True, None)
+    assert await runs.all(["long", "a"]) == {}
+    async with runs.batch([], retry_failed=True) as outcomes_:
+        restored = await anext(outcomes_)
+    again = (await runs.all([]))["#1"]
+    assert isinstance(again.error, BadRequestError)
+    assert (str(again.error), again.error.status) == (str(restored.error), 400)
+
+
+async def test_what_was_not_let_in_is_asked_by_the_next_run(runs: Runs, simulator: Simulator) -> None:
+    """A service that refuses everybody leaves prompts unsent: open, and asked when it is back."""
+
+    async def closed(request: web.Request) -> web.Response | None:
+        return refusal(429, "later") if is_start(request) else None
+
+    simulator.intercept = closed
+    outcomes = await runs.all(["a", "b"])
+    assert not any(outcome.is_final for outcome in outcomes.values())
+    assert read_status(runs.ledger).unsent == 2
+    simulator.intercept = None
+    assert all(outcome.reply for outcome in (await runs.all(["a", "b"])).values())
+    assert asked(simulator) == ["a", "b"]
+
+
+async def test_a_refused_key_ends_the_batch(runs: Runs, simulator: Simulator) -> None:
+    """What would meet every prompt is raised; nothing is marked as failed, and with the key all goes on."""
+    key = simulator.api_key
+    prompts = ["a", "slow", *(f"p{number}" for number in range(50))]
+    async with runs.batch(prompts[:2]) as outcomes:
+        await anext(outcomes)
+        simulator.api_key = "nr_other"
+        with pytest.raises(AuthenticationError):
+            await anext(outcomes)
+    assert read_status(runs.ledger).running == 1
+    simulator.api_key = key
+    await runs.all(prompts[:2])
+    simulator.api_key = "nr_other"
+    with pytest.raises(AuthenticationError):
+        await runs.all(prompts, limit=5)
+    status = read_status(runs.ledger)
+    assert (status.failed, status.sending, status.running) == (0, 0, 0)
+    assert 1 <= status.unsent <= 5
+    simulator.api_key = key
+    await runs.all(prompts)
+    assert asked(simulator) == sorted(prompts)
+
+
+async def test_an_unknown_agent_ends_the_batch(clock: VirtualClock, tmp_path: Path) -> None:
+    """An agent that does not exist cannot be asked anything."""
+    async with (
+        Simulator(clock=clock, strict_agents=True) as simulator,
+        NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi,
+    ):
+        with pytest.raises(AgentNotFoundError):
+            await Runs(nairi, tmp_path).all(["a"], agent_id="nobody")
+
+
+async def test_stopping_leaves_no_doubt(runs: Runs, simulator: Simulator) -> None:
+    """`stop` begins nothing more, waits for no reply, and notes what is on its way; the next run does the rest."""
+    prompts = [f"p{number}" for number in range(40)]
+    async with runs.batch(prompts, limit=8) as outcomes:
+        for _ in range(10):
+            await anext(outcomes)
+        outcomes.stop()
+        outcomes.stop()
+        rest = [outcome async for outcome in outcomes]
+        assert outcomes.status.sending == 0
+    assert len(rest) <= 8
+    assert read_status(runs.ledger).sending == 0
+    await runs.all(prompts)
+    assert asked(simulator) == sorted(prompts)
+
+
+async def test_cancelled_it_goes_on_as_well(runs: Runs, simulator: Simulator) -> None:
+    """A cancelled task leaves at once; what was on its way is in doubt, and settled by the next run."""
+    prompts = [f"p{number}" for number in range(30)]
+    reached = asyncio.Event()
+
+    async def work() -> None:
+        async with runs.batch(prompts, limit=10) as outcomes:
+            async for outcome in outcomes:
+                if outcome.place >= 5:
+                    reached.set()
+
+    task = asyncio.create_task(work())
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not [one for one in asyncio.all_tasks() if "Work" in repr(one)]
+    await runs.all(prompts)
+    assert asked(simulator) == sorted(prompts)
+
+
+async def test_one_process_at_a_time(runs: Runs) -> None:
+    """A ledger in use is refused, and free as soon as it is not."""
+    async with runs.batch(["a"]) as outcomes:
+        with pytest.raises(LedgerError, match="another process"):
+            await runs.all(["a"])
+        assert read_status(runs.ledger).is_active
+        assert [outcome.id async for outcome in outcomes] == ["#1"]
+    assert await runs.all(["a"]) == {}
+
+
+async def test_wrong_use_is_told(runs: Runs, nairi: NairiSession) -> None:
+    """Before anything is touched."""
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        ("a", {}, "not a single one"),
+        ({"prompt": "a"}, {}, "not a single one"),
+        (7, {}, "not a single one"),
+        ([], {"on_unknown": "hope"}, "on_unknown"),
+        ([], {"limit": 0}, "limit"),
+        ([], {"timeout": -1}, "timeout"),
+        ([], {"settle": -1}, "settle"),
+        ([], {"agent_id": "a b"}, "agent_id"),
+        ([], {"output": runs.ledger}, "another file"),
+        ([], {"retry_failed": 1}, "retry_failed"),
+    ]
+    for prompts, options, reason in wrong:
+        with pytest.raises(InvalidArgumentError, match=reason):
+            runs.batch(prompts, **options)
+    batch = runs.batch(["a"])
+    with pytest.raises(InvalidArgumentError, match="async with"):
+        await anext(batch)
+    assert not runs.ledger.exists()
+    async with batch:
+        pass
+    with pytest.raises(InvalidArgumentError, match="once"):
+        await batch.__aenter__()

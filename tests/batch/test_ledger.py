@@ -1,0 +1,249 @@
+"""The ledger's file: what is refused, what is told, and what stays when the disk gives out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from contextlib import closing
+from decimal import Decimal
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from batches import AGENT, Runs
+
+from nairi_async import InvalidArgumentError, LedgerError
+from nairi_async.batch import BatchItem, read_status
+from nairi_async.batch.documents import ended, line, restored
+from nairi_async.batch.ledger import Ledger
+from nairi_async.batch.opening import lock_path
+from nairi_async.batch.writer import Writer
+from nairi_async.clock import SystemClock
+from nairi_async.errors import RateLimitedError, StatusError, TurnFailedError
+from nairi_async.models import Message, Reply, Turn, Usage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nairi_async.testing import Simulator
+
+pytestmark = pytest.mark.anyio
+
+TURN = Turn("job_1", "cmsg_1", agent_id=AGENT)
+
+
+async def test_other_files_are_refused_and_left_alone(runs: Runs, tmp_path: Path) -> None:
+    """No database, another program's database, a newer ledger, another agent's: told apart, and not touched."""
+    runs.ledger.write_text("id,prompt\n1,Hello\n" * 9)
+    with pytest.raises(LedgerError, match="another kind of file"):
+        await runs.all(["a"])
+    with pytest.raises(LedgerError, match="another kind of file"):
+        read_status(runs.ledger)
+    assert not lock_path(runs.ledger).exists()
+
+    runs.ledger.unlink()
+    with closing(sqlite3.connect(runs.ledger)) as connection:
+        connection.execute("CREATE TABLE users (name)")
+    before = runs.ledger.read_bytes()
+    with pytest.raises(LedgerError, match="another program's database"):
+        await runs.all(["a"])
+    with pytest.raises(LedgerError, match="another program's database"):
+        read_status(runs.ledger)
+    assert runs.ledger.read_bytes() == before
+
+    runs.ledger.unlink()
+    await runs.all([])
+    with pytest.raises(LedgerError, match="belongs to a batch for the agent 'my-agent', not 'other'"):
+        await runs.all([], agent_id="other")
+    with closing(sqlite3.connect(runs.ledger)) as connection:
+        connection.execute("PRAGMA user_version = 9")
+    with pytest.raises(LedgerError, match="format 9, not 1"):
+        await runs.all([])
+
+
+async def test_places_that_cannot_hold_a_ledger(runs: Runs, tmp_path: Path) -> None:
+    """A missing directory, a file for a directory, a directory for a file: a ledger error that names the file."""
+    (tmp_path / "file").write_text("")
+    for place, reason in (
+        (tmp_path / "gone" / "run.sqlite", "its directory must be there"),
+        (tmp_path / "file" / "run.sqlite", "irectory"),
+        (tmp_path, "irectory"),
+    ):
+        runs.ledger = place
+        with pytest.raises(LedgerError, match=reason) as raised:
+            await runs.all(["a"])
+        assert raised.value.file == str(place)
+        assert str(raised.value).startswith(str(place))
+
+
+async def test_a_file_that_may_only_be_read(tmp_path: Path) -> None:
+    """A ledger that SQLite may not write is told as such, and nothing is claimed."""
+    writer = await Writer.open(tmp_path / "run.sqlite", AGENT, None, SystemClock())
+    await writer.call(lambda ledger: ledger._db.execute("PRAGMA query_only = ON"))
+    with pytest.raises(LedgerError, match="is read-only"):
+        await writer.call(lambda ledger: ledger.claim(BatchItem("b", place=2), 0.0))
+    await writer.aclose()
+    assert read_status(tmp_path / "run.sqlite").open == 0
+
+
+def test_a_status_needs_a_ledger(tmp_path: Path) -> None:
+    """No file, and an empty one."""
+    with pytest.raises(LedgerError, match="no such ledger"):
+        read_status(tmp_path / "gone.sqlite")
+    (tmp_path / "empty.sqlite").write_bytes(b"")
+    with pytest.raises(LedgerError, match="no batch has begun"):
+        read_status(tmp_path / "empty.sqlite")
+
+
+async def test_a_damaged_ledger_is_an_error(runs: Runs) -> None:
+    """Pages that are rubbish end in a ledger error, not in anything of SQLite's."""
+    await runs.all([f"p{number}" for number in range(20)])
+    content = bytearray(runs.ledger.read_bytes())
+    content[4096:] = b"\xa5" * (len(content) - 4096)
+    runs.ledger.write_bytes(content)
+    with pytest.raises(LedgerError):
+        await runs.all(["a"])
+    with pytest.raises(LedgerError):
+        read_status(runs.ledger)
+
+
+async def test_a_full_disk_loses_nothing(runs: Runs, simulator: Simulator) -> None:
+    """When the ledger cannot grow, nothing more is asked, the reason is told, and a later run completes everything."""
+    prompts = [f"prompt {number} {'x' * 500}" for number in range(60)]
+
+    async def work() -> None:
+        async with runs.batch(prompts, limit=10) as outcomes:
+            assert outcomes._work is not None
+            await outcomes._work.writer.call(lambda ledger: _only(ledger, 20))
+            async for _ in outcomes:
+                pass
+
+    with pytest.raises(LedgerError, match="the disk is full"):
+        await work()
+    begun = len(simulator.prompts)
+    assert begun < 60
+    await runs.all(prompts)
+    assert sorted(entry.prompt for entry in simulator.prompts) == sorted(prompts)
+    status = read_status(runs.ledger)
+    assert (status.done, status.open) == (60, 0)
+
+
+def test_an_error_of_a_newer_version_comes_back_as_a_failure() -> None:
+    """A word that this version does not know is no reason to fail."""
+    document = json.dumps({"messages": [], "error": {"type": "NewError", "message": "something new"}})
+    turn, error = restored(document, AGENT)
+    assert (turn, str(error)) == (None, "something new")
+
+
+def _only(ledger: Ledger, pages: int) -> int:
+    return int(ledger._db.execute(f"PRAGMA max_page_count = {pages}").fetchone()[0])
+
+
+async def test_calls_share_commits_and_keep_their_order(tmp_path: Path) -> None:
+    """What is submitted while a commit waits for the disk goes into the next one together, in order."""
+    writer = await Writer.open(tmp_path / "run.sqlite", AGENT, None, SystemClock())
+    commits = 0
+    commit = writer.ledger.commit
+
+    def counted() -> None:
+        nonlocal commits
+        commits += 1
+        commit()
+
+    writer.ledger.commit = counted  # type: ignore[method-assign]
+    futures = [
+        writer.submit(partial(Ledger.claim, item=BatchItem(f"p{number}", place=number), now=0.0))
+        for number in range(1, 501)
+    ]
+    entries = await asyncio.gather(*futures)
+    assert [entry.number for entry in entries if entry] == list(range(1, 501))
+    assert commits < 20
+    await writer.aclose()
+    await writer.aclose()
+
+
+async def test_one_call_that_fails_costs_no_other(tmp_path: Path) -> None:
+    """An error of one call is its own; one of the database is everybody's, and lasting."""
+    writer = await Writer.open(tmp_path / "run.sqlite", AGENT, None, SystemClock())
+    item = BatchItem("a", id="x", place=1)
+    first, second, third = (
+        writer.submit(partial(Ledger.claim, item=one, now=0.0)) for one in (item, item, BatchItem("b", id="y", place=3))
+    )
+    assert await first
+    with pytest.raises(InvalidArgumentError):
+        await second
+    assert await third
+    with pytest.raises(LedgerError, match="no such table"):
+        await writer.call(lambda ledger: ledger._db.execute("INSERT INTO missing VALUES (1)"))
+    with pytest.raises(LedgerError, match="no such table"):
+        await writer.call(Ledger.retry_failed)
+    await writer.aclose()
+    assert read_status(tmp_path / "run.sqlite").sending == 2
+
+
+async def test_a_disk_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for the disk is bounded."""
+    monkeypatch.setattr("nairi_async.batch.writer._HANGS", 0.05)
+    writer = await Writer.open(tmp_path / "run.sqlite", AGENT, None, SystemClock())
+    held = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    with pytest.raises(LedgerError, match="not answered"):
+        await writer.call(lambda _: asyncio.run_coroutine_threadsafe(held.wait(), loop).result())
+    held.set()
+    await writer.aclose()
+
+
+async def test_opening_may_be_cancelled(tmp_path: Path) -> None:
+    """The ledger is let go of, as soon as it was opened."""
+    opening = asyncio.create_task(Writer.open(tmp_path / "run.sqlite", AGENT, None, SystemClock()))
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    for _ in range(100):
+        try:
+            writer = await Writer.open(tmp_path / "run.sqlite", AGENT, None, SystemClock())
+        except LedgerError:
+            continue
+        await writer.aclose()
+        return
+    pytest.fail("the ledger stays in use")
+
+
+MESSAGE = Message(
+    id="cmsg_2",
+    job_id="job_1",
+    role="assistant",
+    status="completed",
+    content="Grüße \ud83d \x00",
+    attachment_ids=("att_1",),
+    usage=Usage(cost_usd=Decimal("1E-7"), input_tokens=3, model="m"),
+)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        Reply.of(TURN, [MESSAGE]),
+        Reply.of(TURN, []),
+        StatusError(418, "teapot", 2.5, "POST", "/conversations/start"),
+        RateLimitedError(429, "later"),
+        TurnFailedError("no", TURN, (MESSAGE,)),
+    ],
+)
+def test_what_is_stored_comes_back(result: Any) -> None:
+    """An end survives being written and read, and its line is always the same."""
+    document = ended(TURN, result)
+    turn, again = restored(document, AGENT)
+    assert turn == TURN
+    assert type(again) is type(result)
+    assert str(again) == str(result)
+    if isinstance(result, Reply):
+        assert again == result
+    else:
+        assert getattr(again, "turn", None) == TURN
+    assert line("x", document) == line("x", ended(turn, again))
+    assert line("x", document).isascii()
+    printed = json.loads(line("x", document))
+    assert (printed["id"], printed["status"]) == ("x", "completed" if isinstance(result, Reply) else "failed")

@@ -1,0 +1,273 @@
+"""`nairi-async batch` as it is used: in a process of its own, stopped, gone on with, fed by a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import signal
+import sys
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pytest
+from running import Lines, environment, run, started
+from support import until
+
+from nairi_async.batch import BatchStatus, read_status
+from nairi_async.cli.feeding import Fed
+from nairi_async.cli.progress import Progress
+from nairi_async.cli.style import Screen, Style
+from nairi_async.testing import Fail, Say, Simulator, VirtualClock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """A service in real time, since the command runs in it."""
+
+    def play(prompt: str, _: int) -> list[Say | Fail]:
+        if prompt == "bad":
+            return [Fail("no")]
+        return [Say(f"re {prompt}", after=600 if prompt == "slow" else 0, usage={"cost_usd": 0.5})]
+
+    async with Simulator() as running:
+        yield running.agent("my-agent", play)
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> tuple[str, ...]:
+    return ("--agent", "my-agent", "--ledger", str(tmp_path / "run.sqlite"))
+
+
+def source(tmp_path: Path, *lines: object) -> str:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
+    return str(path)
+
+
+async def test_replies_go_to_standard_output(simulator: Simulator, words: tuple[str, ...], tmp_path: Path) -> None:
+    """Without --output each end is a line there, once; progress and errors are elsewhere, plain in a pipe."""
+    prompts = source(tmp_path, '"a"', {"id": "x", "prompt": "b"}, "{", "", '"bad"')
+    ended = await run("batch", prompts, *words, simulator=simulator)
+    printed = {line["id"]: line for line in map(json.loads, ended.out.splitlines())}
+    assert (printed["#1"]["text"], printed["x"]["text"], printed["#5"]["status"]) == ("re a", "re b", "failed")
+    assert ended.status == 3
+    errors = ended.err.splitlines()
+    assert any(line.startswith("open  #3  line 3: not JSON") for line in errors)
+    assert any(line.startswith("failed  #5  ") for line in errors)
+    assert errors[-1] == "2 done, 1 failed, $1.0, 1 could not be used."
+    assert "\r" not in ended.err
+    again = await run("batch", prompts, *words, simulator=simulator)
+    assert (again.out, again.status) == ("", 3)
+    simulator.agent("my-agent", "now")
+    retried = await run("batch", prompts, *words, "--retry-failed", simulator=simulator)
+    assert json.loads(retried.out)["id"] == "#5"
+    assert len(simulator.prompts) == 4
+
+
+async def test_a_clean_end_is_status_zero(simulator: Simulator, words: tuple[str, ...], tmp_path: Path) -> None:
+    """All done, the output in its file, the numbers in --status."""
+    output = tmp_path / "replies.jsonl"
+    ended = await run("batch", source(tmp_path, '"a"', '"b"'), *words, "--output", str(output), simulator=simulator)
+    assert (ended.status, ended.out, ended.err) == (0, "", "2 done, 0 failed, $1.0.\n")
+    assert len(output.read_text().splitlines()) == 2
+    shown = await run("batch", "--status", *words[2:])
+    facts = dict(line.rsplit(maxsplit=1) for line in shown.out.splitlines())
+    assert facts == {
+        "agent": "my-agent", "done": "2", "failed": "0", "running": "0", "in doubt": "0", "not asked": "0",
+        "cost": "$1.0", "active": "no",
+    }  # fmt: skip
+    printed = await run("batch", "--status", "--json", *words[2:])
+    assert json.loads(printed.out)["done"] == 2
+
+
+async def test_what_is_open_is_told(simulator: Simulator, words: tuple[str, ...], tmp_path: Path) -> None:
+    """A turn that outlasts --timeout goes on: status 5, and how to go on."""
+    prompts = source(tmp_path, '"slow"')
+    ended = await run("batch", prompts, *words, "--timeout", "0.1", simulator=simulator)
+    assert ended.status == 5
+    assert "1 still running" in ended.err
+    assert ended.err.splitlines()[-1].startswith(f"Nothing is lost. To go on: nairi-async batch {prompts} --agent")
+
+
+async def test_prompts_come_from_a_pipe(simulator: Simulator, words: tuple[str, ...]) -> None:
+    """They are asked as they come; Ctrl-C ends it while the pipe is still open."""
+    async with started("batch", "-", *words, simulator=simulator) as process:
+        assert process.stdin is not None
+        out = Lines(process.stdout)
+        for prompt in ("a", "b"):
+            await process.stdin.send(json.dumps(prompt).encode() + b"\n")
+            assert json.loads(await out.next())["text"] == f"re {prompt}"
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+        told = await Lines(process.stderr).rest()
+        assert "Stopping" in told
+        assert "To go on: nairi-async batch - --agent my-agent" in told
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+async def test_a_first_signal_leaves_no_doubt(
+    simulator: Simulator, words: tuple[str, ...], tmp_path: Path, stop: signal.Signals
+) -> None:
+    """What is on its way is noted, what runs stays resumable, nothing more is begun; and it says how to go on."""
+    gate = asyncio.Event()
+
+    async def wait(request: object, _answer: object) -> None:
+        if len(simulator.prompts) == 3:
+            await gate.wait()
+
+    simulator.intercept_answer = wait
+    prompts = source(tmp_path, *['"slow"'] * 10)
+    async with started("batch", prompts, *words, "--limit", "3", simulator=simulator) as process:
+        await until(lambda: len(simulator.prompts) == 3)
+        process.send_signal(stop)
+        err = Lines(process.stderr)
+        while "Stopping" not in await err.next():
+            pass
+        gate.set()
+        assert await process.wait() == 130
+        assert "To go on: " in await err.rest()
+    status = read_status(tmp_path / "run.sqlite")
+    assert (status.running, status.sending) == (3, 0)
+    assert len(simulator.prompts) == 3
+
+
+async def test_a_second_signal_ends_at_once(simulator: Simulator, words: tuple[str, ...], tmp_path: Path) -> None:
+    """Then what is on its way is in doubt, and the next run settles it."""
+
+    async def never(request: object, _answer: object) -> None:
+        await asyncio.Event().wait()
+
+    simulator.intercept_answer = never
+    prompts = source(tmp_path, '"a"')
+    async with started("batch", prompts, *words, simulator=simulator) as process:
+        await until(lambda: simulator.prompts)
+        process.send_signal(signal.SIGINT)
+        err = Lines(process.stderr)
+        while "Stopping" not in await err.next():
+            pass
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+        assert "Traceback" not in await err.rest()
+    assert read_status(tmp_path / "run.sqlite").sending == 1
+    simulator.intercept_answer = None
+    ended = await run("batch", prompts, *words, simulator=simulator)
+    assert (ended.status, len(simulator.prompts)) == (0, 1)
+
+
+async def test_a_second_process_is_refused(simulator: Simulator, words: tuple[str, ...], tmp_path: Path) -> None:
+    """Two on one ledger: the second says so; --status may be asked meanwhile."""
+    prompts = source(tmp_path, '"slow"')
+    async with started("batch", prompts, *words, simulator=simulator):
+        await until(lambda: simulator.prompts)
+        second = await run("batch", prompts, *words, simulator=simulator)
+        assert (second.status, "another process works on this batch" in second.error) == (1, True)
+        shown = await run("batch", "--status", *words[2:])
+        assert "active    yes" in shown.out
+        assert "sending" in shown.out
+
+
+async def test_wrong_use_is_one_line(simulator: Simulator, words: tuple[str, ...], tmp_path: Path) -> None:
+    """Before anything is asked."""
+    for arguments, status, reason in (
+        (("gone.jsonl", *words), 2, "cannot read"),
+        ((str(tmp_path), *words), 2, "cannot read"),
+        ((*words,), 2, "PROMPTS and --agent"),
+        (("--status", "--ledger", "gone.sqlite"), 1, "no such ledger"),
+        ((source(tmp_path), *words[:3], str(tmp_path / "no" / "run.sqlite")), 1, "directory"),
+    ):
+        ended = await run("batch", *arguments, simulator=simulator)
+        assert (ended.status, reason in ended.error) == (status, True), ended
+    assert simulator.prompts == []
+
+
+async def test_a_terminal_has_a_bar(simulator: Simulator, words: tuple[str, ...], tmp_path: Path) -> None:
+    """On a terminal the bar is drawn and wiped; lines above it stay whole."""
+    prompts = source(tmp_path, '"bad"', *[f'"{number}"' for number in range(5)], '"slow"')
+    leader, follower = os.openpty()
+    env = environment(simulator, COLUMNS="80", NO_COLOR="1")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "nairi_async", "batch", prompts, *words, "--timeout", "1",
+        env=env, stdout=asyncio.subprocess.DEVNULL, stderr=follower,
+    )  # fmt: skip
+    os.close(follower)
+    shown = b""
+    while process.returncode is None:
+        try:
+            shown += await asyncio.to_thread(os.read, leader, 65536)
+        except OSError:
+            await process.wait()
+    os.close(leader)
+    drawn = [line for line in shown.decode().replace("\n", "\r").split("\r") if line.startswith("[")]
+    assert "5 done, 1 failed, $2.5, 1 running" in drawn[-1]
+    assert all(len(line) <= 79 for line in drawn)
+
+
+def progress(width: int | None, *ended: int, total: float | None) -> Iterator[tuple[str, str]]:
+    """The lines of a batch a second apart, and what the screen shows."""
+    clock, stream = VirtualClock(), io.StringIO()
+    counts = iter((0, *ended))
+    current = BatchStatus(agent_id="a")
+
+    def status() -> BatchStatus:
+        return current
+
+    shown = Progress(Screen(stream, Style(width=width)), clock, status, lambda: total)
+    next(counts)
+    for count in counts:
+        clock.advance(1)
+        current = BatchStatus(agent_id="a", done=count, running=3, cost_usd=Decimal("0.10"))
+        yield shown.line(), stream.getvalue()
+
+
+def test_progress_tells_what_is_left() -> None:
+    """Seconds, minutes and hours, once there is a rate to tell from; a bar only where there is a terminal."""
+    assert [line for line, _ in progress(None, 1, 20, total=100)] == [
+        "1 done, 0 failed, $0.10, 3 running",
+        "20 done, 0 failed, $0.10, 3 running, 8 s left",
+    ]
+    assert [line.split(", ")[-1] for line, _ in progress(80, 10, total=6_000)] == ["10 min left"]
+    assert [line.split(", ")[-1] for line, _ in progress(80, 10, total=100_000)] == ["2.8 h left"]
+    [(bar, _)] = progress(80, 50, total=100)
+    assert bar.startswith("[############............] 50 done")
+    assert [line for line, _ in progress(80, 9, total=None)] == ["9 done, 0 failed, $0.10, 3 running"]
+
+
+async def test_progress_in_a_pipe_is_a_line_now_and_then() -> None:
+    """Every ten seconds, if anything has changed."""
+    clock, stream = VirtualClock(), io.StringIO()
+    status = BatchStatus(agent_id="a")
+    shown = Progress(Screen(stream, Style()), clock, lambda: status, lambda: None)
+    async with shown.running():
+        await clock.sleep(25)
+        status = BatchStatus(agent_id="a", done=1)
+        await clock.sleep(10)
+    assert stream.getvalue().splitlines() == ["0 done, 0 failed, 0 running", "1 done, 0 failed, 0 running"]
+
+
+async def test_a_source_that_blocks_is_fed() -> None:
+    """Items come in order, read ahead in a bounded number; an error comes out where they are taken, and stays."""
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for number in range(200):
+            taken = number
+            yield number
+        raise ZeroDivisionError
+
+    fed = Fed(items())
+    got = [await anext(fed) for _ in range(100)]
+    assert got == list(range(100))
+    assert taken < 180
+    with pytest.raises(ZeroDivisionError):
+        [item async for item in fed]
+    with pytest.raises(ZeroDivisionError):
+        await anext(fed)
