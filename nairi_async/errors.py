@@ -13,14 +13,17 @@
     │   ├── PermissionDeniedError    403
     │   ├── NotFoundError            404
     │   │   └── AgentNotFoundError   404 for an agent; lists names that are close
+    │   ├── ConflictError            409
     │   ├── RateLimitedError         429
     │   └── ServerError              5xx
     ├── AttachmentExistsError        a file of that name is there already (also a FileExistsError)
     ├── DecodeError                  the answer is not JSON, not the documented shape, or too large
     ├── OutcomeUnknownError          a prompt left, and nobody can say whether it runs
+    │   ├── InteractionUnknownError  … because a streamed reply broke off
     │   ├── ServerOutcomeError       … because the answer was a 5xx (also a ServerError)
     │   └── UnreadableOutcomeError   … because the answer was unreadable (also a DecodeError)
     ├── LedgerError                  a batch cannot use its ledger, or its output; what was recorded is kept
+    ├── InteractionVoidError         an interaction failed and was undone by the service
     ├── TurnFailedError              the agent's turn ended as `failed`
     └── WatchTimeoutError            a turn did not end within the given time (also a TimeoutError)
 
@@ -43,8 +46,11 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "ConfigurationError",
+    "ConflictError",
     "ConnectionFailedError",
     "DecodeError",
+    "InteractionUnknownError",
+    "InteractionVoidError",
     "InvalidArgumentError",
     "LedgerError",
     "NairiError",
@@ -74,6 +80,8 @@ class NairiError(Exception):
     """What went wrong, in words."""
     turn: Turn | None = None
     """The turn that the failed call had already started or was waiting for, if any: it can be watched again."""
+    conversation_id: str | None = None
+    """The Amigo conversation that the failed call belonged to, where it was known."""
 
     def __str__(self) -> str:
         return self.message
@@ -198,6 +206,11 @@ class AttachmentExistsError(NairiError, FileExistsError):
 
 
 @define(auto_exc=True, slots=False)
+class ConflictError(StatusError):
+    """409: the conversation is finished, or another call of it still runs at the service. Nothing was run."""
+
+
+@define(auto_exc=True, slots=False)
 class RateLimitedError(StatusError):
     """429: not documented by the service; the request was refused and did not run."""
 
@@ -262,6 +275,27 @@ class LedgerError(NairiError):
 
     def __str__(self) -> str:
         return f"{self.file}: {self.message}" if self.file else self.message
+
+
+@define(auto_exc=True, slots=False)
+class InteractionUnknownError(OutcomeUnknownError):
+    """A streamed reply broke off before the service said how the interaction ended: it may or may not be saved.
+
+    The stream's `settle`, or that of its conversation, looks. It is not sent again. The cause says what broke.
+    """
+
+
+@define(auto_exc=True, slots=False)
+class InteractionVoidError(NairiError):
+    """The service reported an error before the interaction was complete: it kept nothing, so it may be sent again."""
+
+    message: str
+    """The service's description."""
+    status: int | None = None
+    """The HTTP-like code that the service gave; `None` where it gave none."""
+
+    def __str__(self) -> str:
+        return f"the interaction is void: {self.message}" + (f" ({self.status})" if self.status is not None else "")
 
 
 @define(auto_exc=True, slots=False)

@@ -79,42 +79,34 @@ class Crowd(Generic[_T]):
         self._stir.set()
 
 
-class AskMany:
-    """The outcomes of many prompts, as each ends. Made by `NairiSession.ask_many`.
-
-    Prompts are taken from their source only when there is room for another conversation, and outcomes wait in a bounded
-    number, so memory does not grow with the input. One that fails costs no other: its error is in its `Outcome`. What
-    the source of prompts raises comes out when everything asked before has ended.
-
-    Leaving the loop, `aclose()` or `async with` end it: nothing more is asked, and waiting stops. Turns that have
-    begun go on at the service.
-    """
+class Asking(Generic[_T]):
+    """Many prompts, and what comes of each, as it ends: what the sessions of all services do alike."""
 
     def __init__(
         self,
         prompts: Iterable[str] | AsyncIterable[str],
-        ask: Callable[[str], Coroutine[Any, Any, Reply]],
+        outcome: Callable[[int, str], Coroutine[Any, Any, _T]],
         *,
         limit: int,
     ) -> None:
         if isinstance(prompts, str) or not isinstance(prompts, Iterable | AsyncIterable):
             raise InvalidArgumentError("prompts is an iterable of prompts, not a single one")
         self._prompts = prompts
-        self._ask = ask
+        self._outcome = outcome
         self._limit = limit
-        self._crowd: Crowd[Outcome] | None = None
+        self._crowd: Crowd[_T] | None = None
         self._is_closed = False
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Outcome:
+    async def __anext__(self) -> _T:
         """The next outcome, in the order in which they end."""
         if self._is_closed:
             raise StopAsyncIteration
         if self._crowd is None:
             self._crowd = Crowd(self._limit)
-            self._crowd.spawn(_ask_all(self._crowd, self._prompts, self._ask))
+            self._crowd.spawn(_ask_all(self._crowd, self._prompts, self._outcome))
         return await self._crowd.get()
 
     async def aclose(self) -> None:
@@ -138,10 +130,38 @@ class AskMany:
             crowd.cancel()
 
 
+class AskMany(Asking[Outcome]):
+    """The outcomes of many prompts, as each ends. Made by `NairiSession.ask_many`.
+
+    Prompts are taken from their source only when there is room for another conversation, and outcomes wait in a bounded
+    number, so memory does not grow with the input. One that fails costs no other: its error is in its `Outcome`. What
+    the source of prompts raises comes out when everything asked before has ended.
+
+    Leaving the loop, `aclose()` or `async with` end it: nothing more is asked, and waiting stops. Turns that have
+    begun go on at the service.
+    """
+
+    def __init__(
+        self,
+        prompts: Iterable[str] | AsyncIterable[str],
+        ask: Callable[[str], Coroutine[Any, Any, Reply]],
+        *,
+        limit: int,
+    ) -> None:
+        async def outcome(index: int, prompt: str) -> Outcome:
+            try:
+                reply = await ask(prompt)
+            except NairiError as error:
+                return Outcome(index=index, prompt=prompt, turn=error.turn, error=error)
+            return Outcome(index=index, prompt=prompt, turn=reply.turn, reply=reply)
+
+        super().__init__(prompts, outcome, limit=limit)
+
+
 async def _ask_all(
-    crowd: Crowd[Outcome],
+    crowd: Crowd[_T],
     prompts: Iterable[str] | AsyncIterable[str],
-    ask: Callable[[str], Coroutine[Any, Any, Reply]],
+    outcome: Callable[[int, str], Coroutine[Any, Any, _T]],
 ) -> None:
     source = Source(prompts)
     index = 0
@@ -151,19 +171,12 @@ async def _ask_all(
             prompt = await source.next()
         except StopAsyncIteration:
             return
-        crowd.spawn(_ask_one(crowd, index, prompt, ask))
+        crowd.spawn(_put(crowd, outcome(index, prompt)))
         index += 1
 
 
-async def _ask_one(
-    crowd: Crowd[Outcome], index: int, prompt: str, ask: Callable[[str], Coroutine[Any, Any, Reply]]
-) -> None:
-    try:
-        reply = await ask(prompt)
-    except NairiError as error:
-        crowd.put(Outcome(index=index, prompt=prompt, turn=error.turn, error=error))
-    else:
-        crowd.put(Outcome(index=index, prompt=prompt, turn=reply.turn, reply=reply))
+async def _put(crowd: Crowd[_T], outcome: Coroutine[Any, Any, _T]) -> None:
+    crowd.put(await outcome)
 
 
 class Source(Generic[_T]):

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import os
-import random
 from functools import partial
-from typing import TYPE_CHECKING, Final, NoReturn
-from warnings import warn
+from typing import TYPE_CHECKING, Final
 
 from nairi_async import checks, wire
-from nairi_async.clock import Clock, SystemClock
 from nairi_async.conversation import Conversation
 from nairi_async.dispatch import checked_on_unknown
 from nairi_async.errors import ConfigurationError, InvalidArgumentError
-from nairi_async.hooks import Hooks
 from nairi_async.many import DEFAULT_LIMIT, AskMany, WatchMany
 from nairi_async.models import Turn
 from nairi_async.surface import Surface
 from nairi_async.transport.address import base_url as checked_base_url
 from nairi_async.transport.address import path
-from nairi_async.transport.caller import Caller
 from nairi_async.transport.exchange import Request
-from nairi_async.transport.http import HttpClient
 from nairi_async.transport.key import ApiKey
-from nairi_async.transport.limits import Limiter
-from nairi_async.transport.meter import Meter
-from nairi_async.transport.retry import RetryPolicy
+from nairi_async.transport.session import ServiceSession
 from nairi_async.turns import Turns
 from nairi_async.watching.cadence import Polling
 from nairi_async.watching.discovery import Discovery
@@ -33,17 +25,17 @@ from nairi_async.watching.watch import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Mapping
-    from types import TracebackType
-    from typing import Any, Self
+    from typing import Any
 
     import aiohttp
 
     from nairi_async.attachments.sources import Source
     from nairi_async.checks import Duration
+    from nairi_async.clock import Clock
     from nairi_async.dispatch import OnUnknown
     from nairi_async.hooks import Hook
     from nairi_async.models import Message, Reply
-    from nairi_async.transport.meter import Stats
+    from nairi_async.transport.retry import RetryPolicy
     from nairi_async.watching.cadence import Cadence
     from nairi_async.watching.watch import Watch
 
@@ -54,7 +46,7 @@ API_PREFIX: Final = "/api/public/v1"
 _NO_KEY: Final = "no API key: give api_key=, or set NAIRI_API_KEY"
 
 
-class NairiSession(Surface):
+class NairiSession(Surface, ServiceSession):
     """Conversations with Nairi agents, over one pool of connections.
 
     Use it with `async with`, on one event loop; one session serves thousands of conversations at once. All durations
@@ -96,74 +88,30 @@ class NairiSession(Surface):
         # The name is let go of first: a traceback that shows local variables must not show the key.
         key, api_key = ApiKey(os.environ.get("NAIRI_API_KEY") if api_key is None else api_key), None
         key.check(_NO_KEY)
-        timeout = checks.seconds(request_timeout)
-        checks.positive("request_timeout", timeout)
-        checks.whole("max_connections", max_connections)
-        if requests_per_second is not None:
-            checks.positive("requests_per_second", requests_per_second)
         if base_url is None:
             base_url = os.environ.get("NAIRI_BASE_URL") or API_URL
-        url = checked_base_url(base_url, prefix=API_PREFIX)
-        clock = clock or SystemClock()
-        for name, policy, kind in (("retry", retry, RetryPolicy), ("polling", polling, Polling)):
-            if policy is not None and not isinstance(policy, kind):
-                raise ConfigurationError(f"{name} is a {kind.__name__}, not {type(policy).__name__}")
-        self._base_url = url
-        self._http = HttpClient(url, key, clock, lent=http, connections=max_connections)
-        connections = self._http.connections
-        limiter = Limiter(clock, random.random, connections=connections, per_second=requests_per_second)
-        self._caller = Caller(
-            self._http,
-            limiter,
-            clock,
-            random.random,
-            meter=Meter(),
-            policy=retry or RetryPolicy(),
-            request_timeout=timeout,
-            hooks=Hooks(hooks),
+        if polling is not None and not isinstance(polling, Polling):
+            raise ConfigurationError(f"polling is a Polling, not {type(polling).__name__}")
+        super().__init__(
+            checked_base_url(base_url, prefix=API_PREFIX),
+            key,
+            http=http,
+            request_timeout=request_timeout,
+            retry=retry,
+            max_connections=max_connections,
+            requests_per_second=requests_per_second,
+            clock=clock,
+            hooks=hooks,
         )
         self._discovery = Discovery(self._caller, polling or Polling())
         if cadence is not None:
             self._discovery.cadence.restore(cadence)
         self._turns = Turns(self._discovery)
 
-    def __repr__(self) -> str:
-        # A session that was refused in `__init__` is shown too, by whoever prints local variables of a traceback.
-        http = getattr(self, "_http", None)
-        state = "open" if http is not None and http.is_open else "not open"
-        return f"<NairiSession {getattr(self, '_base_url', '')} {state}>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a session holds connections and a key; make one in each process")
-
-    async def __aenter__(self) -> Self:
-        self._http.open()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def __del__(self) -> None:
-        # Nothing is scheduled from here: a finaliser cannot await, and the loop may be gone.
-        http = getattr(self, "_http", None)
-        if http is not None and http.is_open:
-            warn(f"{self!r} was never closed; use it in `async with`", ResourceWarning, source=self, stacklevel=2)
-
-    async def aclose(self) -> None:
-        """Close the connections that the session opened. Harmless when repeated."""
-        await self._http.aclose()
-
     @property
     def cadence(self) -> Cadence:
         """What the session has learnt about how long its agents' turns last; `export` it to hand it on."""
         return self._discovery.cadence
-
-    @property
-    def stats(self) -> Stats:
-        """What the session has done so far: requests, bytes, looks, discovery delay, waiting calls."""
-        return self._caller.meter.read(waiting_calls=self._caller.limiter.waiting)
 
     async def start(
         self,

@@ -264,7 +264,7 @@ def _optional(raw: object, kind: type[_T]) -> _T | None:
     return raw if isinstance(raw, kind) and (kind is bool or not isinstance(raw, bool)) else None
 
 
-def _time(raw: object) -> datetime | None:
+def parse_time(raw: object) -> datetime | None:
     """RFC 3339; a time without an offset is taken as UTC, which is what the service writes."""
     if not isinstance(raw, str):
         return None
@@ -336,8 +336,8 @@ def structure_message(raw: _Raw, _type: object = None) -> Message:
         role=role,
         status=_text(raw.get("status")),
         content=_text(raw.get("content")),
-        created_at=_time(raw.get("created_at")),
-        updated_at=_time(raw.get("updated_at")),
+        created_at=parse_time(raw.get("created_at")),
+        updated_at=parse_time(raw.get("updated_at")),
         attachment_ids=_texts(raw["attachment_ids"]) if "attachment_ids" in raw else (),
         usage=_structure_usage(raw) if role == "assistant" else None,
         progress=_structure_progress(raw) if role == "progress" else None,
@@ -346,7 +346,7 @@ def structure_message(raw: _Raw, _type: object = None) -> Message:
 
 def _structure_summary(raw: _Raw, _type: object = None) -> ConversationSummary:
     return ConversationSummary(
-        id=_text(raw.get("id")), status=_text(raw.get("status")), updated_at=_time(raw.get("updated_at"))
+        id=_text(raw.get("id")), status=_text(raw.get("status")), updated_at=parse_time(raw.get("updated_at"))
     )
 
 
@@ -359,8 +359,8 @@ def _structure_agent(raw: _Raw, _type: object = None) -> Agent:
         description=_optional(raw.get("description"), str),
         is_self_hosted=_optional(raw.get("is_self_hosted"), bool),
         system_prompt=_optional(raw.get("system_prompt"), str),
-        created_at=_time(raw.get("created_at")),
-        updated_at=_time(raw.get("updated_at")),
+        created_at=parse_time(raw.get("created_at")),
+        updated_at=parse_time(raw.get("updated_at")),
     )
 
 

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import amigo_sessions
 import pytest
 from batches import Runs
 from hypothesis import settings
 
 from nairi_async import NairiSession
 from nairi_async.testing import Simulator, VirtualClock
+from nairi_async.testing.amigo import AmigoSimulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from nairi_async.amigo import AmigoSession
 
 # The machines that run this are shared and noisy: time is no measure of a property.
 settings.register_profile("suite", deadline=None)
@@ -45,3 +49,16 @@ async def nairi(simulator: Simulator, clock: VirtualClock) -> AsyncIterator[Nair
 def runs(nairi: NairiSession, tmp_path: Path) -> Runs:
     """Runs of one batch on the simulator."""
     return Runs(nairi, tmp_path)
+
+
+@pytest.fixture
+async def service(clock: VirtualClock) -> AsyncIterator[AmigoSimulator]:
+    async with AmigoSimulator(clock=clock) as running:
+        yield running
+
+
+@pytest.fixture
+async def amigo(service: AmigoSimulator, clock: VirtualClock) -> AsyncIterator[AmigoSession]:
+    """A session on the simulated Amigo, both in virtual time, that is not paced."""
+    async with amigo_sessions.session(service.url, clock=clock) as opened:
+        yield opened

@@ -29,7 +29,7 @@ _STOREYS = (
     ("dispatch",),
     ("turns",),
     ("surface", "conversation", "many"),
-    ("session",),
+    ("session", "amigo"),
     ("__init__", "batch", "web"),
     ("cli",),
     ("__main__",),
@@ -95,7 +95,18 @@ def test_everything_exported_is_public_and_sorted() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [f"nairi_async.{name}" for name in ("batch", "errors", "hooks", "otel", "testing", "web")]
+    "name",
+    [
+        "nairi_async.amigo",
+        "nairi_async.amigo.actions",
+        "nairi_async.batch",
+        "nairi_async.errors",
+        "nairi_async.hooks",
+        "nairi_async.otel",
+        "nairi_async.testing",
+        "nairi_async.testing.amigo",
+        "nairi_async.web",
+    ],
 )
 def test_public_modules_export_what_they_list(name: str) -> None:
     """The other public modules list what they export, sorted."""

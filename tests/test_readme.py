@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import nairi_async
-from nairi_async.testing import Say, Simulator, Step
+from nairi_async.testing import AmigoSimulator, Say, Simulator, Step
 
 pytestmark = pytest.mark.anyio
 
@@ -25,12 +25,14 @@ PROGRAMS = [block for block in BLOCKS if block not in RECIPES.values()]
 
 @pytest.mark.parametrize("code", PROGRAMS, ids=range(len(PROGRAMS)))
 async def test_every_python_block_runs(code: str, tmp_path: Path) -> None:
-    """Each block is a program that ends well, with warnings as errors, in an environment that only has a key."""
+    """Each block is a program that ends well, with warnings as errors, in an environment that only has keys."""
     # What a block writes stays out of the project; what one reads is there.
     shutil.copy(Path(__file__).parent.parent / "pyproject.toml", tmp_path)
-    async with Simulator() as simulator:
+    async with Simulator() as simulator, AmigoSimulator() as amigo:
         simulator.agent("my-agent", lambda prompt, _: [Step("looking", after=0.1), Say(f"re {prompt}", after=0.1)])
-        environment = {**os.environ, "NAIRI_API_KEY": simulator.api_key, "NAIRI_BASE_URL": simulator.url}
+        amigo.service(service_id="67d871c23eb91293ecfae8b0")
+        nairi = {"NAIRI_API_KEY": simulator.api_key, "NAIRI_BASE_URL": simulator.url}
+        environment = {**os.environ, **nairi, **amigo.environment}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-W", "error", "-c", code, env=environment, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
         )

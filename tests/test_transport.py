@@ -20,6 +20,7 @@ from support import MESSAGE, STARTED, Act, Drip, Last, RawServer, answer, refusa
 from nairi_async import (
     AuthenticationError,
     BadRequestError,
+    ConflictError,
     ConnectionFailedError,
     DecodeError,
     NairiError,
@@ -396,7 +397,7 @@ async def test_a_huge_error_page_still_gives_its_status() -> None:
         (404, "job not found", NotFoundError),
         (401, "invalid API key", AuthenticationError),
         (403, "forbidden", PermissionDeniedError),
-        (409, "conflict", StatusError),
+        (409, "conflict", ConflictError),
         (413, "too large", StatusError),
         (422, "unprocessable", StatusError),
     ],

@@ -6,7 +6,7 @@ import mimetypes
 import re
 import secrets
 import unicodedata
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from typing import Final
 
@@ -27,20 +27,36 @@ _ESCAPED: Final = str.maketrans({"\\": "\\\\", '"': '\\"'})
 
 
 class Upload:
-    """A checked file as the body of a request; it is produced anew for each attempt."""
+    """A checked file as the body of a request; it is produced anew for each attempt.
 
-    def __init__(self, content: Content, filename: str, content_type: str, progress: Progress | None) -> None:
+    `name` is the form's name for the file, `fields` are what stands in the form before it.
+    """
+
+    def __init__(
+        self,
+        content: Content,
+        filename: str,
+        content_type: str,
+        progress: Progress | None,
+        *,
+        name: str = "file",
+        fields: Iterable[tuple[str, str]] = (),
+    ) -> None:
         self._content = content
         self._progress = progress
         self._boundary = secrets.token_hex(16)
         self._is_begun = False
         self._failure: Exception | None = None
-        name = filename.translate(_ESCAPED)
-        self._head = (
+        parts = [
+            f'--{self._boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
+            for field, value in fields
+        ]
+        file = (
             f"--{self._boundary}\r\n"
-            f'Content-Disposition: form-data; name="file"; filename="{name}"\r\n'
+            f'Content-Disposition: form-data; name="{name}"; filename="{filename.translate(_ESCAPED)}"\r\n'
             f"Content-Type: {content_type}\r\n\r\n"
-        ).encode()
+        )
+        self._head = "".join((*parts, file)).encode()
         self._tail = f"\r\n--{self._boundary}--\r\n".encode()
 
     @classmethod
@@ -51,17 +67,20 @@ class Upload:
         filename: str | None = None,
         content_type: str | None = None,
         progress: Progress | None = None,
+        name: str = "file",
+        fields: Iterable[tuple[str, str]] = (),
     ) -> Upload:
         """Look at a source; `InvalidArgumentError`, before any request, if it cannot be uploaded."""
         if progress is not None and not callable(progress):
             raise InvalidArgumentError("progress is something to call with the bytes sent and the size")
         content = await look_at(source)
-        name = checked_filename(filename if filename is not None else content.name or "attachment")
+        filename = checked_filename(filename if filename is not None else content.name or "attachment")
         if content.size == 0:
-            raise InvalidArgumentError(f"{name!r} is empty")
+            raise InvalidArgumentError(f"{filename!r} is empty")
         if content.size is not None and content.size > MAX_ATTACHMENT_BYTES:
-            raise _too_large(name, content.size)
-        return cls(content, name, _checked_type(content_type) or guessed_type(name), progress)
+            raise _too_large(filename, content.size)
+        kind = _checked_type(content_type) or guessed_type(filename)
+        return cls(content, filename, kind, progress, name=name, fields=fields)
 
     @property
     def content_type(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from nairi_async.testing.world import RefusedError
+from nairi_async.testing.refused import RefusedError
 
 
 def answer(payload: object, status: int = 200) -> web.Response:
@@ -16,9 +16,11 @@ def answer(payload: object, status: int = 200) -> web.Response:
     return web.Response(body=text.encode("utf-8", "replace"), status=status, content_type="application/json")
 
 
-def refusal(status: int, text: str) -> web.Response:
+def refusal(error: RefusedError) -> web.Response:
     """Return an error in the one shape that the service has."""
-    return answer({"error": text}, status)
+    response = answer({"error": error.text}, error.status)
+    response.headers.update(error.headers)
+    return response
 
 
 async def read_object(request: web.Request, *, required: bool = True) -> dict[str, Any]:

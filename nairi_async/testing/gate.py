@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from aiohttp import hdrs, web
 from attrs import define, field, frozen
 
-from nairi_async.testing.answers import refusal
 from nairi_async.testing.faults import Fault, FaultKind, FaultPlan, Faults
-from nairi_async.testing.quirks import quirks_met
-from nairi_async.testing.spoiling import Spoiling, spoilt_quirks
-from nairi_async.testing.world import RefusedError, World
+from nairi_async.testing.refused import RefusedError
+from nairi_async.testing.spoiling import Spoiling
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
@@ -48,13 +46,28 @@ class Seen:
     """What the simulator's `FaultPlan` made go wrong with it."""
 
 
+class House(Protocol):
+    """What stands behind a gate and decides who is let in, and how a no is worded."""
+
+    async def handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer a request that may come in; refuse others."""
+        ...
+
+    def refusal(self, error: RefusedError) -> web.Response:
+        """The answer that says no."""
+        ...
+
+    def meet(self, fault: Fault | None, plan: FaultPlan, /) -> float:
+        """Be ready for a request with which this goes wrong; returns seconds that `Date` is ahead of the clock."""
+        ...
+
+
 @define
 class Gate:
     """The middleware in front of all handlers."""
 
-    world: World
+    house: House
     clock: Clock
-    api_key: str
     requests: list[Seen] = field(factory=list)
     faults: Faults = field(factory=lambda: Faults(FaultPlan()))
     intercept: Intercept | None = None
@@ -75,9 +88,8 @@ class Gate:
         return answered
 
     async def _spoilt(self, fault: Fault | None, request: web.Request, handler: Handler) -> web.StreamResponse:
-        plan, quirks = self.faults.plan, self.world.quirks
-        skew = quirks.clock_skew + (fault.skew(plan) if fault is not None else 0.0)
-        quirks_met.set(quirks if fault is None else spoilt_quirks(fault, plan, quirks))
+        plan = self.faults.plan
+        skew = self.house.meet(fault, plan)
 
         async def work() -> web.StreamResponse:
             return self._dated(await self._hooked(request, handler), skew)
@@ -101,28 +113,27 @@ class Gate:
 
     async def _handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            self._check_key(request)
-            return await handler(request)
+            return await self.house.handled(request, handler)
         except RefusedError as error:
-            return refusal(error.status, error.text)
+            return self.house.refusal(error)
         except web.RequestPayloadError:
-            response = refusal(400, "invalid request body")
+            response = self.house.refusal(RefusedError(400, "invalid request body"))
             response.force_close()
             return response
         except web.HTTPException as error:
-            response = refusal(error.status, error.reason.lower())
-            response.headers.update({name: error.headers[name] for name in _KEPT_HEADERS if name in error.headers})
-            return response
+            kept = {str(name): error.headers[name] for name in _KEPT_HEADERS if name in error.headers}
+            return self.house.refusal(RefusedError(error.status, error.reason.lower(), kept))
 
-    def _check_key(self, request: web.Request) -> None:
-        scheme, _, key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        if scheme.lower() != "bearer" or key.strip() != self.api_key:
-            raise RefusedError(401, "invalid API key")
+
+def bearer(request: web.Request) -> str:
+    """Return the token of the request's authorization; empty if it has none."""
+    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _cut(request: web.Request) -> web.Response:
     """Cut the connection; the answer that the server goes on to write reaches nobody."""
-    if request.transport is not None:
+    if request.transport is not None and not request.transport.is_closing():
         request.transport.abort()
     return web.Response()
 

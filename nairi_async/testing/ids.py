@@ -11,6 +11,7 @@ _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ULID_LENGTH = 26
 _RANDOM_BITS = 80
 _LATEST = (1 << 48) - 1
+_LATEST_SECOND = (1 << 32) - 1
 
 
 @frozen
@@ -28,6 +29,10 @@ class IdMaker:
         number = ((int(min(at * 1000, _LATEST))) << _RANDOM_BITS) | self._random.getrandbits(_RANDOM_BITS)
         digits = (_CROCKFORD[(number >> 5 * place) & 31] for place in reversed(range(_ULID_LENGTH)))
         return f"{prefix}_{''.join(digits)}"
+
+    def object_id(self, at: float) -> str:
+        """Return 24 hex digits, such as `67d871c23eb91293ecfae8b0`, sorting by the second of `at`."""
+        return f"{int(min(at, _LATEST_SECOND)):08x}{self._random.getrandbits(64):016x}"
 
 
 def instant(at: float) -> datetime:

@@ -32,6 +32,7 @@ class Agent:
     description: str | None = None
     system_prompt: str | None = None
     _free_at: list[float] = field(factory=list)
+    _untouched: float = math.inf
 
     def set_capacity(self, instances: int | None, queued: float = 0.0) -> None:
         """Let `instances` turns run at a time (`None`: any number), each after at least `queued` seconds."""
@@ -39,16 +40,17 @@ class Agent:
             msg = f"instances must be positive and queued a duration, not {instances} and {queued}"
             raise ValueError(msg)
         self.instances, self.queued = instances, queued
-        self._free_at = [-math.inf] * (instances or 0)
+        self._free_at, self._untouched = [], math.inf if instances is None else instances
 
     def take_slot(self, ready: float) -> float:
         """Reserve an instance, and return when the turn begins; `leave_slot` says until when it runs.
 
         Of the instances that are free by then, the one that became so last: it is the one of the job's turn before.
         """
-        if not self._free_at:
-            return ready
         in_time = [at for at in self._free_at if at <= ready]
+        if not in_time and self._untouched:
+            self._untouched -= 1
+            return ready
         taken = max(in_time) if in_time else min(self._free_at)
         self._free_at.remove(taken)
         return max(ready, taken)

@@ -15,9 +15,10 @@ from nairi_async.clock import Clock
 from nairi_async.testing.answers import answer, flag, read_object, required_text, texts
 from nairi_async.testing.jobs import JobStatus
 from nairi_async.testing.quirks import quirks_met
+from nairi_async.testing.refused import RefusedError
 from nairi_async.testing.routes_agents import AgentRoutes
 from nairi_async.testing.views import SORTS, Query, View
-from nairi_async.testing.world import Asked, RefusedError, World
+from nairi_async.testing.world import Asked, World
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,8 +10,9 @@ from attrs import frozen
 
 from nairi_async.clock import Clock
 from nairi_async.testing.answers import answer, flag, read_object, required_text
+from nairi_async.testing.refused import RefusedError
 from nairi_async.testing.views import View
-from nairi_async.testing.world import RefusedError, World
+from nairi_async.testing.world import World
 
 if TYPE_CHECKING:
     from nairi_async.testing.jobs import Agent

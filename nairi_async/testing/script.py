@@ -25,12 +25,13 @@ HEARTBEATS = range(10, 3600, 10)
 """Seconds after its begin at which a tool that still runs says so; the daemon ends a turn after an hour."""
 
 
-def _seconds() -> float:
+def duration_field() -> float:
     """Declare a keyword-only duration in seconds, zero by default."""
     return field(default=0.0, kw_only=True, validator=ge(0))
 
 
-def _text() -> str:
+def text_field() -> str:
+    """Declare a text."""
     return field(validator=instance_of(str))
 
 
@@ -62,9 +63,9 @@ class Say(ScriptStep):
     `usage` holds any of `cost_usd`, the four token counts and `model`.
     """
 
-    text: str = _text()
+    text: str = text_field()
     """What it says."""
-    after: float = _seconds()
+    after: float = duration_field()
     unfinished_for: float = field(default=0.0, kw_only=True, validator=[ge(0.0), lt(math.inf)])
     """Seconds that it is seen unfinished."""
     finishes: bool = field(default=True, kw_only=True)
@@ -84,18 +85,18 @@ class Say(ScriptStep):
 class Notice(ScriptStep):
     """A `system` message, such as `Agent opened a pull request: …`."""
 
-    text: str = _text()
+    text: str = text_field()
     """What it says."""
-    after: float = _seconds()
+    after: float = duration_field()
 
 
 @frozen
 class Text(ScriptStep):
     """A `progress` message with a whole block of the agent's text."""
 
-    text: str = _text()
+    text: str = text_field()
     """The text."""
-    after: float = _seconds()
+    after: float = duration_field()
 
     @property
     def envelope(self) -> dict[str, object]:
@@ -107,9 +108,9 @@ class Text(ScriptStep):
 class Thinking(ScriptStep):
     """A `progress` message with a block of the agent's reasoning."""
 
-    text: str = _text()
+    text: str = text_field()
     """The reasoning."""
-    after: float = _seconds()
+    after: float = duration_field()
 
     @property
     def envelope(self) -> dict[str, object]:
@@ -121,9 +122,9 @@ class Thinking(ScriptStep):
 class Step(ScriptStep):
     """A `progress` message that tells in one line where the agent is."""
 
-    summary: str = _text()
+    summary: str = text_field()
     """The line."""
-    after: float = _seconds()
+    after: float = duration_field()
 
     @property
     def envelope(self) -> dict[str, object]:
@@ -135,9 +136,9 @@ class Step(ScriptStep):
 class Subagent(ScriptStep):
     """A `progress` message about a subagent that starts, proceeds or ends."""
 
-    summary: str = _text()
+    summary: str = text_field()
     """What it does, in a line."""
-    after: float = _seconds()
+    after: float = duration_field()
 
     @property
     def envelope(self) -> dict[str, object]:
@@ -153,15 +154,15 @@ class Tool(ScriptStep):
     when none is given; give one to make it the `parent_tool_use_id` of others.
     """
 
-    name: str = _text()
+    name: str = text_field()
     """Its name, such as `Bash`."""
     input: str = field(default="", kw_only=True)
     """Summary of what it was given."""
     output: str = field(default="", kw_only=True)
     """Summary of what came of it."""
-    seconds: float = _seconds()
+    seconds: float = duration_field()
     """How long it runs."""
-    after: float = _seconds()
+    after: float = duration_field()
     status: str = field(default="completed", kw_only=True)
     """How it ends."""
     heartbeat: bool = field(default=True, kw_only=True)
@@ -178,23 +179,23 @@ class Progress(ScriptStep):
 
     envelope: Mapping[str, object] | str
     """The content: JSON, or the text itself."""
-    after: float = _seconds()
+    after: float = duration_field()
 
 
 @frozen
 class Done(ScriptStep):
     """The turn is `completed`. Steps after it still come: late notices, or a reply later than the status."""
 
-    after: float = _seconds()
+    after: float = duration_field()
 
 
 @frozen
 class Fail(ScriptStep):
     """The turn is `failed`, and a `system` message says `nairid encountered error: <text>`."""
 
-    text: str = _text()
+    text: str = text_field()
     """Why it failed."""
-    after: float = _seconds()
+    after: float = duration_field()
 
 
 Steps: TypeAlias = str | Sequence[ScriptStep | str]

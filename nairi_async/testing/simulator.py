@@ -4,34 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from aiohttp import web
-
-from nairi_async.clock import Clock, SystemClock
-from nairi_async.testing.faults import FaultPlan, Faults
-from nairi_async.testing.gate import Gate, Intercept, InterceptAnswer, Seen
+from nairi_async.testing.answers import refusal
+from nairi_async.testing.faults import Fault, FaultPlan, Faults
+from nairi_async.testing.gate import bearer
 from nairi_async.testing.ids import IdMaker
-from nairi_async.testing.quirks import Quirks
+from nairi_async.testing.quirks import Quirks, quirks_met
+from nairi_async.testing.refused import RefusedError
 from nairi_async.testing.routes import application_routes
 from nairi_async.testing.script import Script, default_script, steps_of
+from nairi_async.testing.server import Server
+from nairi_async.testing.spoiling import spoilt_quirks
 from nairi_async.testing.world import Asked, Ending, World
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
+
+    from aiohttp import web
+    from aiohttp.typedefs import Handler
+
+    from nairi_async.clock import Clock
 
 DEFAULT_AGENT = "my-agent"
-
-# Seconds given to handlers that still run when the simulator closes, before they are cancelled.
-_SHUTDOWN = 0.1
-
-# An upload of the largest file, with what the form adds to it, is not cut by the server but judged by its handler.
-_LARGEST_BODY = 64 * 1024 * 1024
-
 
 _PLAIN = Quirks()
 
 
-class Simulator:
+class Simulator(Server):
     """A real HTTP server that behaves as Nairi's documentation says, and as `quirks` say where it says nothing.
 
     Use it with `async with`. The agent `my-agent` always exists. Any other slug that a start names becomes an agent
@@ -53,46 +51,14 @@ class Simulator:
         strict_agents: bool = False,
         faults: FaultPlan | None = None,
     ) -> None:
-        self._host, self._port = host, port
-        self._clock = clock or SystemClock()
+        super().__init__(host, port, clock)
+        self.api_key = api_key
+        """The one key that is let in; change it to revoke the old one."""
         self._world = World(quirks, IdMaker(seed), strict_agents)
-        self._gate = Gate(self._world, self._clock, api_key, faults=Faults(faults or FaultPlan()))
-        self._runner: web.AppRunner | None = None
+        self._open(_House(self), application_routes(self._world, self._clock))
+        self.faults = faults or FaultPlan()
         for slug, script in {DEFAULT_AGENT: default_script, **(agents or {})}.items():
             self.agent(slug, script)
-
-    async def __aenter__(self) -> Self:
-        application = web.Application(middlewares=[self._gate.admit], client_max_size=_LARGEST_BODY)
-        application.add_routes(application_routes(self._world, self._clock))
-        self._runner = web.AppRunner(
-            application, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=_SHUTDOWN
-        )
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
-        self._port = self._runner.addresses[0][1]
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
-
-    @property
-    def url(self) -> str:
-        """Base URL, without `/api/public/v1`; with `port=0` it is known once the simulator runs."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}"
-
-    @property
-    def api_key(self) -> str:
-        """The one key that is let in; change it to revoke the old one."""
-        return self._gate.api_key
-
-    @api_key.setter
-    def api_key(self, api_key: str) -> None:
-        self._gate.api_key = api_key
 
     @property
     def quirks(self) -> Quirks:
@@ -113,36 +79,9 @@ class Simulator:
         self._gate.faults = Faults(plan)
 
     @property
-    def requests(self) -> list[Seen]:
-        """All requests so far, in the order in which they were answered."""
-        return self._gate.requests
-
-    @property
     def prompts(self) -> list[Asked]:
         """All prompts that ran, in order: a prompt sent twice by mistake is here twice."""
         return self._world.prompts
-
-    @property
-    def intercept(self) -> Intercept | None:
-        """A hook called with each request before anything is done about it.
-
-        What it returns is the answer; `None` lets the request go on. Raise `ConnectionResetError` to cut the
-        connection without an answer.
-        """
-        return self._gate.intercept
-
-    @intercept.setter
-    def intercept(self, hook: Intercept | None) -> None:
-        self._gate.intercept = hook
-
-    @property
-    def intercept_answer(self) -> InterceptAnswer | None:
-        """The same hook after the work is done, with the answer: for one that is lost on its way back."""
-        return self._gate.intercept_answer
-
-    @intercept_answer.setter
-    def intercept_answer(self, hook: InterceptAnswer | None) -> None:
-        self._gate.intercept_answer = hook
 
     def agent(
         self,
@@ -180,3 +119,23 @@ class Simulator:
     def job_status(self, job_id: str, status: Ending) -> None:
         """End a job as `completed`, `error` or `abandoned`, with the system message that says why."""
         self._world.end_job(job_id, status, self._clock.time())
+
+
+class _House:
+    """Lets in whoever has the key."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+
+    async def handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if bearer(request) != self._simulator.api_key:
+            raise RefusedError(401, "invalid API key")
+        return await handler(request)
+
+    def refusal(self, error: RefusedError) -> web.Response:
+        return refusal(error)
+
+    def meet(self, fault: Fault | None, plan: FaultPlan, /) -> float:
+        quirks = self._simulator.quirks
+        quirks_met.set(quirks if fault is None else spoilt_quirks(fault, plan, quirks))
+        return quirks.clock_skew + (fault.skew(plan) if fault is not None else 0.0)

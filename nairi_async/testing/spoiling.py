@@ -16,6 +16,7 @@ from nairi_async.clock import Clock
 from nairi_async.testing.answers import refusal
 from nairi_async.testing.clock import VirtualClock
 from nairi_async.testing.faults import Fault, FaultPlan
+from nairi_async.testing.refused import RefusedError
 
 if TYPE_CHECKING:
     from nairi_async.testing.quirks import Quirks
@@ -124,9 +125,7 @@ def _stalled(clock: Clock) -> AbstractContextManager[None]:
 
 
 def _refusal(status: int, retry_after: str) -> web.Response:
-    response = refusal(status, "try again later")
-    response.headers[hdrs.RETRY_AFTER] = retry_after
-    return response
+    return refusal(RefusedError(status, "try again later", {hdrs.RETRY_AFTER: retry_after}))
 
 
 def _body(response: web.StreamResponse) -> bytes:

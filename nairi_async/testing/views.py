@@ -12,8 +12,8 @@ from attrs import frozen
 from nairi_async.testing.ids import instant, stamp
 from nairi_async.testing.jobs import JobStatus
 from nairi_async.testing.quirks import Quirks
+from nairi_async.testing.refused import RefusedError
 from nairi_async.testing.timeline import TERMINAL, Entry, Phase
-from nairi_async.testing.world import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

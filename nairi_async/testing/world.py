@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from attrs import define, field, frozen
 
 from nairi_async.testing.jobs import Agent, Job
+from nairi_async.testing.refused import RefusedError
 from nairi_async.testing.script import steps_of
 from nairi_async.testing.timeline import Entry, Performance, Phase, error_notice, perform
 
@@ -32,15 +33,6 @@ _CLOSING_NOTICES: dict[Ending, str] = {
     "Please start a new conversation.",
 }
 _MOST_ATTACHMENTS = 10
-
-
-class RefusedError(Exception):
-    """The service says no: the HTTP status and the text of its error."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(status, text)
-        self.status = status
-        self.text = text
 
 
 @frozen

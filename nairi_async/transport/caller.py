@@ -12,6 +12,7 @@ from attrs import evolve
 from nairi_async.errors import (
     AuthenticationError,
     BadRequestError,
+    ConflictError,
     ConnectionFailedError,
     DecodeError,
     NairiError,
@@ -34,8 +35,10 @@ from nairi_async.transport.retry import (
     is_transient,
     parse_date,
     parse_retry_after,
+    seconds_until_reset,
 )
 from nairi_async.transport.serverclock import ServerClock
+from nairi_async.transport.stream import Stream
 from nairi_async.wire import decode_error, shortened
 
 if TYPE_CHECKING:
@@ -55,6 +58,7 @@ _REDIRECTS: Final = range(300, 400)
 _BY_STATUS: Final[dict[int, type[StatusError]]] = {
     400: BadRequestError,
     401: AuthenticationError,
+    409: ConflictError,
     403: PermissionDeniedError,
     404: NotFoundError,
     429: RateLimitedError,
@@ -102,13 +106,44 @@ class Caller:
             NairiError: the last failure, when the policy allows no further attempt.
             OutcomeUnknownError: for a request that must not run twice, when nobody can say whether it ran.
         """
-        request.began = None
+        return await self._answered(
+            request,
+            lambda response: self._decoded(request, response, decode),
+            unreadable_is_transient=unreadable_is_transient,
+            deadline=deadline,
+        )
+
+    async def stream(self, request: Request) -> Stream:
+        """The body of a request that succeeded, to be read as it comes; raises as `call`. Close it when done.
+
+        It holds its place among the session's connections until it is closed.
+        """
+        return await self._answered(request, self._streamed)
+
+    async def _answered(
+        self,
+        request: Request,
+        take: Callable[[Response], _T],
+        *,
+        unreadable_is_transient: bool = False,
+        deadline: float = math.inf,
+    ) -> _T:
+        credentials = request.credentials or self.http.credentials
+        is_second, request.began = False, None
         for attempt in itertools.count(1):
+            # In front of the limiter: what has to be done for them may be a request of its own.
+            await credentials.prepare(self)
             try:
-                return await self._attempt(request, decode, deadline, attempt)
+                return take(await self._attempt(request, deadline, attempt))
             except NairiError as error:
+                if isinstance(error, AuthenticationError) and not is_second and credentials.refused(request.generation):
+                    is_second = True
+                    continue
                 if request.is_spent or not is_transient(
-                    error, repeatable=request.repeatable, unreadable=unreadable_is_transient
+                    error,
+                    repeatable=request.repeatable,
+                    unreadable=unreadable_is_transient,
+                    asked_later=request.asked_later,
                 ):
                     _raise_final(request, error)
                 now = self.clock.monotonic()
@@ -125,33 +160,40 @@ class Caller:
             await self.clock.sleep(delay)
         raise AssertionError("unreachable")  # pragma: no cover
 
-    async def _attempt(self, request: Request, decode: Callable[[bytes], _T], deadline: float, attempt: int) -> _T:
+    async def _attempt(self, request: Request, deadline: float, attempt: int) -> Response:
         request.handed_over = False
         try:
-            async with self.limiter.slot(deadline):
+            async with self.limiter.slot(deadline, request.lane) as slot:
                 began = self.clock.monotonic()
                 if request.began is None:
                     request.began = began
                 timeout = self._timeout(request, deadline)
                 self.meter.requests += 1
+                request.generation = (request.credentials or self.http.credentials).generation
                 try:
                     response = await self.http.send(request, timeout)
                 except NairiError as error:
                     if self.hooks.listens(log):
                         self._tell(request, attempt, began, error=error)
                     raise
+                if response.stream is not None:
+                    slot.keep()
         except TimeoutError as error:
             if isinstance(error, NairiError):
                 raise
             raise RequestTimeoutError(str(error), request.method, request.path) from error
-        self.meter.bytes_received += len(response.body)
-        if request.is_dated:
-            request.answered = self.clock.monotonic()
-            self.server_clock.observe(parse_date(response.headers.get("Date")), request.answered)
+        self._learn(request, response)
         if self.hooks.listens(log):
             self._tell(request, attempt, began, response=response)
         if not response.is_success:
             self._raise_status(request, response)
+        return response
+
+    def _streamed(self, response: Response) -> Stream:
+        assert response.stream is not None  # noqa: S101 - a success of a request that asked for it
+        return Stream(response.stream, self.limiter, self.meter)
+
+    def _decoded(self, request: Request, response: Response, decode: Callable[[bytes], _T]) -> _T:
         try:
             return decode(response.body)
         except DecodeError as error:
@@ -194,8 +236,19 @@ class Caller:
         text = shortened(self.http.redact(decode_error(response.body)))
         error = status_error(request, response, text, now=self.clock.time())
         if error.retry_after is not None and is_refusal(error):
-            self.limiter.quiet(min(error.retry_after, self._policy.retry_after_max))
+            self.limiter.quiet(min(error.retry_after, self._policy.retry_after_max), request.lane)
         raise error
+
+    def _learn(self, request: Request, response: Response) -> None:
+        """What an answer tells besides what was asked for."""
+        self.meter.bytes_received += len(response.body)
+        if request.is_dated:
+            request.answered = self.clock.monotonic()
+            self.server_clock.observe(parse_date(response.headers.get("Date")), request.answered)
+        if request.lane is not None:
+            wait = seconds_until_reset(response.headers, self.clock.time())
+            if wait is not None:
+                self.limiter.quiet(min(wait, self._policy.retry_after_max), request.lane)
 
 
 def status_error(request: Request, response: Response, text: str, *, now: float) -> StatusError:
@@ -217,7 +270,7 @@ def status_error(request: Request, response: Response, text: str, *, now: float)
 
 def _raise_final(request: Request, error: NairiError) -> NoReturn:
     """Raise the failure as it is, or, for what must not run twice and may have run, as an unknown outcome."""
-    if request.repeatable or is_refusal(error):
+    if request.repeatable or is_refusal(error, request.asked_later):
         raise error
     where = (request.method, request.path)
     doubt = request.doubt

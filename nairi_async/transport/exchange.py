@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from attrs import define, field, frozen
+
+if TYPE_CHECKING:
+    from nairi_async.transport.caller import Caller
 
 MAX_BODY: Final = 64 * 1024 * 1024
 """Largest answer that is read, in bytes after decompression: far above a real timeline, far below a machine."""
@@ -39,6 +42,43 @@ class Streamed(Protocol):
         ...
 
 
+class Incoming(Protocol):
+    """The body of an answer that is read as it comes."""
+
+    async def read(self) -> bytes:
+        """The next piece; none at the end. After a cancellation nothing is lost, and reading can go on."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection at once. Harmless when repeated."""
+        ...
+
+
+class Credentials(Protocol):
+    """What lets a request in, and how to keep it out of texts."""
+
+    @property
+    def generation(self) -> int:
+        """Which ones these are: another number after they were replaced."""
+        ...
+
+    async def prepare(self, caller: Caller, /) -> None:
+        """Do what must be done before a request can carry them, such as signing in."""
+        ...
+
+    def headers(self) -> Mapping[str, str]:
+        """The headers that authorise a request."""
+        ...
+
+    def refused(self, generation: int, /) -> bool:
+        """The service did not accept those of this generation; returns whether others can be had."""
+        ...
+
+    def redact(self, text: str, /) -> str:
+        """A text without the secret."""
+        ...
+
+
 class Sink(Protocol):
     """What takes an answer piece by piece instead of having it gathered."""
 
@@ -69,8 +109,20 @@ class Request:
     """Seconds that one attempt may take, where that is not the session's `request_timeout`."""
     doubt: str = "the prompt was sent, and whether it runs is not known"
     """What to say when a request that is not repeatable left and its answer did not come back."""
+    headers: Mapping[str, str] = field(factory=dict, repr=False)
+    """Headers besides those of credentials and body."""
+    credentials: Credentials | None = field(default=None, repr=False)
+    """What lets this request in, where that is not what lets the session in: a request that signs in."""
+    lane: str | None = None
+    """The rate limit that it falls under, where the service has several; else the session's own."""
+    silence: float | None = None
+    """For an answer that is read as it comes: seconds without any of it after which it has broken off."""
+    asked_later: frozenset[int] = frozenset()
+    """Statuses besides 429 with which this service refuses for the moment, without having run anything."""
     handed_over: bool = field(default=False, init=False)
     """Whether, at the last attempt, any of it was given to a connection: if not, it provably never ran."""
+    generation: int = field(default=0, init=False)
+    """Which credentials the last attempt carried."""
     began: float | None = field(default=None, init=False)
     """When the first attempt of the call under way left, by the session's monotonic clock: waits before it are free."""
     is_dated: bool = False
@@ -88,14 +140,16 @@ class Request:
 
 @frozen
 class Response:
-    """A whole answer, whatever its status."""
+    """An answer, whatever its status."""
 
     status: int
     """HTTP status."""
     headers: Mapping[str, str]
     """Headers, case-insensitive."""
-    body: bytes
-    """The body, decompressed."""
+    body: bytes = field(repr=False)
+    """The body, decompressed; it may hold secrets."""
+    stream: Incoming | None = None
+    """The body of a success, where the request asked to read it as it comes."""
 
     @property
     def is_success(self) -> bool:

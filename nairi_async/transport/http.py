@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+from contextlib import aclosing, nullcontext
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -20,28 +20,16 @@ from nairi_async.errors import (
 from nairi_async.transport.exchange import Request, Response, Streamed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from nairi_async.clock import Clock
-    from nairi_async.transport.exchange import Sink
+    from nairi_async.transport.exchange import Credentials, Sink
 
 # The whole attempt is bounded once, by our own clock: aiohttp's own limits would add a timer to each request.
 _UNBOUNDED: Final = aiohttp.ClientTimeout(total=None)
 _JSON: Final = "application/json"
 # Enough of an error page to tell what it is.
 _MAX_ERROR_BODY: Final = 64 * 1024
-
-
-class Credentials(Protocol):
-    """What lets a request in, and how to keep it out of texts."""
-
-    def headers(self) -> Mapping[str, str]:
-        """The headers that authorise a request."""
-        ...
-
-    def redact(self, text: str) -> str:
-        """A text without the secret."""
-        ...
 
 
 class HttpClient:
@@ -59,7 +47,7 @@ class HttpClient:
         if lent is not None and not isinstance(lent, aiohttp.ClientSession):
             raise ConfigurationError(f"http is an aiohttp.ClientSession, not {type(lent).__name__}")
         self._base_url = base_url
-        self._credentials = credentials
+        self.credentials = credentials
         self._clock = clock
         self._lent = lent
         self._connections = connections
@@ -76,7 +64,7 @@ class HttpClient:
 
     def redact(self, text: str) -> str:
         """A text from outside, without the credentials."""
-        return self._credentials.redact(text)
+        return self.credentials.redact(text)
 
     @property
     def is_open(self) -> bool:
@@ -107,6 +95,9 @@ class HttpClient:
     async def send(self, request: Request, timeout: float) -> Response:
         """One attempt, within `timeout` seconds: the whole answer, whatever its status.
 
+        Of an answer that is read as it comes (`request.silence`) only its beginning, and of its errors all: there
+        `timeout` bounds the connecting, and the silence each wait.
+
         Raises:
             SessionClosedError: not open, or open on another event loop.
             ConnectionFailedError, RequestTimeoutError: no whole answer; `sent` says whether the request had left.
@@ -120,16 +111,18 @@ class HttpClient:
             query = f"?{request.query}" if request.query else ""
             request.address = URL(f"{self._base_url}{request.path}{query}", encoded=True)
         try:
-            async with self._clock.timeout(timeout):
+            async with self._bound(request, timeout):
                 answer = await session.request(
                     request.method,
                     request.address,
                     data=body,
-                    headers=self._credentials.headers(),
-                    timeout=_UNBOUNDED,
+                    headers={**(request.credentials or self.credentials).headers(), **request.headers},
+                    timeout=_UNBOUNDED if request.silence is None else _patience(timeout, request.silence),
                     allow_redirects=False,
                     raise_for_status=False,
                 )
+                if request.silence is not None and answer.ok:
+                    return Response(answer.status, answer.headers, b"", _Incoming(self, request, answer))
                 try:
                     content = await _read(answer, request)
                 finally:
@@ -137,14 +130,15 @@ class HttpClient:
                     answer.release()
         except TimeoutError as error:
             # First, because aiohttp's timeouts are client errors and OSErrors as well.
+            patience = request.silence if request.silence is not None and request.handed_over else timeout
             raise RequestTimeoutError(
-                f"no whole answer within {timeout:.3g} s", *_where(request), request.handed_over
+                f"no whole answer within {patience:.3g} s", *_where(request), request.handed_over
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if isinstance(body, _StreamedBody) and body.failure is not None:
                 raise body.failure from body.failure.__cause__
             # A ValueError is aiohttp's answer to settings of a lent session that do not go with ours.
-            self._raise_failure(request, error)
+            self.raise_failure(request, error)
         return Response(answer.status, answer.headers, content)
 
     def _require_session(self) -> aiohttp.ClientSession:
@@ -158,7 +152,12 @@ class HttpClient:
             raise SessionClosedError("the aiohttp session given as http= was closed by its owner")
         return self._session
 
-    def _raise_failure(self, request: Request, error: Exception) -> NoReturn:
+    def _bound(self, request: Request, timeout: float) -> AbstractAsyncContextManager[object]:
+        """The bound of a whole attempt; one that is read as it comes has bounds for each wait instead."""
+        return self._clock.timeout(timeout) if request.silence is None else nullcontext()
+
+    def raise_failure(self, request: Request, error: Exception) -> NoReturn:
+        """Raise a failure of aiohttp as one of ours, without the credentials."""
         _hide_headers(error)
         if self._is_closed and (request.repeatable or not request.handed_over):
             raise SessionClosedError("the session was closed while a request was under way") from error
@@ -167,6 +166,59 @@ class HttpClient:
         reason = self.redact(str(error)) or type(error).__name__
         is_lasting = isinstance(error, aiohttp.ClientConnectorCertificateError | ValueError)
         raise ConnectionFailedError(f"connection failed: {reason}", *_where(request), sent, is_lasting) from error
+
+
+class _Incoming:
+    """A successful answer that is read as it comes; it holds its connection until its end."""
+
+    def __init__(self, client: HttpClient, request: Request, answer: aiohttp.ClientResponse) -> None:
+        self._client = client
+        self._request = request
+        self._answer = answer
+        self._size = 0
+
+    async def read(self) -> bytes:
+        content = self._answer.content
+        try:
+            piece = await content.readany()
+        except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
+            # A RuntimeError is aiohttp's answer where the session was closed meanwhile.
+            piece = _arrived_before(content)
+            if not piece:
+                self._raise(error)
+        self._size += len(piece)
+        if self._size > self._request.max_body:
+            raise DecodeError(f"the answer is larger than {self._request.max_body} bytes", *_where(self._request))
+        return piece
+
+    def close(self) -> None:
+        # Of an answer that was read to its end this keeps the connection.
+        self._answer.close()
+
+    def _raise(self, error: Exception) -> NoReturn:
+        if isinstance(error, TimeoutError):
+            told = f"nothing came for {self._request.silence:.3g} s"
+            raise RequestTimeoutError(told, *_where(self._request), sent=True) from error
+        self._client.raise_failure(self._request, error)
+
+
+def _arrived_before(content: aiohttp.StreamReader) -> bytes:
+    """What had come before the connection broke, and was not read: aiohttp would keep it back.
+
+    It may be the very event that says how a turn ended.
+    """
+    failure = content.exception()
+    if failure is None:
+        return b""
+    content._exception = None  # noqa: SLF001 - there is no other way to it
+    try:
+        return content.read_nowait()
+    finally:
+        content.set_exception(failure)
+
+
+def _patience(connecting: float, silence: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=connecting, sock_read=silence)
 
 
 class _BrokenError(aiohttp.ClientError):

@@ -10,6 +10,8 @@ from nairi_async.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from nairi_async.transport.caller import Caller
+
 # What may stand in a header after "Bearer ": visible ASCII. No white space, so no second header can be smuggled in.
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
 
@@ -34,11 +36,23 @@ class ApiKey:
         if not _SENDABLE.fullmatch(self._value):
             raise ConfigurationError("the API key is blank or holds white space, control or non-ASCII characters")
 
+    @property
+    def generation(self) -> int:
+        """A key is never replaced."""
+        return 0
+
+    async def prepare(self, _caller: Caller, /) -> None:
+        """Nothing has to be done."""
+
+    def refused(self, _generation: int, /) -> bool:
+        """There is no other."""
+        return False
+
     def headers(self) -> Mapping[str, str]:
         """The authorisation of a request (api: basics)."""
         return {"Authorization": f"Bearer {self._value}"}
 
-    def redact(self, text: str) -> str:
+    def redact(self, text: str, /) -> str:
         """A text without the key: a proxy that repeats what it was sent must not make an error show it."""
         return text.replace(str(self._value), "***")
 

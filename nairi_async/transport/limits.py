@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
+    from typing import Self
 
     from nairi_async.clock import Clock
 
 # Calls that a quiet time has held back start again spread over this part of it, so that they do not all come at once.
 _REOPENING: Final = 0.25
+
+WINDOW: Final = 61.0
+"""Seconds over which a limit per minute is counted: one more, since requests do not travel equally fast."""
 
 
 class Gate:
@@ -51,7 +56,13 @@ class Limiter:
     """
 
     def __init__(
-        self, clock: Clock, random: Callable[[], float], *, connections: int, per_second: float | None = None
+        self,
+        clock: Clock,
+        random: Callable[[], float],
+        *,
+        connections: int,
+        per_second: float | None = None,
+        lanes: Mapping[str, int | None] | None = None,
     ) -> None:
         self._clock = clock
         self._random = random
@@ -60,39 +71,50 @@ class Limiter:
         # With a rate, calls pass one by one: only the first in line watches the clock, so one that gives up costs no
         # place, and after a quiet time the rate still holds.
         self._turnstile = asyncio.Lock() if per_second else None
+        self._lanes = {name: _Lane(limit) for name, limit in (lanes or {}).items()}
         self.waiting = 0
         """Calls that wait for their turn right now."""
 
-    def quiet(self, seconds: float) -> None:
-        """Hold every call of the session back: a limit is the key's, not the request's."""
-        self._gate.quiet(self._clock.monotonic(), seconds)
+    def quiet(self, seconds: float, lane: str | None = None) -> None:
+        """Hold calls back: those of a lane, else every call, since a limit is the key's and not the request's."""
+        gate = self._gate if lane is None else self._lanes[lane].gate
+        gate.quiet(self._clock.monotonic(), seconds)
 
-    def slot(self, deadline: float) -> _Slot:
+    def slot(self, deadline: float, lane: str | None = None) -> _Slot:
         """The right to have one request under way; `TimeoutError` where the gate stays shut until the deadline.
 
         Waiting for another request to end is bounded by that request's own timeout, not by the deadline.
         """
-        return _Slot(self, deadline)
+        return _Slot(self, deadline, lane)
 
-    async def enter(self, deadline: float) -> None:
+    async def enter(self, deadline: float, lane: str | None = None) -> None:
         """Wait for a slot; see `slot`."""
         self.waiting += 1
         try:
-            await self._acquire(deadline)
-            if self._turnstile is not None:
-                try:
-                    async with self._turnstile:
-                        await self._until_open(deadline)
-                        self._gate.leave(self._clock.monotonic())
-                except BaseException:
-                    self._slots.release()
-                    raise
+            if lane is None:
+                await self._connect(deadline)
+            else:
+                await self._pass(self._lanes[lane], deadline)
         finally:
             self.waiting -= 1
 
-    def leave(self) -> None:
-        """Give a slot back."""
-        self._slots.release()
+    async def _pass(self, lane: _Lane, deadline: float) -> None:
+        # The lane first: a wait of a minute must not hold a connection that calls of other lanes could use.
+        async with lane.turnstile:
+            await self._until(lane.shut_for, deadline)
+            await self._connect(deadline)
+            lane.leave(self._clock.monotonic())
+
+    async def _connect(self, deadline: float) -> None:
+        await self._acquire(deadline)
+        if self._turnstile is not None:
+            try:
+                async with self._turnstile:
+                    await self._until(self._shut_for, deadline)
+                    self._gate.leave(self._clock.monotonic())
+            except BaseException:
+                self._slots.release()
+                raise
 
     async def _acquire(self, deadline: float) -> None:
         """Wait for a connection, and with one in hand meet the gate as it is then.
@@ -102,35 +124,80 @@ class Limiter:
         """
         while True:
             await self._slots.acquire()
-            if self._turnstile is not None or self._shut_for(self._clock.monotonic()) <= 0:
+            if self._turnstile is not None or self._shut_for(self._clock.monotonic(), self._random()) <= 0:
                 return
             self._slots.release()
-            await self._until_open(deadline)
+            await self._until(self._shut_for, deadline)
 
-    async def _until_open(self, deadline: float) -> None:
-        while (shut := self._shut_for(self._clock.monotonic())) > 0:
+    def leave(self) -> None:
+        """Give a slot back."""
+        self._slots.release()
+
+    async def _until(self, shut_for: Callable[[float, float], float], deadline: float) -> None:
+        while (shut := shut_for(self._clock.monotonic(), self._random())) > 0:
             remaining = deadline - self._clock.monotonic()
             await self._clock.sleep(min(shut, remaining))
             if shut > remaining:
                 raise TimeoutError("the session was held back by a limit")
 
-    def _shut_for(self, now: float) -> float:
-        return max(self._gate.wait(now), self._gate.closed_for(now, self._random()))
+    def _shut_for(self, now: float, jitter: float) -> float:
+        return max(self._gate.wait(now), self._gate.closed_for(now, jitter))
+
+
+class Window:
+    """At most so many requests in any minute, as plain arithmetic: right for fixed and for sliding windows."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._left: deque[float] | None = deque(maxlen=limit) if limit is not None else None
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next request may leave."""
+        if self._left is None or len(self._left) != self._left.maxlen:
+            return 0.0
+        return max(0.0, self._left[0] + WINDOW - now)
+
+    def leave(self, now: float) -> None:
+        """A request leaves now."""
+        if self._left is not None:
+            self._left.append(now)
+
+
+class _Lane:
+    """One of several limits of a service: calls pass it one by one, in order."""
+
+    def __init__(self, per_minute: int | None) -> None:
+        self.turnstile = asyncio.Lock()
+        self.gate = Gate(None)
+        self._window = Window(per_minute)
+
+    def shut_for(self, now: float, jitter: float) -> float:
+        return max(self._window.wait(now), self.gate.closed_for(now, jitter))
+
+    def leave(self, now: float) -> None:
+        self._window.leave(now)
 
 
 class _Slot:
     """A slot as a context: a class, because a generator would cost several times as much at each request."""
 
-    __slots__ = ("_deadline", "_limiter")
+    __slots__ = ("_deadline", "_is_kept", "_lane", "_limiter")
 
-    def __init__(self, limiter: Limiter, deadline: float) -> None:
+    def __init__(self, limiter: Limiter, deadline: float, lane: str | None) -> None:
         self._limiter = limiter
         self._deadline = deadline
+        self._lane = lane
+        self._is_kept = False
 
-    async def __aenter__(self) -> None:
-        await self._limiter.enter(self._deadline)
+    def keep(self) -> None:
+        """Leave the slot taken after the block: whoever took the request over calls `Limiter.leave`."""
+        self._is_kept = True
+
+    async def __aenter__(self) -> Self:
+        await self._limiter.enter(self._deadline, self._lane)
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._limiter.leave()
+        if not self._is_kept:
+            self._limiter.leave()

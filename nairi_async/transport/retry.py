@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from attrs import field, frozen
 
@@ -19,6 +19,9 @@ from nairi_async.errors import (
     ServerError,
     StatusError,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
 
 # 408 and 425 ask in so many words for the same request again.
 _ASKED_AGAIN: Final = frozenset({408, 425})
@@ -64,16 +67,19 @@ class RetryPolicy:
         checks.positive("retry_after_max", self.retry_after_max, or_zero=True)
 
 
-def is_transient(error: NairiError, *, repeatable: bool, unreadable: bool = False) -> bool:
+def is_transient(
+    error: NairiError, *, repeatable: bool, unreadable: bool = False, asked_later: Container[int] = ()
+) -> bool:
     """Whether the same request may be sent again after this.
 
-    `repeatable` is the request's; `unreadable` counts an unreadable answer as a passing fault, as watching does.
+    `repeatable` and `asked_later` are the request's; `unreadable` counts an unreadable answer as a passing fault, as
+    watching does.
     """
     if isinstance(error, ConnectionFailedError) and error.is_lasting:
         return False
     if isinstance(error, ConnectionFailedError | RequestTimeoutError):
         return repeatable or not error.sent
-    if is_refusal(error):
+    if is_refusal(error, asked_later):
         return True
     if isinstance(error, ServerError):
         return repeatable and error.status not in _LASTING
@@ -82,12 +88,12 @@ def is_transient(error: NairiError, *, repeatable: bool, unreadable: bool = Fals
     return isinstance(error, DecodeError) and repeatable and unreadable
 
 
-def is_refusal(error: NairiError) -> bool:
-    """Whether the service said that it did not take the request: 429, or 503 with a time to come back.
+def is_refusal(error: NairiError, asked_later: Container[int] = ()) -> bool:
+    """Whether the service said that it did not take the request: 429, 503 with a time to come back, its own words.
 
     A 503 without `Retry-After` may come from a proxy that had already passed the request on.
     """
-    if isinstance(error, RateLimitedError):
+    if isinstance(error, RateLimitedError) or (isinstance(error, StatusError) and error.status in asked_later):
         return True
     return isinstance(error, ServerError) and error.status == _UNAVAILABLE and error.retry_after is not None
 
@@ -125,6 +131,23 @@ def parse_retry_after(text: str | None, now: float) -> float | None:
             return None
         wait = date - now
     return wait if math.isfinite(wait) and wait >= 0 else None
+
+
+def seconds_until_reset(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds until a used-up `X-RateLimit-*` window ends; `None` while something is left, or nothing is said.
+
+    `now` is Unix time; the service's own `Date` is taken instead, where there is one, since clocks differ.
+    """
+    remaining, reset = headers.get("X-RateLimit-Remaining"), headers.get("X-RateLimit-Reset")
+    if remaining is None or reset is None or remaining.strip() != "0":
+        return None
+    try:
+        end = float(reset)
+    except ValueError:
+        return None
+    date = parse_date(headers.get("Date"))
+    wait = end - (now if date is None else date)
+    return wait if math.isfinite(wait) and wait > 0 else None
 
 
 def parse_date(text: str | None) -> float | None:

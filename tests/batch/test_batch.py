@@ -25,6 +25,7 @@ from nairi_async.batch import BatchItem, BatchOutcome, read_status
 from nairi_async.batch.ledger import Entry
 from nairi_async.testing import Fail, Say, Simulator, VirtualClock
 from nairi_async.testing.answers import refusal
+from nairi_async.testing.refused import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -313,7 +314,7 @@ async def test_what_is_refused_has_ended(runs: Runs, simulator: Simulator) -> No
     """A prompt that the service refuses for what it is counts as failed, and is not asked by the next run."""
 
     async def refuse(request: web.Request) -> web.Response | None:
-        return refusal(400, "too long") if is_start(request) and "long" in await request.text() else None
+        return refusal(RefusedError(400, "too long")) if is_start(request) and "long" in await request.text() else None
 
     simulator.intercept = refuse
     outcomes = await runs.all(["long", "a"])
@@ -331,7 +332,7 @@ async def test_what_was_not_let_in_is_asked_by_the_next_run(runs: Runs, simulato
     """A service that refuses everybody leaves prompts unsent: open, and asked when it is back."""
 
     async def closed(request: web.Request) -> web.Response | None:
-        return refusal(429, "later") if is_start(request) else None
+        return refusal(RefusedError(429, "later")) if is_start(request) else None
 
     simulator.intercept = closed
     outcomes = await runs.all(["a", "b"])

@@ -1,21 +1,25 @@
-"""A running simulator in virtual time, with a client that knows only HTTP."""
+"""A running simulator in virtual time, with a client that knows only HTTP; or one in a thread, for one that blocks."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import aiohttp
 from attrs import frozen
 from yarl import URL
 
 from nairi_async.testing import Simulator, VirtualClock
+from nairi_async.testing.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 START = "/conversations/start"
 UNKNOWN = "01KRK1V46BXS73CSNK2VR35NPJ"
+AnyServer = TypeVar("AnyServer", bound=Server)
 
 
 @frozen
@@ -74,3 +78,33 @@ async def running(**options: Any) -> AsyncIterator[Service]:
     headers = {"Authorization": f"Bearer {simulator.api_key}"}
     async with simulator, aiohttp.ClientSession(headers=headers) as http:
         yield Service(simulator, clock, http)
+
+
+class SimulatorThread(threading.Thread, Generic[AnyServer]):
+    """Runs a simulator in an event loop of its own, for a client that blocks."""
+
+    def __init__(self, simulator: AnyServer) -> None:
+        super().__init__(daemon=True)
+        self.simulator = simulator
+        self._up = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._close = asyncio.Event()
+
+    def run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        async with self.simulator:
+            self._up.set()
+            await self._close.wait()
+
+    def __enter__(self) -> AnyServer:
+        self.start()
+        assert self._up.wait(10)
+        return self.simulator
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._close.set)
+        self.join(10)
+        assert not self.is_alive()

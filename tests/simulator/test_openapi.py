@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import asyncio
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +15,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from simulated import SimulatorThread
 
 from nairi_async.testing import Fail, Say, Simulator, Tool
 
@@ -34,36 +33,6 @@ CONFORMANCE = [
 Case: TypeAlias = schemathesis.Case[Any]
 
 schema = schemathesis.openapi.from_path(SAMPLE)
-
-
-class SimulatorThread(threading.Thread):
-    """Runs a simulator in an event loop of its own, for a client that blocks."""
-
-    def __init__(self, simulator: Simulator) -> None:
-        super().__init__(daemon=True)
-        self.simulator = simulator
-        self._up = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._close = asyncio.Event()
-
-    def run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        async with self.simulator:
-            self._up.set()
-            await self._close.wait()
-
-    def __enter__(self) -> Simulator:
-        self.start()
-        assert self._up.wait(10)
-        return self.simulator
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._close.set)
-        self.join(10)
-        assert not self.is_alive()
 
 
 @pytest.fixture(scope="module")

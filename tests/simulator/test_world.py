@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from nairi_async.testing import Done, Fail, Quirks, Say
 from nairi_async.testing.ids import IdMaker
+from nairi_async.testing.refused import RefusedError
 from nairi_async.testing.views import Query, View
-from nairi_async.testing.world import RefusedError, World
+from nairi_async.testing.world import World
 
 if TYPE_CHECKING:
     from nairi_async.testing.jobs import Agent

@@ -1,0 +1,192 @@
+"""`AmigoConversation`: one dialogue, one turn at a time, in order, however many tasks speak."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from nairi_async import checks
+from nairi_async.amigo.interaction import Interaction
+from nairi_async.amigo.saying import Saying, first_words, further_words
+from nairi_async.amigo.settling import Sought
+from nairi_async.amigo.stream import AmigoStream
+from nairi_async.errors import BadRequestError, ConflictError, InvalidArgumentError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nairi_async.amigo.api import Api
+    from nairi_async.amigo.checks import ExternalEvents
+    from nairi_async.amigo.models import AmigoReply
+    from nairi_async.amigo.orders import Orders
+    from nairi_async.attachments.sources import Source
+    from nairi_async.checks import Duration
+    from nairi_async.transport.exchange import Request
+
+
+class AmigoConversation:
+    """A dialogue with one service. Made by `AmigoSession.conversation` (new), `resume` and `unfinished` (existing).
+
+    Turns run one at a time, in the order in which they were awaited, whichever task speaks. It is a small handle: keep
+    its `id`, and `resume` rebuilds it in another process. It satisfies `nairi_async.dialogue.Dialogue`.
+
+    The service allows a user one unfinished conversation of a service: `finish` it before the next one begins.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        orders: Orders,
+        *,
+        service_id: str | None,
+        conversation_id: str | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._api = api
+        self._orders = orders
+        self._service_id = service_id
+        self._id = conversation_id
+        self._options = dict(options)
+        self._order = orders.new() if conversation_id is None else orders.of(conversation_id)
+        self._last: Sought | None = None
+        self._is_completed = False
+        # Whether the last turn may still run at the service, because its end was not seen.
+        self._is_in_doubt = False
+
+    def __repr__(self) -> str:
+        return f"AmigoConversation(service_id={self._service_id!r}, id={self._id!r})"
+
+    @property
+    def id(self) -> str | None:
+        """The service's id of the conversation, for `resume`; `None` until it has begun."""
+        return self._id
+
+    @property
+    def service_id(self) -> str | None:
+        """The service; `None` for a resumed conversation."""
+        return self._service_id
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether it is over: ended by the agent, or finished through this handle."""
+        return self._is_completed
+
+    async def ask(self, prompt: str, *, timeout: Duration | None = None) -> AmigoReply:
+        """Say something when its turn has come, and wait for the whole reply.
+
+        Args:
+            prompt: What to say; not blank.
+            timeout: Seconds for the whole wait, turns before this one included; none unless given: the session's
+                `silence` bounds each wait for the service.
+
+        Raises:
+            InteractionVoidError: the service gave up and kept nothing; it may be said again.
+            OutcomeUnknownError: nobody knows whether it is saved; `settle` looks.
+            WatchTimeoutError: the timeout is over; the same holds if it had been sent.
+            ConflictError: the conversation is finished, or the service is still at work in it.
+            NairiError: it was not sent (design section 4).
+        """
+        return await self.send(prompt, timeout=timeout).reply()
+
+    async def begin(self, *, timeout: Duration | None = None) -> AmigoReply:
+        """Let the agent speak first, in a conversation that has not begun; arguments and errors as for `ask`."""
+        saying = first_words(None, message_type="user-message", response_format="text", actions=None)
+        return await self._streamed(saying, timeout).reply()
+
+    def send(
+        self,
+        prompt: str | None = None,
+        *,
+        voice: Source | None = None,
+        message_type: str = "user-message",
+        external_events: ExternalEvents = (),
+        response_format: str = "text",
+        current_agent_action_type: str | None = None,
+        timeout: Duration | None = None,
+    ) -> AmigoStream:
+        """The same as a stream of events; arguments as for `AmigoSession.interact`.
+
+        A recording, and events before the message, need a conversation that has begun.
+        """
+        saying = further_words(
+            prompt,
+            voice=voice,
+            message_type=message_type,
+            events=external_events,
+            response_format=response_format,
+            actions=current_agent_action_type,
+            now=self._api.caller.clock.time(),
+        )
+        return self._streamed(saying, timeout)
+
+    async def settle(self, *, timeout: float = 60.0) -> AmigoReply | None:
+        """Find out whether the last turn was saved; see `AmigoStream.settle`. `None` as well if there was none."""
+        async with self._order:
+            if self._last is None:
+                return None
+            reply = await self._last.settle(self._api, timeout)
+            if reply is not None:
+                self._id = self._id or reply.conversation_id
+                self._is_in_doubt = False
+            return reply
+
+    async def finish(self) -> None:
+        """End the conversation, after the turns before; harmless where it is over already, or never began.
+
+        Raises:
+            OutcomeUnknownError: the request left, and its answer did not come back; it may be repeated.
+            NairiError: it was refused, or not sent.
+        """
+        async with self._order:
+            if self._id is None or self._is_completed:
+                return
+            try:
+                await self._api.finish(self._id, is_patient=self._is_in_doubt)
+            except (NotFoundError, ConflictError, BadRequestError) as error:
+                # Gone, finished, or without an interaction: the service's own examples take that for success.
+                if isinstance(error, ConflictError) and self._is_in_doubt:
+                    raise
+            self._is_completed = True
+
+    def _streamed(self, saying: Saying, timeout: Duration | None) -> AmigoStream:
+        sought = Sought(Interaction(self._id), saying, self._service_id)
+
+        async def prepare() -> Request:
+            request = await self._request(saying)
+            # Known only now: an earlier turn may have begun the conversation.
+            sought.interaction.conversation_id = self._id
+            if self._last is not None and (begun := self._last.interaction.begun) and begun.message_id:
+                sought.excluded.add(begun.message_id)
+            self._last = sought
+            self._is_in_doubt = True
+            return request
+
+        return AmigoStream(
+            self._api,
+            saying,
+            prepare,
+            self._order,
+            sought=sought,
+            timeout=checks.timeout(timeout, math.inf),
+            note=self._note,
+        )
+
+    async def _request(self, saying: Saying) -> Request:
+        if self._is_completed:
+            raise InvalidArgumentError("the conversation is over: the agent has ended it, or it was finished")
+        if self._id is not None:
+            if saying.text is None and saying.voice is None:
+                raise InvalidArgumentError("the conversation has begun: the agent speaks first only in a new one")
+            return await self._api.interact(self._id, saying, is_patient=self._is_in_doubt)
+        if saying.voice is not None or saying.events:
+            raise InvalidArgumentError("a new conversation begins with text, or with `begin()`")
+        assert self._service_id is not None  # noqa: S101 - a conversation has a service or an id
+        return self._api.create(self._service_id, saying, self._options)
+
+    def _note(self, stream: AmigoStream) -> None:
+        if self._id is None and stream.conversation_id is not None:
+            self._id = stream.conversation_id
+            self._orders.note(stream)
+        if stream.is_ended:
+            self._is_in_doubt = stream.is_in_doubt
+            self._is_completed = self._is_completed or stream.is_conversation_over

@@ -1,0 +1,143 @@
+"""Signing in: an API key is exchanged for a token that expires (api: authentication)."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from copy import copy
+from typing import TYPE_CHECKING, Final
+
+from nairi_async.amigo.wire import decode_token
+from nairi_async.errors import ConfigurationError, NairiError
+from nairi_async.transport.address import path
+from nairi_async.transport.exchange import Request
+from nairi_async.transport.key import ApiKey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from nairi_async.amigo.wire import Token
+    from nairi_async.transport.caller import Caller
+
+# A token is renewed so many seconds before it expires, or, if it is short-lived, this part of its life before.
+_MARGIN: Final = 60.0
+_MARGIN_PART: Final = 0.2
+# Tokens that an answer still under way may repeat.
+_REMEMBERED: Final = 4
+
+
+class AmigoKey(ApiKey):
+    """The key with its id, and the user to act as: what a sign-in carries."""
+
+    __slots__ = ("_key_id", "_user_id")
+
+    def __init__(self, value: object) -> None:
+        super().__init__(value)
+        self._key_id = self._user_id = ""
+
+    def act_as(self, key_id: str, user_id: str) -> None:
+        """Say which key it is, and which user signs in with it; neither is secret."""
+        self._key_id, self._user_id = key_id, user_id
+
+    def headers(self) -> Mapping[str, str]:
+        """What signs in (api: authentication)."""
+        return {"x-api-key": str(self._value), "x-api-key-id": self._key_id, "x-user-id": self._user_id}
+
+
+class Tokens:
+    """The token that requests carry, and how the next one is got.
+
+    One sign-in at a time, however many tasks need one. There is no task behind it: the first who needs a token signs
+    in, the others wait for that; if the first is cancelled, the next signs in; if it fails, it has failed for all who
+    waited, each with an error of its own.
+    """
+
+    def __init__(self, key: AmigoKey, organization_id: str) -> None:
+        self._key = key
+        self._path = path(organization_id, "user", "signin_with_api_key")
+        self._signing_in = asyncio.Lock()
+        # The last is the current one; none of them is shown by its repr.
+        self._tokens: deque[Token] = deque(maxlen=_REMEMBERED)
+        self._generation = 0
+        self._renew_at = -math.inf
+        self._ended = 0
+        self._failure: NairiError | None = None
+
+    @property
+    def generation(self) -> int:
+        """Number of tokens so far."""
+        return self._generation
+
+    async def prepare(self, caller: Caller, /) -> None:
+        """Sign in, unless there is a token that is good for a while.
+
+        Raises:
+            AuthenticationError, RateLimitedError, ServerError, NairiError: the sign-in failed, with its own status.
+        """
+        if caller.clock.monotonic() < self._renew_at:
+            return
+        ended_before = self._ended
+        async with self._signing_in:
+            if caller.clock.monotonic() < self._renew_at:
+                return
+            if self._failure is not None and self._ended > ended_before:
+                raise copy(self._failure) from self._failure
+            await self._sign_in(caller)
+
+    async def _sign_in(self, caller: Caller) -> None:
+        request = Request(method="POST", path=self._path, credentials=self._key, lane="sign_in", is_dated=True)
+        try:
+            token = await caller.call(request, decode_token, unreadable_is_transient=True)
+        except NairiError as error:
+            # A copy, which holds no frames.
+            self._failure = copy(error)
+            self._ended += 1
+            raise
+        self._tokens.append(token)
+        self._generation += 1
+        self._ended += 1
+        self._failure = None
+        now = caller.clock.monotonic()
+        self._renew_at = now + _good_for(token.expires_at, _server_time(caller, now))
+
+    def headers(self) -> Mapping[str, str]:
+        """The authorisation of a request."""
+        return {"Authorization": f"Bearer {self._tokens[-1].value}"}
+
+    def refused(self, generation: int, /) -> bool:
+        """Discard the token that was refused, unless it was replaced meanwhile."""
+        if generation == self._generation:
+            self._renew_at = -math.inf
+        return True
+
+    def redact(self, text: str, /) -> str:
+        """A text without the key and without tokens."""
+        for token in self._tokens:
+            text = text.replace(token.value, "***")
+        return self._key.redact(text)
+
+    def __repr__(self) -> str:
+        return f"<Tokens: {self._generation} so far, not shown>"
+
+
+def sendable(name: str, variable: str, value: object) -> str:
+    """An id that can stand in a header."""
+    if value is None or value == "":
+        raise ConfigurationError(f"no {name}: give {name}=, or set {variable}")
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value:
+        raise ConfigurationError(f"{name} is text without spaces, control or non-ASCII characters")
+    return value
+
+
+def _server_time(caller: Caller, moment: float) -> float:
+    """Unix time at the service, late rather than early; by our own clock as long as the service has not told."""
+    _, latest = caller.server_clock.at(moment)
+    return latest if math.isfinite(latest) else caller.clock.time()
+
+
+def _good_for(expires_at: datetime | None, now: float) -> float:
+    """Seconds that a token can be used; without a limit where it names none, or one that no clock can mean."""
+    lifetime = expires_at.timestamp() - now if expires_at is not None else 0.0
+    return lifetime - min(_MARGIN, lifetime * _MARGIN_PART) if lifetime > 0 else math.inf

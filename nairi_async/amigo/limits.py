@@ -1,0 +1,59 @@
+"""How many requests a minute each endpoint takes (api: endpoints)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import asdict, fields, frozen
+
+from nairi_async import checks
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+@frozen(kw_only=True)
+class Limits:
+    """Requests a minute to each endpoint, `None` for as many as there are; the defaults are the service's own.
+
+    The limits are shared by an organisation, so give a process its share where several run. Calls wait for their turn
+    in order, and a call of one endpoint never waits for those of another. What the service says meanwhile
+    (`Retry-After`, `X-RateLimit-*`) is heeded as well.
+    """
+
+    sign_in: int | None = 5
+    """Sign-ins."""
+    create: int | None = 5
+    """New conversations."""
+    interact: int | None = 15
+    """Messages."""
+    finish: int | None = 5
+    """Conversations finished."""
+    conversations: int | None = 15
+    """Pages of conversations."""
+    messages: int | None = 20
+    """Pages of messages."""
+    source: int | None = 30
+    """Message sources."""
+    tags: int | None = 50
+    """Changes of tags."""
+    recommend: int | None = 20
+    """Recommended responses."""
+    insights: int | None = 20
+    """Insights."""
+    starters: int | None = 10
+    """Conversation starters."""
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in self.lanes().items():
+            if value is not None:
+                checks.whole(name, value)
+
+    @classmethod
+    def none(cls) -> Self:
+        """No pacing at all: only what the service says is heeded."""
+        return cls(**{field.name: None for field in fields(cls)})
+
+    def lanes(self) -> dict[str, int | None]:
+        """The limit by endpoint."""
+        return asdict(self)

@@ -1,0 +1,86 @@
+"""Many prompts to one service, each in a conversation of its own, one after another."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from nairi_async.amigo.models import AmigoOutcome
+from nairi_async.errors import NairiError
+from nairi_async.many import Asking
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+
+    from nairi_async.amigo.conversation import AmigoConversation
+    from nairi_async.amigo.models import AmigoReply
+
+log = logging.getLogger(__name__)
+
+
+class _Queue:
+    """The conversations of one service that `ask` begins: the service allows one at a time."""
+
+    def __init__(self) -> None:
+        self.order = asyncio.Lock()
+        self.left_open: AmigoConversation | None = None
+
+
+class OneShots:
+    """Prompts that each take a whole conversation: begun, answered, finished."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, _Queue] = {}
+
+    async def ask(self, service_id: str, conversation: AmigoConversation, prompt: str, timeout: float) -> AmigoReply:
+        """The reply; the conversation is finished afterwards, whatever came of it."""
+        queue = self._queues.setdefault(service_id, _Queue())
+        async with queue.order:
+            await _finish(queue)
+            queue.left_open = conversation
+            try:
+                return await conversation.ask(prompt, timeout=timeout)
+            finally:
+                # Not after a cancellation, which must not wait: there the next prompt finishes it first.
+                if not _is_cancelling():
+                    await _finish_quietly(queue)
+
+
+async def _finish(queue: _Queue) -> None:
+    if queue.left_open is not None:
+        await queue.left_open.finish()
+        queue.left_open = None
+
+
+async def _finish_quietly(queue: _Queue) -> None:
+    try:
+        await _finish(queue)
+    except NairiError as error:
+        # The reply counts; the next prompt tries again.
+        log.warning("a conversation could not be finished: %s", error)
+
+
+def _is_cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+class AmigoAskMany(Asking[AmigoOutcome]):
+    """The outcomes of many prompts, in their order. Made by `AmigoSession.ask_many`.
+
+    Each prompt has a conversation of its own, which is finished before the next begins. Prompts are read one ahead at
+    most; one that fails costs no other. Leaving the loop, `aclose()` or `async with` end it: nothing more is asked.
+    """
+
+    def __init__(
+        self, prompts: Iterable[str] | AsyncIterable[str], ask: Callable[[str], Coroutine[Any, Any, AmigoReply]]
+    ) -> None:
+        async def outcome(index: int, prompt: str) -> AmigoOutcome:
+            try:
+                reply = await ask(prompt)
+            except NairiError as error:
+                return AmigoOutcome(index=index, prompt=prompt, conversation_id=error.conversation_id, error=error)
+            return AmigoOutcome(index=index, prompt=prompt, conversation_id=reply.conversation_id, reply=reply)
+
+        super().__init__(prompts, outcome, limit=1)

@@ -1,0 +1,36 @@
+"""Whose turn it is in each conversation: the service takes one call at a time (api: concurrency)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
+
+if TYPE_CHECKING:
+    from nairi_async.amigo.stream import AmigoStream
+
+Order = asyncio.Lock
+"""Who holds it may make a call of the conversation; the others wait, in order."""
+
+
+class Orders:
+    """The order of each conversation that somebody is busy with, or holds a handle of."""
+
+    def __init__(self) -> None:
+        self._of: WeakValueDictionary[str, Order] = WeakValueDictionary()
+
+    def of(self, conversation_id: str) -> Order:
+        """The order of a conversation."""
+        order = self._of.get(conversation_id)
+        if order is None:
+            order = self._of[conversation_id] = Order()
+        return order
+
+    def new(self) -> Order:
+        """The order of a conversation that has not begun."""
+        return Order()
+
+    def note(self, stream: AmigoStream) -> None:
+        """Let the order that a conversation was begun in be its own."""
+        if stream.conversation_id is not None:
+            self._of[stream.conversation_id] = stream.order

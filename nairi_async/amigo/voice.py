@@ -1,0 +1,83 @@
+"""A spoken message: what its bytes are, and whether the service takes them (api: interact, voice)."""
+
+from __future__ import annotations
+
+import io
+import wave
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any, Final
+
+from attrs import field, frozen
+
+from nairi_async.attachments.sources import look_at
+from nairi_async.attachments.upload import MAX_ATTACHMENT_BYTES
+from nairi_async.errors import InvalidArgumentError
+
+_LOWEST_RATE: Final = 4000
+_HIGHEST_RATE: Final = 44100
+_WIDTHS: Final = (2, 4)
+# An MPEG frame begins with eleven bits set, layer III, and a bit rate and a sample rate that are not reserved.
+_SYNC: Final = 0xFF
+_MP3_HEADERS: Final = frozenset({0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2})
+
+
+@frozen
+class Voice:
+    """A message that was looked at, and found to be audio that the service takes."""
+
+    data: bytes = field(repr=False)
+    """The file, as it is."""
+    content_type: str
+    """`audio/wav` or `audio/mpeg`."""
+    config: Mapping[str, Any]
+    """What the service is told about it."""
+
+    @property
+    def filename(self) -> str:
+        """The name that it is sent under."""
+        return "audio.mp3" if self.content_type == "audio/mpeg" else "audio.wav"
+
+
+async def voice(source: object) -> Voice:
+    """Look at a recording: the bytes themselves, a path, or an open file; WAV or MP3.
+
+    Raises:
+        InvalidArgumentError: it cannot be read, is empty or too large, or is no audio that the service takes: MP3, or
+            WAV with one channel, samples of 2 or 4 bytes, and 4,000 to 44,100 of them a second.
+    """
+    content = await look_at(source)
+    pieces: list[bytes] = []
+    size = 0
+    async with aclosing(content.read()) as chunks:
+        async for chunk in chunks:
+            pieces.append(chunk)
+            size += len(chunk)
+            if size > MAX_ATTACHMENT_BYTES:
+                raise InvalidArgumentError(f"the recording has more than {MAX_ATTACHMENT_BYTES} bytes")
+    return recognised(b"".join(pieces))
+
+
+def recognised(data: bytes) -> Voice:
+    """What the bytes of a recording are."""
+    if not data:
+        raise InvalidArgumentError("the recording is empty")
+    if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
+        return Voice(data, "audio/wav", _pcm(data))
+    if data[:3] == b"ID3" or (len(data) > 1 and data[0] == _SYNC and data[1] in _MP3_HEADERS):
+        return Voice(data, "audio/mpeg", {"type": "mp3"})
+    raise InvalidArgumentError("the recording is neither WAV nor MP3; the service takes no other audio")
+
+
+def _pcm(data: bytes) -> dict[str, Any]:
+    try:
+        with wave.open(io.BytesIO(data)) as audio:
+            rate, channels, width = audio.getframerate(), audio.getnchannels(), audio.getsampwidth()
+    except (wave.Error, EOFError) as error:
+        raise InvalidArgumentError(f"the recording is no WAV with plain samples: {error}") from error
+    if channels != 1 or width not in _WIDTHS or not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
+        raise InvalidArgumentError(
+            f"the recording has {channels} channels of {width} bytes at {rate} Hz; the service takes one channel of 2 "
+            f"or 4 bytes at {_LOWEST_RATE} to {_HIGHEST_RATE} Hz"
+        )
+    return {"type": "pcm", "frame_rate": rate, "n_channels": channels, "sample_width": width}

@@ -1,0 +1,65 @@
+"""Faults that are planned for the next requests: refusals, connections cut before or after the work, silence."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from attrs import define, field
+
+from nairi_async.testing.amigo.limits import ENDPOINTS
+from nairi_async.testing.refused import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+FaultKind: TypeAlias = Literal["refuse", "cut", "lose", "hang"]
+
+
+@define
+class Fault:
+    """What happens to the next `times` requests to an endpoint, or to any (`None`)."""
+
+    kind: FaultKind
+    endpoint: str | None
+    times: int
+    status: int = 500
+    text: str = ""
+    headers: Mapping[str, str] = field(factory=dict)
+
+
+@define
+class Faults:
+    """Those that are still to come, in order; each request meets at most one."""
+
+    planned: list[Fault] = field(factory=list)
+
+    def plan(self, fault: Fault) -> None:
+        """Add one."""
+        if fault.endpoint is not None and fault.endpoint not in ENDPOINTS:
+            msg = f"on must be one of {', '.join(ENDPOINTS)}, not {fault.endpoint!r}"
+            raise ValueError(msg)
+        if fault.times < 1:
+            msg = f"times must be at least 1, not {fault.times}"
+            raise ValueError(msg)
+        self.planned.append(fault)
+
+    async def meet(self, endpoint: str | None) -> bool:
+        """Let the next fault for that endpoint happen; return whether its answer is to be lost."""
+        fault = next((one for one in self.planned if one.endpoint in {None, endpoint}), None)
+        if fault is None:
+            return False
+        fault.times -= 1
+        if not fault.times:
+            self.planned.remove(fault)
+        match fault.kind:
+            case "refuse":
+                raise RefusedError(fault.status, fault.text, fault.headers)
+            case "cut":
+                raise ConnectionResetError
+            case "hang":
+                await asyncio.Event().wait()
+            case "lose":
+                pass
+        return True

@@ -1,0 +1,262 @@
+"""The simulated Amigo as a pure function of time: users, services and conversations.
+
+A message decides at once, from the service's script, what will be sent and kept when; a read shows what is kept at
+the time it is given. Every `now` is in seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from attrs import define, field, frozen
+
+from nairi_async.testing.amigo.limits import Limits
+from nairi_async.testing.amigo.script import Script, default_script, steps_of
+from nairi_async.testing.amigo.turn import AmigoAsked, Entry, Format, Kind, Turn, perform
+from nairi_async.testing.refused import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nairi_async.testing.amigo.quirks import AmigoQuirks
+    from nairi_async.testing.ids import IdMaker
+
+_MOST_TAGS = 20
+
+
+@define
+class Credentials:
+    """Who may sign in, and with what."""
+
+    organization: str
+    api_key: str
+    api_key_id: str
+    users: tuple[str, ...]
+
+
+@define
+class Service:
+    """What answers the conversations of one service."""
+
+    id: str
+    script: Script = default_script
+    voice: bool = True
+    version_sets: tuple[str, ...] = ("release",)
+    recommended: tuple[str, ...] = ("Yes, please.", "No, thank you.")
+
+
+@frozen
+class Said:
+    """What a client says in a turn, checked."""
+
+    kind: Kind | None = None
+    message: str = ""
+    audio: bytes | None = None
+    audio_type: str | None = None
+    events: tuple[tuple[str, datetime], ...] = ()
+    response_format: Format = "text"
+    actions: str = "^.*$"
+
+
+@define(eq=False)
+class Conversation:
+    """A conversation: its turns, and when it was finished."""
+
+    id: str
+    user_id: str
+    service: Service
+    created: float
+    version_set: str = "release"
+    is_test: bool = False
+    tags: dict[str, str | None] = field(factory=dict)
+    turns: list[Turn] = field(factory=list)
+    streams: int = 0
+    """Connections of its calls that are still open."""
+    finished_at: float = math.inf
+
+    def saved(self, now: float) -> list[Turn]:
+        """Return the turns that are kept, in order."""
+        return [turn for turn in self.turns if turn.completed_at <= now]
+
+    def entries(self, now: float) -> list[Entry]:
+        """Return the messages, oldest first."""
+        found = [entry for turn in self.saved(now) for entry in turn.entries]
+        return sorted(found, key=lambda entry: entry.created)
+
+    def is_busy(self, now: float) -> bool:
+        """Whether a call of it still runs."""
+        return self.streams > 0 or any(turn.ended_at > now for turn in self.turns)
+
+    def has_ended(self, now: float) -> bool:
+        """Whether it was finished, or ended itself with nothing left to do."""
+        return self.finished_at <= now or any(turn.ends and turn.is_processed for turn in self.saved(now))
+
+
+@define
+class World:
+    """All that the organisation has."""
+
+    quirks: AmigoQuirks
+    ids: IdMaker
+    credentials: Credentials
+    transcribe: Callable[[bytes], str]
+    services: dict[str, Service] = field(factory=dict)
+    conversations: dict[str, Conversation] = field(factory=dict)
+    limits: Limits = field(factory=Limits)
+    tokens: dict[str, tuple[str, float]] = field(factory=dict)
+    """For each token its user, and when it expires."""
+    sign_ins: int = 0
+    asked: list[AmigoAsked] = field(factory=list)
+
+    def sign_in(self, key: str, key_id: str, user: str, now: float) -> tuple[str, float]:
+        """Return a token, and when it expires; refuse a wrong key with 401."""
+        known = self.credentials
+        if (key, key_id) != (known.api_key, known.api_key_id) or user not in known.users:
+            raise RefusedError(401, "invalid API key or user")
+        self.sign_ins += 1
+        expires = now + self.quirks.token_lifetime
+        claims: dict[str, object] = {"sub": user, "iat": int(now), "exp": int(expires), "jti": self.ids.object_id(now)}
+        parts: tuple[dict[str, object], ...] = ({"alg": "none", "typ": "JWT"}, claims, {"n": self.sign_ins})
+        token = ".".join(map(_part, parts))
+        self.tokens[token] = (user, expires)
+        return token, expires
+
+    def user_of(self, token: str, now: float) -> str:
+        """Return whose token it is; refuse one that is unknown or has expired with 401."""
+        user, expires = self.tokens.get(token, ("", -math.inf))
+        if now >= expires:
+            raise RefusedError(401, "the token is missing, wrong or expired")
+        return user
+
+    def find_service(self, service_id: str, version_set: str = "release") -> Service:
+        """Return the service, or refuse with 404."""
+        service = self.services.get(service_id)
+        if service is None or version_set not in service.version_sets:
+            raise RefusedError(404, "service or version set not found")
+        return service
+
+    def exists(self, conversation: Conversation, now: float) -> bool:
+        """Whether there is such a conversation, although its first turn may be void."""
+        return conversation.is_busy(now) or bool(conversation.saved(now)) or self.quirks.failed_create == "kept"
+
+    def find(self, conversation_id: str, user: str, now: float) -> Conversation:
+        """Return a conversation of that user, or refuse with 404 or 403."""
+        conversation = self.conversations.get(conversation_id)
+        if conversation is None or not self.exists(conversation, now):
+            raise RefusedError(404, "conversation not found")
+        if conversation.user_id != user:
+            raise RefusedError(403, "the conversation is another user's")
+        return conversation
+
+    def unfinished(self, conversation_id: str, user: str, now: float) -> Conversation:
+        """Return a conversation that is free for the next call, or refuse with 404, 403 or 409."""
+        conversation = self.find(conversation_id, user, now)
+        if conversation.is_busy(now):
+            raise RefusedError(409, "a related operation is in progress")
+        if conversation.has_ended(now):
+            raise RefusedError(409, "the conversation is already finished")
+        return conversation
+
+    def create(
+        self,
+        user: str,
+        service: Service,
+        said: Said,
+        now: float,
+        *,
+        version_set: str = "release",
+        tags: dict[str, str | None] | None = None,
+        is_test: bool = False,
+    ) -> tuple[Conversation, Turn]:
+        """Begin a conversation."""
+        self._only_one(user, service, now)
+        conversation = Conversation(
+            self.ids.object_id(now), user, service, now, version_set, is_test=is_test, tags=dict(tags or {})
+        )
+        turn = self._turn(conversation, said, now, created=True)
+        self.conversations[conversation.id] = conversation
+        return conversation, turn
+
+    def interact(self, conversation: Conversation, said: Said, now: float) -> Turn:
+        """Go on with a conversation."""
+        if any(moment.timestamp() > now for _, moment in said.events):
+            raise RefusedError(400, "external events must lie in the past")
+        moments = [moment for _, moment in said.events]
+        if moments != sorted(moments):
+            raise RefusedError(400, "external events must be in the order of their times")
+        return self._turn(conversation, said, now, created=False)
+
+    def finish(self, conversation: Conversation, now: float) -> None:
+        """Finish a conversation; one without messages is deleted, or refused with 400."""
+        if conversation.saved(now):
+            conversation.finished_at = now
+        elif self.quirks.empty_finish == "delete":
+            del self.conversations[conversation.id]
+        else:
+            raise RefusedError(400, "the conversation has no interactions")
+
+    def tag(self, conversation: Conversation, updates: dict[str, str | None], deletes: list[str]) -> None:
+        """Change tags; refuse with 400 if there would be too many."""
+        tags = {**conversation.tags, **updates}
+        for name in deletes:
+            tags.pop(name, None)
+        if len(tags) > _MOST_TAGS:
+            raise RefusedError(400, f"at most {_MOST_TAGS} tags are allowed")
+        conversation.tags = tags
+
+    def _only_one(self, user: str, service: Service, now: float) -> None:
+        if not self.quirks.one_unfinished:
+            return
+        for other in self.conversations.values():
+            if other.user_id == user and other.service is service and self.exists(other, now):
+                if other.is_busy(now) and not other.saved(now):
+                    raise RefusedError(409, "a related operation is in progress")
+                if not other.has_ended(now):
+                    raise RefusedError(400, "the user has another unfinished conversation of this service")
+
+    def _turn(self, conversation: Conversation, said: Said, now: float, *, created: bool) -> Turn:
+        """Let the service play its script for one more turn."""
+        service = conversation.service
+        if "voice" in {said.response_format, "text" if said.audio is None else "voice"} and not service.voice:
+            raise RefusedError(400, "the agent has no voice")
+        message = said.message if said.audio is None else self.transcribe(said.audio)
+        try:
+            steps = steps_of(service.script, message, len(conversation.turns) + 1)
+        except Exception as error:  # Whatever the user's own function raises: the client is told, not only a log.
+            raise RefusedError(500, f"the script of {service.id} failed: {error!r}") from error
+        asked = AmigoAsked(
+            conversation.id,
+            self.ids.object_id(now),
+            service.id,
+            conversation.user_id,
+            said.kind,
+            message,
+            now,
+            said.events,
+            said.audio,
+            said.response_format,
+            said.actions,
+        )
+        pattern = re.compile(said.actions)
+        turn = perform(
+            steps,
+            asked,
+            self.quirks,
+            make_id=self.ids.object_id,
+            wanted=lambda action: pattern.search(action) is not None,
+            created=created,
+            audio_type=said.audio_type,
+        )
+        conversation.turns.append(turn)
+        self.asked.append(asked)
+        return turn
+
+
+def _part(content: dict[str, object]) -> str:
+    """Return a part of a token, written as those of a JWT are."""
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
