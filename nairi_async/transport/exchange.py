@@ -109,7 +109,7 @@ class Request:
     """Seconds that one attempt may take, where that is not the session's `request_timeout`."""
     doubt: str = "the prompt was sent, and whether it runs is not known"
     """What to say when a request that is not repeatable left and its answer did not come back."""
-    headers: Mapping[str, str] = field(factory=dict, repr=False)
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
     """Headers besides those of credentials and body."""
     credentials: Credentials | None = field(default=None, repr=False)
     """What lets this request in, where that is not what lets the session in: a request that signs in."""

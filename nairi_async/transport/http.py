@@ -20,8 +20,6 @@ from nairi_async.errors import (
 from nairi_async.transport.exchange import Request, Response, Streamed
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-
     from nairi_async.clock import Clock
     from nairi_async.transport.exchange import Credentials, Sink
 
@@ -110,13 +108,16 @@ class HttpClient:
         if request.address is None:
             query = f"?{request.query}" if request.query else ""
             request.address = URL(f"{self._base_url}{request.path}{query}", encoded=True)
+        headers = (request.credentials or self.credentials).headers()
+        # One that is read as it comes has bounds for each wait instead.
+        bound = self._clock.timeout(timeout) if request.silence is None else nullcontext()
         try:
-            async with self._bound(request, timeout):
+            async with bound:
                 answer = await session.request(
                     request.method,
                     request.address,
                     data=body,
-                    headers={**(request.credentials or self.credentials).headers(), **request.headers},
+                    headers={**headers, **request.headers} if request.headers else headers,
                     timeout=_UNBOUNDED if request.silence is None else _patience(timeout, request.silence),
                     allow_redirects=False,
                     raise_for_status=False,
@@ -151,10 +152,6 @@ class HttpClient:
         if self._session.closed:
             raise SessionClosedError("the aiohttp session given as http= was closed by its owner")
         return self._session
-
-    def _bound(self, request: Request, timeout: float) -> AbstractAsyncContextManager[object]:
-        """The bound of a whole attempt; one that is read as it comes has bounds for each wait instead."""
-        return self._clock.timeout(timeout) if request.silence is None else nullcontext()
 
     def raise_failure(self, request: Request, error: Exception) -> NoReturn:
         """Raise a failure of aiohttp as one of ours, without the credentials."""
