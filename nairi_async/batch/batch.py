@@ -13,7 +13,7 @@ from nairi_async import checks
 from nairi_async.batch.doubts import Doubts
 from nairi_async.batch.items import BatchItem, BatchOutcome, UnusableItem, place_name
 from nairi_async.batch.ledger import Ledger
-from nairi_async.batch.opening import ledger_path
+from nairi_async.batch.opening import companions, ledger_path
 from nairi_async.batch.work import Plan, Work
 from nairi_async.batch.writer import Writer
 from nairi_async.errors import InvalidArgumentError
@@ -100,8 +100,8 @@ class Batch:
         self._prompts = prompts
         self._path = ledger_path(ledger)
         self._output = None if output is None else ledger_path(output)
-        if self._output == self._path:
-            raise InvalidArgumentError("the output is another file than the ledger")
+        if self._output in companions(self._path):
+            raise InvalidArgumentError("the output is another file than the ledger and what SQLite keeps beside it")
         self._limit = checks.limit(limit)
         self._retry_failed = checks.flag("retry_failed", retry_failed)
         self._settle = checks.timeout(settle, PATIENCE, "settle")

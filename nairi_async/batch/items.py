@@ -13,6 +13,8 @@ from nairi_async.errors import InvalidArgumentError, NairiError
 from nairi_async.models import Reply, Turn
 
 _LONGEST_ID: Final = 1024
+# Bits of a whole number; Python refuses to write out what is much longer.
+_WIDEST_ID: Final = 1024
 _FIELDS: Final = ("prompt", "id", "attachments")
 
 
@@ -132,7 +134,7 @@ def place_name(place: int) -> str:
 def _identity(given: object) -> str | None:
     if given is None:
         return None
-    if isinstance(given, int) and not isinstance(given, bool):
+    if isinstance(given, int) and not isinstance(given, bool) and given.bit_length() < _WIDEST_ID:
         return str(given)
     if not isinstance(given, str) or not given.strip() or len(given) > _LONGEST_ID:
         raise InvalidArgumentError(f"an id is a whole number or a text of at most {_LONGEST_ID} characters")

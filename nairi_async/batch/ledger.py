@@ -17,7 +17,6 @@ from nairi_async.batch.items import BatchStatus
 from nairi_async.batch.opening import (
     OPEN,
     check_kind,
-    check_magic,
     is_locked,
     ledger_path,
     open_ledger,
@@ -293,7 +292,6 @@ def read_status(path: str | os.PathLike[str]) -> BatchStatus:
     with telling(place):
         if not place.exists():
             raise LedgerError("there is no such ledger", str(place))
-        check_magic(place)
         with closing(open_to_read(place)) as connection:
             if check_kind(connection, place):
                 raise LedgerError("is empty: no batch has begun", str(place))

@@ -3,10 +3,14 @@
 The file is an SQLite database in WAL mode, with `synchronous=FULL`: a commit is on the disk before it returns, also
 where the power fails the moment after. `NORMAL` would survive a killed process, but a power failure could take back
 the note that a prompt is being sent, and the prompt would run twice. Group commit makes up for what it costs.
+
+Nobody but SQLite opens the file: POSIX takes all locks of a process on a file back as soon as the process closes it
+anywhere, and then another process may take the log of a running batch for its own and throw it away.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +19,12 @@ from typing import TYPE_CHECKING, Final
 from nairi_async.errors import LedgerError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Generator
 
 FORMAT: Final = 1
 """Version of the tables, in `PRAGMA user_version`."""
 # "NAIR", where SQLite keeps a number for programs to know their files by.
 _APPLICATION: Final = 0x4E41_4952
-_MAGIC: Final = b"SQLite format 3\0"
 # Seconds that other programs, such as a backup, may hold the file; and that a look at the lock may last.
 _PATIENCE: Final = 10.0
 _BRIEFLY: Final = 1.0
@@ -61,12 +63,18 @@ _EXPLAINED: Final = {
     "file is not a database": "is no ledger of a batch: another kind of file",
     "database or disk is full": "the disk is full",
     "database disk image is malformed": "is damaged",
+    "disk I/O error": "the disk refuses to be read or written",
 }
 
 
 def ledger_path(path: str | os.PathLike[str]) -> Path:
     """The one name of a file: two ways to it are one ledger."""
     return Path(path).resolve()
+
+
+def companions(path: Path) -> set[Path]:
+    """The ledger and the files beside it."""
+    return {path, lock_path(path), *(path.with_name(f"{path.name}-{kind}") for kind in ("wal", "shm", "journal"))}
 
 
 def open_ledger(path: Path, agent_id: str) -> tuple[sqlite3.Connection, sqlite3.Connection]:
@@ -76,12 +84,12 @@ def open_ledger(path: Path, agent_id: str) -> tuple[sqlite3.Connection, sqlite3.
         LedgerError: the file is something else, another agent's, in use, or cannot be written.
     """
     with telling(path):
-        check_magic(path)
         connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
         lock = None
         try:
             is_new = check_kind(connection, path)
             lock = _lock(path, _BRIEFLY)
+            _check_writable(path)
             if is_new and check_kind(connection, path):
                 _make(connection, agent_id)
             check_agent(connection, path, agent_id)
@@ -116,14 +124,6 @@ def lock_path(path: Path) -> Path:
     return path.with_name(f"{path.name}-lock")
 
 
-def check_magic(path: Path) -> None:
-    """Refuse what is no database at all, before SQLite touches it."""
-    if path.exists():
-        with path.open("rb") as file:
-            if file.read(len(_MAGIC)) not in {b"", _MAGIC}:
-                raise LedgerError("is no ledger of a batch: another kind of file", str(path))
-
-
 def check_kind(connection: sqlite3.Connection, path: Path) -> bool:
     """Refuse another program's database; returns whether there is nothing in it yet."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -144,6 +144,13 @@ def check_agent(connection: sqlite3.Connection, path: Path, agent_id: str) -> No
     agent = connection.execute("SELECT value FROM head WHERE name = 'agent_id'").fetchone()[0]
     if agent != agent_id:
         raise LedgerError(f"belongs to a batch for the agent {agent!r}, not {agent_id!r}", str(path))
+
+
+def _check_writable(path: Path) -> None:
+    """SQLite opens what it may not write to read it: then the lock locks nobody out, and the ledger fails late."""
+    for file in (path, lock_path(path)):
+        if not os.access(file, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise LedgerError("is read-only", str(file))
 
 
 def _make(connection: sqlite3.Connection, agent_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from nairi_async.many import Crowd
     from nairi_async.models import Turn
     from nairi_async.session import NairiSession
+
+log = logging.getLogger(__name__)
 
 OnUnknown = Literal["reconcile", "report"]
 
@@ -201,6 +204,7 @@ class Work:
                     turn = await self.doubts.find(entry, sent_before)
                 if turn is not None:
                     return turn
+                log.info("%r left and is nowhere to be found: it is sent again", entry.id)
             if not is_marked:
                 entry = await self._marked(entry)
             try:

@@ -26,6 +26,7 @@ from nairi_async.errors import (
 )
 from nairi_async.listing.listing import JOB_STATUSES
 from nairi_async.listing.paging import SORTS
+from nairi_async.reconciling.reconciler import PATIENCE
 
 _Run = Callable[[argparse.Namespace], int | None]
 _HIGHEST_PORT: Final = 65535
@@ -214,7 +215,7 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="look for prompts whose answer was lost, or only report them (%(default)s)",
     )
     command.add_argument(
-        "--settle", type=float, default=60.0, metavar="SECONDS", help="how long to look for them (%(default)s)"
+        "--settle", type=float, default=PATIENCE, metavar="SECONDS", help="how long to look for them (%(default)s)"
     )
     command.add_argument("--status", action="store_true", help="show where a batch stands, and ask nothing")
     _add_reading(command, json_of="the status")

@@ -8,7 +8,7 @@ import shlex
 import signal
 import stat
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +22,7 @@ from nairi_async.cli.talk import open_session
 from nairi_async.clock import SystemClock
 from nairi_async.errors import InvalidArgumentError, NairiError
 from nairi_async.jsonline import json_line
+from nairi_async.reconciling.reconciler import PATIENCE
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -50,8 +51,9 @@ def batch(options: Namespace) -> int:
     session = open_session(options)
     stream = _opened(options.prompts)
     try:
+        _check_apart(stream, options)
         return asyncio.run(_batch(session, stream, options))
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, KeyboardInterrupt):
         _show_way_on(Screen.on(sys.stderr), options)
         return _INTERRUPTED
     finally:
@@ -183,6 +185,9 @@ def _show_way_on(screen: Screen, options: Namespace) -> None:
     words += ["--output", options.output] if options.output is not None else []
     words += ["--limit", str(options.limit)]
     words += ["--ask-mode"] if options.ask_mode else []
+    words += ["--timeout", f"{options.timeout:g}"] if options.timeout is not None else []
+    words += ["--on-unknown", options.on_unknown] if options.on_unknown != "reconcile" else []
+    words += ["--settle", f"{options.settle:g}"] if options.settle != PATIENCE else []
     words += ["--base-url", options.base_url] if options.base_url is not None else []
     screen.show(f"Nothing is lost. To go on: {clean(shlex.join(words))}", "dim")
 
@@ -197,6 +202,17 @@ def _opened(name: str) -> BinaryIO:
         return Path(name).open("rb")
     except OSError as error:
         raise InvalidArgumentError(f"cannot read {name!r}: {error.strerror}") from error
+
+
+def _check_apart(stream: BinaryIO, options: Namespace) -> None:
+    """Refuse to read prompts from where replies are written: each reply would be a prompt, for ever."""
+    source = os.fstat(stream.fileno())
+    for name in (options.output, options.ledger):
+        if name is not None and Path(name).exists() and os.path.samestat(source, Path(name).stat()):
+            raise InvalidArgumentError(f"{name!r} cannot be both read and written")
+    with suppress(OSError, AttributeError):
+        if stat.S_ISREG(source.st_mode) and os.path.samestat(source, os.fstat(sys.stdout.fileno())):
+            raise InvalidArgumentError("standard output is the file of the prompts")
 
 
 def _extent(stream: BinaryIO) -> tuple[bool, int]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
-from contextlib import closing
+import sys
+from contextlib import closing, contextmanager
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +28,7 @@ from nairi_async.errors import RateLimitedError, StatusError, TurnFailedError
 from nairi_async.models import Message, Reply, Turn, Usage
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from nairi_async.testing import Simulator
 
@@ -77,6 +81,43 @@ async def test_places_that_cannot_hold_a_ledger(runs: Runs, tmp_path: Path) -> N
         assert str(raised.value).startswith(str(place))
 
 
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A directory that others may look into, unlike the usual one."""
+    with TemporaryDirectory() as directory:
+        place = Path(directory)
+        _allow(place, 0o777)
+        yield place
+
+
+@contextmanager
+def ordinary() -> Iterator[None]:
+    """As an ordinary user: to root nothing is read-only."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+async def test_places_that_may_only_be_read(runs: Runs, open_place: Path, simulator: Simulator) -> None:
+    """A directory or a ledger that may not be written: told before anything is asked; its status may be read."""
+    runs.ledger = open_place / "run.sqlite"
+    _allow(open_place, 0o555)
+    with ordinary(), pytest.raises(LedgerError, match="its directory must be there, and writable"):
+        await runs.all(["a"])
+    _allow(open_place, 0o777)
+    await runs.all([])
+    _allow(runs.ledger, 0o444)
+    with ordinary():
+        with pytest.raises(LedgerError, match="is read-only"):
+            await runs.all(["a"])
+        assert read_status(runs.ledger).open == 0
+    assert simulator.prompts == []
+
+
 async def test_a_file_that_may_only_be_read(tmp_path: Path) -> None:
     """A ledger that SQLite may not write is told as such, and nothing is claimed."""
     writer = await Writer.open(tmp_path / "run.sqlite", AGENT, None, SystemClock())
@@ -85,6 +126,32 @@ async def test_a_file_that_may_only_be_read(tmp_path: Path) -> None:
         await writer.call(lambda ledger: ledger.claim(BatchItem("b", place=2), 0.0))
     await writer.aclose()
     assert read_status(tmp_path / "run.sqlite").open == 0
+
+
+async def test_a_look_from_within_takes_no_lock_away(runs: Runs) -> None:
+    """A visit of another program throws nothing away, also after a look at the status from within.
+
+    POSIX drops all locks of a process on a file when the process closes it anywhere.
+    """
+    visit = (
+        "import contextlib, sqlite3, sys\n"
+        "with contextlib.closing(sqlite3.connect(sys.argv[1])) as ledger:\n"
+        "    print(len(ledger.execute('SELECT 1 FROM outcomes').fetchall()))"
+    )
+
+    async def visited() -> int:
+        words = (sys.executable, "-c", visit, str(runs.ledger))
+        visitor = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+        return int((await visitor.communicate())[0])
+
+    async with runs.batch((f"p{number}" for number in range(60)), limit=5) as outcomes:
+        await anext(outcomes)
+        assert read_status(runs.ledger).is_active
+        with pytest.raises(LedgerError, match="another process"):
+            await runs.all(["a"])
+        assert await visited() < 60
+        assert len([outcome async for outcome in outcomes]) == 59
+        assert await visited() == 60
 
 
 def test_a_status_needs_a_ledger(tmp_path: Path) -> None:
@@ -247,3 +314,7 @@ def test_what_is_stored_comes_back(result: Any) -> None:
     assert line("x", document).isascii()
     printed = json.loads(line("x", document))
     assert (printed["id"], printed["status"]) == ("x", "completed" if isinstance(result, Reply) else "failed")
+
+
+def _allow(path: Path, mode: int) -> None:
+    path.chmod(mode)

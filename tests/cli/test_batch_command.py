@@ -94,6 +94,7 @@ async def test_what_is_open_is_told(simulator: Simulator, words: tuple[str, ...]
     ended = await run("batch", prompts, *words, "--timeout", "0.1", simulator=simulator)
     assert ended.status == 5
     assert "1 still running" in ended.err
+    assert "--timeout 0.1" in ended.err
     assert ended.err.splitlines()[-1].startswith(f"Nothing is lost. To go on: nairi-async batch {prompts} --agent")
 
 
@@ -174,14 +175,42 @@ async def test_a_second_process_is_refused(simulator: Simulator, words: tuple[st
         assert "sending" in shown.out
 
 
+async def test_files_that_may_not_grow(simulator: Simulator, words: tuple[str, ...], tmp_path: Path) -> None:
+    """The system refuses to write any more: one line says so, and the next run completes everything."""
+    output = tmp_path / "replies.jsonl"
+    prompts = [f"{number} {'x' * 400}" for number in range(40)]
+    arguments = ("batch", source(tmp_path, *map(json.dumps, prompts)), *words, "--output", str(output))
+    program = (
+        "import resource, sys; from nairi_async.cli import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000)); sys.exit(main())"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, *arguments, "--limit", "10",
+        env=environment(simulator), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    told = (await process.communicate())[1].decode().splitlines()
+    assert process.returncode == 1
+    assert told[-1].startswith("nairi-async: error: ")
+    assert "refuses to be read or written" in told[-1]
+    assert len(simulator.prompts) < 40
+    assert (await run(*arguments, simulator=simulator)).status == 0
+    assert sorted(entry.prompt for entry in simulator.prompts) == sorted(prompts)
+    assert len({json.loads(line)["id"] for line in output.read_text().splitlines()}) == 40
+    assert len(output.read_text().splitlines()) == 40
+
+
 async def test_wrong_use_is_one_line(simulator: Simulator, words: tuple[str, ...], tmp_path: Path) -> None:
     """Before anything is asked."""
+    prompts = source(tmp_path, '"a"')
+    (tmp_path / "other").mkdir()
     for arguments, status, reason in (
         (("gone.jsonl", *words), 2, "cannot read"),
         ((str(tmp_path), *words), 2, "cannot read"),
         ((*words,), 2, "PROMPTS and --agent"),
         (("--status", "--ledger", "gone.sqlite"), 1, "no such ledger"),
-        ((source(tmp_path), *words[:3], str(tmp_path / "no" / "run.sqlite")), 1, "directory"),
+        ((prompts, *words[:3], str(tmp_path / "no" / "run.sqlite")), 1, "directory"),
+        ((prompts, *words, "--output", str(tmp_path / "other" / ".." / "prompts.jsonl")), 2, "both read and written"),
+        ((prompts, *words[:3], prompts), 2, "both read and written"),
     ):
         ended = await run("batch", *arguments, simulator=simulator)
         assert (ended.status, reason in ended.error) == (status, True), ended
