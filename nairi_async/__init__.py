@@ -17,8 +17,9 @@
     asyncio.run(main())
 
 Begin with `NairiSession`: its methods are all there is to do. Everything that goes wrong is a `NairiError`. Further
-modules: `nairi_async.errors`, `nairi_async.hooks` (what a session does, as it does it), `nairi_async.testing` (a
-simulated service for tests). The command `nairi-async demo` shows it at work without an account.
+modules: `nairi_async.errors`, `nairi_async.hooks` (what a session does, as it does it), `nairi_async.web` (Server-Sent
+Events), `nairi_async.bots` (chat bots), `nairi_async.batch` (many prompts with a ledger on disk), `nairi_async.testing`
+(a simulated service for tests). The command `nairi-async demo` shows it at work without an account.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from nairi_async.checks import MAX_ATTACHMENTS
 from nairi_async.conversation import Conversation
 from nairi_async.errors import (
     AgentNotFoundError,
+    AlreadyAskedError,
     AttachmentExistsError,
     AuthenticationError,
     BadRequestError,
@@ -51,6 +53,7 @@ from nairi_async.errors import (
     ServerOutcomeError,
     SessionClosedError,
     StatusError,
+    StoreError,
     TurnFailedError,
     UnreadableOutcomeError,
     WatchTimeoutError,
@@ -83,6 +86,7 @@ __all__ = [  # noqa: RUF022 - in Python's own order
     "ActivityNode",
     "Agent",
     "AgentNotFoundError",
+    "AlreadyAskedError",
     "AskMany",
     "Attachment",
     "AttachmentExistsError",
@@ -122,6 +126,7 @@ __all__ = [  # noqa: RUF022 - in Python's own order
     "SessionClosedError",
     "Stats",
     "StatusError",
+    "StoreError",
     "Sync",
     "ToolCall",
     "Turn",

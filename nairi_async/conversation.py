@@ -140,6 +140,21 @@ class Conversation:
 
         return Watch(prepare, turn=None, after=None, note=self._turns.meter.count)
 
+    async def settle(self, *, timeout: Duration | None = None) -> None:
+        """Wait until no turn of the conversation runs, whoever began it: another process may have left one running.
+
+        Args:
+            timeout: Seconds for the whole wait; 6 hours unless given.
+
+        Raises:
+            WatchTimeoutError: a turn goes on, but the timeout is over.
+            NairiError: reading failed, or was refused.
+        """
+        bound = checks.timeout(timeout, DEFAULT_TIMEOUT)
+        async with self._order:
+            self._is_in_doubt = self._job_id is not None
+            await self._until_idle(bound)
+
     def _note_end(self, turn: Turn) -> None:
         if self._open is turn:
             self._open = None

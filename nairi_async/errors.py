@@ -25,6 +25,8 @@
     ├── LedgerError                  a batch cannot use its ledger, or its output; what was recorded is kept
     ├── InteractionVoidError         an interaction failed and was undone by the service
     ├── TurnFailedError              the agent's turn ended as `failed`
+    ├── AlreadyAskedError            a chat's prompt was taken on before; it is not run again
+    ├── StoreError                   what a bot keeps of its chats cannot be read or written
     └── WatchTimeoutError            a turn did not end within the given time (also a TimeoutError)
 
 Every error survives `pickle` and `copy`. None holds the API key. Where a call had already started a turn when it
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgentNotFoundError",
+    "AlreadyAskedError",
     "AttachmentExistsError",
     "AuthenticationError",
     "BadRequestError",
@@ -64,6 +67,7 @@ __all__ = [
     "ServerOutcomeError",
     "SessionClosedError",
     "StatusError",
+    "StoreError",
     "TurnFailedError",
     "UnreadableOutcomeError",
     "WatchTimeoutError",
@@ -321,3 +325,17 @@ class WatchTimeoutError(NairiError, TimeoutError):
     """The last status seen of the turn's user message; `None` if none was read."""
     cursor: str | None = None
     """Id of the last message handed over; give it as `after=` to go on from there."""
+
+
+@define(auto_exc=True, slots=False)
+class AlreadyAskedError(NairiError):
+    """A prompt of that key was taken on before, by this process or one that has ended; it is not run again."""
+
+    message: str
+
+
+@define(auto_exc=True, slots=False)
+class StoreError(NairiError):
+    """What a bot keeps of its chats could not be read or written; the prompt was not sent."""
+
+    message: str

@@ -1,0 +1,26 @@
+"""For chat bots: one dialogue for each chat, in order, over restarts; replies in pieces that a platform takes."""
+
+from __future__ import annotations
+
+from nairi_async.bots.chats import ChatReply, Chats
+from nairi_async.bots.files import File
+from nairi_async.bots.indicator import Typing
+from nairi_async.bots.split import split_text, utf16_length
+from nairi_async.bots.sqlite import SQLiteStore
+from nairi_async.bots.store import MemoryStore, Record, Store
+from nairi_async.errors import AlreadyAskedError, StoreError
+
+__all__ = [
+    "AlreadyAskedError",
+    "ChatReply",
+    "Chats",
+    "File",
+    "MemoryStore",
+    "Record",
+    "SQLiteStore",
+    "Store",
+    "StoreError",
+    "Typing",
+    "split_text",
+    "utf16_length",
+]

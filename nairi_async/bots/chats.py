@@ -1,0 +1,308 @@
+"""`Chats`: the dialogues of a bot, one for each channel, chat or thread."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast, runtime_checkable
+
+import anyio
+from attrs import define, evolve, field, frozen
+
+from nairi_async import checks
+from nairi_async.bots.indicator import beside, shown
+from nairi_async.bots.split import Length, split_text
+from nairi_async.bots.store import MemoryStore, Record
+from nairi_async.clock import Clock, SystemClock
+from nairi_async.dialogue import Answer
+from nairi_async.errors import (
+    AlreadyAskedError,
+    ConnectionFailedError,
+    InvalidArgumentError,
+    NairiError,
+    OutcomeUnknownError,
+    SessionClosedError,
+    StatusError,
+    TurnFailedError,
+    WatchTimeoutError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+
+    from nairi_async.attachments.sources import Source
+    from nairi_async.bots.indicator import Typing
+    from nairi_async.bots.store import Store
+    from nairi_async.checks import Duration
+    from nairi_async.dialogue import Dialogue, Dialogues
+    from nairi_async.models import Attachment
+
+DISCORD_LIMIT: Final = 2000
+"""Characters of a Discord message: the smallest limit of the large platforms."""
+TYPING_EVERY: Final = 4.0
+"""Seconds between showings of a typing indicator: Telegram shows it for five, Discord for ten."""
+# Seconds between looks at a new dialogue's id. They cost nothing but a wake-up, and end with the first answer.
+_ID_EVERY: Final = 0.1
+_log = logging.getLogger("nairi_async.bots")
+
+
+@runtime_checkable
+class _HasFiles(Protocol):
+    async def attachments(self) -> list[Attachment]: ...
+
+
+@runtime_checkable
+class _Settles(Protocol):
+    async def settle(self, *, timeout: Duration | None = None) -> None: ...
+
+
+@frozen
+class ChatReply:
+    """What to say in the chat."""
+
+    pieces: tuple[str, ...]
+    """The text in pieces that the platform takes, to be sent in order; none where the agent said nothing."""
+    answer: Answer
+    """The service's own reply: with Nairi a `Reply`."""
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return self.answer.text
+
+    async def attachments(self) -> Sequence[Attachment]:
+        """The files that the agent made, downloaded; none where the service knows no files."""
+        return await self.answer.attachments() if isinstance(self.answer, _HasFiles) else ()
+
+
+@define
+class _Line:
+    """The prompts of one chat, one behind the other."""
+
+    lock: asyncio.Lock = field(factory=asyncio.Lock)
+    users: int = 0
+
+
+class Chats:
+    """The dialogues of a bot: each chat has one, its prompts run in order, and different chats run at once.
+
+    It knows no platform: give it the platform's id of the chat, send the pieces of the reply. It works with any
+    session whose dialogues are those of `nairi_async.dialogue`.
+
+    **Restart.** With a store that outlives the process, a chat goes on in its dialogue. Before a prompt leaves, the
+    store has its key and that it may be running; as soon as the service has named a new dialogue, its id; after the
+    turn, that it has ended. So whenever the process dies, a prompt whose key is known is never run again by this
+    class, whether or not the platform delivers it again: `AlreadyAskedError`. A turn that was cut off is first waited
+    for when its chat speaks again. What a crash can lose: the reply to the prompt under way, which stays readable in
+    the dialogue; a prompt that was taken on and had not left yet (once at most is the rule); and, in the moment between
+    a first prompt's leaving and its answer, the id of the new dialogue: the chat then begins another.
+
+    Args:
+        session: An open session, such as `NairiSession`.
+        target: The agent or service to talk to.
+        store: Where the mapping is kept: `SQLiteStore`, or your own; in memory unless given. Records are kept for
+            each target, so another target begins new dialogues.
+        limit: The longest message of the platform: Discord 2000, Telegram 4096 (with `length=utf16_length`).
+        length: How the platform counts; characters unless given.
+        timeout: Seconds for each prompt; the session's own unless given.
+        typing_every: Seconds after which a typing indicator that is a function is shown again.
+        clock: The time to live by; the session's own in tests.
+
+    Raises:
+        InvalidArgumentError: the target, limit or timeout cannot be used.
+        ConfigurationError: `typing_every` cannot.
+    """
+
+    def __init__(
+        self,
+        session: Dialogues,
+        target: str,
+        *,
+        store: Store | None = None,
+        limit: int = DISCORD_LIMIT,
+        length: Length = len,
+        timeout: Duration | None = None,
+        typing_every: Duration = TYPING_EVERY,
+        clock: Clock | None = None,
+    ) -> None:
+        split_text("", limit)
+        self._session = session
+        self._target = checks.identifier("target", target)
+        self._store = store or MemoryStore()
+        self._limit, self._length = limit, length
+        self._timeout = timeout
+        self._typing_every = checks.seconds(typing_every)
+        checks.positive("typing_every", self._typing_every)
+        checks.timeout(timeout, math.inf)
+        self._clock = clock or SystemClock()
+        self._lines: dict[str, _Line] = {}
+
+    async def ask(
+        self,
+        chat: str | int,
+        prompt: str,
+        *,
+        key: str | int | None = None,
+        attachments: Iterable[Source] = (),
+        typing: Typing | None = None,
+        timeout: Duration | None = None,
+    ) -> ChatReply:
+        """The same as `turn`, for a reply that need not be sent in the order of the prompts. Arguments as there."""
+        turn = self.turn(chat, prompt, key=key, attachments=attachments, typing=typing, timeout=timeout)
+        async with turn as reply:
+            return reply
+
+    @asynccontextmanager
+    async def turn(
+        self,
+        chat: str | int,
+        prompt: str,
+        *,
+        key: str | int | None = None,
+        attachments: Iterable[Source] = (),
+        typing: Typing | None = None,
+        timeout: Duration | None = None,
+    ) -> AsyncGenerator[ChatReply]:
+        """Say something in a chat's dialogue when its turn has come: `async with chats.turn(…) as reply`, and send it.
+
+        Prompts of one chat run in the order of the calls, so enter it before anything else is awaited. The chat's next
+        prompt waits for the end of the block: replies are sent in the order of the prompts, and do not mix.
+
+        Args:
+            chat: The platform's id of the channel, chat or thread; join several parts to one text.
+            prompt: What to say; not blank.
+            key: The platform's id of the message, if it may come again, as webhooks do: it is run once.
+            attachments: Files, where the service takes them; `File` gives a download its name.
+            typing: The platform's typing indicator: its own context manager, or a function to be awaited every
+                `typing_every` seconds. It is shown until the turn has ended; failing to show it is logged, no more.
+            timeout: Seconds for the whole wait, prompts before this one included. The wait for those is not cut
+                short, but the prompt is not sent after it. As given to `Chats` unless given here.
+
+        Raises:
+            AlreadyAskedError: a prompt of this key was taken on before.
+            StoreError: the mapping could not be read or written; nothing was sent.
+            NairiError: as the dialogue's own `ask`. Where the prompt provably did not run, its key may be used again.
+        """
+        name, text = self._name(chat), checks.prompt(prompt)
+        known = None if key is None else _id("key", key)
+        files = tuple(attachments)
+        bound = checks.timeout(self._timeout if timeout is None else timeout, math.inf)
+        deadline = self._clock.monotonic() + bound
+        async with self._in_line(name):
+            record = await self._store.load(name) or Record()
+            if known is not None and known in record.keys:
+                raise AlreadyAskedError(f"the prompt {known!r} was taken on before, and is not run again")
+            async with shown(typing, self._clock, self._typing_every):
+                dialogue = self._dialogue(record)
+                if record.is_open and record.dialogue_id is not None and isinstance(dialogue, _Settles):
+                    await dialogue.settle(**self._remaining(deadline))
+                call = _call(dialogue, text, files, self._remaining(deadline))
+                answer = await self._asked(name, record.asking(known), dialogue, call, record)
+            yield ChatReply(tuple(split_text(answer.text, self._limit, length=self._length)), answer)
+
+    async def dialogue_id(self, chat: str | int) -> str | None:
+        """The service's id of the chat's dialogue; `None` until it has begun."""
+        record = await self._store.load(self._name(chat))
+        return record.dialogue_id if record else None
+
+    async def forget(self, chat: str | int) -> None:
+        """Let the chat's next prompt begin a new dialogue, once the prompts before it are done."""
+        name = self._name(chat)
+        async with self._in_line(name):
+            record = await self._store.load(name)
+            if record is not None:
+                await self._store.save(name, Record(keys=record.keys))
+
+    def _name(self, chat: str | int) -> str:
+        # No target holds a space.
+        return f"{self._target} {_id('chat', chat)}"
+
+    def _dialogue(self, record: Record) -> Dialogue:
+        if record.dialogue_id is not None:
+            return self._session.resume(record.dialogue_id)
+        return self._session.conversation(self._target)
+
+    def _remaining(self, deadline: float) -> dict[str, Any]:
+        """The `timeout=` that is left, if there is one."""
+        if deadline == math.inf:
+            return {}
+        left = deadline - self._clock.monotonic()
+        if left <= 0:
+            raise WatchTimeoutError("the prompt was not sent: its turn has not come within the timeout")
+        return {"timeout": left}
+
+    @asynccontextmanager
+    async def _in_line(self, name: str) -> AsyncGenerator[None]:
+        line = self._lines.setdefault(name, _Line())
+        line.users += 1
+        try:
+            async with line.lock:
+                yield
+        finally:
+            line.users -= 1
+            if not line.users:
+                del self._lines[name]
+
+    async def _asked(
+        self, name: str, asking: Record, dialogue: Dialogue, call: Callable[[], Awaitable[Answer]], before: Record
+    ) -> Answer:
+        """The answer, with the record kept in step with what is known."""
+        await self._store.save(name, asking)
+        after = asking
+        try:
+            async with beside(self._note_id(name, asking, dialogue)):
+                answer = await call()
+            after = evolve(asking, is_open=False)
+        except TurnFailedError:
+            after = evolve(asking, is_open=False)
+            raise
+        except NairiError as error:
+            if _did_not_run(error):
+                after = before
+            raise
+        finally:
+            await self._saved_in_any_case(name, evolve(after, dialogue_id=dialogue.id))
+        return answer
+
+    async def _note_id(self, name: str, record: Record, dialogue: Dialogue) -> None:
+        """Save a new dialogue's id as soon as it is there, which is long before the answer: no event tells it."""
+        if record.dialogue_id is None:
+            while dialogue.id is None:
+                await self._clock.sleep(_ID_EVERY)
+            await self._saved_in_any_case(name, evolve(record, dialogue_id=dialogue.id))
+
+    async def _saved_in_any_case(self, name: str, record: Record) -> None:
+        """Save what came of a prompt: also when cancelled, and a reply is not lost to a disk that is full."""
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._store.save(name, record)
+            except Exception as error:  # noqa: BLE001 - a store may be anybody's
+                _log.warning("what came of a prompt could not be saved: %r", error)
+
+
+def _id(name: str, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise InvalidArgumentError(f"{name} is a text or a number, not {value!r:.80}")
+    return str(value)
+
+
+def _call(
+    dialogue: Dialogue, prompt: str, files: tuple[Source, ...], bound: dict[str, Any]
+) -> Callable[[], Awaitable[Answer]]:
+    if not files:
+        return partial(dialogue.ask, prompt, **bound)
+    if "attachments" not in inspect.signature(dialogue.ask).parameters:
+        raise InvalidArgumentError("the dialogues of this service take no attachments")
+    return partial(cast("Any", dialogue).ask, prompt, attachments=files, **bound)
+
+
+def _did_not_run(error: NairiError) -> bool:
+    """Whether a prompt that failed so provably did not run."""
+    if error.turn is not None or isinstance(error, OutcomeUnknownError):
+        return False
+    is_unsent = isinstance(error, ConnectionFailedError) and not error.sent
+    return is_unsent or isinstance(error, InvalidArgumentError | SessionClosedError | StatusError)
