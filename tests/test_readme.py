@@ -18,9 +18,11 @@ pytestmark = pytest.mark.anyio
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-# A web application does not end by itself: recipes have tests of their own.
-RECIPES = {path.name: path.read_text() for path in (Path(__file__).parent / "recipes").glob("*_app.py")}
-PROGRAMS = [block for block in BLOCKS if block not in RECIPES.values()]
+# Web applications and bots do not end by themselves: recipes have tests of their own.
+_FILES = [path for kind in ("app", "bot") for path in (Path(__file__).parent / "recipes").glob(f"*_{kind}.py")]
+RECIPES = {path.name: path.read_text() for path in _FILES}
+TESTS = [block for block in BLOCKS if "def test_" in block]
+PROGRAMS = [block for block in BLOCKS if block not in RECIPES.values() and block not in TESTS]
 
 
 @pytest.mark.parametrize("code", PROGRAMS, ids=range(len(PROGRAMS)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import ndiff
 from typing import TYPE_CHECKING, Self
 
 from nairi_async.testing.answers import refusal
@@ -82,6 +83,17 @@ class Simulator(Server):
     def prompts(self) -> list[Asked]:
         """All prompts that ran, in order: a prompt sent twice by mistake is here twice."""
         return self._world.prompts
+
+    def assert_asked(self, *prompts: str, agent_id: str | None = None) -> None:
+        """Raise an `AssertionError` that shows the difference, unless exactly these prompts ran, in this order.
+
+        With an `agent_id`, a slug, only that agent's prompts are looked at.
+        """
+        asked = [asked.prompt for asked in self.prompts if agent_id in {None, asked.agent_id}]
+        if asked != list(prompts):
+            lines = ndiff([repr(prompt) for prompt in prompts], [repr(prompt) for prompt in asked])
+            of = f" of {agent_id}" if agent_id else ""
+            raise AssertionError("\n".join((f"prompts{of}: - expected, + asked", *map(str.rstrip, lines))))
 
     def agent(
         self,

@@ -1,0 +1,334 @@
+"""Chat platforms on loopback: as much of Discord, Telegram and Slack as a bot meets, over real HTTP and WebSockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import WSMsgType, web
+from attrs import frozen
+from support import serve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+    from types import TracebackType
+    from typing import Self
+
+# Seconds between looks: three libraries live in real time here.
+_SHORT = 0.005
+
+
+@frozen
+class Sent:
+    """What the bot put into a chat: a text or a file."""
+
+    chat: str
+    text: str = ""
+    file: tuple[str, bytes] | None = None
+
+
+class Platform:
+    """What all three have: a server, what the bot sent, how often it showed that it types, and files of users."""
+
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+        self.typing: list[str] = []
+        self.files: dict[str, bytes] = {}
+        self.ids = count(1001)
+        self.outgoing: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._ready = asyncio.Event()
+        self._ready.set()
+
+    async def __aenter__(self) -> Self:
+        self._served = serve(self._answer)
+        self.url = await self._served.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._served.__aexit__(kind, error, trace)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def running(self, main: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+        """A bot's whole program beside the block; ended by a cancellation, as Ctrl-C does."""
+        self._program = asyncio.create_task(main())
+        try:
+            yield
+        finally:
+            self._program.cancel()
+            await asyncio.wait([self._program])
+        assert self._program.cancelled(), self._program.exception()
+
+    async def said(self, enough: Callable[[list[Sent]], bool]) -> None:
+        """Wait until the bot has sent what is enough, and has its answers."""
+        while not (self.sent and enough(self.sent)) and not self._program.done():  # noqa: ASYNC110 - of other people's work
+            await asyncio.sleep(_SHORT)
+        if self._program.done():
+            self._program.result()
+
+    async def _pumped(self, request: web.BaseRequest, *greeting: dict[str, Any]) -> web.WebSocketResponse:
+        """A WebSocket that carries the greeting and then everything that is outgoing."""
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        for message in greeting:
+            await self._push(socket, message)
+
+        async def pump() -> None:
+            await self._ready.wait()
+            while True:
+                await self._push(socket, await self.outgoing.get())
+
+        task = asyncio.create_task(pump())
+        try:
+            async for heard in socket:
+                if heard.type is WSMsgType.TEXT:
+                    await self._heard(socket, json.loads(heard.data))
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+        return socket
+
+    async def _push(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
+        await socket.send_json(message)
+
+    async def _heard(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
+        """What the bot says over the WebSocket."""
+
+
+def _json(value: object) -> web.Response:
+    """JSON as Discord sends it: its library knows no `charset`."""
+    return web.Response(body=json.dumps(value).encode(), content_type="application/json")
+
+
+class Discord(Platform):
+    """The gateway and the REST interface, version 10."""
+
+    bot = {"id": "1", "username": "agent", "discriminator": "0", "avatar": None, "bot": True}  # noqa: RUF012
+    user = {"id": "2", "username": "ada", "discriminator": "0", "avatar": None}  # noqa: RUF012
+    guild = {  # noqa: RUF012
+        "id": "50", "name": "Guild", "owner_id": "2", "member_count": 2, "members": [], "threads": [],
+        "roles": [{"id": "50", "name": "@everyone", "permissions": "0", "position": 0, "color": 0}],
+        "channels": [{"id": "51", "type": 0, "name": "general", "position": 0, "permission_overwrites": []}],
+    }  # fmt: skip
+
+    application = {  # noqa: RUF012
+        "id": "1", "name": "agent", "icon": None, "description": "", "verify_key": "", "flags": 0, "owner": user,
+        "bot_public": True, "bot_require_code_grant": False, "team": None,
+    }  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sequence = count(1)
+
+    def say(
+        self, channel: str, text: str, *, guild: str | None = None, files: dict[str, bytes] | None = None
+    ) -> dict[str, Any]:
+        """Somebody writes in a channel; returns the event, to be delivered again."""
+        self.files |= files or {}
+        event = self._message(channel, text, self.user)
+        event["mentions"] = [self.bot] if "<@1>" in text else []
+        event["attachments"] = [
+            {"id": "9", "filename": name, "size": len(data), "url": f"{self.url}/cdn/{name}", "proxy_url": ""}
+            for name, data in (files or {}).items()
+        ]
+        if guild:
+            event |= {
+                "guild_id": guild,
+                "member": {"roles": [], "joined_at": None, "deaf": False, "mute": False, "flags": 0},
+            }
+        self.again(event)
+        return event
+
+    def again(self, event: dict[str, Any]) -> None:
+        """Deliver an event."""
+        self.outgoing.put_nowait(self._event("MESSAGE_CREATE", event))
+
+    def _message(self, channel: str, text: str, author: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": str(next(self.ids)), "channel_id": channel, "author": author, "content": text, "type": 0,
+            "timestamp": "2026-01-01T00:00:00+00:00", "edited_timestamp": None, "tts": False, "pinned": False,
+            "mention_everyone": False, "mentions": [], "mention_roles": [], "attachments": [], "embeds": [],
+        }  # fmt: skip
+
+    def _event(self, name: str, data: dict[str, Any]) -> dict[str, Any]:
+        return {"op": 0, "t": name, "s": next(self._sequence), "d": data}
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        match request.path.removeprefix("/api/v10").split("/")[1:]:
+            case ["gateway"]:
+                self._zlib, self._ready = zlib.compressobj(), asyncio.Event()
+                return await self._pumped(request, {"op": 10, "d": {"heartbeat_interval": 45_000}})
+            case ["cdn", name]:
+                return web.Response(body=self.files[name])
+            case ["channels", channel, "typing"]:
+                self.typing.append(channel)
+                return web.Response(status=204)
+            case ["channels", channel, "messages"]:
+                return _json(await self._posted(request, channel))
+            case ["users", "@me"]:
+                return _json(self.bot)
+        assert request.path.endswith("/oauth2/applications/@me")
+        return _json(self.application)
+
+    async def _posted(self, request: web.BaseRequest, channel: str) -> dict[str, Any]:
+        if request.content_type == "multipart/form-data":
+            form = await request.post()
+            file = form["files[0]"]
+            assert isinstance(file, web.FileField)
+            self.sent.append(Sent(channel, file=(file.filename, file.file.read())))
+            return self._message(channel, "", self.bot)
+        body = await request.json()
+        assert body["allowed_mentions"]["parse"] == []
+        self.sent.append(Sent(channel, body["content"]))
+        return self._message(channel, body["content"], self.bot)
+
+    async def _push(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
+        packed = self._zlib.compress(json.dumps(message).encode()) + self._zlib.flush(zlib.Z_SYNC_FLUSH)
+        await socket.send_bytes(packed)
+
+    async def _heard(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
+        if message["op"] == 1:
+            await self._push(socket, {"op": 11})
+        if message["op"] == 2:
+            ready = {
+                "v": 10, "user": self.bot, "guilds": [], "session_id": "s", "application": {"id": "1", "flags": 0},
+                "resume_gateway_url": f"{self.url}/gateway",
+            }  # fmt: skip
+            await self._push(socket, self._event("READY", ready))
+            await self._push(socket, self._event("GUILD_CREATE", self.guild))
+            self._ready.set()
+
+
+def _is_gone(request: web.BaseRequest) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+class Telegram(Platform):
+    """The Bot API, with long polling: an update comes again until the bot has asked for those behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._updates: list[dict[str, Any]] = []
+
+    def say(self, chat: int, text: str, *, files: dict[str, bytes] | None = None) -> dict[str, Any]:
+        """Somebody writes in a chat; returns the message, to be delivered again."""
+        message = {**self._message(chat), "from": {"id": 2, "is_bot": False, "first_name": "Ada"}}
+        for name, data in (files or {}).items():
+            self.files[name] = data
+            message["document"] = {"file_id": name, "file_unique_id": name, "file_name": name}
+        message["caption" if files else "text"] = text
+        if text.startswith("/"):
+            message["entities"] = [{"type": "bot_command", "offset": 0, "length": len(text)}]
+        self.again(message)
+        return message
+
+    def again(self, message: dict[str, Any]) -> None:
+        """Deliver a message."""
+        self._updates.append({"update_id": next(self.ids), "message": message})
+
+    def _message(self, chat: int) -> dict[str, Any]:
+        return {"message_id": next(self.ids), "date": 1_775_000_000, "chat": {"id": chat, "type": "private"}}
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        *_, token, name = request.path.split("/")
+        if token.startswith("botfile") or "/file/" in request.path:
+            return web.Response(body=self.files[name])
+        form = dict(await request.post())
+        result = await self._polled(request, form) if name == "getUpdates" else self._called(name, form)
+        return web.json_response({"ok": True, "result": result})
+
+    async def _polled(self, request: web.BaseRequest, form: dict[str, Any]) -> list[dict[str, Any]]:
+        offset = int(form.get("offset", 0))
+        self._updates = [update for update in self._updates if update["update_id"] >= offset]
+        while not self._updates and not _is_gone(request):  # noqa: ASYNC110 - a bot that has gone sets no event
+            await asyncio.sleep(_SHORT)
+        return self._updates
+
+    def _called(self, method: str, form: dict[str, Any]) -> Any:
+        match method:
+            case "getMe":
+                return {"id": 1, "is_bot": True, "first_name": "Agent", "username": "agent_bot"}
+            case "sendChatAction":
+                self.typing.append(form["chat_id"])
+                return True
+            case "getFile":
+                return {"file_id": form["file_id"], "file_unique_id": form["file_id"], "file_path": form["file_id"]}
+            case "sendMessage":
+                self.sent.append(Sent(form["chat_id"], form["text"]))
+                return {**self._message(int(form["chat_id"])), "text": form["text"]}
+            case "sendDocument":
+                file = form[form["document"].removeprefix("attach://")]
+                self.sent.append(Sent(form["chat_id"], file=(file.filename, file.file.read())))
+                return self._message(int(form["chat_id"]))
+        raise AssertionError(method)
+
+
+class Slack(Platform):
+    """The Web API, and Socket Mode."""
+
+    def say(
+        self, channel: str, text: str, *, thread: str | None = None, kind: str = "app_mention", **more: Any
+    ) -> dict[str, Any]:
+        """Somebody writes in a channel; returns the event, to be delivered again."""
+        event = {"type": kind, "user": "U2", "text": text, "channel": channel, "ts": f"{next(self.ids)}.0001", **more}
+        if thread:
+            event["thread_ts"] = thread
+        self.again(event)
+        return event
+
+    def shared(self, name: str, data: bytes) -> dict[str, Any]:
+        """A file as events name it."""
+        self.files[name] = data
+        return {"id": "F1", "name": name, "url_private": f"{self.url}/private/{name}"}
+
+    def again(self, event: dict[str, Any]) -> None:
+        """Deliver an event."""
+        payload = {"type": "event_callback", "team_id": "T1", "event": event, "authorizations": []}
+        envelope = {"type": "events_api", "envelope_id": str(next(self.ids)), "payload": payload}
+        self.outgoing.put_nowait({**envelope, "accepts_response_payload": False})
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        *_, folder, name = request.path.split("/")
+        match folder:
+            case "socket":
+                return await self._pumped(request, {"type": "hello"})
+            case "private":
+                assert request.headers["Authorization"] == "Bearer xoxb-bot"
+                return web.Response(body=self.files[name])
+            case "upload":
+                self.files[name] = await request.read()
+                return web.Response()
+        form = {**request.query, **await request.post()}
+        if request.content_type == "application/json":
+            form = await request.json()
+        return web.json_response({"ok": True, **self._called(name, form)})
+
+    def _called(self, method: str, form: dict[str, Any]) -> dict[str, Any]:
+        match method:
+            case "auth.test":
+                return {"url": self.url, "team": "T", "user": "agent", "team_id": "T1", "user_id": "U1", "bot_id": "B1"}
+            case "apps.connections.open":
+                return {"url": f"{self.url.replace('http', 'ws')}/socket/1"}
+            case "assistant.threads.setStatus":
+                self.typing.append(form["channel_id"])
+                return {}
+            case "chat.postMessage":
+                text = form.get("markdown_text") or form["text"]
+                self.sent.append(Sent(f"{form['channel']} {form['thread_ts']}", text))
+                return {"channel": form["channel"], "ts": f"{next(self.ids)}.0002"}
+            case "files.getUploadURLExternal":
+                return {"upload_url": f"{self.url}/upload/{form['filename']}", "file_id": form["filename"]}
+            case "files.completeUploadExternal":
+                name = json.loads(form["files"])[0]["id"] if isinstance(form["files"], str) else form["files"][0]["id"]
+                chat = f"{form['channel_id']} {form['thread_ts']}"
+                self.sent.append(Sent(chat, file=(name, self.files[name])))
+                return {"files": [{"id": name}]}
+        raise AssertionError(method)
