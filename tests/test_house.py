@@ -94,21 +94,10 @@ def test_everything_exported_is_public_and_sorted() -> None:
     assert nairi_async.__all__ == sorted(public)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "amigo",
-        "amigo.actions",
-        "batch",
-        "bots",
-        "errors",
-        "hooks",
-        "otel",
-        "testing",
-        "testing.amigo",
-        "web",
-    ],
-)
+_PUBLIC = ("amigo", "amigo.actions", "batch", "bots", "errors", "hooks", "otel", "testing", "testing.amigo", "web")
+
+
+@pytest.mark.parametrize("name", _PUBLIC)
 def test_public_modules_export_what_they_list(name: str) -> None:
     """The other public modules list what they export, sorted."""
     module = importlib.import_module(f"nairi_async.{name}")
