@@ -34,6 +34,8 @@ class Activity:
         self._prompt: str | None = None
         self._messages: dict[str, Message] = {}
         self._order: dict[str, int] = {}
+        # What belongs to turns that are over: it may still come again, and late.
+        self._past: set[str] = set()
         self._calls: tuple[ToolCall, ...] | None = None
         self._is_over = False
 
@@ -49,7 +51,7 @@ class Activity:
         """Take a message in; returns whether the view may have changed."""
         if message.role == "user":
             return self._feed_prompt(message)
-        if self._is_of_another_turn(message):
+        if message.id in self._past or self._is_of_another_turn(message):
             return False
         known = self._messages.get(message.id)
         if known is not None and (known == message or _changed_at(known) > _changed_at(message)):
@@ -173,6 +175,7 @@ class Activity:
         return f"{self.status if self.status == 'queued' else 'working'}{count}"
 
     def _clear(self) -> None:
+        self._past.update(self._messages)
         self._messages.clear()
         self._order.clear()
         self._calls = None

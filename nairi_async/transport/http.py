@@ -20,6 +20,8 @@ from nairi_async.errors import (
 from nairi_async.transport.exchange import Request, Response, Streamed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nairi_async.clock import Clock
     from nairi_async.transport.exchange import Credentials, Sink
 
@@ -108,7 +110,6 @@ class HttpClient:
         if request.address is None:
             query = f"?{request.query}" if request.query else ""
             request.address = URL(f"{self._base_url}{request.path}{query}", encoded=True)
-        headers = (request.credentials or self.credentials).headers()
         # One that is read as it comes has bounds for each wait instead.
         bound = self._clock.timeout(timeout) if request.silence is None else nullcontext()
         try:
@@ -117,7 +118,7 @@ class HttpClient:
                     request.method,
                     request.address,
                     data=body,
-                    headers={**headers, **request.headers} if request.headers else headers,
+                    headers=self._headers(request),
                     timeout=_UNBOUNDED if request.silence is None else _patience(timeout, request.silence),
                     allow_redirects=False,
                     raise_for_status=False,
@@ -152,6 +153,11 @@ class HttpClient:
         if self._session.closed:
             raise SessionClosedError("the aiohttp session given as http= was closed by its owner")
         return self._session
+
+    def _headers(self, request: Request) -> Mapping[str, str]:
+        """What goes with a request; in no variable of the frames that a traceback keeps, because the key is in it."""
+        headers = (request.credentials or self.credentials).headers()
+        return {**headers, **request.headers} if request.headers else headers
 
     def raise_failure(self, request: Request, error: Exception) -> NoReturn:
         """Raise a failure of aiohttp as one of ours, without the credentials."""
