@@ -1,9 +1,7 @@
-"""What a ledger costs, how soon a batch goes on after a restart, and what kills lose.
+"""What the ledger of a batch costs, and how soon a batch goes on after a restart.
 
-    python benchmarks/bench_batch.py            # the tables, about two minutes
-    python benchmarks/bench_batch.py --kills 50 # instead: a batch that is killed so often, counted at the service
-
-The service runs in a process of its own; the ledger lies in the directory for temporary files, or in `--directory`.
+Run `python benchmarks/bench_batch.py`; it takes some minutes. The service runs in a process of its own; the ledger lies
+in the directory for temporary files, or in `--directory`.
 """
 
 from __future__ import annotations
@@ -11,15 +9,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
-import sys
 import time
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-
-from attrs import asdict
 
 from nairi_async import NairiSession, Polling, Turn
 from nairi_async.batch import Batch, BatchItem
@@ -27,10 +23,6 @@ from nairi_async.batch.ledger import Ledger
 from nairi_async.batch.writer import Writer
 from nairi_async.clock import SystemClock
 from nairi_async.testing import Say, Simulator
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
-from killing import killed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,26 +107,31 @@ async def asking(url: str, key: str, directory: Path, kind: str) -> tuple[float,
         return time.perf_counter() - began, time.process_time() - cpu
 
 
-async def restart(url: str, key: str, directory: Path) -> list[tuple[str, float]]:
-    """Seconds from the opening of a ledger to going on: with turns that run, and with items that have ended."""
-    rows: list[tuple[str, float]] = []
+async def until(condition: Callable[[], object]) -> float:
+    """Look often: what is waited for sets no event. Returns the time."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    return time.perf_counter()
 
-    async def until(condition: Callable[[], object]) -> float:
-        """Look often: what is waited for sets no event. Returns the time."""
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-        return time.perf_counter()
 
-    running, ended = directory / "running.sqlite", directory / "ended.sqlite"
+async def restart_running(url: str, key: str, directory: Path) -> list[float]:
+    """Seconds from the opening of a ledger until all its turns, which run, are waited for."""
+    ledger, taken = directory / "running.sqlite", []
     slow = [f"slow {number}" for number in range(RESTARTED)]
-    async with session(url, key) as nairi, Batch(nairi, AGENT, slow, ledger=running, limit=RESTARTED) as outcomes:
+    async with session(url, key) as nairi, Batch(nairi, AGENT, slow, ledger=ledger, limit=RESTARTED) as outcomes:
         await until(lambda: outcomes.status.running == RESTARTED)
-    async with session(url, key) as nairi:
-        began = time.perf_counter()
-        async with Batch(nairi, AGENT, [], ledger=running, limit=RESTARTED) as outcomes:
-            ready = await until(lambda: outcomes.status.running == RESTARTED)
-            rows.append(("all turns that run are waited for", ready - began))
-    writer = await Writer.open(ended, AGENT, None, SystemClock())
+    for _ in range(ROUNDS):
+        async with session(url, key) as nairi:
+            began = time.perf_counter()
+            async with Batch(nairi, AGENT, [], ledger=ledger, limit=RESTARTED) as outcomes:
+                taken.append(await until(lambda: outcomes.status.running == RESTARTED) - began)
+    return taken
+
+
+async def restart_ended(url: str, key: str, directory: Path) -> list[float]:
+    """Seconds from the opening of a ledger until the first prompt leaves that is not in it; all others have ended."""
+    ledger, taken = directory / "ended.sqlite", []
+    writer = await Writer.open(ledger, AGENT, None, SystemClock())
 
     def fill(ledger: Ledger) -> None:
         for number in range(1, RESTARTED + 1):
@@ -144,53 +141,53 @@ async def restart(url: str, key: str, directory: Path) -> list[tuple[str, float]
 
     await writer.call(fill)
     await writer.aclose()
-    prompts = (f"prompt {number}" for number in range(1, RESTARTED + 2))
-    async with session(url, key) as nairi:
-        began = time.perf_counter()
-        async with Batch(nairi, AGENT, prompts, ledger=ended, limit=LIMIT) as outcomes:
-            ready = await until(lambda: outcomes.status.sending or outcomes.status.done > RESTARTED)
-            rows.append(("all that have ended are passed over, and the next prompt leaves", ready - began))
-    return rows
+    for round_ in range(ROUNDS):
+        known = RESTARTED + round_
+        prompts = (f"prompt {number}" for number in range(1, known + 2))
+        async with session(url, key) as nairi:
+            began = time.perf_counter()
+            async with Batch(nairi, AGENT, prompts, ledger=ledger, limit=LIMIT) as outcomes:
+                left = await until(lambda: outcomes.status.sending or outcomes.status.done > known)  # noqa: B023
+                taken.append(left - began)
+                async for _ in outcomes:
+                    pass
+    return taken
 
 
-async def tables(directory: Path) -> None:
-    """Print everything."""
-    print(f"{'ledger alone':<64}{'items/s':>12}{'us CPU each':>12}")
+async def table(directory: Path) -> None:
+    """Print everything; each figure is the median of the rounds."""
+    print("| what | result | of each item |", "| --- | --- | --- |", sep="\n")
     for at_once, count in ((1, 500), (LIMIT, LEDGER_ITEMS)):
         rounds = [await ledger_alone(directory, at_once, count) for _ in range(ROUNDS)]
-        rate, used = sorted(rounds)[ROUNDS // 2]
-        print(f"{f'{at_once} at once':<64}{rate:>12,.0f}{used:>12.0f}")
+        rate, used = map(median, zip(*rounds, strict=True))
+        print(f"| ledger alone, {at_once} at once | {rate:,.0f} items a second | {used:.0f} us CPU |", flush=True)
     with service() as (url, key):
-        print(f"\n{f'{ASKED:,} prompts, {LIMIT} at once, answered at once':<64}{'s':>12}{'ms CPU each':>12}")
         kinds = ("ask_many", "Batch", "Batch with output")
         taken = {kind: [] for kind in kinds}  # type: dict[str, list[tuple[float, float]]]
         for _ in range(ROUNDS):
             for kind in kinds:
                 taken[kind].append(await asking(url, key, directory, kind))
         for kind in kinds:
-            took, used = sorted(taken[kind])[ROUNDS // 2]
-            print(f"{kind:<64}{took:>12.1f}{used / ASKED * 1e3:>12.2f}")
+            took, used = map(median, zip(*taken[kind], strict=True))
+            each = f"{used / ASKED * 1e6:,.0f} us CPU"
+            print(f"| {ASKED:,} prompts, {LIMIT} at once, `{kind}` | {took:.1f} s | {each} |", flush=True)
     with service() as (url, key):
-        print(f"\n{f'restart with {RESTARTED:,} items':<64}{'s':>12}")
-        for name, took in await restart(url, key, directory):
-            print(f"{name:<64}{took:>12.2f}")
+        for name, restart in (
+            ("turns that run, until all are waited for", restart_running),
+            ("items that have ended, until the next prompt leaves", restart_ended),
+        ):
+            took = median(await restart(url, key, directory))
+            each = f"{took / RESTARTED * 1e6:,.0f} us"
+            print(f"| restart with {RESTARTED:,} {name} | {took:.2f} s | {each} |", flush=True)
 
 
 def main() -> None:
     """Parse the arguments, and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, help="kill a batch so often, and count what was lost")
-    parser.add_argument("--seed", type=int, default=1, help="of the instants (%(default)s)")
     parser.add_argument("--directory", help="where the ledgers lie")
     options = parser.parse_args()
     with TemporaryDirectory(dir=options.directory) as directory:
-        if options.kills is None:
-            asyncio.run(tables(Path(directory)))
-            return
-        counted = asyncio.run(killed(Path(directory), count=options.kills * 15, kills=options.kills, seed=options.seed))
-    for name, count in asdict(counted).items():
-        print(f"{name.replace('_', ' '):<20}{count:>8,}")
-    sys.exit(bool(counted.twice or counted.lost or counted.lines_missing or counted.lines_doubled or counted.status))
+        asyncio.run(table(Path(directory)))
 
 
 if __name__ == "__main__":

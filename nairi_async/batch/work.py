@@ -200,8 +200,7 @@ class Work:
             if doubt is not None:
                 if self.plan.on_unknown == "report":
                     raise doubt
-                with self.stoppable():
-                    turn = await self.doubts.find(entry, sent_before)
+                turn = await self._found(entry, sent_before)
                 if turn is not None:
                     return turn
                 log.info("%r left and is nowhere to be found: it is sent again", entry.id)
@@ -213,6 +212,17 @@ class Work:
                 doubt, sent_before, is_marked = error, self.clock.time(), False
         assert doubt is not None  # noqa: S101 - the loop ends here by it only
         raise doubt
+
+    async def _found(self, entry: Entry, sent_before: float) -> Turn | None:
+        """What the prompt has become. That it cannot be looked up decides nothing about it."""
+        try:
+            with self.stoppable():
+                return await self.doubts.find(entry, sent_before)
+        except NairiError as error:
+            # A service without listings does not know the path, which says nothing about the agent.
+            if isinstance(error, (OutcomeUnknownError, *_FATAL)) and not isinstance(error, NotFoundError):
+                raise
+            raise OutcomeUnknownError(f"the prompt was sent, and could not be looked up: {error}") from error
 
     async def _marked(self, entry: Entry) -> Entry:
         """The item with its files uploaded, and the ledger saying that its prompt is about to leave."""

@@ -23,7 +23,7 @@ from nairi_async import (
 )
 from nairi_async.batch import BatchItem, BatchOutcome, read_status
 from nairi_async.batch.ledger import Entry
-from nairi_async.testing import Fail, Say, Simulator, VirtualClock
+from nairi_async.testing import Fail, Quirks, Say, Simulator, VirtualClock
 from nairi_async.testing.answers import refusal
 from nairi_async.testing.refused import RefusedError
 
@@ -274,6 +274,24 @@ async def test_doubt_may_be_reported_only(runs: Runs, simulator: Simulator) -> N
     found = (await runs.all(["a"]))["#1"]
     assert found.reply is not None
     assert asked(simulator) == ["a"]
+
+
+async def test_a_service_without_listings_leaves_doubt(tmp_path: Path, clock: VirtualClock) -> None:
+    """Where nothing can be looked up, a refused lookup is no refusal of the prompt: it stays in doubt, and unsent."""
+    async with (
+        Simulator(clock=clock, quirks=Quirks(listing=False)) as simulator,
+        NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi,
+    ):
+        simulator.agent(AGENT, "done").intercept_answer = lost(1)
+        runs = Runs(nairi, tmp_path)
+        for _ in range(2):
+            outcome = (await runs.all(["a", "b"])).get("#1")
+            assert outcome
+            assert isinstance(outcome.error, OutcomeUnknownError)
+            assert not outcome.is_final
+        status = read_status(runs.ledger)
+        assert (status.sending, status.failed, status.done) == (1, 0, 1)
+        assert asked(simulator) == ["a", "b"]
 
 
 async def test_equal_prompts_of_a_killed_run_take_one_turn_each(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from killing import killed
+from soak_batch import killed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_killed_at_random_instants(tmp_path: Path) -> None:
-    """Each prompt is executed once, each is in the output once, in spite of SIGKILL at seeded random moments."""
-    counted = await killed(tmp_path, count=100, kills=6, seed=7)
-    assert counted.doubtful
-    assert (counted.twice, counted.lost) == (0, 0)
-    assert (counted.lines_missing, counted.lines_doubled) == (0, 0)
-    assert counted.status == 0
+    """Each prompt is executed once, each is in the output once, in spite of SIGKILL at seeded random moments.
+
+    And in spite of a service that spoils every fourth request; what cannot be decided is reported, never sent again.
+    """
+    counted = await killed(tmp_path, count=40, kills=4, seed=7, rate=0.25)
+    assert counted.in_doubt
+    assert counted.faulty > 0.15 * counted.requests
+    assert counted.losses == {}
