@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import os
 import sys
@@ -11,9 +12,7 @@ from typing import Final, NoReturn, TextIO
 
 import nairi_async
 from nairi_async.cli.completion import SHELLS, completion
-from nairi_async.cli.demo import demo
 from nairi_async.cli.output import PROGRAM, error_line, watch_command
-from nairi_async.cli.simulate import simulate
 from nairi_async.cli.style import Screen
 from nairi_async.cli.surface import agents, conversations, download, messages, upload
 from nairi_async.cli.talk import ask, watch
@@ -131,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    command = _command(commands, "demo", demo, "see a conversation happen, without a key or an account")
+    command = _command(commands, "demo", _later("demo"), "see a conversation happen, without a key or an account")
     command.add_argument("--fast", action="store_true", help="in virtual time: the whole demo in a moment")
 
     command = _command(commands, "ask", ask, "send a prompt and print the reply")
@@ -152,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--follow", action="store_true", help="go on after the last turn has ended")
     _add_polling(command, json_of="each message")
 
-    command = _command(commands, "simulate", simulate, "run the simulated service until Ctrl-C")
+    command = _command(commands, "simulate", _later("simulate"), "run the simulated service until Ctrl-C")
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     command.add_argument("--port", type=_port, default=0, help="port to listen on (0: any free one)")
     command.add_argument("--api-key", default="nr_simulator", help="the key to let in, no real one (%(default)s)")
@@ -199,7 +198,7 @@ def _add_surface(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command for many prompts."""
-    command = _command(commands, "batch", _batch, "ask many prompts, and go on where an earlier run ended")
+    command = _command(commands, "batch", _later("batch"), "ask many prompts, and go on where an earlier run ended")
     command.add_argument("prompts", metavar="PROMPTS", nargs="?", help="file of JSON lines; - reads standard input")
     command.add_argument("--agent", metavar="AGENT", help="slug or id of the agent")
     command.add_argument("--ledger", metavar="FILE", required=True, help="what was asked and what came of it")
@@ -221,11 +220,26 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_reading(command, json_of="the status")
 
 
-def _batch(options: argparse.Namespace) -> int:
-    # Not every Python was built with SQLite, and no other command needs it.
-    from nairi_async.cli.batch import batch  # noqa: PLC0415
+# What these commands need is slow to import, or not everywhere: not every Python was built with SQLite.
+_LATER: Final = {
+    "batch": """Ask all prompts of a file, and go on where an earlier run ended; replies go to --output or are printed.
 
-    return batch(options)
+    Each line of the file is a JSON string, or an object with "prompt" and, if wanted, "id" and "attachments" (paths).
+    """,
+    "demo": "Tell a conversation of two turns as it happens, and then how to have one with the real service.",
+    "simulate": "Serve until Ctrl-C or SIGTERM, both of which are a normal end.",
+}
+
+
+def _later(name: str) -> _Run:
+    """A command whose module is imported when it runs."""
+
+    def run(options: argparse.Namespace) -> int | None:
+        command: _Run = getattr(importlib.import_module(f"nairi_async.cli.{name}"), name)
+        return command(options)
+
+    run.__doc__ = _LATER[name]
+    return run
 
 
 def _command(

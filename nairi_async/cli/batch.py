@@ -40,10 +40,7 @@ _INTERRUPTED: Final = 130
 
 
 def batch(options: Namespace) -> int:
-    """Ask all prompts of a file and go on where an earlier run ended; replies go to --output or standard output.
-
-    Each line of the file is a JSON string, or an object with "prompt" and, if wanted, "id" and "attachments" (paths).
-    """
+    """Run the command `batch`."""
     if options.status:
         return _show_status(options)
     if options.prompts is None or options.agent is None:

@@ -63,7 +63,7 @@ In Python:
 
 
 def demo(options: Namespace) -> None:
-    """Tell a conversation of two turns as it happens, and then how to have one with the real service."""
+    """Run the command `demo`."""
     asyncio.run(_demo(VirtualClock() if options.fast else SystemClock()))
 
 

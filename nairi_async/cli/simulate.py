@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def simulate(options: Namespace) -> None:
-    """Serve until Ctrl-C or SIGTERM, both of which are a normal end."""
+    """Run the command `simulate`."""
     ApiKey(options.api_key).check("--api-key is empty")
     with suppress(KeyboardInterrupt):
         asyncio.run(_simulate(options))
