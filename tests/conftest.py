@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # The machines that run this are shared and noisy: time is no measure of a property.
 settings.register_profile("suite", deadline=None)
+settings.register_profile("brief", deadline=None, max_examples=20)
 settings.load_profile("suite")
 
 

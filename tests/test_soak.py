@@ -12,9 +12,9 @@ async def test_nothing_is_lost_doubled_or_leaked_under_faults(seed: int) -> None
     No prompt runs twice; each turn is delivered, or reported as unknown, or was not sent and did not run; each message
     comes once; and what was open is closed. Each seed meets other quirks of the service.
     """
-    tally = await soak.soak(seed, conversations=120)
+    tally = await soak.soak(seed, conversations=60)
     assert {what: count for what, count in tally.lost.items() if count} == {}
     assert tally.faulty > 0.2
-    assert tally.told["delivered, ran"] > 100
+    assert tally.told["delivered, ran"] > 40
     assert tally.told["unknown, ran"] > 0
     assert tally.told["unknown, did not run"] > 0
