@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from nairi_async import Conversation, Message, Turn, Watch
+    from nairi_async.dispatch import OnUnknown
     from nairi_async.testing import Asked, Seen
     from nairi_async.testing.script import ScriptStep
 
@@ -121,7 +122,8 @@ class Tally:
         self.lost["prompts run twice"] += sum(times - 1 for times in ran.values())
         for prompt, one in told.items():
             truth = "ran" if ran[prompt] else "did not run"
-            self.told[f"{one.verdict}, {truth}"] += 1
+            looked_up = " after looking it up" if one.is_looked_up and one.verdict == "unknown" else ""
+            self.told[f"{one.verdict}{looked_up}, {truth}"] += 1
             self.told["reading failed, and went on"] += one.failures
             if one.verdict == "not told" or (one.verdict, truth) in {("delivered", "did not run"), ("not sent", "ran")}:
                 self.lost["turns lost"] += 1
@@ -139,6 +141,7 @@ class Told:
     verdict: str = "not told"
     contents: list[str] = field(factory=list)
     failures: int = 0
+    is_looked_up: bool = False
 
 
 @define
@@ -153,17 +156,19 @@ class Soak:
         """So many conversations, of all kinds at once."""
         fifth = max(1, count // 5)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.ask_many(2 * fifth))
+            group.create_task(self.ask_many("one of many", fifth, on_unknown="raise"))
+            group.create_task(self.ask_many("one of many looked up", fifth, on_unknown="reconcile"))
             group.create_task(self.watch_many(fifth))
             for number in range(fifth):
                 group.create_task(self.dialogue(number))
                 group.create_task(self.watch(f"watched {number}"))
 
-    async def ask_many(self, count: int) -> None:
+    async def ask_many(self, name: str, count: int, *, on_unknown: OnUnknown) -> None:
         """`ask_many`: each prompt has its outcome."""
-        prompts = [f"many {number}" for number in range(count)]
-        self.told.update((prompt, Told()) for prompt in prompts)
-        async with asyncio.TaskGroup() as group, self.nairi.ask_many(AGENT, prompts, limit=40) as outcomes:
+        prompts = [f"{name} {number}" for number in range(count)]
+        self.told.update((prompt, Told(is_looked_up=on_unknown == "reconcile")) for prompt in prompts)
+        outcomes = self.nairi.ask_many(AGENT, prompts, limit=20, on_unknown=on_unknown)
+        async with asyncio.TaskGroup() as group, outcomes:
             async for outcome in outcomes:
                 if outcome.reply is not None:
                     self._deliver(outcome.prompt, outcome.reply.messages)
@@ -175,16 +180,19 @@ class Soak:
         conversation = self.nairi.conversation(AGENT)
         for turn in range(4):
             name = "watched dialogue" if turn % 2 else "dialogue"
-            await self._speak(conversation, f"{name} {number}, turn {turn}", watched=turn % 2 == 1)
+            on_unknown: OnUnknown = "reconcile" if number % 2 else "raise"
+            await self._speak(
+                conversation, f"{name} {number}, turn {turn}", watched=turn % 2 == 1, on_unknown=on_unknown
+            )
 
-    async def _speak(self, conversation: Conversation, prompt: str, *, watched: bool) -> None:
-        self.told[prompt] = Told()
+    async def _speak(self, conversation: Conversation, prompt: str, *, watched: bool, on_unknown: OnUnknown) -> None:
+        self.told[prompt] = Told(is_looked_up=on_unknown == "reconcile")
         try:
             if watched:
-                watch = await conversation.send(prompt)
+                watch = await conversation.send(prompt, on_unknown=on_unknown)
                 await self._follow(prompt, watch)
             else:
-                self._deliver(prompt, (await conversation.ask(prompt)).messages)
+                self._deliver(prompt, (await conversation.ask(prompt, on_unknown=on_unknown)).messages)
         except NairiError as error:
             await self._settle(prompt, error)
 

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from nairi_async.models import Message
 
 # The document as the service prints it. Anything else, other keys included, takes the way through the full decode.
-_HEAD: Final = re.compile(r'\s*\{\s*"messages"\s*:\s*\[\s*')
-_COMMA: Final = re.compile(r"\s*,\s*")
-_FOOT: Final = re.compile(r"\s*\]\s*\}\s*\Z")
+# JSON's own white space, which is less than what `\s` stands for.
+_SPACE: Final = r"[ \t\n\r]*"
+_HEAD: Final = re.compile(rf'{_SPACE}\{{{_SPACE}"messages"{_SPACE}:{_SPACE}\[{_SPACE}')
+_COMMA: Final = re.compile(rf"{_SPACE},{_SPACE}")
+_FOOT: Final = re.compile(rf"{_SPACE}\]{_SPACE}\}}{_SPACE}\Z")
 
 
 class GrowingTimeline:
