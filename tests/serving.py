@@ -17,7 +17,7 @@ from support import free_port
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from nairi_async.testing import Simulator
+    from nairi_async.testing import AmigoSimulator, Simulator
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -45,13 +45,13 @@ class Served:
 
 
 @asynccontextmanager
-async def served(recipe: str, simulator: Simulator, *, port: int = 0) -> AsyncIterator[Served]:
+async def served(recipe: str, simulator: Simulator | AmigoSimulator, *, port: int = 0) -> AsyncIterator[Served]:
     """A recipe on its server, with warnings as errors; it must not log a traceback."""
     port = port or free_port()
     words = [str(RECIPES / f"{recipe}.py")]
     if "run_app(" not in (RECIPES / f"{recipe}.py").read_text():
         words = ["-m", "uvicorn", "--app-dir", str(RECIPES), "--port", str(port), f"{recipe}:app"]
-    way = {"NAIRI_API_KEY": simulator.api_key, "NAIRI_BASE_URL": simulator.url, "PORT": str(port)}
+    way = {**simulator.environment, "PORT": str(port)}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", *words, env={**os.environ, **way},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,

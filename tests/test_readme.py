@@ -33,8 +33,7 @@ async def test_every_python_block_runs(code: str, tmp_path: Path) -> None:
     async with Simulator() as simulator, AmigoSimulator() as amigo:
         simulator.agent("my-agent", lambda prompt, _: [Step("looking", after=0.1), Say(f"re {prompt}", after=0.1)])
         amigo.service(service_id="67d871c23eb91293ecfae8b0")
-        nairi = {"NAIRI_API_KEY": simulator.api_key, "NAIRI_BASE_URL": simulator.url}
-        environment = {**os.environ, **nairi, **amigo.environment}
+        environment = {**os.environ, **simulator.environment, **amigo.environment}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-W", "error", "-c", code, env=environment, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
         )

@@ -275,6 +275,12 @@ class AmigoSession(Surface, ServiceSession):
         Calls for one service run one after another, since the service allows a user one unfinished conversation of it.
         A conversation that could not be finished is finished before the next one begins.
 
+        Args:
+            service_id: The service.
+            prompt: What to say; not blank.
+            timeout: Seconds for the reply; none unless given. Waiting for earlier prompts and finishing, each bounded
+                by the requests' own timeouts, do not count.
+
         Raises:
             NairiError: as for `AmigoConversation.ask`.
         """

@@ -22,6 +22,7 @@ from nairi_async.dialogue import Answer
 from nairi_async.errors import (
     AlreadyAskedError,
     ConnectionFailedError,
+    InteractionVoidError,
     InvalidArgumentError,
     NairiError,
     OutcomeUnknownError,
@@ -185,7 +186,8 @@ class Chats:
         Raises:
             AlreadyAskedError: a prompt of this key was taken on before.
             StoreError: the mapping could not be read or written; nothing was sent.
-            NairiError: as the dialogue's own `ask`. Where the prompt provably did not run, its key may be used again.
+            NairiError: as the dialogue's own `ask`. Where the prompt provably did not run, or the service kept nothing
+                of it, its key may be used again.
         """
         name, text = self._name(chat), checks.prompt(prompt)
         known = None if key is None else _id("key", key)
@@ -301,8 +303,10 @@ def _call(
 
 
 def _did_not_run(error: NairiError) -> bool:
-    """Whether a prompt that failed so provably did not run."""
+    """Whether a prompt that failed so provably did not run, or the service has undone it."""
     if error.turn is not None or isinstance(error, OutcomeUnknownError):
         return False
     is_unsent = isinstance(error, ConnectionFailedError) and not error.sent
-    return is_unsent or isinstance(error, InvalidArgumentError | SessionClosedError | StatusError)
+    return is_unsent or isinstance(
+        error, InteractionVoidError | InvalidArgumentError | SessionClosedError | StatusError
+    )

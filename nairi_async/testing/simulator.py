@@ -62,6 +62,11 @@ class Simulator(Server):
             self.agent(slug, script)
 
     @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables with which a client finds the simulator and is let in."""
+        return {"NAIRI_API_KEY": self.api_key, "NAIRI_BASE_URL": self.url}
+
+    @property
     def quirks(self) -> Quirks:
         """Replaceable while the simulator runs; the next request meets the new ones."""
         return self._world.quirks

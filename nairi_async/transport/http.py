@@ -178,10 +178,22 @@ class _Incoming:
         self._client = client
         self._request = request
         self._answer = answer
+        assert request.silence is not None  # noqa: S101 - that is what asks for it
+        self._silence = request.silence
         self._size = 0
+        self._loop = asyncio.get_running_loop()
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        connection = answer.connection
+        if connection is not None and connection.protocol is not None:
+            # aiohttp would set a new timer at each piece, and leave the old one among the loop's until its time.
+            connection.protocol.read_timeout = None
 
     async def read(self) -> bytes:
         content = self._answer.content
+        self._since = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._silence, self._look)
         try:
             piece = await content.readany()
         except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
@@ -189,14 +201,29 @@ class _Incoming:
             piece = _arrived_before(content)
             if not piece:
                 self._raise(error)
+        finally:
+            self._since = None
         self._size += len(piece)
         if self._size > self._request.max_body:
             raise DecodeError(f"the answer is larger than {self._request.max_body} bytes", *_where(self._request))
         return piece
 
     def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         # Of an answer that was read to its end this keeps the connection.
         self._answer.close()
+
+    def _look(self) -> None:
+        """End a wait that has lasted too long: one timer, however many pieces come."""
+        self._timer = None
+        if self._since is None:
+            return
+        left = self._since + self._silence - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+        else:
+            self._answer.content.set_exception(aiohttp.SocketTimeoutError("silence"))
 
     def _raise(self, error: Exception) -> NoReturn:
         if isinstance(error, TimeoutError):

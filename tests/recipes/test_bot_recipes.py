@@ -20,7 +20,10 @@ from platforms import Discord, Platform, Sent, Slack, Telegram
 from slack_bolt.app.async_app import AsyncApp
 from slack_sdk.web.async_client import AsyncWebClient
 
-from nairi_async.testing import Fail, Say, Simulator
+from nairi_async.amigo import AmigoSession
+from nairi_async.bots import Chats
+from nairi_async.testing import AmigoSimulator, Fail, Say, Simulator
+from nairi_async.testing.amigo import Error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -139,6 +142,39 @@ async def test_a_bot_talks(bot: tuple[Talk, Callable[[], Any]], service: Simulat
     assert [asked.prompt for asked in service.prompts] == ["one", "two", "draw", "fail", "long", "five"]
     assert len({asked.job_id for asked in service.prompts}) == 1
     assert "".join("".join(talk.texts()[:-1]).split()) == "".join(LONG.split())
+
+
+async def test_a_bot_talks_with_either_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe's handlers serve Amigo as they are; a message that the service kept nothing of may come again."""
+
+    def script(message: str, number: int) -> list[Any]:
+        return [Error(500, "overloaded")] if message == "fail" and number < 3 else [f"{number}: {message}"]
+
+    recipe: Any = importlib.import_module("aiogram_bot")
+    async with AmigoSimulator(script) as amigo, Telegram() as platform:
+        bind_telegram(platform, recipe, monkeypatch)
+
+        for name, value in amigo.environment.items():
+            monkeypatch.setenv(name, value)
+
+        async def main() -> None:
+            async with AmigoSession() as session:
+                routes = recipe.dispatcher(Chats(session, amigo.service_id))
+                await routes.start_polling(recipe.Bot("1:token"))
+
+        talk = Talk("aiogram_bot", platform)
+        async with platform.running(main):
+            talk.say("one")
+            failing = talk.say("fail")
+            await platform.said(lambda sent: len(sent) == 2)
+            talk.platform.again(failing)
+            talk.platform.again(failing)
+            talk.say("four")
+            await platform.said(lambda sent: len(sent) == 4)
+        assert talk.texts()[0::2] == ["1: one", "3: fail"]
+        assert "did not work" in talk.texts()[1]
+        assert talk.texts()[3] == "4: four"
+        assert len({asked.conversation_id for asked in amigo.asked}) == 1
 
 
 async def test_what_the_bots_are_compared_with_talks_as_well(

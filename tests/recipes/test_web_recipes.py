@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from dialogue_app import application
+from amigo_dialogue import SERVICE
 from serving import RECIPES, Served, served
 from sse import ServerEvent, parsed
 
-from nairi_async import NairiSession
-from nairi_async.testing import Done, Say, Simulator, Tool
+from nairi_async.testing import AmigoSimulator, Done, Say, Simulator, Tool
+from nairi_async.testing.amigo import Speak
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 pytestmark = pytest.mark.anyio
 
@@ -120,10 +120,22 @@ def test_the_page_needs_nothing_else() -> None:
     assert "://" not in text.replace("http://www.w3.org/2000/svg", "")
 
 
-async def test_one_recipe_for_any_dialogue(simulator: Simulator, http: aiohttp.ClientSession) -> None:
+def nairi_service() -> Simulator:
+    return Simulator(agents={"my-agent": lambda prompt, turn: [Say(f"{turn}: {prompt}", after=0.1)]})
+
+
+def amigo_service() -> AmigoSimulator:
+    service = AmigoSimulator()
+    service.service(lambda message, turn: [Speak(f"{turn}: {message}", after=0.1)], service_id=SERVICE)
+    return service
+
+
+@pytest.mark.parametrize(("recipe", "service"), [("dialogue_app", nairi_service), ("amigo_dialogue", amigo_service)])
+async def test_one_recipe_for_any_dialogue(
+    recipe: str, service: Callable[[], Simulator | AmigoSimulator], http: aiohttp.ClientSession
+) -> None:
     """A prompt, its answer, and a second prompt into the same dialogue, through the protocol that services share."""
-    simulator.agent("my-agent", lambda prompt, turn: [Say(f"{turn}: {prompt}", after=0.1)])
-    async with served("dialogue_app", simulator) as app:
+    async with service() as simulator, served(recipe, simulator) as app:
         asked: dict[str, str] = {"prompt": "hello"}
         for number in (1, 2):
             async with http.post(f"{app.url}/ask", json=asked) as response:
@@ -131,8 +143,3 @@ async def test_one_recipe_for_any_dialogue(simulator: Simulator, http: aiohttp.C
             assert (answer.name, answer.data["text"], end.name) == ("answer", f"{number}: hello", "end")
             asked["id"] = answer.data["id"]
         assert (await posted(http, f"{app.url}/ask", {"prompt": " "}))[0] == 400
-
-
-def test_the_recipe_takes_either_service() -> None:
-    """The application is made for the protocol, not for a service."""
-    assert application(NairiSession, "my-agent").routes[0].path == "/ask"  # type: ignore[attr-defined]
