@@ -172,6 +172,25 @@ def test_the_service_clock_is_bounded_truly(ahead: float, moments: list[float]) 
         assert latest - earliest <= 1.0 + 1e-6
 
 
+def test_one_answer_with_a_wrong_clock_changes_nothing() -> None:
+    """Among several servers one may be an hour off; a clock that was set is what two answers in a row say."""
+    clock = ServerClock()
+    for second, date in enumerate([1000.0, 1001.0, 4602.0, 1003.0, 4604.0]):
+        clock.observe(date, second)
+    assert clock.at(5.0) == (1005.0, 1006.0)
+    clock.observe(4605.0, 5.0)
+    assert clock.at(6.0) == (4606.0, 4607.0)
+
+
+def test_a_first_answer_may_be_the_wrong_one() -> None:
+    """Before two answers have agreed, the newest counts."""
+    clock = ServerClock()
+    clock.observe(4600.0, 0.0)
+    clock.observe(1001.0, 1.0)
+    assert clock.at(2.0) == (1002.0, 1003.0)
+    assert clock.contradictions == 1
+
+
 def lasting(rng: random.Random) -> list[ScriptStep]:
     return [Say("done", after=min(600.0, 30 * math.exp(rng.gauss(0, 0.9))))]
 

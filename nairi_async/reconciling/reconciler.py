@@ -34,6 +34,8 @@ PATIENCE: Final = 60.0
 _MARGIN: Final = 5.0
 # Seconds by which the service's clock may differ from this machine's, where its answers do not tell.
 _UNDATED_MARGIN: Final = 300.0
+# Looks when that time is over, at most: a service whose servers differ in time proves nothing.
+_LATE_LOOKS: Final = 6
 # Seconds between the first two looks; it doubles.
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 8.0
@@ -106,7 +108,7 @@ class Reconciler:
             self.claims.doubt(claim)
             turn, is_whole = await self._find(claim, sent, _Others(self._discovery.owns, exclude), math.inf)
             if turn is None and not is_whole:
-                raise OutcomeUnknownError("not found, but a new conversation does not show yet how it began")
+                raise OutcomeUnknownError("not found, but not all that may be it could be told apart from it")
             if turn is None:
                 return None
             turn = evolve(turn, agent_id=sent.agent_id)
@@ -124,7 +126,10 @@ class Reconciler:
         """
         clock = self._discovery.clock
         wait, is_whole = _FIRST_WAIT, False
+        server_clock, proofs = self._discovery.caller.server_clock, 0
+        late = 0
         while True:
+            looked, contradictions = clock.monotonic(), server_clock.contradictions
             choice, is_whole = await self._look(claim, sent, leave_out)
             if choice.turn is not None:
                 self.claims.settle(claim, choice.turn)
@@ -134,10 +139,16 @@ class Reconciler:
                 undecided.candidates = choice.candidates
                 raise undecided
             now = clock.monotonic()
-            left = min(sent.until, deadline) - now
-            if left <= 0:
+            # One look may be behind, or dated by a server whose clock is wrong; and only one that began when the time
+            # was over has seen all of it.
+            proofs += server_clock.contradictions == contradictions
+            if now >= deadline or (proofs > 1 and looked >= sent.until):
                 return None, is_whole
-            await clock.sleep(min(wait * (0.5 + self._discovery.random()), _LONGEST_WAIT, left))
+            late += looked >= sent.until
+            if late == _LATE_LOOKS:
+                return None, False
+            rest = sent.until - now if now < sent.until else math.inf
+            await clock.sleep(min(wait * (0.5 + self._discovery.random()), _LONGEST_WAIT, rest, deadline - now))
             wait *= 2.0
 
     async def _look(self, claim: Claim, sent: Sent, leave_out: Callable[[str], bool]) -> tuple[Choice, bool]:

@@ -15,12 +15,16 @@ class ServerClock:
     One answer tells that difference to a second. But each tells another second, so together they tell it closely.
     """
 
-    __slots__ = ("_earlier", "_highest", "_lowest", "_since")
+    __slots__ = ("_agreeing", "_earlier", "_highest", "_lowest", "_odd", "_since", "contradictions")
 
     def __init__(self) -> None:
         self._since = -math.inf
         self._highest, self._lowest = -math.inf, math.inf
         self._earlier = (-math.inf, math.inf)
+        self._odd: float | None = None
+        self._agreeing = 0
+        self.contradictions = 0
+        """Answers whose time does not go with that of those before."""
 
     def observe(self, date: float | None, moment: float) -> None:
         """An answer that came at `moment`, by the session's monotonic clock, was dated `date`, in Unix time."""
@@ -30,11 +34,21 @@ class ServerClock:
             self._earlier = (self._highest, self._lowest)
             self._highest, self._lowest, self._since = -math.inf, math.inf, moment
         difference = date - moment
-        self._highest, self._lowest = max(self._highest, difference), min(self._lowest, difference)
-        if max(self._highest, self._earlier[0]) > min(self._lowest, self._earlier[1]) + 1.0:
-            # One of the clocks was set: only this answer counts.
-            self._highest = self._lowest = difference
-            self._earlier = (-math.inf, math.inf)
+        highest, lowest = max(self._highest, difference), min(self._lowest, difference)
+        if max(highest, self._earlier[0]) <= min(lowest, self._earlier[1]) + 1.0:
+            self._highest, self._lowest, self._odd = highest, lowest, None
+            self._agreeing += 1
+            return
+        self.contradictions += 1
+        is_lasting = self._odd is not None and abs(difference - self._odd) <= 1.0
+        if not is_lasting and self._agreeing > 1:
+            # One answer alone may come from a server whose clock is wrong.
+            self._odd = difference
+            return
+        # One of the clocks was set, or the first answer was wrong: only what was seen since counts.
+        other = self._odd if is_lasting and self._odd is not None else difference
+        self._highest, self._lowest = max(difference, other), min(difference, other)
+        self._earlier, self._odd, self._agreeing = (-math.inf, math.inf), None, 1
 
     def at(self, moment: float) -> tuple[float, float]:
         """Earliest and latest Unix time that the service's clock may have shown at a moment; all time if unknown."""

@@ -23,7 +23,7 @@ from nairi_async import (
 )
 from nairi_async.batch import BatchItem, BatchOutcome, read_status
 from nairi_async.batch.ledger import Entry
-from nairi_async.testing import Fail, Quirks, Say, Simulator, VirtualClock
+from nairi_async.testing import Fail, FaultPlan, Quirks, Say, Simulator, VirtualClock
 from nairi_async.testing.answers import refusal
 from nairi_async.testing.refused import RefusedError
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aiohttp import web
+
+    from nairi_async.testing.faults import FaultKind
 
 pytestmark = pytest.mark.anyio
 
@@ -292,6 +294,20 @@ async def test_a_service_without_listings_leaves_doubt(tmp_path: Path, clock: Vi
         status = read_status(runs.ledger)
         assert (status.sending, status.failed, status.done) == (1, 0, 1)
         assert asked(simulator) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("kind", "count"), [("stale", 1), ("late", 1), ("skewed", 1), ("skewed", 2)])
+async def test_one_wrong_answer_is_no_proof(
+    runs: Runs, simulator: Simulator, clock: VirtualClock, kind: FaultKind, count: int
+) -> None:
+    """A prompt that ran is not sent again because a look was behind, or came from a server whose clock is wrong."""
+    simulator.intercept_answer = lost(1)
+    await runs.all(["a"], on_unknown="report")
+    simulator.faults = FaultPlan(script=(kind,) * count, where="GET", lag=600)
+    async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as other:
+        runs.nairi = other
+        assert (await runs.all(["a"], settle=0))["#1"].reply is not None
+    assert asked(simulator) == ["a"]
 
 
 async def test_equal_prompts_of_a_killed_run_take_one_turn_each(
