@@ -10,6 +10,7 @@ from attrs import define
 from nairi_async import checks
 from nairi_async.dispatch import checked_on_unknown
 from nairi_async.errors import NairiError, WatchTimeoutError
+from nairi_async.models import Turn
 from nairi_async.watching.watch import DEFAULT_TIMEOUT, Watch
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from nairi_async.attachments.sources import Source
     from nairi_async.checks import Duration
     from nairi_async.dispatch import Dispatch, OnUnknown
-    from nairi_async.models import Reply, Turn
+    from nairi_async.models import Reply
     from nairi_async.turns import Turns
     from nairi_async.watching.tracker import Tracker
 
@@ -140,20 +141,32 @@ class Conversation:
 
         return Watch(prepare, turn=None, after=None, note=self._turns.meter.count)
 
-    async def settle(self, *, timeout: Duration | None = None) -> None:
-        """Wait until no turn of the conversation runs, whoever began it: another process may have left one running.
+    async def last_reply(self, *, after: str | None = None, timeout: Duration | None = None) -> Reply | None:
+        """The reply to the last prompt of the conversation, whoever sent it: to go on where another process ended.
+
+        It waits until no turn of the conversation runs; prompts sent through this handle wait behind it.
 
         Args:
+            after: Id of a user message, such as `reply.turn.message_id`: only what was said after it counts.
             timeout: Seconds for the whole wait; 6 hours unless given.
 
+        Returns:
+            The reply; `None` where nobody said anything, or nothing after that message.
+
         Raises:
+            TurnFailedError: that turn ended as `failed`.
             WatchTimeoutError: a turn goes on, but the timeout is over.
             NairiError: reading failed, or was refused.
         """
-        bound = checks.timeout(timeout, DEFAULT_TIMEOUT)
+        deadline = self._turns.clock.monotonic() + checks.timeout(timeout, DEFAULT_TIMEOUT)
+        known = None if after is None else checks.identifier("after", after)
         async with self._order:
             self._is_in_doubt = self._job_id is not None
-            await self._until_idle(bound)
+            asked = await self._until_idle(deadline - self._turns.clock.monotonic())
+            if self._job_id is None or asked is None or asked == known:
+                return None
+            turn = Turn(self._job_id, asked, agent_id=self._agent_id)
+            return await self._turns.reply(turn, max(0.0, deadline - self._turns.clock.monotonic()))
 
     def _note_end(self, turn: Turn) -> None:
         if self._open is turn:
@@ -169,14 +182,16 @@ class Conversation:
         if self._remaining(sending) <= 0 < sending.timeout:
             raise WatchTimeoutError("the prompt was not sent: its turn has not come within the timeout")
 
-    async def _until_idle(self, timeout: float) -> None:
-        """Wait until nothing that was sent before may still run."""
+    async def _until_idle(self, timeout: float) -> str | None:
+        """Wait until nothing that was sent before may still run; the id of the last user message, if all were read."""
+        last = None
         if self._is_in_doubt and self._job_id is not None:
-            async for _ in self._turns.watch(self._job_id, timeout):
-                pass
+            async for message in self._turns.watch(self._job_id, timeout):
+                last = message.id if message.role == "user" else last
         elif self._open is not None:
             await self._turns.ending(self._open, timeout).wait()
         self._open, self._is_in_doubt = None, False
+        return last
 
     async def _take_turn(self, sending: _Sending) -> Turn:
         if sending.deadline is None:

@@ -26,6 +26,7 @@
     ├── InteractionVoidError         an interaction failed and was undone by the service
     ├── TurnFailedError              the agent's turn ended as `failed`
     ├── AlreadyAskedError            a chat's prompt was taken on before; it is not run again
+    ├── ChatBusyError                too many prompts of a chat wait already
     ├── StoreError                   what a bot keeps of its chats cannot be read or written
     └── WatchTimeoutError            a turn did not end within the given time (also a TimeoutError)
 
@@ -48,6 +49,7 @@ __all__ = [
     "AttachmentExistsError",
     "AuthenticationError",
     "BadRequestError",
+    "ChatBusyError",
     "ConfigurationError",
     "ConflictError",
     "ConnectionFailedError",
@@ -330,6 +332,13 @@ class WatchTimeoutError(NairiError, TimeoutError):
 @define(auto_exc=True, slots=False)
 class AlreadyAskedError(NairiError):
     """A prompt of that key was taken on before, by this process or one that has ended; it is not run again."""
+
+    message: str
+
+
+@define(auto_exc=True, slots=False)
+class ChatBusyError(NairiError):
+    """Too many prompts of a chat wait for their turn already; this one was not taken on."""
 
     message: str
 

@@ -8,7 +8,8 @@ from batches import Runs
 from hypothesis import settings
 
 from nairi_async import NairiSession
-from nairi_async.testing import Simulator, VirtualClock
+from nairi_async.bots import Chats
+from nairi_async.testing import Quirks, Say, Simulator, VirtualClock
 from nairi_async.testing.amigo import AmigoSimulator
 
 if TYPE_CHECKING:
@@ -63,3 +64,15 @@ async def amigo(service: AmigoSimulator, clock: VirtualClock) -> AsyncIterator[A
     """A session on the simulated Amigo, both in virtual time, that is not paced."""
     async with amigo_sessions.session(service.url, clock=clock) as opened:
         yield opened
+
+
+@pytest.fixture
+def echo(simulator: Simulator) -> Simulator:
+    """An agent of five seconds for each turn, in a service that refuses a prompt while another turn runs."""
+    simulator.quirks = Quirks(overlapping="refuse")
+    return simulator.agent("my-agent", lambda prompt, number: [Say(f"{number}: {prompt}", after=5)])
+
+
+@pytest.fixture
+def chats(nairi: NairiSession, clock: VirtualClock) -> Chats:
+    return Chats(nairi, "my-agent", clock=clock)

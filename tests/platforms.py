@@ -31,6 +31,12 @@ class Sent:
     file: tuple[str, bytes] | None = None
 
 
+def _is_a_library_s(task: asyncio.Task[Any]) -> bool:
+    """Whether `asyncio.run` would have ended it behind a bot's program; the servers of the test go on."""
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and any(f"/{name}/" in code.co_filename for name in ("aiogram", "discord", "slack_bolt"))
+
+
 class Platform:
     """What all three have: a server, what the bot sent, how often it showed that it types, and files of users."""
 
@@ -38,6 +44,8 @@ class Platform:
         self.sent: list[Sent] = []
         self.typing: list[str] = []
         self.files: dict[str, bytes] = {}
+        self.busy = 0
+        """How many messages of the bot are still to be refused, because it sends too many."""
         self.ids = count(1001)
         self.outgoing: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._ready = asyncio.Event()
@@ -56,15 +64,23 @@ class Platform:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         raise NotImplementedError
 
+    def _is_busy(self) -> bool:
+        self.busy -= 1
+        return self.busy >= 0
+
     @asynccontextmanager
     async def running(self, main: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-        """A bot's whole program beside the block; ended by a cancellation, as Ctrl-C does."""
+        """A bot's whole program beside the block; ended by a cancellation, as Ctrl-C does, with all that it began."""
         self._program = asyncio.create_task(main())
         try:
             yield
         finally:
             self._program.cancel()
             await asyncio.wait([self._program])
+            left = [task for task in asyncio.all_tasks() if _is_a_library_s(task)]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
         assert self._program.cancelled(), self._program.exception()
 
     async def said(self, enough: Callable[[list[Sent]], bool]) -> None:
@@ -103,9 +119,9 @@ class Platform:
         """What the bot says over the WebSocket."""
 
 
-def _json(value: object) -> web.Response:
+def _json(value: object, **more: Any) -> web.Response:
     """JSON as Discord sends it: its library knows no `charset`."""
-    return web.Response(body=json.dumps(value).encode(), content_type="application/json")
+    return web.Response(body=json.dumps(value).encode(), content_type="application/json", **more)
 
 
 class Discord(Platform):
@@ -172,23 +188,26 @@ class Discord(Platform):
                 self.typing.append(channel)
                 return web.Response(status=204)
             case ["channels", channel, "messages"]:
-                return _json(await self._posted(request, channel))
+                return await self._posted(request, channel)
             case ["users", "@me"]:
                 return _json(self.bot)
         assert request.path.endswith("/oauth2/applications/@me")
         return _json(self.application)
 
-    async def _posted(self, request: web.BaseRequest, channel: str) -> dict[str, Any]:
+    async def _posted(self, request: web.BaseRequest, channel: str) -> web.Response:
+        if self._is_busy():
+            told = {"message": "You are being rate limited.", "retry_after": 0.01, "global": False}
+            return _json(told, status=429, headers={"Via": "1.1 google"})
         if request.content_type == "multipart/form-data":
             form = await request.post()
             file = form["files[0]"]
             assert isinstance(file, web.FileField)
             self.sent.append(Sent(channel, file=(file.filename, file.file.read())))
-            return self._message(channel, "", self.bot)
+            return _json(self._message(channel, "", self.bot))
         body = await request.json()
         assert body["allowed_mentions"]["parse"] == []
         self.sent.append(Sent(channel, body["content"]))
-        return self._message(channel, body["content"], self.bot)
+        return _json(self._message(channel, body["content"], self.bot))
 
     async def _push(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
         packed = self._zlib.compress(json.dumps(message).encode()) + self._zlib.flush(zlib.Z_SYNC_FLUSH)
@@ -242,6 +261,9 @@ class Telegram(Platform):
         if token.startswith("botfile") or "/file/" in request.path:
             return web.Response(body=self.files[name])
         form = dict(await request.post())
+        if name == "sendMessage" and self._is_busy():
+            told = {"ok": False, "error_code": 429, "description": "Too Many Requests"}
+            return web.json_response({**told, "parameters": {"retry_after": 1}}, status=429)
         result = await self._polled(request, form) if name == "getUpdates" else self._called(name, form)
         return web.json_response({"ok": True, "result": result})
 
@@ -306,6 +328,8 @@ class Slack(Platform):
             case "upload":
                 self.files[name] = await request.read()
                 return web.Response()
+        if name == "chat.postMessage" and self._is_busy():
+            return web.json_response({"ok": False, "error": "ratelimited"}, status=429, headers={"Retry-After": "0"})
         form = {**request.query, **await request.post()}
         if request.content_type == "application/json":
             form = await request.json()

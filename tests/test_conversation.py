@@ -204,3 +204,33 @@ async def test_a_conversation_is_a_dialogue(nairi: NairiSession, simulator: Simu
         return (await session.resume(first.id).ask("two")).text
 
     assert await chat(nairi) == "re two"
+
+
+async def test_the_last_reply_is_found_whoever_asked(nairi: NairiSession, simulator: Simulator) -> None:
+    """Another handle waits for the turn that runs, gives its reply, and knows one that it has seen."""
+    simulator.agent("my-agent", lambda prompt, number: [Say(f"{number}: {prompt}", after=600)])
+    conversation = nairi.conversation("my-agent")
+    first = await conversation.ask("a")
+    async with conversation.send("b"):
+        resumed = nairi.resume(first.turn.job_id)
+        with pytest.raises(WatchTimeoutError):
+            await resumed.last_reply(timeout=5)
+        last = await resumed.last_reply(after=first.turn.message_id)
+    assert last is not None
+    assert last.text == "2: b"
+    assert await resumed.last_reply(after=last.turn.message_id) is None
+    assert (await resumed.ask("c")).text == "3: c"
+    simulator.agent("my-agent", [Fail("no")])
+    with pytest.raises(TurnFailedError):
+        await conversation.ask("d")
+    with pytest.raises(TurnFailedError) as failed:
+        await resumed.last_reply()
+    assert failed.value.turn is not None
+
+
+async def test_a_conversation_that_has_not_begun_has_no_last_reply(nairi: NairiSession, simulator: Simulator) -> None:
+    """It is known without a request; a bad id is refused."""
+    assert await nairi.conversation("my-agent").last_reply() is None
+    with pytest.raises(InvalidArgumentError):
+        await nairi.conversation("my-agent").last_reply(after="two words")
+    assert simulator.requests == []

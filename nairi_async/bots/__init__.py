@@ -8,10 +8,11 @@ from nairi_async.bots.indicator import Typing
 from nairi_async.bots.split import split_text, utf16_length
 from nairi_async.bots.sqlite import SQLiteStore
 from nairi_async.bots.store import MemoryStore, Record, Store
-from nairi_async.errors import AlreadyAskedError, StoreError
+from nairi_async.errors import AlreadyAskedError, ChatBusyError, StoreError
 
 __all__ = [
     "AlreadyAskedError",
+    "ChatBusyError",
     "ChatReply",
     "Chats",
     "File",

@@ -6,21 +6,22 @@ import asyncio
 import inspect
 import logging
 import math
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast, runtime_checkable
 
-import anyio
 from attrs import define, evolve, field, frozen
 
 from nairi_async import checks
 from nairi_async.bots.indicator import beside, shown
+from nairi_async.bots.keeping import Kept
 from nairi_async.bots.split import Length, split_text
 from nairi_async.bots.store import MemoryStore, Record
 from nairi_async.clock import Clock, SystemClock
 from nairi_async.dialogue import Answer
 from nairi_async.errors import (
     AlreadyAskedError,
+    ChatBusyError,
     ConnectionFailedError,
     InteractionVoidError,
     InvalidArgumentError,
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 DISCORD_LIMIT: Final = 2000
 """Characters of a Discord message: the smallest limit of the large platforms."""
+MAX_WAITING: Final = 20
+"""Prompts of one chat that may wait: each costs a turn, and nobody reads on for so long."""
 TYPING_EVERY: Final = 4.0
 """Seconds between showings of a typing indicator: Telegram shows it for five, Discord for ten."""
 # Seconds between looks at a new dialogue's id. They cost nothing but a wake-up, and end with the first answer.
@@ -57,8 +60,8 @@ class _HasFiles(Protocol):
 
 
 @runtime_checkable
-class _Settles(Protocol):
-    async def settle(self, *, timeout: Duration | None = None) -> None: ...
+class _Recalls(Protocol):
+    async def last_reply(self, *, after: str | None = None, timeout: Duration | None = None) -> Answer | None: ...
 
 
 @frozen
@@ -95,12 +98,12 @@ class Chats:
     session whose dialogues are those of `nairi_async.dialogue`.
 
     **Restart.** With a store that outlives the process, a chat goes on in its dialogue. Before a prompt leaves, the
-    store has its key and that it may be running; as soon as the service has named a new dialogue, its id; after the
-    turn, that it has ended. So whenever the process dies, a prompt whose key is known is never run again by this
-    class, whether or not the platform delivers it again: `AlreadyAskedError`. A turn that was cut off is first waited
-    for when its chat speaks again. What a crash can lose: the reply to the prompt under way, which stays readable in
-    the dialogue; a prompt that was taken on and had not left yet (once at most is the rule); and, in the moment between
-    a first prompt's leaving and its answer, the id of the new dialogue: the chat then begins another.
+    store has its key and that it may be running; as soon as the service has named a new dialogue, its id; once the
+    answer was handed over, that too. So whenever the process dies, a prompt whose key is known is never run again by
+    this class, whether or not the platform delivers it again: `AlreadyAskedError`. `recovering` hands over the answer
+    that a process left behind; without it, a turn that was cut off is waited for when its chat speaks again. What a
+    crash can lose: a prompt that was taken on and had not left yet (once at most is the rule); and, in the moment
+    between a first prompt's leaving and its answer, the id of the new dialogue: the chat then begins another.
 
     Args:
         session: An open session, such as `NairiSession`.
@@ -110,12 +113,13 @@ class Chats:
         limit: The longest message of the platform: Discord 2000, Telegram 4096 (with `length=utf16_length`).
         length: How the platform counts; characters unless given.
         timeout: Seconds for each prompt; the session's own unless given.
+        max_waiting: Prompts of one chat that may wait for their turn; one more is refused.
         typing_every: Seconds after which a typing indicator that is a function is shown again.
         clock: The time to live by; the session's own in tests.
 
     Raises:
         InvalidArgumentError: the target, limit or timeout cannot be used.
-        ConfigurationError: `typing_every` cannot.
+        ConfigurationError: `max_waiting` or `typing_every` cannot.
     """
 
     def __init__(
@@ -127,6 +131,7 @@ class Chats:
         limit: int = DISCORD_LIMIT,
         length: Length = len,
         timeout: Duration | None = None,
+        max_waiting: int = MAX_WAITING,
         typing_every: Duration = TYPING_EVERY,
         clock: Clock | None = None,
     ) -> None:
@@ -136,6 +141,7 @@ class Chats:
         self._store = store or MemoryStore()
         self._limit, self._length = limit, length
         self._timeout = timeout
+        self._max_waiting = checks.whole("max_waiting", max_waiting)
         self._typing_every = checks.seconds(typing_every)
         checks.positive("typing_every", self._typing_every)
         checks.timeout(timeout, math.inf)
@@ -171,7 +177,8 @@ class Chats:
         """Say something in a chat's dialogue when its turn has come: `async with chats.turn(…) as reply`, and send it.
 
         Prompts of one chat run in the order of the calls, so enter it before anything else is awaited. The chat's next
-        prompt waits for the end of the block: replies are sent in the order of the prompts, and do not mix.
+        prompt waits for the end of the block: replies are sent in the order of the prompts, and do not mix. The answer
+        counts as handed over when the block ends without an exception.
 
         Args:
             chat: The platform's id of the channel, chat or thread; join several parts to one text.
@@ -185,6 +192,7 @@ class Chats:
 
         Raises:
             AlreadyAskedError: a prompt of this key was taken on before.
+            ChatBusyError: too many prompts of the chat wait already; this one was not taken on.
             StoreError: the mapping could not be read or written; nothing was sent.
             NairiError: as the dialogue's own `ask`. Where the prompt provably did not run, or the service kept nothing
                 of it, its key may be used again.
@@ -194,17 +202,48 @@ class Chats:
         files = tuple(attachments)
         bound = checks.timeout(self._timeout if timeout is None else timeout, math.inf)
         deadline = self._clock.monotonic() + bound
+        if (line := self._lines.get(name)) and line.users > self._max_waiting:
+            raise ChatBusyError(f"{self._max_waiting} prompts of this chat wait already")
         async with self._in_line(name):
-            record = await self._store.load(name) or Record()
+            kept = await Kept.of(self._store, name)
+            record = kept.record
             if known is not None and known in record.keys:
                 raise AlreadyAskedError(f"the prompt {known!r} was taken on before, and is not run again")
             async with shown(typing, self._clock, self._typing_every):
                 dialogue = self._dialogue(record)
-                if record.is_open and record.dialogue_id is not None and isinstance(dialogue, _Settles):
-                    await dialogue.settle(**self._remaining(deadline))
+                with suppress(TurnFailedError):
+                    await self._last_answer(dialogue, record, self._remaining(deadline))
                 call = _call(dialogue, text, files, self._remaining(deadline))
-                answer = await self._asked(name, record.asking(known), dialogue, call, record)
-            yield ChatReply(tuple(split_text(answer.text, self._limit, length=self._length)), answer)
+                answer = await self._asked(kept, record.asking(known), dialogue, call)
+            yield self._reply(answer)
+            await kept.put_in_any_case(evolve(kept.record, dialogue_id=dialogue.id).answered(answer))
+
+    @asynccontextmanager
+    async def recovering(self, deliver: Callable[[str, ChatReply], Awaitable[object]]) -> AsyncGenerator[None]:
+        """Run the bot in this block: beside it, answers that the process before this one left behind are handed over.
+
+        Each is waited for as long as its turn runs. New prompts of its chat wait behind it. What fails is logged, and
+        tried again by the next process unless the chat has spoken by then. An answer that was being sent when the
+        process died is sent again as a whole.
+
+        Args:
+            deliver: Awaited with the chat and the answer, to be sent there.
+
+        Raises:
+            StoreError: the mapping could not be read.
+        """
+        begin = self._name(" ")[:-1]
+        names = [name for name in await self._store.open_names() if name.startswith(begin)]
+        tasks = [asyncio.create_task(self._recover(name, name.removeprefix(begin), deliver)) for name in names]
+        # Each has its place in its chat's line before the first new prompt.
+        await asyncio.sleep(0)
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
 
     async def dialogue_id(self, chat: str | int) -> str | None:
         """The service's id of the chat's dialogue; `None` until it has begun."""
@@ -249,41 +288,55 @@ class Chats:
             if not line.users:
                 del self._lines[name]
 
+    async def _recover(self, name: str, chat: str, deliver: Callable[[str, ChatReply], Awaitable[object]]) -> None:
+        async with self._in_line(name):
+            try:
+                kept = await Kept.of(self._store, name)
+                bound = {} if self._timeout is None else {"timeout": self._timeout}
+                try:
+                    answer = await self._last_answer(self._dialogue(kept.record), kept.record, bound)
+                except TurnFailedError as failed:
+                    _log.warning("what chat %s had asked before a restart failed: %s", chat, failed)
+                    answer = None
+                if answer is not None:
+                    await deliver(chat, self._reply(answer))
+                await kept.put(kept.record.answered(answer))
+            except Exception as error:  # noqa: BLE001 - a platform and a store may raise anything
+                _log.warning("what chat %s had asked before a restart could not be answered: %r", chat, error)
+
+    async def _last_answer(self, dialogue: Dialogue, record: Record, bound: dict[str, Any]) -> Answer | None:
+        """The answer that was not handed over, once no turn runs; `None` if there is none, or no way to it."""
+        if record.is_open and record.dialogue_id is not None and isinstance(dialogue, _Recalls):
+            return await dialogue.last_reply(after=record.last, **bound)
+        return None
+
+    def _reply(self, answer: Answer) -> ChatReply:
+        return ChatReply(tuple(split_text(answer.text, self._limit, length=self._length)), answer)
+
     async def _asked(
-        self, name: str, asking: Record, dialogue: Dialogue, call: Callable[[], Awaitable[Answer]], before: Record
+        self, kept: Kept, asking: Record, dialogue: Dialogue, call: Callable[[], Awaitable[Answer]]
     ) -> Answer:
         """The answer, with the record kept in step with what is known."""
-        await self._store.save(name, asking)
-        after = asking
+        before, after = kept.record, asking
+        await kept.put(asking)
         try:
-            async with beside(self._note_id(name, asking, dialogue)):
-                answer = await call()
-            after = evolve(asking, is_open=False)
-        except TurnFailedError:
-            after = evolve(asking, is_open=False)
+            async with beside(self._note_id(kept, dialogue)):
+                return await call()
+        except TurnFailedError as failed:
+            after = asking.answered(failed)
             raise
         except NairiError as error:
             if _did_not_run(error):
                 after = before
             raise
         finally:
-            await self._saved_in_any_case(name, evolve(after, dialogue_id=dialogue.id))
-        return answer
+            await kept.put_in_any_case(evolve(after, dialogue_id=dialogue.id))
 
-    async def _note_id(self, name: str, record: Record, dialogue: Dialogue) -> None:
+    async def _note_id(self, kept: Kept, dialogue: Dialogue) -> None:
         """Save a new dialogue's id as soon as it is there, which is long before the answer: no event tells it."""
-        if record.dialogue_id is None:
-            while dialogue.id is None:
-                await self._clock.sleep(_ID_EVERY)
-            await self._saved_in_any_case(name, evolve(record, dialogue_id=dialogue.id))
-
-    async def _saved_in_any_case(self, name: str, record: Record) -> None:
-        """Save what came of a prompt: also when cancelled, and a reply is not lost to a disk that is full."""
-        with anyio.CancelScope(shield=True):
-            try:
-                await self._store.save(name, record)
-            except Exception as error:  # noqa: BLE001 - a store may be anybody's
-                _log.warning("what came of a prompt could not be saved: %r", error)
+        while dialogue.id is None:
+            await self._clock.sleep(_ID_EVERY)
+        await kept.put_in_any_case(evolve(kept.record, dialogue_id=dialogue.id))
 
 
 def _id(name: str, value: object) -> str:

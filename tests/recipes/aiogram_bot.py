@@ -2,18 +2,42 @@
 
 import asyncio
 import os
+from functools import partial
+from typing import Any
 
 from aiogram import Bot, Dispatcher, F
+from aiogram.client.session.middlewares.base import NextRequestMiddlewareType
+from aiogram.exceptions import TelegramRetryAfter
 from aiogram.filters import Command
+from aiogram.methods.base import Response, TelegramMethod, TelegramType
 from aiogram.types import BufferedInputFile, Message
 from aiogram.utils.chat_action import ChatActionSender
 
-from nairi_async import NairiError, NairiSession
-from nairi_async.bots import AlreadyAskedError, Chats, File, SQLiteStore, utf16_length
+from nairi_async import NairiError, NairiSession, SessionClosedError
+from nairi_async.bots import AlreadyAskedError, ChatReply, Chats, File, SQLiteStore, utf16_length
 
 
 def chat_of(message: Message) -> str:
     return f"{message.chat.id} {message.message_thread_id or ''}"
+
+
+async def send(bot: Bot, chat: str, reply: ChatReply) -> None:
+    number, _, topic = chat.partition(" ")
+    where: dict[str, Any] = {"chat_id": int(number), "message_thread_id": int(topic) if topic else None}
+    for piece in reply.pieces:
+        await bot.send_message(text=piece, **where)
+    for file in await reply.attachments():
+        await bot.send_document(document=BufferedInputFile(file.data, file.filename), **where)
+
+
+async def patient(
+    make_request: NextRequestMiddlewareType[TelegramType], bot: Bot, method: TelegramMethod[TelegramType]
+) -> Response[TelegramType]:
+    while True:
+        try:
+            return await make_request(bot, method)
+        except TelegramRetryAfter as limit:
+            await asyncio.sleep(limit.retry_after)
 
 
 async def begin_anew(message: Message, chats: Chats) -> None:
@@ -38,12 +62,9 @@ async def talk(message: Message, bot: Bot, chats: Chats) -> None:
             attachments=files,
             typing=ChatActionSender.typing(message.chat.id, bot, message.message_thread_id),
         ) as reply:
-            for piece in reply.pieces:
-                await message.answer(piece)
-            for file in await reply.attachments():
-                await message.answer_document(BufferedInputFile(file.data, file.filename))
-    except AlreadyAskedError:
-        pass  # Telegram delivered the message twice.
+            await send(bot, chat_of(message), reply)
+    except (AlreadyAskedError, SessionClosedError):
+        pass  # Telegram delivered the message twice; or the bot is stopping, and the next process answers.
     except NairiError as error:
         await message.reply(f"That did not work: {error}")
 
@@ -58,7 +79,10 @@ def dispatcher(chats: Chats) -> Dispatcher:
 async def main() -> None:
     async with NairiSession() as nairi, SQLiteStore("telegram.sqlite") as store:
         chats = Chats(nairi, "my-agent", store=store, limit=4096, length=utf16_length)
-        await dispatcher(chats).start_polling(Bot(os.environ["TELEGRAM_TOKEN"]))
+        bot = Bot(os.environ["TELEGRAM_TOKEN"])
+        bot.session.middleware(patient)
+        async with chats.recovering(partial(send, bot)):  # what a process before this one left unanswered
+            await dispatcher(chats).start_polling(bot)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""What the bots take from nairi_async, with bare aiohttp and the documentation's loop: made for a comparison.
+"""What the bots take from nairi_async, with bare aiohttp and the documentation's loop: made for a comparison."""
 
-It has the names that the recipes import, so that they run on it unchanged. It does not retry, does not know a message
-that comes twice, and forgets what ran when the process died.
-"""
+# It has the names that the recipes import, so that they run on it unchanged. It does not retry, does not know a message
+# that comes twice, and forgets what ran when the process died.
 
 import asyncio
 import base64
@@ -24,6 +23,10 @@ class NairiError(Exception):
 
 
 class AlreadyAskedError(NairiError):
+    pass
+
+
+class SessionClosedError(NairiError):
     pass
 
 
@@ -85,6 +88,9 @@ class Reply:
         return self.files
 
 
+ChatReply = Reply
+
+
 def utf16_length(text: str) -> int:
     return len(text.encode("utf-16-le")) // 2
 
@@ -126,6 +132,9 @@ class Chats:
     async def forget(self, chat: str) -> None:
         self.store.pop(chat, None)
         self.store.save()
+
+    def recovering(self, _: object) -> nullcontext[None]:
+        return nullcontext()
 
     @asynccontextmanager
     async def turn(

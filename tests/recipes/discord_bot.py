@@ -6,8 +6,8 @@ import os
 
 import discord
 
-from nairi_async import NairiError, NairiSession
-from nairi_async.bots import AlreadyAskedError, Chats, File, SQLiteStore
+from nairi_async import NairiError, NairiSession, SessionClosedError
+from nairi_async.bots import AlreadyAskedError, ChatReply, Chats, File, SQLiteStore
 
 
 class AgentBot(discord.Client):
@@ -29,23 +29,27 @@ class AgentBot(discord.Client):
                 attachments=[File(file.filename, file.read) for file in message.attachments],
                 typing=message.channel.typing(),
             ) as reply:
-                for piece in reply.pieces:
-                    await message.channel.send(piece)
-                for file in await reply.attachments():
-                    await message.channel.send(file=discord.File(io.BytesIO(file.data), file.filename))
-        except AlreadyAskedError:
-            pass  # Discord delivered the message twice.
+                await self.send(message.channel.id, reply)
+        except (AlreadyAskedError, SessionClosedError):
+            pass  # Discord delivered the message twice; or the bot is stopping, and the next process answers.
         except NairiError as error:
             await message.reply(f"That did not work: {error}")
 
+    async def send(self, chat: str | int, reply: ChatReply) -> None:
+        channel = self.get_partial_messageable(int(chat))
+        for piece in reply.pieces:
+            await channel.send(piece)
+        for file in await reply.attachments():
+            await channel.send(file=discord.File(io.BytesIO(file.data), file.filename))
+
 
 async def main() -> None:
-    async with (
-        NairiSession() as nairi,
-        SQLiteStore("discord.sqlite") as store,
-        AgentBot(Chats(nairi, "my-agent", store=store, limit=2000)) as bot,
-    ):
-        await bot.start(os.environ["DISCORD_TOKEN"])
+    async with NairiSession() as nairi, SQLiteStore("discord.sqlite") as store:
+        chats = Chats(nairi, "my-agent", store=store, limit=2000)
+        async with AgentBot(chats) as bot:
+            await bot.login(os.environ["DISCORD_TOKEN"])
+            async with chats.recovering(bot.send):  # what a process before this one left unanswered
+                await bot.connect()
 
 
 if __name__ == "__main__":

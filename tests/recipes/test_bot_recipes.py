@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import yarl
 from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
+from bench_web import lines_of  # pyright: ignore[reportMissingImports]
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
 from platforms import Discord, Platform, Sent, Slack, Telegram
@@ -27,7 +30,6 @@ from nairi_async.testing.amigo import Error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
@@ -49,6 +51,8 @@ async def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncItera
                     return [Fail("no")]
                 case "long":
                     return [LONG]
+                case "slow":
+                    return [Say(f"{number}: {prompt}", after=0.4)]
                 case "draw":
                     return [Say(f"{number}: {prompt}", attachment_ids=[chart])]
                 case _:
@@ -175,6 +179,35 @@ async def test_a_bot_talks_with_either_service(monkeypatch: pytest.MonkeyPatch) 
         assert "did not work" in talk.texts()[1]
         assert talk.texts()[3] == "4: four"
         assert len({asked.conversation_id for asked in amigo.asked}) == 1
+
+
+async def test_a_bot_that_stops_amid_a_turn_answers_after_its_restart(
+    bot: tuple[Talk, Callable[[], Any]], service: Simulator
+) -> None:
+    """The answer is found again, and sent once, although the platform finds the bot too busy at first."""
+    talk, main = bot
+    async with talk.platform.running(main):
+        talk.say("slow")
+        while not service.prompts:  # noqa: ASYNC110 - the simulator sets no event
+            await asyncio.sleep(0.005)
+        # The conversation's id is written down at once, though not before the service has answered.
+        await asyncio.sleep(0.2)
+    assert talk.platform.sent == []
+    talk.platform.busy = 1
+    async with talk.platform.running(main):
+        await talk.platform.said(lambda sent: len(sent) == 1)
+        talk.say("next")
+        await talk.platform.said(lambda sent: len(sent) == 2)
+    assert talk.texts() == ["1: slow", "2: next"]
+    assert talk.platform.busy < 0
+    service.assert_asked("slow", "next")
+
+
+async def test_the_lines_are_those_that_are_told() -> None:
+    """The table of the benchmarks is true."""
+    table = (Path(__file__).parents[2] / "benchmarks" / "README.md").read_text()
+    for name in PLATFORMS:
+        assert f"| `{name}` | {lines_of(name)} | {lines_of(name) + lines_of('bare_chats')} |" in table
 
 
 async def test_what_the_bots_are_compared_with_talks_as_well(

@@ -1,0 +1,47 @@
+"""One chat's record while a prompt is under way."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import anyio
+from attrs import define
+
+from nairi_async.bots.store import Record
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from nairi_async.bots.store import Store
+
+_log = logging.getLogger("nairi_async.bots")
+
+
+@define
+class Kept:
+    """A record as the store has it."""
+
+    store: Store
+    name: str
+    record: Record
+
+    @classmethod
+    async def of(cls, store: Store, name: str) -> Self:
+        """What the store has under that name."""
+        return cls(store, name, await store.load(name) or Record())
+
+    async def put(self, record: Record) -> None:
+        """Save a record, also one that is there already: whether saving works is known before a prompt leaves."""
+        await self.store.save(self.name, record)
+        self.record = record
+
+    async def put_in_any_case(self, record: Record) -> None:
+        """Save what came of a prompt: also when cancelled, and a reply is not lost to a disk that is full."""
+        if record == self.record:
+            return
+        with anyio.CancelScope(shield=True):
+            try:
+                await self.put(record)
+            except Exception as error:  # noqa: BLE001 - a store may be anybody's
+                _log.warning("what came of a prompt could not be saved: %r", error)

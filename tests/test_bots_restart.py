@@ -1,0 +1,320 @@
+"""A bot that is started again: no prompt twice, no answer lost."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from nairi_async import (
+    AgentNotFoundError,
+    NairiSession,
+    OutcomeUnknownError,
+)
+from nairi_async.bots import (
+    AlreadyAskedError,
+    ChatReply,
+    Chats,
+    MemoryStore,
+    Record,
+    SQLiteStore,
+    StoreError,
+)
+from nairi_async.testing import Done, Fail, Quirks, Simulator
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from aiohttp import web
+
+    from nairi_async.bots import Store
+    from nairi_async.testing import VirtualClock
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_restart_goes_on_in_the_dialogue(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock, tmp_path: Path
+) -> None:
+    """The mapping outlives the process; chats, and agents, do not mix."""
+    for number in range(3):
+        async with SQLiteStore(tmp_path / "bot.sqlite") as store:
+            chats = Chats(nairi, "my-agent", store=store, clock=clock)
+            assert (await chats.ask(7, "a")).text == f"{number + 1}: a"
+            assert (await chats.ask("other", "a")).text == f"{number + 1}: a"
+            other = Chats(nairi, "other-agent", store=store, clock=clock)
+            assert (await other.dialogue_id(7) is None) == (number == 0)
+            await other.ask(7, "a")
+    assert len({asked.job_id for asked in echo.prompts}) == 3
+
+
+async def test_a_prompt_that_comes_again_is_not_run_again(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """A key is taken on once, also by the process after this one; prompts without a key are never the same."""
+    store = MemoryStore()
+    await Chats(nairi, "my-agent", store=store, clock=clock).ask("c", "a", key=1)
+    with pytest.raises(AlreadyAskedError):
+        await Chats(nairi, "my-agent", store=store, clock=clock).ask("c", "a", key="1")
+    await Chats(nairi, "my-agent", store=store, clock=clock).ask("other", "a", key=1)
+    assert len(echo.prompts) == 2
+
+
+class CrashError(Exception):
+    """The process is gone: nothing of it runs any more."""
+
+
+class CrashingStore(MemoryStore):
+    """A store whose process dies at the n-th save, before or after it is on the disk."""
+
+    def __init__(self, at: int, *, written: bool) -> None:
+        super().__init__()
+        self.left, self.written, self.is_dead = at, written, False
+
+    async def save(self, name: str, record: Record) -> None:
+        self.left -= 1
+        if self.left == 0 or self.is_dead:
+            if self.written and not self.is_dead:
+                await super().save(name, record)
+            self.is_dead = True
+            raise CrashError
+        await super().save(name, record)
+
+
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("at", range(1, 7))
+async def test_no_crash_runs_a_prompt_twice(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock, at: int, *, written: bool
+) -> None:
+    """Whenever the process dies, and although the platform delivers all messages again, each prompt runs at most once.
+
+    After a restart nothing runs side by side either: the service would refuse it.
+    """
+    store = CrashingStore(at, written=written)
+    for _ in range(2):
+        chats = Chats(nairi, "my-agent", store=store, clock=clock)
+        for prompt in ("a", "b"):
+            with suppress(CrashError, AlreadyAskedError):
+                await chats.ask("c", prompt, key=prompt)
+            if store.is_dead:
+                break
+        store.is_dead, store.left = False, 0
+    asked = [asked.prompt for asked in echo.prompts]
+    # Died between taking a prompt on and sending it, a process leaves one that is never sent: at most once.
+    lost = {1: ["b"], 4: ["a"]}.get(at, ["a", "b"]) if written else ["a", "b"]
+    assert asked == lost
+
+
+async def test_the_id_is_saved_while_the_first_turn_runs(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock
+) -> None:
+    """A process that dies in the midst of the first turn, which may last an hour, has not lost the dialogue."""
+    simulator.agent("my-agent", ["early", Done(after=3600)])
+    store = MemoryStore()
+    chats = Chats(nairi, "my-agent", store=store, clock=clock)
+    call = asyncio.create_task(chats.ask("c", "a"))
+    while clock.monotonic() < 100:
+        await clock.sleep(1)
+    assert simulator.prompts
+    assert await chats.dialogue_id("c") == simulator.prompts[0].job_id
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    # Another process: what runs is waited for, and then the chat goes on.
+    simulator.quirks = Quirks(overlapping="refuse")
+    simulator.agent("my-agent", ["late"])
+    assert (await Chats(nairi, "my-agent", store=store, clock=clock).ask("c", "b")).text == "late"
+    assert clock.monotonic() >= 3600
+    assert len({asked.job_id for asked in simulator.prompts}) == 1
+
+
+class Died(BaseException):
+    """The process is gone, in the midst of something."""
+
+
+@pytest.fixture
+async def dying(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock
+) -> Callable[[Store, str, str | None], Awaitable[None]]:
+    """A process that asks in chat "c", and dies while the turn runs, or while it sends the answer."""
+
+    async def asked(store: Store, prompt: str, at: str | None) -> None:
+        async def one() -> None:
+            async with Chats(nairi, "my-agent", store=store, clock=clock).turn("c", prompt, key=prompt):
+                if at == "sending":
+                    raise Died
+
+        call = asyncio.create_task(one())
+        if at == "running":
+            while prompt not in [asked.prompt for asked in simulator.prompts]:
+                await clock.sleep(0.5)
+            await clock.sleep(2)
+            call.cancel()
+        with suppress(Died, asyncio.CancelledError):
+            await call
+
+    return asked
+
+
+@pytest.mark.parametrize("at", ["running", "sending"])
+@pytest.mark.parametrize("before", [[], ["earlier"]], ids=["first", "later"])
+async def test_an_answer_left_behind_is_handed_over(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock, *, dying: Any, before: list[str], at: str, tmp_path: Path
+) -> None:
+    """Whether a process dies while the turn runs or while it sends, the next one finds the answer, once.
+
+    What is said in the chat meanwhile waits behind it.
+    """
+    got: list[tuple[str, ...]] = []
+
+    async def deliver(chat: str, reply: ChatReply) -> None:
+        got.append((chat, *reply.pieces))
+
+    async with SQLiteStore(tmp_path / "bot.sqlite") as store:
+        for prompt in before:
+            await dying(store, prompt, None)
+        await dying(store, "a", at)
+        chats = Chats(nairi, "my-agent", store=store, clock=clock)
+        async with chats.recovering(deliver):
+            got.append(("new", (await chats.ask("c", "b")).text))
+        async with Chats(nairi, "my-agent", store=store, clock=clock).recovering(deliver):
+            await clock.sleep(60)
+    count = len(before) + 1
+    assert got == [("c", f"{count}: a"), ("new", f"{count + 1}: b")]
+    assert [asked.prompt for asked in echo.prompts] == [*before, "a", "b"]
+
+
+async def test_an_answer_that_was_handed_over_is_not_taken_for_the_next(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """A process that died before its prompt left, left nothing behind: the old answer is not sent once more."""
+    store = MemoryStore()
+    await Chats(nairi, "my-agent", store=store, clock=clock).ask("c", "a")
+    record = await store.load("my-agent c")
+    assert record is not None
+    await store.save("my-agent c", record.asking("2"))
+    await store.save("another-agent c", record.asking("2"))
+    await store.save("my-agent new", Record(is_open=True))
+    got: list[str] = []
+
+    async def deliver(chat: str, reply: ChatReply) -> None:
+        got.append(chat)
+
+    async with Chats(nairi, "my-agent", store=store, clock=clock).recovering(deliver):
+        await clock.sleep(60)
+    assert got == []
+    assert await store.open_names() == ["another-agent c"]
+
+
+async def test_what_cannot_be_handed_over_is_logged_and_tried_again(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock, dying: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A platform that refuses takes nothing down; a turn that failed is told once; the chat goes on."""
+    store = MemoryStore()
+    await dying(store, "a", "running")
+    tries: list[str] = []
+
+    async def refusing(chat: str, reply: ChatReply) -> None:
+        tries.append(reply.text)
+        raise RuntimeError("429")
+
+    for _ in range(2):
+        async with Chats(nairi, "my-agent", store=store, clock=clock).recovering(refusing):
+            await clock.sleep(60)
+    assert tries == ["1: a"] * 2
+    assert "could not be answered: RuntimeError('429')" in caplog.text
+    echo.agent("my-agent", [Fail("no", after=5)])
+    await dying(store, "b", "running")
+    for _ in range(2):
+        async with Chats(nairi, "my-agent", store=store, clock=clock).recovering(refusing):
+            await clock.sleep(60)
+    assert tries == ["1: a"] * 2
+    assert caplog.text.count("before a restart failed") == 1
+
+
+async def test_a_bot_that_stops_while_it_recovers_keeps_what_is_left(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock, dying: Any
+) -> None:
+    """No task outlives the block, and the next process finds the answer."""
+    store = MemoryStore()
+    await dying(store, "a", "running")
+
+    async def deliver(chat: str, reply: ChatReply) -> None:
+        raise AssertionError("too early")
+
+    chats = Chats(nairi, "my-agent", store=store, clock=clock)
+    async with chats.recovering(deliver):
+        assert list(chats._lines) == ["my-agent c"]
+    assert not [task for task in asyncio.all_tasks() if "Chats." in repr(task)]
+    assert await store.open_names() == ["my-agent c"]
+
+
+async def test_an_answer_that_the_platform_refused_is_kept(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """What the block raises comes out of it; the chat goes on, or the next process sends the answer."""
+    store = MemoryStore()
+    chats = Chats(nairi, "my-agent", store=store, clock=clock)
+    with pytest.raises(RuntimeError, match="429"):
+        async with chats.turn("c", "a"):
+            raise RuntimeError("429")
+    assert await store.open_names() == ["my-agent c"]
+    assert (await chats.ask("c", "b")).text == "2: b"
+    assert await store.open_names() == []
+
+
+async def test_a_refused_prompt_may_come_again(clock: VirtualClock) -> None:
+    """What provably did not run keeps no key, and leaves the chat as it was."""
+    async with (
+        Simulator(clock=clock, strict_agents=True) as simulator,
+        NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as session,
+    ):
+        chats = Chats(session, "later", clock=clock)
+        with pytest.raises(AgentNotFoundError):
+            await chats.ask("c", "a", key=1)
+        simulator.agent("later", "yes")
+        assert (await chats.ask("c", "a", key=1)).text == "yes"
+
+
+async def test_a_prompt_in_doubt_is_not_run_again(chats: Chats, echo: Simulator) -> None:
+    """Where nobody knows whether it runs, its key stays taken, and the next prompt waits for what may run."""
+    await chats.ask("c", "a")
+
+    async def lost(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse | None:
+        if request.method == "POST":
+            raise ConnectionResetError
+        return None
+
+    echo.intercept_answer = lost
+    with pytest.raises(OutcomeUnknownError):
+        await chats.ask("c", "b", key=2)
+    echo.intercept_answer = None
+    with pytest.raises(AlreadyAskedError):
+        await chats.ask("c", "b", key=2)
+    assert (await chats.ask("c", "c")).text == "3: c"
+    assert [asked.prompt for asked in echo.prompts] == ["a", "b", "c"]
+
+
+async def test_a_reply_is_not_lost_to_a_full_disk(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be saved after the turn is logged; what cannot be saved before it keeps the prompt from leaving."""
+
+    class Full(MemoryStore):
+        is_full = False
+
+        async def save(self, name: str, record: Record) -> None:
+            if self.is_full:
+                raise StoreError("disk full")
+            await super().save(name, record)
+            self.is_full = True
+
+    store = Full()
+    chats = Chats(nairi, "my-agent", store=store, clock=clock)
+    assert (await chats.ask("c", "a")).text == "1: a"
+    assert "disk full" in caplog.text
+    with pytest.raises(StoreError):
+        await chats.ask("c", "b")
+    assert len(echo.prompts) == 1

@@ -1,0 +1,138 @@
+"""The file in which a bot keeps its chats."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nairi_async import (
+    ConfigurationError,
+)
+from nairi_async.bots import (
+    Record,
+    SQLiteStore,
+    StoreError,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_records_come_back_as_they_were_saved(tmp_path: Path) -> None:
+    """The latest record of each name, for every later process."""
+    path = tmp_path / "bot.sqlite"
+    records = {"a 1": Record("job_1", is_open=True, keys=("1", "\u00e9'")), "a 2": Record()}
+    async with SQLiteStore(path) as store:
+        assert await store.load("a 1") is None
+        await store.save("a 1", Record("job_0"))
+        for name, record in records.items():
+            await store.save(name, record)
+    async with SQLiteStore(path) as store:
+        assert {name: await store.load(name) for name in records} == records
+    assert repr(store) == f"SQLiteStore({str(path)!r})"
+
+
+async def test_a_new_file_may_be_made_by_several_at_once(tmp_path: Path) -> None:
+    """Bots that start at the same moment, on one file that is not there yet, all find it made."""
+
+    async def use(number: int) -> None:
+        async with SQLiteStore(path) as store:
+            await store.save(str(number), Record(is_open=True))
+
+    for attempt in range(5):
+        path = tmp_path / f"{attempt}.sqlite"
+        await asyncio.gather(*(use(number) for number in range(6)))
+        async with SQLiteStore(path) as store:
+            assert await store.open_names() == list("012345")
+
+
+async def test_a_damaged_record_is_a_store_error(tmp_path: Path) -> None:
+    """What somebody else wrote into the file stops the prompt with a typed error."""
+    path = tmp_path / "bot.sqlite"
+    async with SQLiteStore(path) as store:
+        await store.save("a", Record())
+        with sqlite3.connect(path) as other:
+            other.execute("UPDATE chats SET keys = 'no list'")
+        other.close()
+        with pytest.raises(StoreError, match="cannot be used"):
+            await store.load("a")
+
+
+async def test_a_cancelled_call_leaves_no_thread(tmp_path: Path) -> None:
+    """Opening, writing and closing are over, although nobody waited for them any more."""
+    path = tmp_path / "bot.sqlite"
+
+    async def use() -> None:
+        async with SQLiteStore(path) as store:
+            await store.save("a", Record())
+
+    for steps in range(6):
+        call = asyncio.create_task(use())
+        for _ in range(steps):
+            await asyncio.sleep(0.001)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    while any(thread.name.startswith("nairi-chats") for thread in threading.enumerate()):  # noqa: ASYNC110 - threads set no event of ours
+        await asyncio.sleep(0.001)
+    async with SQLiteStore(path) as store:
+        assert await store.load("b") is None
+
+
+async def test_a_store_is_used_while_open(tmp_path: Path) -> None:
+    """Outside of `async with` it says so."""
+    store = SQLiteStore(tmp_path / "bot.sqlite")
+    with pytest.raises(ConfigurationError, match="async with"):
+        await store.load("a")
+    async with store:
+        assert await store.load("a") is None
+    with pytest.raises(ConfigurationError, match="async with"):
+        await store.save("a", Record())
+
+
+@pytest.mark.parametrize("kind", ["no database", "another program's", "a directory", "no directory"])
+async def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path: Path, kind: str) -> None:
+    """A clear error, and not a byte of it is changed."""
+    path = tmp_path / "bot.sqlite"
+    if kind == "no database":
+        path.write_bytes(b"something else entirely" * 100)
+    elif kind == "another program's":
+        connection = sqlite3.connect(path)
+        connection.execute("CREATE TABLE chats (mine)")
+        connection.close()
+    elif kind == "a directory":
+        path.mkdir()
+    else:
+        path = tmp_path / "missing" / "bot.sqlite"
+    before = path.read_bytes() if path.is_file() else None
+    with pytest.raises(StoreError, match="cannot be used"):
+        async with SQLiteStore(path):
+            pass
+    assert (path.read_bytes() if path.is_file() else None) == before
+
+
+async def test_a_busy_file_does_not_block_the_loop(tmp_path: Path) -> None:
+    """While another process holds the file, the call waits and everything else goes on."""
+    path = tmp_path / "bot.sqlite"
+    async with SQLiteStore(path) as store:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        save = asyncio.create_task(store.save("a", Record("job_1")))
+        longest, last = 0.0, time.perf_counter()
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+        assert not save.done()
+        assert longest < 1
+        other.execute("COMMIT")
+        other.close()
+        await save
+        assert await store.load("a") == Record("job_1")
