@@ -102,8 +102,9 @@ class Chats:
     answer was handed over, that too. So whenever the process dies, a prompt whose key is known is never run again by
     this class, whether or not the platform delivers it again: `AlreadyAskedError`. `recovering` hands over the answer
     that a process left behind; without it, a turn that was cut off is waited for when its chat speaks again. What a
-    crash can lose: a prompt that was taken on and had not left yet (once at most is the rule); and, in the moment
-    between a first prompt's leaving and its answer, the id of the new dialogue: the chat then begins another.
+    crash can lose: prompts that wait behind another, which only the platform can deliver again; one that was taken on
+    and had not left yet (once at most is the rule); and, in the moment between a first prompt's leaving and its answer,
+    the id of the new dialogue: the chat then begins another.
 
     Args:
         session: An open session, such as `NairiSession`.
@@ -232,7 +233,7 @@ class Chats:
         Raises:
             StoreError: the mapping could not be read.
         """
-        begin = self._name(" ")[:-1]
+        begin = f"{self._target} "
         names = [name for name in await self._store.open_names() if name.startswith(begin)]
         tasks = [asyncio.create_task(self._recover(name, name.removeprefix(begin), deliver)) for name in names]
         # Each has its place in its chat's line before the first new prompt.
