@@ -455,3 +455,26 @@ async def test_a_reading_longer_than_can_be_read_at_a_time_is_gone_on_with(monke
     simulator, delay = await asked(Quirks(updated_at_moves="completion"), many=250, rounds=2)
     assert listings(simulator) > 5
     assert delay < 2.5
+
+
+@pytest.mark.anyio
+async def test_what_happens_while_a_long_reading_goes_on_is_announced_by_its_later_pages(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A page tells of all that had changed when it was answered, not only of what had when its reading began."""
+    caplog.set_level(logging.WARNING, logger="nairi_async.watching.feed")
+    rng = random.Random(5)
+
+    async def slow(request: web.Request) -> None:
+        if "/agents/" in request.path:
+            with clock.stalled():
+                await clock.sleep(0.7)
+
+    async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion")) as simulator:
+        simulator.agent("my-agent", lambda _prompt, _turn: lasting(rng))
+        simulator.intercept = slow
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
+            prompts = (str(number) for number in range(800))
+            replies = [outcome async for outcome in nairi.ask_many("my-agent", prompts, limit=400)]
+    assert [outcome.error for outcome in replies if outcome.error] == []
+    assert caplog.messages == []

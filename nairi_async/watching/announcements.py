@@ -169,7 +169,7 @@ class Announced:
 
     job_id: str
     moved_at: float = float("-inf")
-    """Beginning of the last reading that announced it, by the session's clock."""
+    """When the page that announced it last was answered, by the session's clock."""
     is_doubtful: bool = False
     """Whether the last change may have been the prompt itself: following it says nothing about the listing."""
     is_only_prompt: bool = False
@@ -178,9 +178,9 @@ class Announced:
     """When its last prompt was sent and answered, by the session's clock, until that change was listed."""
 
     def announce(
-        self, row: ConversationSummary, began: float, server_time: Callable[[float], tuple[float, float]]
+        self, row: ConversationSummary, at: float, server_time: Callable[[float], tuple[float, float]]
     ) -> None:
-        """Note that a reading which began then has listed a change.
+        """Note that a page which was answered then has listed a change.
 
         `server_time` gives the bounds of the service's time at a moment of the session's.
         """
@@ -195,7 +195,7 @@ class Announced:
             stamped = row.updated_at.timestamp()
             self.is_doubtful = server_time(sent)[0] - _ROUNDING <= stamped <= latest + _ROUNDING
             self.is_only_prompt = self.is_doubtful and latest - earliest <= _SURE
-        self.moved_at = began
+        self.moved_at = at
 
     def has_news(self, since: float, *, own: bool) -> bool:
         """Whether something was announced after `since`; one's `own` prompt is no news."""

@@ -166,7 +166,8 @@ class Feed:
                 )
                 pages += 1
                 changed, query = self._listing.feed(rows)
-                self._announce(changed, began)
+                # A page tells of what was still unchanged when the reading began, or when the page was asked for.
+                self._announce(changed, self._clock.monotonic())
             self._failures = 0
             # Begun anew, a reading that is longer than this would never come to its end.
             self._rest = query
@@ -187,11 +188,11 @@ class Feed:
                 self._wake_all()
             self._wake_the_late()
 
-    def _announce(self, changed: dict[str, ConversationSummary], began: float) -> None:
+    def _announce(self, changed: dict[str, ConversationSummary], at: float) -> None:
         for job_id, row in changed.items():
             job = self._jobs.get(job_id)
             if job is not None:
-                job.announce(row, began, self._caller.server_clock.at)
+                job.announce(row, at, self._caller.server_clock.at)
                 for waiter in self._waiters.get(job, ()):
                     waiter.wake()
 
