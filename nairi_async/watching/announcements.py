@@ -27,7 +27,7 @@ _TICK: Final = timedelta(milliseconds=1)
 _ROUNDING: Final = 0.01
 # Seconds to which the service's time must be known to tell a prompt's own change from a very short turn.
 _SURE: Final = 0.1
-# Seconds that a look's answer may be behind: what was announced so long before it may have been news to it all the same.
+# Seconds that a look's answer may be behind: what was announced so long before it may be news to it all the same.
 _STALE: Final = 1.0
 # Announced discoveries that make a listing trusted.
 _PROOFS: Final = 3
