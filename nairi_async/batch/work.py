@@ -102,9 +102,10 @@ class Work:
         """A time in which the current task may be cancelled without leaving a doubt behind."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
-        self._stoppable.add(task)
         if self.is_stopped:
-            task.cancel()
+            # At once: a cancellation would come at the next wait only, which may be behind the block.
+            raise asyncio.CancelledError
+        self._stoppable.add(task)
         try:
             yield
         finally:

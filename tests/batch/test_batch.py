@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from batches import AGENT, Runs, is_start, lost
+from support import until
 
 from nairi_async import (
     AgentNotFoundError,
@@ -424,6 +425,24 @@ async def test_stopping_leaves_no_doubt(runs: Runs, simulator: Simulator) -> Non
     assert read_status(runs.ledger).sending == 0
     await runs.all(prompts)
     assert asked(simulator) == sorted(prompts)
+
+
+async def test_stopping_puts_nothing_into_doubt(runs: Runs, simulator: Simulator) -> None:
+    """What provably does not run still does not where the next run is stopped just as it begins with it."""
+
+    async def closed(request: web.Request) -> web.Response | None:
+        return refusal(RefusedError(429, "later")) if is_start(request) else None
+
+    simulator.intercept = closed
+    await runs.all([f"p{number}" for number in range(10)])
+    async with runs.batch([]) as outcomes:
+        work = outcomes._work
+        assert work is not None
+        await until(lambda: len(work.crowd.tasks) > 1)
+        outcomes.stop()
+        assert [outcome async for outcome in outcomes] == []
+    status = read_status(runs.ledger)
+    assert (status.unsent, status.sending) == (10, 0)
 
 
 async def test_cancelled_it_goes_on_as_well(runs: Runs, simulator: Simulator) -> None:
