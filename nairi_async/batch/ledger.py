@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from nairi_async.batch.items import BatchItem
 
 State = Literal["unsent", "sending", "running", "failed", "done"]
+# Turns that are looked for to tell whether this is where the batch was begun.
+_WITNESSES: Final = 3
 _COLUMNS: Final = "number, id, place, prompt, attachments, state, sent_at, attachment_ids, job_id, message_id"
 
 
@@ -167,6 +169,14 @@ class Ledger:
         query = f"SELECT count(*) FROM items WHERE {OPEN} AND state = 'sending' AND prompt = ? AND attachment_ids = ?"  # noqa: S608
         found = self._db.execute(query, (entry.prompt, json.dumps(entry.attachment_ids)))
         return int(found.fetchone()[0])
+
+    def earlier(self, before: float, but: int) -> list[str]:
+        """User messages of some other items, the newest of those that were sent before a moment."""
+        query = (
+            "SELECT message_id FROM items WHERE message_id IS NOT NULL AND sent_at < ? AND number <> ?"
+            " ORDER BY number DESC LIMIT ?"
+        )
+        return [message_id for (message_id,) in self._db.execute(query, (before, but, _WITNESSES))]
 
     def sending(self, number: int, now: float, attachment_ids: Sequence[str]) -> None:
         """The prompt is about to leave."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -49,6 +49,9 @@ OnUnknown = Literal["reconcile", "report"]
 
 # How often a prompt that provably did not run is sent after its answer was lost, in one run.
 _SENDINGS: Final = 3
+# Seconds between looks for a turn that the service says it does not know: a copy may be behind, a proxy astray. A wait
+# that lasted longer than all of them together did find it.
+_LOOKS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 # What would meet every other item as well: the batch ends.
 _FATAL: Final = (
     LedgerError,
@@ -83,6 +86,8 @@ class Work:
     began: float
     """When the ledger was opened, in seconds since the epoch: whoever wrote in it before had ended by then."""
     counts: dict[Literal["sending", "running"], int] = field(factory=lambda: {"sending": 0, "running": 0})
+    _knows_earlier: bool = False
+    """Whether a turn of an earlier run was found here: the service, and the organisation of the key, are the same."""
     _stoppable: set[asyncio.Task[object]] = field(factory=set)
     _stopped: asyncio.Event = field(factory=asyncio.Event)
 
@@ -153,7 +158,7 @@ class Work:
                 with self._counted("sending"):
                     turn = await self._begun(entry, is_new=is_new)
             with self._counted("running"), self.stoppable():
-                reply = await self.session.reply(turn, timeout=self.plan.timeout)
+                reply = await self._reply(turn)
         except _FATAL:
             raise
         except NairiError as error:
@@ -161,10 +166,43 @@ class Work:
                 is_final = _is_refusal(error)
                 turn = error.turn
             else:
-                is_final = isinstance(error, TurnFailedError | NotFoundError)
+                is_final = isinstance(error, TurnFailedError)
+                if isinstance(error, NotFoundError):
+                    is_final = entry.turn is None or await self._is_at_home(entry) is True
             await self._put(entry, turn, error, is_final=is_final)
         else:
             await self._put(entry, turn, reply, is_final=True)
+
+    async def _reply(self, turn: Turn) -> Reply:
+        """What came of a turn. It runs and is paid for, so it takes more than one 404 to give it up."""
+        deadline = self.clock.monotonic() + self.plan.timeout
+        looks = iter(_LOOKS)
+        while True:
+            began = self.clock.monotonic()
+            try:
+                return await self.session.reply(turn, timeout=max(0.0, deadline - began))
+            except NotFoundError:
+                if self.clock.monotonic() - began > sum(_LOOKS):
+                    looks = iter(_LOOKS)
+                wait = next(looks, None)
+                if wait is None:
+                    raise
+            await self.clock.sleep(wait)
+
+    async def _is_at_home(self, but: Entry) -> bool | None:
+        """Whether other turns of an earlier run are known here; if not, another key or address may have led astray.
+
+        `None` if there are none.
+        """
+        if self._knows_earlier:
+            return True
+        others = await self.writer.call(partial(Ledger.earlier, before=self.began, but=but.number))
+        for message_id in others:
+            with suppress(NairiError), self.stoppable():
+                await self.session.message(message_id)
+                self._knows_earlier = True
+                return True
+        return False if others else None
 
     async def _put(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, *, is_final: bool) -> None:
         finished: int | None = None
@@ -204,6 +242,8 @@ class Work:
                 turn = await self._found(entry, sent_before)
                 if turn is not None:
                     return turn
+                if not is_new and await self._is_at_home(entry) is False:
+                    raise OutcomeUnknownError("neither the prompt nor earlier turns of the batch are known here")
                 log.info("%r left and is nowhere to be found: it is sent again", entry.id)
             if not is_marked:
                 entry = await self._marked(entry)

@@ -18,6 +18,7 @@ from nairi_async import (
     InvalidArgumentError,
     LedgerError,
     NairiSession,
+    NotFoundError,
     OutcomeUnknownError,
     TurnFailedError,
     WatchTimeoutError,
@@ -120,6 +121,59 @@ async def test_a_timeout_leaves_the_turn_to_the_next_run(runs: Runs, simulator: 
     assert (outcome.is_final, outcome.turn is not None) == (False, True)
     assert (await runs.all(["slow"]))["#1"].reply is not None
     assert len(simulator.prompts) == 1
+
+
+@pytest.mark.parametrize("count", [1, 5])
+async def test_a_turn_that_is_not_shown_yet_is_waited_for(runs: Runs, simulator: Simulator, count: int) -> None:
+    """A 404 may come from a copy that is behind, or from a proxy: the turn runs, and its reply is not given up."""
+    left = count
+
+    async def hide(request: web.Request) -> web.Response | None:
+        nonlocal left
+        left -= request.method == "GET"
+        return refusal(RefusedError(404, "message not found")) if left >= 0 and request.method == "GET" else None
+
+    simulator.intercept = hide
+    assert (await runs.all(["a"]))["#1"].reply is not None
+    assert (left < 0, read_status(runs.ledger).failed) == (True, 0)
+
+
+async def test_turns_are_not_lost_to_another_organisation(
+    runs: Runs, nairi: NairiSession, simulator: Simulator, clock: VirtualClock
+) -> None:
+    """Where another key leads to, nothing is known of the ledger's turns: all stay open until the right one is back."""
+    async with runs.batch(["slow", "a"]) as outcomes:
+        await anext(outcomes)
+    simulator.intercept_answer = lost(1)
+    await runs.all(["slow", "a", "lost"], timeout=1, on_unknown="report")
+    async with (
+        Simulator(clock=clock) as elsewhere,
+        NairiSession(elsewhere.api_key, base_url=elsewhere.url, clock=clock) as other,
+    ):
+        elsewhere.agent(AGENT, "done")
+        runs.nairi = other
+        outcomes_ = await runs.all([])
+        assert elsewhere.prompts == []
+    assert (isinstance(outcomes_["#1"].error, NotFoundError), outcomes_["#1"].is_final) == (True, False)
+    assert (isinstance(outcomes_["#3"].error, OutcomeUnknownError), outcomes_["#3"].is_final) == (True, False)
+    runs.nairi = nairi
+    assert [outcome.reply is not None for outcome in (await runs.all([])).values()] == [True, True]
+    assert asked(simulator) == ["a", "lost", "slow"]
+
+
+async def test_a_turn_that_is_gone_has_ended(runs: Runs, simulator: Simulator) -> None:
+    """Where the service still knows the turns of an earlier run, the one that it does not know is gone for good."""
+    async with runs.batch(["slow", "a"]) as outcomes:
+        await anext(outcomes)
+    gone = next(entry.message_id for entry in simulator.prompts if entry.prompt == "slow")
+
+    async def purged(request: web.Request) -> web.Response | None:
+        return refusal(RefusedError(404, "message not found")) if gone in request.path else None
+
+    simulator.intercept = purged
+    outcome = (await runs.all([]))["#1"]
+    assert (isinstance(outcome.error, NotFoundError), outcome.is_final) == (True, True)
+    assert read_status(runs.ledger).failed == 1
 
 
 async def test_failures_are_asked_again_on_request(runs: Runs, simulator: Simulator) -> None:
