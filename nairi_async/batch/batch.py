@@ -183,6 +183,8 @@ class Batch:
         # What the source of prompts raises comes out when everything asked before has ended.
         with work.stoppable():
             await self._feed_ends(work)
+            # A prompt that gets lost can be looked for by the service's own time, should this machine's clock be set.
+            await self._session._turns.learn_time(self._plan.agent_id)  # noqa: SLF001 - as above
             await self._feed_open(work)
             await self._feed_new(work)
 
@@ -224,5 +226,5 @@ class Batch:
                 work.crowd.put((outcome, None))
                 continue
             place = item.place or place
-            claim = work.writer.submit(partial(Ledger.claim, item=item, now=work.clock.time()))
+            claim = work.writer.submit(partial(Ledger.claim, item=item, now=work.moment()))
             work.crowd.spawn(work.take(item, claim))

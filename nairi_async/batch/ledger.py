@@ -51,7 +51,8 @@ class Entry:
     attachments: tuple[str, ...]
     state: State
     sent_at: float | None
-    """Seconds since the epoch, by the clock of the process that sent it: not later than the prompt itself left."""
+    """Seconds since the epoch, not later than the prompt itself left: by the service's clock or by that of the machine
+    that sent it, whichever was behind."""
     attachment_ids: tuple[str, ...] = ()
     """Ids of the files that it was sent with."""
     turn: Turn | None = None

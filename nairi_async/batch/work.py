@@ -91,6 +91,10 @@ class Work:
     _stoppable: set[asyncio.Task[object]] = field(factory=set)
     _stopped: asyncio.Event = field(factory=asyncio.Event)
 
+    def moment(self) -> float:
+        """When a prompt is about to leave, for the ledger."""
+        return self.session._turns.moment()  # noqa: SLF001 - parts of one package
+
     @property
     def is_stopped(self) -> bool:
         """Whether nothing more is begun."""
@@ -269,10 +273,9 @@ class Work:
         """The item with its files uploaded, and the ledger saying that its prompt is about to leave."""
         with self.stoppable():
             ids = tuple([await self.session.upload(path) for path in entry.attachments])
-        entry = evolve(entry, sent_at=self.clock.time(), attachment_ids=ids)
-        await self.writer.call(
-            partial(Ledger.sending, number=entry.number, now=self.clock.time(), attachment_ids=entry.attachment_ids)
-        )
+        now = self.moment()
+        entry = evolve(entry, sent_at=now, attachment_ids=ids)
+        await self.writer.call(partial(Ledger.sending, number=entry.number, now=now, attachment_ids=ids))
         return entry
 
     async def _sent(self, entry: Entry) -> Turn:

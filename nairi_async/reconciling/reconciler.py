@@ -55,6 +55,8 @@ class Sent:
     """The user message before it, where that is known."""
     arrived_by: float = math.inf
     """When at the latest it can have arrived, by the same clock."""
+    told: float = math.inf
+    """When it was sent in Unix time, as was noted by whichever clock; this machine's may have been set since."""
 
 
 @frozen
@@ -186,7 +188,8 @@ class Reconciler:
 
     def _window(self, sent: Sent) -> tuple[float, float]:
         """Between which moments of the service's time the prompt can have arrived."""
-        return self._service_time(sent.began)[0] - _MARGIN, self._service_time(sent.arrived_by)[1] + _MARGIN
+        earliest = min(self._service_time(sent.began)[0], sent.told)
+        return earliest - _MARGIN, self._service_time(sent.arrived_by)[1] + _MARGIN
 
     def _service_time(self, moment: float) -> tuple[float, float]:
         earliest, latest = self._discovery.caller.server_clock.at(moment)

@@ -365,6 +365,34 @@ async def test_one_wrong_answer_is_no_proof(
     assert asked(simulator) == ["a"]
 
 
+class Ahead:
+    """The clock of a machine that is ahead of the service's."""
+
+    def __init__(self, clock: VirtualClock, seconds: float) -> None:
+        self._clock, self._seconds = clock, seconds
+
+    def time(self) -> float:
+        return self._clock.time() + self._seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._clock, name)
+
+
+@pytest.mark.parametrize(("before", "after"), [(120, 0), (0, -120), (0, 120), (-120, 0), (7200, 0), (0, -7200)])
+async def test_a_clock_that_was_set_is_no_proof(
+    runs: Runs, simulator: Simulator, clock: VirtualClock, before: int, after: int
+) -> None:
+    """A prompt that ran is not sent again because the machine's clock was set between two runs."""
+    simulator.intercept_answer = lost(1)
+    for ahead, settling in ((before, "report"), (after, "reconcile")):
+        machine: Any = Ahead(clock, ahead)
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=machine) as runs.nairi:
+            outcome = (await runs.all(["a"], on_unknown=settling))["#1"]
+        await clock.sleep(900)
+    assert outcome.reply is not None
+    assert asked(simulator) == ["a"]
+
+
 async def test_equal_prompts_of_a_killed_run_take_one_turn_each(
     runs: Runs, simulator: Simulator, clock: VirtualClock
 ) -> None:
