@@ -52,6 +52,8 @@ _SENDINGS: Final = 3
 # Seconds between looks for a turn that the service says it does not know: a copy may be behind, a proxy astray. A wait
 # that lasted longer than all of them together did find it.
 _LOOKS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+# Prompts refused with a 403 one after another, from which on it is no matter of the prompts.
+_BARRED: Final = 10
 # What would meet every other item as well: the batch ends.
 _FATAL: Final = (
     LedgerError,
@@ -61,6 +63,15 @@ _FATAL: Final = (
     PermissionDeniedError,
     AgentNotFoundError,
 )
+
+
+class _BarredError(Exception):
+    """A 403 that meets one prompt, such as a firewall gives that dislikes its words."""
+
+    def __init__(self, error: PermissionDeniedError, *, is_final: bool) -> None:
+        super().__init__(error)
+        self.error = error
+        self.is_final = is_final
 
 
 @define(kw_only=True)
@@ -88,6 +99,10 @@ class Work:
     counts: dict[Literal["sending", "running"], int] = field(factory=lambda: {"sending": 0, "running": 0})
     _knows_earlier: bool = False
     """Whether a turn of an earlier run was found here: the service, and the organisation of the key, are the same."""
+    _is_let_in: bool = False
+    """Whether a prompt of this run has become a turn."""
+    _barred: int = 0
+    """Prompts that were refused with a 403 since."""
     _stoppable: set[asyncio.Task[object]] = field(factory=set)
     _stopped: asyncio.Event = field(factory=asyncio.Event)
 
@@ -163,6 +178,8 @@ class Work:
                     turn = await self._begun(entry, is_new=is_new)
             with self._counted("running"), self.stoppable():
                 reply = await self._reply(turn)
+        except _BarredError as barred:
+            await self._put(entry, None, barred.error, is_final=barred.is_final)
         except _FATAL:
             raise
         except NairiError as error:
@@ -294,10 +311,18 @@ class Work:
                 )
             except OutcomeUnknownError:
                 raise
+            except PermissionDeniedError as error:
+                await self._unsent(entry)
+                self._barred += 1
+                if self._barred >= _BARRED:
+                    raise
+                # Where nobody was let in yet, it may still be the key: then nothing ends by it.
+                raise _BarredError(error, is_final=self._is_let_in) from error
             except NairiError as error:
                 if not _is_refusal(error):
                     await self._unsent(entry)
                 raise
+            self._is_let_in, self._barred = True, 0
             await self.writer.call(partial(Ledger.running, number=entry.number, turn=turn))
             return turn
 

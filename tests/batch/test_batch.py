@@ -20,6 +20,7 @@ from nairi_async import (
     NairiSession,
     NotFoundError,
     OutcomeUnknownError,
+    PermissionDeniedError,
     TurnFailedError,
     WatchTimeoutError,
 )
@@ -481,6 +482,28 @@ async def test_a_refused_key_ends_the_batch(runs: Runs, simulator: Simulator) ->
     simulator.api_key = key
     await runs.all(prompts)
     assert asked(simulator) == sorted(prompts)
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+async def test_a_firewall_that_dislikes_a_prompt_stops_no_other(runs: Runs, simulator: Simulator, limit: int) -> None:
+    """A 403 ends the prompt that it meets if others are let in; if nobody is, the batch, and nothing is marked."""
+
+    async def firewall(request: web.Request) -> web.Response | None:
+        is_bad = is_start(request) and "drop table" in await request.text()
+        return refusal(RefusedError(403, "blocked")) if is_bad else None
+
+    simulator.intercept = firewall
+    prompts = ["drop table a", "b", "c", "drop table d", "e"]
+    outcomes = await runs.all(prompts, limit=limit)
+    assert sorted(id_ for id_, outcome in outcomes.items() if outcome.reply) == ["#2", "#3", "#5"]
+    assert all(isinstance(outcomes[id_].error, PermissionDeniedError) for id_ in ("#1", "#4"))
+    if limit == 1:
+        # When the first was refused, nobody had been let in.
+        assert (outcomes["#1"].is_final, outcomes["#4"].is_final) == (False, True)
+    with pytest.raises(PermissionDeniedError):
+        await runs.all([*prompts, *(f"drop table {number}" for number in range(50))])
+    status = read_status(runs.ledger)
+    assert (status.sending, status.failed <= 2) == (0, True)
 
 
 async def test_an_unknown_agent_ends_the_batch(clock: VirtualClock, tmp_path: Path) -> None:
