@@ -13,7 +13,7 @@ from nairi_async import checks
 from nairi_async.batch.doubts import Doubts
 from nairi_async.batch.items import BatchItem, BatchOutcome, UnusableItem, place_name
 from nairi_async.batch.ledger import Ledger
-from nairi_async.batch.opening import companions, ledger_path
+from nairi_async.batch.opening import companions, ledger_path, telling
 from nairi_async.batch.work import Plan, Work
 from nairi_async.batch.writer import Writer
 from nairi_async.errors import InvalidArgumentError
@@ -193,7 +193,9 @@ class Batch:
         while ends := await work.writer.call(partial(Ledger.ends, after=after, count=_PAGE)):
             for end in ends:
                 await work.crowd.room.acquire()
-                work.crowd.put((work.outcome(end), end.finished))
+                with telling(self._path):
+                    outcome = work.outcome(end)
+                work.crowd.put((outcome, end.finished))
                 after = end.finished
 
     async def _feed_open(self, work: Work) -> None:

@@ -85,15 +85,21 @@ class Ledger:
         self.path = path
         self._agent_id = agent_id
         self._db, self._lock = open_ledger(path, agent_id)
-        with telling(path):
-            # What this run has met: on the disk, since a batch may be larger than memory; and gone with the connection.
-            self._db.execute("CREATE TEMP TABLE met (number INTEGER PRIMARY KEY)")
-            self._head = _head(self._db)
-        self._written = dict(self._head)
-        self.handed_over = self._whole("handed_over")
-        """The last end that the consumer has dealt with, in the order of ends."""
-        self.totals = self._counted()
-        self._last = self._newest()
+        try:
+            with telling(path):
+                # What this run has met: on the disk, since a batch may be larger than memory; and gone with the
+                # connection.
+                self._db.execute("CREATE TEMP TABLE met (number INTEGER PRIMARY KEY)")
+                self._head = _head(self._db)
+                self._written = dict(self._head)
+                self.handed_over = self._whole("handed_over")
+                """The last end that the consumer has dealt with, in the order of ends."""
+                self.totals = self._counted()
+                self._last = self._newest()
+        except BaseException:
+            self._db.close()
+            self._lock.close()
+            raise
 
     def close(self) -> None:
         """Keep what `head` says, and let others in. Harmless when repeated."""
