@@ -29,7 +29,7 @@ from nairi_async.errors import (
     StatusError,
     TurnFailedError,
 )
-from nairi_async.models import Reply
+from nairi_async.models import Reply, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -229,7 +229,9 @@ class Work:
         finished: int | None = None
         if is_final:
             is_done = isinstance(result, Reply)
-            usage = result.usage if isinstance(result, Reply) else None
+            # A turn that failed has cost what it said until then.
+            seen = result.messages if isinstance(result, TurnFailedError) else ()
+            usage = result.usage if isinstance(result, Reply) else Usage.total(message.usage for message in seen)
             cost = None if usage is None else usage.cost_usd
             finish = partial(Ledger.finish, document=ended(turn, result), is_done=is_done, cost=cost)
             finished = await self.writer.call(partial(finish, number=entry.number))

@@ -72,6 +72,15 @@ async def test_what_has_ended_is_not_asked_again(runs: Runs, simulator: Simulato
     assert (status.agent_id, status.is_active) == (AGENT, False)
 
 
+async def test_what_failed_has_cost_as_well(runs: Runs, simulator: Simulator) -> None:
+    """The cost of a batch is what agents reported for all that has ended, replies or not, and for both attempts."""
+    simulator.agent(AGENT, lambda *_: [Say("partly", usage={"cost_usd": 0.25}), Fail("no")])
+    await runs.all(["a"])
+    assert read_status(runs.ledger).cost_usd == Decimal("0.25")
+    await runs.all([], retry_failed=True)
+    assert read_status(runs.ledger).cost_usd == Decimal("0.50")
+
+
 async def test_outcomes_not_dealt_with_come_again(runs: Runs, simulator: Simulator) -> None:
     """A consumer that fails while it handles an outcome gets it again, equal in every part, and only those behind."""
     prompts = ["a", "b", "bad", "d"]
