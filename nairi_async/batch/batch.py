@@ -119,12 +119,17 @@ class Batch:
             raise InvalidArgumentError("a batch runs once; make another one to go on")
         clock = self._session._turns.clock  # noqa: SLF001 - parts of one package
         writer = await Writer.open(self._path, self._plan.agent_id, self._output, clock)
+        try:
+            doubts = Doubts(self._session, self._plan.agent_id, writer, self._settle)
+        except BaseException:
+            await writer.aclose()
+            raise
         self._work = Work(
             session=self._session,
             clock=clock,
             plan=self._plan,
             writer=writer,
-            doubts=Doubts(self._session, self._plan.agent_id, writer, self._settle),
+            doubts=doubts,
             crowd=Crowd(self._limit),
             began=clock.time(),
         )

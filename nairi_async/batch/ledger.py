@@ -285,7 +285,8 @@ class Jobs:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._db = open_to_read(path)
+        with telling(path):
+            self._db = open_to_read(path)
 
     def __contains__(self, job_id: object) -> bool:
         with telling(self._path):

@@ -198,6 +198,19 @@ async def test_what_makes_no_sense_in_a_ledger_is_an_error(runs: Runs, damage: s
         assert raised.value.file == str(runs.ledger)
 
 
+async def test_a_process_without_files_left_frees_the_ledger(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second connection cannot be had: a ledger error, and the ledger can be used when there is room again."""
+
+    def refuse(path: Path) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("nairi_async.batch.ledger.open_to_read", refuse)
+        with pytest.raises(LedgerError, match="cannot be opened"):
+            await runs.all(["a"])
+    assert len(await runs.all(["a"])) == 1
+
+
 def test_a_link_to_itself_is_no_ledger(tmp_path: Path) -> None:
     """Told as any other argument that cannot be used."""
     (tmp_path / "run.sqlite").symlink_to(tmp_path / "run.sqlite")
