@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import web
 from batches import AGENT, Runs, is_start, lost
 from support import until
 
@@ -33,8 +35,6 @@ from nairi_async.testing.refused import RefusedError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
-
-    from aiohttp import web
 
     from nairi_async.testing.faults import FaultKind
 
@@ -373,6 +373,46 @@ async def test_one_wrong_answer_is_no_proof(
         runs.nairi = other
         assert (await runs.all(["a"], settle=0))["#1"].reply is not None
     assert asked(simulator) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [("a\u0301 b", "\xe1 b"), ("a\tb", "a b"), ("a\x00b", "ab"), ("word " * 300, "word " * 200)],
+)
+async def test_a_prompt_shown_otherwise_is_not_sent_again(
+    runs: Runs, simulator: Simulator, prompt: str, shown: str
+) -> None:
+    """Where the service shows something that may be the prompt, it is not proven that it does not run."""
+    cut = lost(1)
+
+    async def altered(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        await cut(request)
+        if isinstance(response, web.Response) and request.path.endswith("/messages"):
+            body = json.loads(response.text or "")
+            for message in body["messages"]:
+                message["content"] = message["content"].replace(prompt, shown)
+            return web.json_response(body, headers={"Date": response.headers.get("Date", "")})
+        return response
+
+    simulator.intercept_answer = altered
+    outcome = (await runs.all([prompt]))["#1"]
+    assert (isinstance(outcome.error, OutcomeUnknownError), outcome.is_final) == (True, False)
+    assert len(simulator.prompts) == 1
+
+
+async def test_how_lines_end_does_not_matter(runs: Runs, simulator: Simulator) -> None:
+    """A service that ends lines its own way still shows the same prompt."""
+    cut = lost(1)
+
+    async def altered(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        await cut(request)
+        if isinstance(response, web.Response) and request.path.endswith("/messages"):
+            return web.json_response(text=(response.text or "").replace("\\r\\n", "\\n"))
+        return response
+
+    simulator.intercept_answer = altered
+    assert (await runs.all(["a\r\nb"]))["#1"].reply is not None
+    assert len(simulator.prompts) == 1
 
 
 class Ahead:
