@@ -17,7 +17,7 @@ from nairi_async.errors import (
     RequestTimeoutError,
     SessionClosedError,
 )
-from nairi_async.transport.exchange import Request, Response, Streamed
+from nairi_async.transport.exchange import Request, Response, Streamed, is_success
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -123,7 +123,7 @@ class HttpClient:
                     allow_redirects=False,
                     raise_for_status=False,
                 )
-                if request.silence is not None and answer.ok:
+                if request.silence is not None and is_success(answer.status):
                     return Response(answer.status, answer.headers, b"", _Incoming(self, request, answer))
                 try:
                     content = await _read(answer, request)

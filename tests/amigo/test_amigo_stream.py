@@ -27,6 +27,7 @@ from nairi_async import (
     ServerError,
     ServerOutcomeError,
     SessionClosedError,
+    StatusError,
     UnreadableOutcomeError,
     WatchTimeoutError,
 )
@@ -269,6 +270,16 @@ async def test_a_page_in_place_of_a_stream_is_unreadable() -> None:
         with pytest.raises(UnreadableOutcomeError, match="please log in") as caught:
             await amigo.interact(ID, "Hi").reply()
     assert isinstance(caught.value, DecodeError)
+
+
+async def test_a_redirect_in_place_of_a_stream_holds_nothing() -> None:
+    """What is no stream gives its place among the connections back, whatever its status."""
+    redirect = answer(302, "elsewhere")
+    async with RawServer(SIGNED_IN, redirect) as server, session(server.url, max_connections=1) as amigo:
+        for _ in range(3):
+            with pytest.raises(StatusError, match="which is not followed"):
+                await amigo.interact(ID, "Hi").reply()
+        assert amigo._caller.limiter._slots._value == 1
 
 
 async def test_an_event_without_end_is_refused() -> None:
