@@ -52,6 +52,8 @@ class AmigoConversation:
         self._is_completed = False
         # Whether the last turn may still run at the service, because its end was not seen.
         self._is_in_doubt = False
+        # Both as they were before the turn under way, which may not leave, or be refused.
+        self._before: tuple[Sought | None, bool] = (None, False)
 
     def __repr__(self) -> str:
         return f"AmigoConversation(service_id={self._service_id!r}, id={self._id!r})"
@@ -157,8 +159,8 @@ class AmigoConversation:
             sought.interaction.conversation_id = self._id
             if self._last is not None and (begun := self._last.interaction.begun) and begun.message_id:
                 sought.excluded.add(begun.message_id)
-            self._last = sought
-            self._is_in_doubt = True
+            self._before = (self._last, self._is_in_doubt)
+            self._last, self._is_in_doubt = sought, True
             return request
 
         return AmigoStream(
@@ -184,6 +186,8 @@ class AmigoConversation:
         return self._api.create(self._service_id, saying, self._options)
 
     def _note(self, stream: AmigoStream) -> None:
+        if not stream.is_sent:
+            self._last, self._is_in_doubt = self._before
         if self._id is None and stream.conversation_id is not None:
             self._id = stream.conversation_id
             self._orders.note(stream)

@@ -110,6 +110,11 @@ class AmigoStream:
         return self._is_ended
 
     @property
+    def is_sent(self) -> bool:
+        """Whether it has left, or may have: not while it waits for its turn, and not where the service refused it."""
+        return self._request is not None
+
+    @property
     def is_in_doubt(self) -> bool:
         """Whether, as things stand, nobody can say whether the interaction is saved."""
         return self._request is not None and self._interaction.end is End.UNKNOWN
@@ -182,8 +187,8 @@ class AmigoStream:
             timeout: Seconds to look for.
 
         Returns:
-            The reply, if it is saved; its text is then the messages'. `None` if no trace of it was found: it is as good
-            as certain then that it was not kept, and sending it again is your decision.
+            The reply, if it is saved; its text is then the messages'. `None` if it was not sent, or no trace of it was
+            found: it is as good as certain then that it was not kept, and sending it again is your decision.
 
         Raises:
             InteractionUnknownError: what was found may be this interaction or another.
@@ -192,6 +197,9 @@ class AmigoStream:
         await self.aclose()
         if self._is_ended and self._failure is None:
             return self._interaction.reply(is_voice=self._saying.is_spoken_back)
+        if not self.is_sent:
+            # What it said may stand there all the same, said at another time.
+            return None
         return await self._sought.settle(self._api, timeout)
 
     async def aclose(self) -> None:
@@ -245,10 +253,18 @@ class AmigoStream:
                     self._failure = self._unknown("cancelled before a stream had begun")
                 raise
         except BaseException as error:
+            if self._failure is None:
+                self._unsaid()
             self._let_go()
             if isinstance(error, NairiError):
                 self._told(error)
             raise
+
+    def _unsaid(self) -> None:
+        """It did not leave, or was refused: nothing of it is in doubt."""
+        was_prepared, self._request = self._request is not None, None
+        if was_prepared and self._note is not None:
+            self._note(self)
 
     async def _advance(self) -> None:
         """One step: send, read a piece, or say how it ended."""

@@ -19,6 +19,7 @@ from nairi_async import (
     NairiSession,
     NotFoundError,
     OutcomeUnknownError,
+    PermissionDeniedError,
     ServerError,
     WatchTimeoutError,
 )
@@ -222,6 +223,47 @@ async def test_the_same_words_said_before_are_not_taken_for_it(amigo: AmigoSessi
     with pytest.raises(OutcomeUnknownError):
         await dialogue.ask("yes")
     assert await dialogue.settle(timeout=10) is None
+
+
+async def test_what_was_not_sent_is_not_looked_for(amigo: AmigoSession, service: AmigoSimulator) -> None:
+    """The same words, said long before, do not pass for a message that never left or was refused."""
+    dialogue = amigo.conversation(service.service_id)
+    await dialogue.begin()
+    await dialogue.ask("yes")
+    never = amigo.interact(str(dialogue.id), "yes")
+    assert await never.settle() is None
+    service.refuse(403, on="interact")
+    refused = amigo.interact(str(dialogue.id), "yes")
+    with pytest.raises(PermissionDeniedError):
+        await refused
+    assert (refused.is_sent, refused.is_in_doubt) == (False, False)
+    assert await refused.settle() is None
+
+
+async def test_a_refused_turn_leaves_the_one_before_in_doubt(amigo: AmigoSession, service: AmigoSimulator) -> None:
+    """What settles is the last turn that left: a prompt that is refused after it does not hide it."""
+    dialogue = amigo.conversation(service.service_id)
+    await dialogue.begin()
+    service.cut(on="interact", processed=True)
+    with pytest.raises(OutcomeUnknownError):
+        await dialogue.ask("one")
+    service.refuse(403, on="interact")
+    with pytest.raises(PermissionDeniedError):
+        await dialogue.ask("two")
+    settled = await dialogue.settle()
+    assert settled is not None
+    assert settled.text == 'You said: "one"'
+
+
+async def test_finishing_after_a_refused_turn_is_harmless(amigo: AmigoSession, service: AmigoSimulator) -> None:
+    """A conversation that was finished elsewhere refuses a prompt, and finishing it once more at once succeeds."""
+    dialogue = amigo.conversation(service.service_id)
+    await dialogue.begin()
+    await amigo.finish(str(dialogue.id))
+    with pytest.raises(ConflictError):
+        await dialogue.ask("one")
+    await dialogue.finish()
+    assert amigo.stats.retries == 0
 
 
 @pytest.mark.parametrize("skew", [-3600.0, 3600.0])
