@@ -157,8 +157,6 @@ class AmigoConversation:
             request = await self._request(saying)
             # Known only now: an earlier turn may have begun the conversation.
             sought.interaction.conversation_id = self._id
-            if self._last is not None and (begun := self._last.interaction.begun) and begun.message_id:
-                sought.excluded.add(begun.message_id)
             self._before = (self._last, self._is_in_doubt)
             self._last, self._is_in_doubt = sought, True
             return request

@@ -40,7 +40,7 @@ class Sought:
     began: float = -math.inf
     """When it was sent, by the session's monotonic clock."""
     excluded: set[str] = field(factory=set)
-    """User messages that are known to be earlier ones."""
+    """Messages and interactions that are known to be earlier ones."""
 
     async def settle(self, api: Api, timeout: float) -> AmigoReply | None:
         """The reply, once it is found; `None` if nothing is found within the time."""
@@ -83,7 +83,7 @@ class Sought:
         begun = self.interaction.begun
         if begun is not None and begun.message_id:
             return row.id == begun.message_id
-        if not _is_since(row.created_at, earliest) or row.id in self.excluded:
+        if not _is_since(row.created_at, earliest) or not self.excluded.isdisjoint((row.id, row.interaction_id)):
             return False
         if self.saying.text is not None:
             return row.message_type == self.saying.message_type and row.message.strip() == self.saying.text.strip()

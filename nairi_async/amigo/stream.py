@@ -240,6 +240,7 @@ class AmigoStream:
     async def _send(self) -> None:
         await self.order.acquire()
         self._holds_order = True
+        self._sought.excluded.update(self.order.told)
         try:
             request = self._request = await self._prepare()
             self._sought.began = self._clock.monotonic()
@@ -356,4 +357,5 @@ class AmigoStream:
             stream.close()
         if self._holds_order:
             self._holds_order = False
+            self.order.told.extend(self._interaction.ids)
             self.order.release()

@@ -225,6 +225,39 @@ async def test_the_same_words_said_before_are_not_taken_for_it(amigo: AmigoSessi
     assert await dialogue.settle(timeout=10) is None
 
 
+async def test_the_same_words_in_a_first_turn_are_not_taken_for_it(
+    amigo: AmigoSession, service: AmigoSimulator
+) -> None:
+    """The stream of a new conversation names no user message, and its turn is told from the next all the same."""
+    dialogue = amigo.conversation(service.service_id)
+    await dialogue.ask("yes")
+    service.cut(on="interact")
+    with pytest.raises(OutcomeUnknownError):
+        await dialogue.ask("yes")
+    assert await dialogue.settle(timeout=10) is None
+
+
+async def test_a_stream_tells_the_same_words_from_its_own(amigo: AmigoSession, service: AmigoSimulator) -> None:
+    """Without a handle too; and of two turns with the same words the later is found."""
+    dialogue = amigo.conversation(service.service_id)
+    await dialogue.begin()
+    service.service(lambda _, number: f"No. {number}", service_id=service.service_id)
+    for _ in range(2):
+        await amigo.interact(str(dialogue.id), "yes").reply()
+    service.cut(on="interact")
+    cut = amigo.interact(str(dialogue.id), "yes")
+    with pytest.raises(OutcomeUnknownError):
+        await cut
+    assert await cut.settle(timeout=10) is None
+    service.cut(on="interact", processed=True)
+    lost = amigo.interact(str(dialogue.id), "yes")
+    with pytest.raises(OutcomeUnknownError):
+        await lost
+    settled = await lost.settle(timeout=10)
+    assert settled is not None
+    assert settled.interaction_id == service.asked[-1].interaction_id
+
+
 async def test_what_was_not_sent_is_not_looked_for(amigo: AmigoSession, service: AmigoSimulator) -> None:
     """The same words, said long before, do not pass for a message that never left or was refused."""
     dialogue = amigo.conversation(service.service_id)
