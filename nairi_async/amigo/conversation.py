@@ -191,4 +191,4 @@ class AmigoConversation:
             self._orders.note(stream)
         if stream.is_ended:
             self._is_in_doubt = stream.is_in_doubt
-            self._is_completed = self._is_completed or stream.is_conversation_over
+        self._is_completed = self._is_completed or stream.is_conversation_over

@@ -23,6 +23,7 @@ from nairi_async import (
     ServerError,
     WatchTimeoutError,
 )
+from nairi_async.amigo import InteractionComplete
 from nairi_async.testing import Simulator, VirtualClock
 from nairi_async.testing.amigo import AmigoQuirks, AmigoSimulator, Complete, Cut, Error, Hang, Speak
 
@@ -271,6 +272,23 @@ async def test_what_was_not_sent_is_not_looked_for(amigo: AmigoSession, service:
         await refused
     assert (refused.is_sent, refused.is_in_doubt) == (False, False)
     assert await refused.settle() is None
+
+
+async def test_a_dialogue_that_was_left_at_its_last_event_is_over(amigo: AmigoSession, service: AmigoSimulator) -> None:
+    """A loop that ends with `interaction-complete` has heard all: the reply, and that the agent has ended it."""
+    service.service(["Bye.", Complete(ends=True)], service_id=service.service_id)
+    dialogue = amigo.conversation(service.service_id)
+    async with dialogue.send("Hi") as stream:
+        async for event in stream:
+            if isinstance(event, InteractionComplete):
+                break
+    assert (stream.is_saved, dialogue.is_completed) == (True, True)
+    assert (await stream.reply()).text == "Bye."
+    requests = amigo.stats.requests
+    settled = await stream.settle()
+    assert settled is not None
+    await dialogue.finish()
+    assert amigo.stats.requests == requests
 
 
 async def test_a_refused_turn_leaves_the_one_before_in_doubt(amigo: AmigoSession, service: AmigoSimulator) -> None:

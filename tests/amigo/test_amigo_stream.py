@@ -40,14 +40,13 @@ from nairi_async.amigo import (
     UserMessageAvailable,
 )
 from nairi_async.amigo.interaction import MAX_LINE
+from nairi_async.testing import VirtualClock
 from nairi_async.testing.amigo import AmigoQuirks, AmigoSimulator, Complete, Cut, Error, Hang, Line, Speak
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from support import Step
-
-    from nairi_async.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -104,6 +103,29 @@ async def test_the_documented_example_stream(clock: VirtualClock) -> None:
     async with AmigoSimulator("Hi there!", clock=clock, quirks=quirks) as service, session(service.url) as amigo:
         reply = await amigo.create_conversation(service.service_id).reply()
     assert (reply.text, reply.conversation_id) == ("Hi there!", service.asked[0].conversation_id)
+
+
+async def test_a_reply_that_is_saved_is_not_late() -> None:
+    """A timeout that is over after `interaction-complete` costs nothing: the reply is there."""
+    script = [Speak("Done."), Complete(), Hang()]
+    async with AmigoSimulator(script, clock=VirtualClock()) as service, session(service.url) as amigo:
+        stream = amigo.create_conversation(service.service_id, timeout=0.2)
+        assert (await stream.reply()).text == "Done."
+        assert amigo._caller.limiter._slots._value == 100
+
+
+async def test_a_void_interaction_is_void_however_its_stream_is_left() -> None:
+    """Left after its `error` event, it is still what the service said, and nothing has to be looked up."""
+    script = [Speak("Le"), Error(503, "no model today")]
+    async with AmigoSimulator(script, clock=VirtualClock()) as service, session(service.url) as amigo:
+        async with amigo.create_conversation(service.service_id) as stream:
+            while (await anext(stream)).type != "error":
+                pass
+        with pytest.raises(InteractionVoidError, match="no model today"):
+            await stream.reply()
+        requests = amigo.stats.requests
+        assert await stream.settle() is None
+        assert amigo.stats.requests == requests
 
 
 # When it is sent.
