@@ -246,6 +246,9 @@ class AmigoStream:
                 if isinstance(error, NairiError):
                     raise
                 raise self._told(WatchTimeoutError("no stream has begun within the timeout")) from error
+        if self._is_closed:
+            # By another task, too late to cancel this one: what it has got meanwhile is nobody's any more.
+            self._let_go()
 
     async def _send(self) -> None:
         await self.order.acquire()

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
     from support import Step
 
+    from nairi_async.transport.exchange import Request, Response
+
 pytestmark = pytest.mark.anyio
 
 
@@ -425,6 +427,34 @@ async def test_closing_wakes_who_waits() -> None:
         await asyncio.sleep(0.02)
         await stream.aclose()
         assert len(await task) == 2
+        with pytest.raises(InteractionUnknownError, match="closed before its end"):
+            await stream.reply()
+
+
+async def test_closing_at_the_moment_of_the_answer_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the answer has come and its reader has not run yet, another task that closes the stream closes that too."""
+    async with AmigoSimulator([Speak("one"), Hang()]) as service, session(service.url, max_connections=1) as amigo:
+        stream = amigo.create_conversation(service.service_id)
+        send = amigo._caller.http.send
+
+        async def closed_meanwhile(request: Request, timeout: float) -> Response:
+            response = await send(request, timeout)
+            if response.stream is not None:
+                loop = asyncio.get_running_loop()
+                came = loop.create_future()
+
+                def close() -> None:
+                    came.set_result(None)
+                    with pytest.raises(StopIteration):
+                        stream.aclose().send(None)
+
+                loop.call_soon(close)
+                await came
+            return response
+
+        monkeypatch.setattr(amigo._caller.http, "send", closed_meanwhile)
+        await stream
+        assert amigo._caller.limiter._slots._value == 1
         with pytest.raises(InteractionUnknownError, match="closed before its end"):
             await stream.reply()
 
