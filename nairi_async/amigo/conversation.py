@@ -10,14 +10,20 @@ from nairi_async.amigo.interaction import Interaction
 from nairi_async.amigo.saying import Saying, first_words, further_words
 from nairi_async.amigo.settling import Sought
 from nairi_async.amigo.stream import AmigoStream
-from nairi_async.errors import BadRequestError, ConflictError, InvalidArgumentError, NotFoundError
+from nairi_async.errors import (
+    BadRequestError,
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nairi_async.amigo.api import Api
     from nairi_async.amigo.checks import ExternalEvents
-    from nairi_async.amigo.models import AmigoReply
+    from nairi_async.amigo.models import AmigoReply, ConversationInfo
     from nairi_async.amigo.orders import Orders
     from nairi_async.attachments.sources import Source
     from nairi_async.checks import Duration
@@ -122,9 +128,16 @@ class AmigoConversation:
         return self._streamed(saying, timeout)
 
     async def settle(self, *, timeout: float = 60.0) -> AmigoReply | None:
-        """Find out whether the last turn was saved; see `AmigoStream.settle`. `None` as well if there was none."""
+        """Find out whether the last turn was saved; see `AmigoStream.settle`. `None` as well if there was none.
+
+        A handle that has said nothing yet finds out whether the conversation is over; if not, its next turn waits for
+        one that another process may have left running.
+        """
         async with self._order:
             if self._last is None:
+                if self._id is not None and not self._is_completed:
+                    self._is_completed = await self._is_finished() is not False
+                    self._is_in_doubt = not self._is_completed
                 return None
             reply = await self._last.settle(self._api, timeout)
             if reply is not None:
@@ -149,6 +162,23 @@ class AmigoConversation:
                 if isinstance(error, ConflictError) and self._is_in_doubt:
                     raise
             self._is_completed = True
+
+    async def _is_finished(self) -> bool | None:
+        """Whether the service says that the conversation is finished; `None` where it knows of none."""
+        assert self._id is not None  # noqa: S101 - whoever calls has looked
+        try:
+            page = await self._api.conversations([("id", self._id), ("limit", "1")])
+            rows: list[ConversationInfo] = [row for row in page.rows if row.id == self._id]
+            if rows:
+                return rows[0].is_finished is True
+            # A list may lag behind.
+            await self._api.messages(self._id, [("limit", "1")])
+        except NotFoundError:
+            return None
+        except PermissionDeniedError:
+            # Who may not look may speak all the same.
+            pass
+        return False
 
     def _streamed(self, saying: Saying, timeout: Duration | None) -> AmigoStream:
         sought = Sought(Interaction(self._id), saying, self._service_id)
