@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from nairi_async import checks
-from nairi_async.amigo.interaction import Interaction
+from nairi_async.amigo.interaction import End, Interaction
 from nairi_async.amigo.saying import Saying, first_words, further_words
 from nairi_async.amigo.settling import Sought
 from nairi_async.amigo.stream import AmigoStream
@@ -55,6 +55,8 @@ class AmigoConversation:
         self._options = dict(options)
         self._order = orders.new() if conversation_id is None else orders.of(conversation_id)
         self._last: Sought | None = None
+        # The turn that began it, where this handle did.
+        self._first: Sought | None = None
         self._is_completed = False
         # Whether the last turn may still run at the service, because its end was not seen.
         self._is_in_doubt = False
@@ -184,7 +186,10 @@ class AmigoConversation:
         sought = Sought(Interaction(self._id), saying, self._service_id)
 
         async def prepare() -> Request:
+            await self._begin_anew_if_gone()
             request = await self._request(saying)
+            if self._id is None:
+                self._first = sought
             # Known only now: an earlier turn may have begun the conversation.
             sought.interaction.conversation_id = self._id
             self._before = (self._last, self._is_in_doubt)
@@ -200,6 +205,14 @@ class AmigoConversation:
             timeout=checks.timeout(timeout, math.inf),
             note=self._note,
         )
+
+    async def _begin_anew_if_gone(self) -> None:
+        """A conversation whose first turn is void may be gone with it, or not; the service does not say."""
+        first = self._first
+        if first is None or first is not self._last or first.interaction.end is not End.VOID or self._id is None:
+            return
+        if await self._is_finished() is None:
+            self._id = None
 
     async def _request(self, saying: Saying) -> Request:
         if self._is_completed:

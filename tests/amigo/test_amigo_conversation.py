@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import support
@@ -257,6 +257,23 @@ async def test_a_stream_tells_the_same_words_from_its_own(amigo: AmigoSession, s
     settled = await lost.settle(timeout=10)
     assert settled is not None
     assert settled.interaction_id == service.asked[-1].interaction_id
+
+
+@pytest.mark.parametrize("kept", ["gone", "kept"])
+async def test_a_first_turn_that_is_void_may_be_said_again(kept: Literal["gone", "kept"], clock: VirtualClock) -> None:
+    """Whether or not the service keeps a conversation whose first turn failed, the dialogue goes on."""
+    quirks = AmigoQuirks(failed_create=kept)
+    async with (
+        AmigoSimulator([Error(503)], clock=clock, quirks=quirks) as service,
+        session(service.url, clock=clock) as amigo,
+    ):
+        dialogue = amigo.conversation(service.service_id)
+        for _ in range(2):
+            with pytest.raises(InteractionVoidError):
+                await dialogue.ask("Hi")
+        service.service("Fine.", service_id=service.service_id)
+        assert [(await dialogue.ask(text)).text for text in ("Hi", "More")] == ["Fine.", "Fine."]
+        assert dialogue.id == service.asked[-1].conversation_id == service.asked[-2].conversation_id
 
 
 async def test_what_was_not_sent_is_not_looked_for(amigo: AmigoSession, service: AmigoSimulator) -> None:
