@@ -150,11 +150,16 @@ class AmigoConversation:
     async def finish(self) -> None:
         """End the conversation, after the turns before; harmless where it is over already, or never began.
 
+        Where its beginning broke off before the service named it, it is looked for, since it would stand in the way of
+        the next one.
+
         Raises:
             OutcomeUnknownError: the request left, and its answer did not come back; it may be repeated.
             NairiError: it was refused, or not sent.
         """
         async with self._order:
+            if self._id is None and self._is_in_doubt and self._last is not None:
+                self._id = await self._last.unfinished(self._api)
             if self._id is None or self._is_completed:
                 return
             try:

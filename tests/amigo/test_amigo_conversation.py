@@ -451,6 +451,29 @@ async def test_many_prompts_one_after_another(amigo: AmigoSession, service: Amig
     assert [row async for row in amigo.conversations(is_finished=False)] == []
 
 
+@pytest.mark.parametrize("processed", [True, False])
+async def test_a_beginning_that_broke_off_costs_no_other_prompt(
+    *, processed: bool, amigo: AmigoSession, service: AmigoSimulator
+) -> None:
+    """A conversation that was begun and never named is found and finished, so the next prompt can begin another."""
+    service.cut(on="create", processed=processed)
+    outcomes = [outcome async for outcome in amigo.ask_many(service.service_id, ["0", "1", "2"])]
+    assert isinstance(outcomes[0].error, OutcomeUnknownError)
+    assert [outcome.reply.text for outcome in outcomes if outcome.reply] == ['You said: "1"', 'You said: "2"']
+    assert [row async for row in amigo.conversations(is_finished=False)] == []
+
+
+async def test_a_conversation_of_somebody_else_is_not_finished(amigo: AmigoSession, service: AmigoSimulator) -> None:
+    """Of a beginning that left no trace nothing is finished: another's conversation goes on."""
+    dialogue = amigo.conversation(service.service_id)
+    service.cut(on="create")
+    with pytest.raises(OutcomeUnknownError):
+        await dialogue.ask("Hi")
+    other = await amigo.create_conversation(service.service_id, "Hello").reply()
+    await dialogue.finish()
+    assert (await amigo.interact(str(other.conversation_id), "More").reply()).text == 'You said: "More"'
+
+
 async def test_asking_at_once_queues(amigo: AmigoSession, service: AmigoSimulator) -> None:
     """Any number of tasks may ask: the service is asked one thing at a time."""
     replies = await asyncio.gather(*(amigo.ask(service.service_id, str(n)) for n in range(5)))
