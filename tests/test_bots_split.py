@@ -126,6 +126,18 @@ def test_a_cut_block_is_closed_and_opened_again_with_its_language() -> None:
     ]
 
 
+@pytest.mark.parametrize("mark", ["-", "*", "1.", "12)", "- 1."])
+def test_a_block_in_a_list_is_a_block(mark: str) -> None:
+    """What follows its end is text again; cut within, it is closed and opened again, without the item's mark."""
+    after = "\n".join(f"Plain words, line {n}." for n in range(10))
+    pieces = split_text(f"First:\n{mark} ```sh\n   npm install\n   ```\n{after}", 60)
+    assert "".join(pieces).count("```") == 2
+    code = "\n".join(f"   step {n}" for n in range(10))
+    first, *others = split_text(f"{mark} ```sh\n{code}\n   ```", 60)
+    assert first.startswith(f"{mark} ```sh\n")
+    assert all(piece.startswith("```sh\n") and piece.endswith("```") for piece in others)
+
+
 @pytest.mark.parametrize(
     "character", ["e\u0301", "\U0001f469\u200d\U0001f680", "\U0001f44d\U0001f3fd", "\U0001f1e9\U0001f1ea"]
 )
