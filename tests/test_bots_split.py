@@ -90,7 +90,15 @@ def test_any_text_ends_in_pieces_that_fit(text: str, limit: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["`" * 5000, "```" + "x" * 5000, "~" * 30 + "\n" + "y" * 500, "```\n" * 900, "\n" * 9000, "\U0001f1e6" * 5000],
+    [
+        "`" * 5000,
+        "```" + "x" * 5000,
+        "~" * 30 + "\n" + "y" * 500,
+        "```\n" * 900,
+        "\n" * 9000,
+        "\U0001f1e6" * 5000,
+        "- " * 50_000,
+    ],
 )
 @pytest.mark.parametrize("limit", [32, 33, 2000])
 def test_hostile_texts_end_in_pieces_that_fit(text: str, limit: int) -> None:

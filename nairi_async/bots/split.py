@@ -18,7 +18,7 @@ LEAST_LIMIT: Final = 32
 """The smallest limit: a code block needs room for its fences in every piece."""
 
 # A block may begin behind the mark of a list item, and ends on a line of its own all the same.
-_FENCE: Final = re.compile(r"[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)*(?P<marker>`{3,}|~{3,})(?P<info>.*)")
+_FENCE: Final = re.compile(r"[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+){0,4}(?P<marker>`{3,}|~{3,})(?P<info>.*)")
 # A piece is cut at a better place only if that leaves it this full: a quarter.
 _FILLED: Final = 4
 # A fence is repeated in each piece of its block, so one that fills pieces by itself is taken for text.
