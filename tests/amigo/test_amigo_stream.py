@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import support
+from aiohttp import web
 from amigo_sessions import COMPLETE, ERROR, ID, PIECE, SIGNED_IN, TAKEN, chunked, lines, session
 from support import Act, Drip, Last, RawServer, answer, refusal
 
@@ -417,6 +418,20 @@ async def test_leaving_frees_connection_and_conversation_at_once(leave: str) -> 
             await asyncio.ensure_future(read())
         assert slots._value == 2
         assert not any(order.locked() for order in amigo._orders._of.values())
+
+
+async def test_leaving_is_no_error_of_the_simulator(
+    amigo: AmigoSession, service: AmigoSimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever tests what leaves a stream finds no traceback of the server in the log."""
+
+    async def gone(_response: object, _data: bytes) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(web.StreamResponse, "write", gone)
+    with pytest.raises(InteractionUnknownError):
+        await amigo.create_conversation(service.service_id).reply()
+    assert [record for record in caplog.records if record.name.startswith("aiohttp")] == []
 
 
 async def test_closing_wakes_who_waits() -> None:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _PASSES = 2
 
 
-class _ClientGoneError(Exception):
-    """The client has closed its connection."""
+class _ClientGoneError(ConnectionResetError):
+    """The client has closed its connection; for the server that is no error of its own."""
 
 
 async def send(
