@@ -183,6 +183,8 @@ class AmigoStream:
             raise self._failure
         if self._interaction.end is End.VOID:
             raise self._void()
+        if not self.is_sent:
+            raise self._told(InteractionVoidError("the stream was closed before anything was sent"))
         if not self.is_saved:
             raise self._unknown("the stream was closed before its end")
         return self._interaction.reply(is_voice=self._saying.is_spoken_back)

@@ -488,6 +488,8 @@ async def test_closing_wakes_who_waits_for_a_turn(amigo: AmigoSession, service: 
         await stream.aclose()
         assert await task == []
     assert len(service.asked) == 1
+    with pytest.raises(InteractionVoidError, match="before anything was sent"):
+        await stream.reply()
 
 
 async def test_closing_the_session_ends_streams() -> None:
