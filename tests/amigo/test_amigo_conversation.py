@@ -24,6 +24,7 @@ from nairi_async import (
     WatchTimeoutError,
 )
 from nairi_async.amigo import InteractionComplete
+from nairi_async.clock import SystemClock
 from nairi_async.testing import Simulator, VirtualClock
 from nairi_async.testing.amigo import AmigoQuirks, AmigoSimulator, Complete, Cut, Error, Hang, Speak
 
@@ -480,17 +481,19 @@ async def test_asking_at_once_queues(amigo: AmigoSession, service: AmigoSimulato
     assert [reply.text for reply in replies] == [f'You said: "{n}"' for n in range(5)]
 
 
-async def test_a_cancelled_question_is_finished_before_the_next(amigo: AmigoSession, service: AmigoSimulator) -> None:
+async def test_a_cancelled_question_is_finished_before_the_next(service: AmigoSimulator) -> None:
     """What a cancelled `ask` left open does not stand in the way of the next one."""
     service.service([Speak("a"), Hang()], service_id=service.service_id)
-    task = asyncio.ensure_future(amigo.ask(service.service_id, "one"))
-    await support.until(lambda: service.asked)
-    await asyncio.sleep(0.02)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    service.service("Fine.", service_id=service.service_id)
-    assert (await amigo.ask(service.service_id, "two")).text == "Fine."
+    # In real time, in which the silence lasts long enough to be cancelled.
+    async with session(service.url, clock=SystemClock()) as amigo:
+        task = asyncio.ensure_future(amigo.ask(service.service_id, "one"))
+        await support.until(lambda: service.asked)
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        service.service("Fine.", service_id=service.service_id)
+        assert (await amigo.ask(service.service_id, "two")).text == "Fine."
 
 
 async def test_a_conversation_that_cannot_be_finished_keeps_its_reply(
