@@ -22,7 +22,7 @@ from nairi_async.bots import (
     SQLiteStore,
     StoreError,
 )
-from nairi_async.testing import Done, Fail, Quirks, Simulator
+from nairi_async.testing import AmigoQuirks, Done, Fail, Quirks, Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from nairi_async.amigo import AmigoSession
     from nairi_async.bots import Store
-    from nairi_async.testing import VirtualClock
+    from nairi_async.testing import AmigoSimulator, VirtualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -295,6 +296,58 @@ async def test_a_prompt_in_doubt_is_not_run_again(chats: Chats, echo: Simulator)
         await chats.ask("c", "b", key=2)
     assert (await chats.ask("c", "c")).text == "3: c"
     assert [asked.prompt for asked in echo.prompts] == ["a", "b", "c"]
+
+
+class LateStore(MemoryStore):
+    """Says that something is saved some time after it is."""
+
+    async def save(self, name: str, record: Record) -> None:
+        await super().save(name, record)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+async def told_again(chats: Chats) -> list[str]:
+    """Return the replies to prompts that come again after they were cancelled, each a moment later than the last."""
+    told = []
+    for passes in range(60):
+        task = asyncio.create_task(chats.ask(passes, f"prompt {passes}", key=1))
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        try:
+            told.append((await chats.ask(passes, f"prompt {passes}", key=1)).text)
+        except AlreadyAskedError:
+            told.append("")
+    return told
+
+
+async def test_a_prompt_that_was_cancelled_before_it_left_may_come_again(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """Cancelled at every moment: its key is free while the prompt is certainly here, and no prompt runs twice."""
+    told = await told_again(Chats(nairi, "my-agent", store=LateStore(), clock=clock))
+    asked = [one.prompt for one in echo.prompts]
+    assert len(asked) == len(set(asked))
+    # Saving alone takes five moments, a new connection some more.
+    assert all(told[:6])
+    assert any(told[6:])
+    assert not any(told[-5:])
+
+
+async def test_a_prompt_to_amigo_that_was_cancelled_before_it_left_may_come_again(
+    amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """The same there, in a service that lets one user have many conversations."""
+    service.quirks = AmigoQuirks(one_unfinished=False)
+    told = await told_again(Chats(amigo, service.service_id, store=LateStore(), clock=clock))
+    asked = [one.message for one in service.asked]
+    assert len(asked) == len(set(asked))
+    assert all(told[:6])
+    assert any(told[6:])
+    assert not any(told[-5:])
 
 
 async def test_a_reply_is_not_lost_to_a_full_disk(

@@ -32,6 +32,8 @@ from nairi_async.errors import (
     TurnFailedError,
     WatchTimeoutError,
 )
+from nairi_async.transport import leaving
+from nairi_async.transport.session import ServiceSession
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
@@ -205,7 +207,7 @@ class Chats:
             ChatBusyError: too many prompts of the chat wait already; this one was not taken on.
             StoreError: the mapping could not be read or written; nothing was sent.
             NairiError: as the dialogue's own `ask`. Where the prompt provably did not run, or the service kept nothing
-                of it, its key may be used again.
+                of it, its key may be used again; so it may after a cancellation before it left.
         """
         name, text = self._name(chat), checks.prompt(prompt)
         known = None if key is None else _id("key", key)
@@ -336,10 +338,16 @@ class Chats:
     ) -> Answer:
         """The answer, with the record kept in step with what is known."""
         before, after = kept.record, asking
-        await kept.put(asking)
+        await kept.put_or_undo(asking)
         try:
-            async with beside(self._note_id(kept, dialogue)):
-                return await call()
+            with leaving.watched() as sent:
+                async with beside(self._note_id(kept, dialogue)):
+                    return await call()
+        except asyncio.CancelledError:
+            # Of another library's session nobody knows.
+            if isinstance(self._session, ServiceSession) and not sent.has_left:
+                after = before
+            raise
         except TurnFailedError as failed:
             after = asking.answered(failed)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,16 @@ class Kept:
         """Save a record, also one that is there already: whether saving works is known before a prompt leaves."""
         await self.store.save(self.name, record)
         self.record = record
+
+    async def put_or_undo(self, record: Record) -> None:
+        """The same, but nothing of it stays where it was cancelled: the store may have it all the same."""
+        before = self.record
+        try:
+            await self.put(record)
+        except asyncio.CancelledError:
+            self.record = record
+            await self.put_in_any_case(before)
+            raise
 
     async def put_in_any_case(self, record: Record) -> None:
         """Save what came of a prompt: also when cancelled, and a reply is not lost to a disk that is full."""

@@ -28,6 +28,7 @@ from nairi_async.errors import (
     UnreadableOutcomeError,
 )
 from nairi_async.hooks import Hooks, RequestDone, RetryPlanned
+from nairi_async.transport import leaving
 from nairi_async.transport.retry import (
     RetryPolicy,
     delay_before_retry,
@@ -130,6 +131,7 @@ class Caller:
     ) -> _T:
         credentials = request.credentials or self.http.credentials
         is_second, request.began = False, None
+        leaving.note(request)
         preparing = _Preparing(credentials, self)
         for attempt in itertools.count(1):
             # In front of the limiter: what has to be done for them may be a request of its own.
