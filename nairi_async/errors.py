@@ -331,9 +331,15 @@ class WatchTimeoutError(NairiError, TimeoutError):
 
 @define(auto_exc=True, slots=False)
 class AlreadyAskedError(NairiError):
-    """A prompt of that key was taken on before, by this process or one that has ended; it is not run again."""
+    """A prompt of that key was taken on before, by this process or one that has ended; it is not run again.
+
+    Its answer stands in the chat's dialogue. Where nothing was asked after it, Nairi's `await
+    session.resume(error.dialogue_id).last_reply()` is that answer, and waits while the turn runs.
+    """
 
     message: str
+    dialogue_id: str | None = None
+    """The service's id of the chat's dialogue, `None` where it is not known, or has ended."""
 
 
 @define(auto_exc=True, slots=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,46 @@ async def test_a_prompt_that_comes_again_is_not_run_again(
         await Chats(nairi, "my-agent", store=store, clock=clock).ask("c", "a", key="1")
     await Chats(nairi, "my-agent", store=store, clock=clock).ask("other", "a", key=1)
     assert len(echo.prompts) == 2
+
+
+async def test_the_answer_of_a_prompt_that_comes_again_can_be_found(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """The error leads to the dialogue, in which the answer stands; that of a first prompt under way is not known."""
+    chats = Chats(nairi, "my-agent", clock=clock)
+    await chats.ask("c", "a", key=1)
+    with pytest.raises(AlreadyAskedError) as caught:
+        await chats.ask("c", "a", key=1)
+    assert caught.value.dialogue_id == echo.prompts[0].job_id == await chats.dialogue_id("c")
+    reply = await nairi.resume(caught.value.dialogue_id).last_reply()
+    assert reply is not None
+    assert reply.text == "1: a"
+
+
+async def test_virtual_time_stands_still_while_a_store_works(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock, tmp_path: Path
+) -> None:
+    """What a disk does in its thread costs no virtual time, whoever sleeps meanwhile, also over a restart."""
+
+    class Slow(SQLiteStore):
+        async def save(self, name: str, record: Record) -> None:
+            await asyncio.to_thread(time.sleep, 0.02)
+            await super().save(name, record)
+
+    sleeper = asyncio.create_task(every_second(clock))
+    for _ in range(2):
+        async with Slow(tmp_path / "bot.sqlite") as store:
+            before = clock.monotonic()
+            await Chats(nairi, "my-agent", store=store, clock=clock).ask("c", "a")
+            assert 5 <= clock.monotonic() - before < 12
+    sleeper.cancel()
+    assert len(echo.prompts) == 2
+
+
+async def every_second(clock: VirtualClock) -> None:
+    """Sleep for as long as the test lasts."""
+    while True:
+        await clock.sleep(1)
 
 
 class CrashError(Exception):

@@ -28,6 +28,7 @@ VALUES: dict[str, Any] = {
     "messages": (SAID,),
     "cursor": "cmsg_9",
     "candidates": (TURN,),
+    "dialogue_id": "job_7",
     "file": "run.sqlite",
 }
 

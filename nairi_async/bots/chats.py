@@ -14,7 +14,7 @@ from attrs import define, evolve, field, frozen
 
 from nairi_async import checks
 from nairi_async.bots.indicator import beside, shown
-from nairi_async.bots.keeping import Kept
+from nairi_async.bots.keeping import Held, Kept
 from nairi_async.bots.split import Length, split_text
 from nairi_async.bots.store import MemoryStore, Record
 from nairi_async.clock import Clock, SystemClock
@@ -127,7 +127,7 @@ class Chats:
         timeout: Seconds for each prompt; the session's own unless given.
         max_waiting: Prompts of one chat that may wait for their turn; one more is refused.
         typing_every: Seconds after which a typing indicator that is a function is shown again.
-        clock: The time to live by; the session's own in tests.
+        clock: The time to live by; the session's own in tests. A virtual one stands still while the store works.
 
     Raises:
         InvalidArgumentError: the target, limit or timeout cannot be used.
@@ -150,7 +150,6 @@ class Chats:
         split_text("", limit)
         self._session = session
         self._target = checks.identifier("target", target)
-        self._store = store or MemoryStore()
         self._limit, self._length = limit, length
         self._timeout = timeout
         self._max_waiting = checks.whole("max_waiting", max_waiting)
@@ -158,6 +157,7 @@ class Chats:
         checks.positive("typing_every", self._typing_every)
         checks.timeout(timeout, math.inf)
         self._clock = clock or SystemClock()
+        self._store = Held(store or MemoryStore(), self._clock)
         self._lines: dict[str, _Line] = {}
 
     async def ask(
@@ -203,7 +203,7 @@ class Chats:
                 short, but the prompt is not sent after it. As given to `Chats` unless given here.
 
         Raises:
-            AlreadyAskedError: a prompt of this key was taken on before.
+            AlreadyAskedError: a prompt of this key was taken on before; its `dialogue_id` leads to the answer.
             ChatBusyError: too many prompts of the chat wait already; this one was not taken on.
             StoreError: the mapping could not be read or written; nothing was sent.
             NairiError: as the dialogue's own `ask`. Where the prompt provably did not run, or the service kept nothing
@@ -220,7 +220,8 @@ class Chats:
             kept = await Kept.of(self._store, name)
             record = kept.record
             if known is not None and known in record.keys:
-                raise AlreadyAskedError(f"the prompt {known!r} was taken on before, and is not run again")
+                told = f"the prompt {known!r} was taken on before, and is not run again"
+                raise AlreadyAskedError(told, record.dialogue_id)
             async with shown(typing, self._clock, self._typing_every):
                 dialogue = self._dialogue(record)
                 with suppress(TurnFailedError):

@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING
 
 import anyio
-from attrs import define
+from attrs import define, frozen
 
-from nairi_async.bots.store import Record
+from nairi_async.bots.store import Record, Store
+from nairi_async.clock import Clock
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from nairi_async.bots.store import Store
 
 _log = logging.getLogger("nairi_async.bots")
+
+
+@frozen
+class Held:
+    """A store during whose work a virtual clock stands still: no clock sees what a thread or another process does."""
+
+    store: Store
+    clock: Clock
+
+    async def load(self, name: str) -> Record | None:
+        """As the store does."""
+        async with self.clock.timeout(math.inf):
+            return await self.store.load(name)
+
+    async def save(self, name: str, record: Record) -> None:
+        """As the store does."""
+        async with self.clock.timeout(math.inf):
+            await self.store.save(name, record)
+
+    async def open_names(self) -> list[str]:
+        """As the store does."""
+        async with self.clock.timeout(math.inf):
+            return await self.store.open_names()
 
 
 @define

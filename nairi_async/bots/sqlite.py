@@ -34,7 +34,8 @@ _BUSY: Final = 10.0
 class SQLiteStore:
     """Records in a file, used with `async with`. Calls run in a thread, so the event loop never waits for a disk.
 
-    A saved record is on the disk (synchronised at each commit).
+    A saved record is on the disk (synchronised at each commit). Used by itself, and not through `Chats`, it is not seen
+    by a virtual clock, which runs on while the thread works.
 
     Args:
         path: The file; made where there is none, in a directory that exists.

@@ -26,6 +26,9 @@ class VirtualClock:
     `sleep` does. The clock stands still while a request is in flight, so what a test sees does not depend on the
     speed of the machine; it moves on for one that the service lets wait (`stalled`), up to its timeout. For the read
     of a stream the same holds, up to the time for which its service may be silent (`stalled(stream=True)`).
+
+    It stands still during the session's requests, and the work of a store of `Chats` that has this clock, only: other
+    work that takes real time, in a thread or over another connection, goes under `timeout`.
     """
 
     def __init__(self, start: float = 1_775_000_000.0) -> None:
