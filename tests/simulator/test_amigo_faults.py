@@ -56,8 +56,7 @@ async def talking(*script: Any, options: dict[str, Any] | None = None, **simulat
     """Run a session on a simulator, both in virtual time."""
     clock = VirtualClock()
     async with AmigoSimulator(script or "Hello", clock=clock, **simulated) as simulator:
-        known = {name.removeprefix("AMIGO_").lower(): value for name, value in simulator.environment.items()}
-        settings: dict[str, Any] = {**known, "limits": Limits.none(), "clock": clock, **(options or {})}
+        settings: dict[str, Any] = {**simulator.settings, "limits": Limits.none(), "clock": clock, **(options or {})}
         async with AmigoSession(**settings) as session:
             yield simulator, session
 

@@ -83,10 +83,7 @@ async def vendor(*script: Any, **options: Any) -> AsyncIterator[Vendor]:
     """Run the client on a simulator that begins now, as the client compares expiries with the machine's clock."""
     clock = VirtualClock(time.time())
     async with AmigoSimulator(script or "Hello there", clock=clock, **options) as simulator:
-        known: dict[str, Any] = {
-            name.removeprefix("AMIGO_").lower(): value for name, value in simulator.environment.items()
-        }
-        async with AsyncAmigoClient(**known) as client:
+        async with AsyncAmigoClient(**simulator.settings) as client:
             yield Vendor(simulator, client)
 
 

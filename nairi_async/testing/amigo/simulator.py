@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from email.utils import formatdate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
@@ -68,16 +68,21 @@ class AmigoSimulator(Server):
         """Id of the service that is always there."""
 
     @property
-    def environment(self) -> dict[str, str]:
-        """The environment variables with which a client finds the simulator and signs in as its first user."""
+    def settings(self) -> dict[str, Any]:
+        """How a client finds the simulator and signs in as its first user: `AmigoSession(**simulator.settings)`."""
         known = self._world.credentials
         return {
-            "AMIGO_API_KEY": known.api_key,
-            "AMIGO_API_KEY_ID": known.api_key_id,
-            "AMIGO_USER_ID": known.users[0],
-            "AMIGO_ORGANIZATION_ID": known.organization,
-            "AMIGO_BASE_URL": self.url,
+            "api_key": known.api_key,
+            "api_key_id": known.api_key_id,
+            "user_id": known.users[0],
+            "organization_id": known.organization,
+            "base_url": self.url,
         }
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The same as environment variables."""
+        return {f"AMIGO_{name.upper()}": value for name, value in self.settings.items()}
 
     @property
     def api_key(self) -> str:
