@@ -82,9 +82,11 @@ class Vendor:
 async def vendor(*script: Any, **options: Any) -> AsyncIterator[Vendor]:
     """Run the client on a simulator that begins now, as the client compares expiries with the machine's clock."""
     clock = VirtualClock(time.time())
-    async with AmigoSimulator(script or "Hello there", clock=clock, **options) as simulator:
-        async with AsyncAmigoClient(**simulator.settings) as client:
-            yield Vendor(simulator, client)
+    async with (
+        AmigoSimulator(script or "Hello there", clock=clock, **options) as simulator,
+        AsyncAmigoClient(**simulator.settings) as client,
+    ):
+        yield Vendor(simulator, client)
 
 
 def names(events: list[Any]) -> list[str]:
