@@ -495,11 +495,12 @@ async def test_what_is_refused_has_ended(runs: Runs, simulator: Simulator) -> No
     assert (str(again.error), again.error.status) == (str(restored.error), 400)
 
 
-async def test_what_was_not_let_in_is_asked_by_the_next_run(runs: Runs, simulator: Simulator) -> None:
-    """A service that refuses everybody leaves prompts unsent: open, and asked when it is back."""
+@pytest.mark.parametrize("status", [302, 402, 405, 407, 429, 451])
+async def test_what_was_not_let_in_is_asked_by_the_next_run(runs: Runs, simulator: Simulator, status: int) -> None:
+    """A service that refuses everybody, or a proxy, leaves prompts unsent: open, and asked when it is back."""
 
     async def closed(request: web.Request) -> web.Response | None:
-        return refusal(RefusedError(429, "later")) if is_start(request) else None
+        return refusal(RefusedError(status, "later")) if is_start(request) else None
 
     simulator.intercept = closed
     outcomes = await runs.all(["a", "b"])
