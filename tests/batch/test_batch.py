@@ -227,6 +227,8 @@ async def test_bad_records_are_errors_of_their_own(runs: Runs, simulator: Simula
         ({"prompt": "p", "attachments": ["f"] * 11}, "at most 10"),
         ("\ud800", "half a character"),
         ({"prompt": "p", "id": "\ud800"}, "half a character"),
+        (BatchItem("p", place=0), "a place is"),
+        (BatchItem("p", place=2**70), "a place is"),
     ]
     outcomes = await runs.all([record for record, _ in bad] + ["a"])
     for place, (_, reason) in enumerate(bad, 1):
