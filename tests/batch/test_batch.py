@@ -227,6 +227,8 @@ async def test_bad_records_are_errors_of_their_own(runs: Runs, simulator: Simula
         ({"prompt": "p", "attachments": ["f"] * 11}, "at most 10"),
         ("\ud800", "half a character"),
         ({"prompt": "p", "id": "\ud800"}, "half a character"),
+        (BatchItem("p", place=0), "a place is"),
+        (BatchItem("p", place=2**70), "a place is"),
     ]
     outcomes = await runs.all([record for record, _ in bad] + ["a"])
     for place, (_, reason) in enumerate(bad, 1):
@@ -495,11 +497,12 @@ async def test_what_is_refused_has_ended(runs: Runs, simulator: Simulator) -> No
     assert (str(again.error), again.error.status) == (str(restored.error), 400)
 
 
-async def test_what_was_not_let_in_is_asked_by_the_next_run(runs: Runs, simulator: Simulator) -> None:
-    """A service that refuses everybody leaves prompts unsent: open, and asked when it is back."""
+@pytest.mark.parametrize("status", [302, 402, 405, 407, 429, 451])
+async def test_what_was_not_let_in_is_asked_by_the_next_run(runs: Runs, simulator: Simulator, status: int) -> None:
+    """A service that refuses everybody, or a proxy, leaves prompts unsent: open, and asked when it is back."""
 
     async def closed(request: web.Request) -> web.Response | None:
-        return refusal(RefusedError(429, "later")) if is_start(request) else None
+        return refusal(RefusedError(status, "later")) if is_start(request) else None
 
     simulator.intercept = closed
     outcomes = await runs.all(["a", "b"])
