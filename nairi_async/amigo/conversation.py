@@ -62,6 +62,8 @@ class AmigoConversation:
         self._is_in_doubt = False
         # Both as they were before the turn under way, which may not leave, or be refused.
         self._before: tuple[Sought | None, bool] = (None, False)
+        # Whether it was to be finished before, and nobody saw the end of it.
+        self._is_finishing = False
 
     def __repr__(self) -> str:
         return f"AmigoConversation(service_id={self._service_id!r}, id={self._id!r})"
@@ -160,13 +162,17 @@ class AmigoConversation:
         async with self._order:
             if self._id is None and self._is_in_doubt and self._last is not None:
                 self._id = await self._last.unfinished(self._api)
+            if self._is_finishing and self._id is not None and not self._is_completed:
+                self._is_completed = await self._is_finished() is not False
             if self._id is None or self._is_completed:
                 return
+            # A conflict says that it is finished, or that something still runs in it.
+            is_vague, self._is_finishing = self._is_in_doubt or self._is_finishing, True
             try:
-                await self._api.finish(self._id, is_patient=self._is_in_doubt)
+                await self._api.finish(self._id, is_patient=is_vague)
             except (NotFoundError, ConflictError, BadRequestError) as error:
                 # Gone, finished, or without an interaction: the service's own examples take that for success.
-                if isinstance(error, ConflictError) and self._is_in_doubt:
+                if isinstance(error, ConflictError) and is_vague and await self._is_finished() is False:
                     raise
             self._is_completed = True
 

@@ -151,7 +151,14 @@ class Caller:
                     _raise_final(request, error)
                 now = self.clock.monotonic()
                 elapsed = 0.0 if request.began is None else now - request.began
-                delay = delay_before_retry(self._policy, error, attempt=attempt, elapsed=elapsed, jitter=self.random())
+                delay = delay_before_retry(
+                    self._policy,
+                    error,
+                    attempt=attempt,
+                    elapsed=elapsed,
+                    jitter=self.random(),
+                    asked_later=request.asked_later,
+                )
                 if delay is None or now + delay >= deadline:
                     _raise_final(request, error)
                 request.handed_over = False

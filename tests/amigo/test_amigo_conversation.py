@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -23,12 +25,15 @@ from nairi_async import (
     ServerError,
     WatchTimeoutError,
 )
-from nairi_async.amigo import InteractionComplete
+from nairi_async.amigo import InteractionComplete, Limits
+from nairi_async.clock import SystemClock
 from nairi_async.testing import Simulator, VirtualClock
 from nairi_async.testing.amigo import AmigoQuirks, AmigoSimulator, Complete, Cut, Error, Hang, Speak
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+    from aiohttp import web
 
     from nairi_async.amigo import AmigoReply, AmigoSession
     from nairi_async.dialogue import Answer, Dialogue, Dialogues
@@ -480,17 +485,19 @@ async def test_asking_at_once_queues(amigo: AmigoSession, service: AmigoSimulato
     assert [reply.text for reply in replies] == [f'You said: "{n}"' for n in range(5)]
 
 
-async def test_a_cancelled_question_is_finished_before_the_next(amigo: AmigoSession, service: AmigoSimulator) -> None:
+async def test_a_cancelled_question_is_finished_before_the_next(service: AmigoSimulator) -> None:
     """What a cancelled `ask` left open does not stand in the way of the next one."""
     service.service([Speak("a"), Hang()], service_id=service.service_id)
-    task = asyncio.ensure_future(amigo.ask(service.service_id, "one"))
-    await support.until(lambda: service.asked)
-    await asyncio.sleep(0.02)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    service.service("Fine.", service_id=service.service_id)
-    assert (await amigo.ask(service.service_id, "two")).text == "Fine."
+    # In real time, in which the silence lasts long enough to be cancelled.
+    async with session(service.url, clock=SystemClock()) as amigo:
+        task = asyncio.ensure_future(amigo.ask(service.service_id, "one"))
+        await support.until(lambda: service.asked)
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        service.service("Fine.", service_id=service.service_id)
+        assert (await amigo.ask(service.service_id, "two")).text == "Fine."
 
 
 async def test_a_conversation_that_cannot_be_finished_keeps_its_reply(
@@ -501,6 +508,46 @@ async def test_a_conversation_that_cannot_be_finished_keeps_its_reply(
     assert (await amigo.ask(service.service_id, "one")).text
     assert "could not be finished" in caplog.text
     assert (await amigo.ask(service.service_id, "two")).text
+    assert [row async for row in amigo.conversations(is_finished=False)] == []
+
+
+async def test_a_known_error_is_not_kept_back_by_the_limits(service: AmigoSimulator, clock: VirtualClock) -> None:
+    """A stream that is cut off while its turn runs on: the error comes within seconds, the next question finishes."""
+    service.service([Speak("Let me"), Cut(), Speak(" see.", after=20)], service_id=service.service_id)
+    async with session(service.url, clock=clock, limits=Limits()) as amigo:
+        with pytest.raises(InteractionUnknownError):
+            await amigo.ask(service.service_id, "one", timeout=5)
+        assert clock.monotonic() <= 5
+        assert 2 <= sum(seen.path.endswith("/finish/") for seen in service.requests) <= 3
+        service.service("Fine.", service_id=service.service_id)
+        assert (await amigo.ask(service.service_id, "two")).text == "Fine."
+        assert [row async for row in amigo.conversations(is_finished=False)] == []
+
+
+@pytest.mark.parametrize("lost", ["request", "answer"])
+@pytest.mark.parametrize("steps", [[Speak("Fine.")], [Speak("Let me"), Cut()]])
+async def test_finishing_that_hangs_keeps_nothing_back(
+    lost: str, steps: list[Speak | Cut], amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """A reply or an error that is known comes within 5 s; whether or not it was finished, the next question goes on."""
+    service.service(steps, service_id=service.service_id)
+
+    async def hold(request: web.Request, _response: web.StreamResponse) -> None:
+        if request.path.endswith("/finish/"):
+            service.intercept_answer = None
+            with clock.stalled():
+                await clock.sleep(math.inf)
+
+    if lost == "answer":
+        service.intercept_answer = hold
+    else:
+        service.hang(on="finish")
+    with suppress(InteractionUnknownError):
+        assert (await amigo.ask(service.service_id, "one")).text == "Fine."
+    assert clock.monotonic() == pytest.approx(5)
+    service.service("Fine.", service_id=service.service_id)
+    assert (await amigo.ask(service.service_id, "two")).text == "Fine."
+    assert clock.monotonic() < 10
     assert [row async for row in amigo.conversations(is_finished=False)] == []
 
 

@@ -336,6 +336,42 @@ async def test_a_silent_stream_breaks_off() -> None:
         assert amigo._caller.limiter._slots._value == 100
 
 
+@pytest.mark.parametrize(("steps", "until"), [([Speak("b", after=600)], 300), ([Hang()], 300), ([Hang(after=9)], 300)])
+async def test_silence_is_virtual_too(
+    steps: list[Speak | Hang], until: float, amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """With one virtual clock on both sides a silence of minutes is met at its very second, and costs no real one."""
+    service.service([Speak("a"), *steps], service_id=service.service_id)
+    with pytest.raises(InteractionUnknownError, match="nothing came for 300 s"):
+        await amigo.create_conversation(service.service_id).reply()
+    assert clock.monotonic() == until
+
+
+async def test_a_pause_within_the_silence_is_waited_for(
+    amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """Each event begins the silence anew, also while other streams wait, and a stream is open that nobody reads."""
+    unread = service.service([Speak("a"), Hang()])
+    service.service([Speak("a b c", every=299), Complete(after=299)], service_id=service.service_id)
+    async with amigo.create_conversation(unread) as stream:
+        await anext(stream)
+        assert (await amigo.create_conversation(service.service_id).reply()).text == "a b c"
+        assert clock.monotonic() == 897
+        # No time passes while a request is in flight.
+        assert [row async for row in amigo.conversations()]
+        assert clock.monotonic() == 897
+
+
+async def test_a_request_that_hangs_is_given_up_in_virtual_time(
+    amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """The beginning of an answer may take as long as connecting and silence together."""
+    service.hang(on="create")
+    with pytest.raises(OutcomeUnknownError):
+        await amigo.create_conversation(service.service_id).reply()
+    assert clock.monotonic() == 330
+
+
 async def test_silence_before_the_answer_is_bounded_too() -> None:
     """A service that takes the message and says nothing leaves the outcome unknown."""
     async with RawServer(SIGNED_IN, Act.HANG) as server, session(server.url, silence=0.1) as amigo:
