@@ -78,7 +78,7 @@ class Surface:
             agent_id: Slug or id of the agent.
             prompt: What was said.
             sent_after: When it was sent at the earliest, by this machine's clock and with a time zone. Differences to
-                the service's clock are accounted for.
+                the service's clock are accounted for: the moment counts at which the first of them showed that time.
             sent_before: When it was sent at the latest; now unless given.
             attachment_ids: Ids of the files that were sent with it.
             exclude: Job ids of conversations that are known to be another prompt's.

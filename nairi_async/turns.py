@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 from nairi_async.agents import Agents
 from nairi_async.attachments.files import Files
 from nairi_async.dispatch import Dispatch
-from nairi_async.errors import TurnFailedError
+from nairi_async.errors import NairiError, TurnFailedError
 from nairi_async.reconciling.reconciler import Reconciler, Sent
+from nairi_async.transport.address import path
+from nairi_async.transport.exchange import Request
 from nairi_async.usage import Meter
 from nairi_async.watching.ending import Ending
 from nairi_async.watching.pace import Subject
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from nairi_async.models import Reply, Turn
     from nairi_async.reconciling.claims import Words
     from nairi_async.watching.discovery import Discovery
+
+# Seconds that the service is given to tell its time.
+_COURTESY: Final = 10.0
 
 
 class Turns:
@@ -62,8 +69,22 @@ class Turns:
     ) -> Turn | None:
         """The turn of a prompt that another process sent between two times of this machine; `None` if there is none."""
         first, last = (time.timestamp() - self.clock.time() + self.clock.monotonic() for time in sent)
-        looked_for = Sent(agent_id, first, last + settled, arrived_by=last + settled)
+        looked_for = Sent(agent_id, first, last + settled, arrived_by=last + settled, told=sent[0].timestamp())
         return await self._reconciler.find_start(words, looked_for, exclude)
+
+    async def learn_time(self, agent_id: str) -> None:
+        """Have the service tell its time, unless it has. Where it does not, nothing is lost but precision."""
+        caller = self._discovery.caller
+        if math.isinf(caller.server_clock.at(self.clock.monotonic())[0]):
+            request = Request(method="GET", path=path("agents", agent_id), is_dated=True)
+            with suppress(NairiError):
+                await caller.call(request, bool, deadline=self.clock.monotonic() + _COURTESY)
+
+    def moment(self) -> float:
+        """Now in Unix time, by the machine's clock or the service's, whichever is behind."""
+        now = self.clock.time()
+        earliest, _ = self._discovery.caller.server_clock.at(self.clock.monotonic())
+        return now if math.isinf(earliest) else min(now, earliest)
 
     def ending(self, turn: Turn, timeout: float) -> Ending:
         """A wait for the end of a turn."""

@@ -13,7 +13,7 @@ from nairi_async import checks
 from nairi_async.batch.doubts import Doubts
 from nairi_async.batch.items import BatchItem, BatchOutcome, UnusableItem, place_name
 from nairi_async.batch.ledger import Ledger
-from nairi_async.batch.opening import companions, ledger_path
+from nairi_async.batch.opening import companions, ledger_path, telling
 from nairi_async.batch.work import Plan, Work
 from nairi_async.batch.writer import Writer
 from nairi_async.errors import InvalidArgumentError
@@ -119,12 +119,17 @@ class Batch:
             raise InvalidArgumentError("a batch runs once; make another one to go on")
         clock = self._session._turns.clock  # noqa: SLF001 - parts of one package
         writer = await Writer.open(self._path, self._plan.agent_id, self._output, clock)
+        try:
+            doubts = Doubts(self._session, self._plan.agent_id, writer, self._settle)
+        except BaseException:
+            await writer.aclose()
+            raise
         self._work = Work(
             session=self._session,
             clock=clock,
             plan=self._plan,
             writer=writer,
-            doubts=Doubts(self._session, self._plan.agent_id, writer, self._settle),
+            doubts=doubts,
             crowd=Crowd(self._limit),
             began=clock.time(),
         )
@@ -183,6 +188,8 @@ class Batch:
         # What the source of prompts raises comes out when everything asked before has ended.
         with work.stoppable():
             await self._feed_ends(work)
+            # A prompt that gets lost can be looked for by the service's own time, should this machine's clock be set.
+            await self._session._turns.learn_time(self._plan.agent_id)  # noqa: SLF001 - as above
             await self._feed_open(work)
             await self._feed_new(work)
 
@@ -191,7 +198,9 @@ class Batch:
         while ends := await work.writer.call(partial(Ledger.ends, after=after, count=_PAGE)):
             for end in ends:
                 await work.crowd.room.acquire()
-                work.crowd.put((work.outcome(end), end.finished))
+                with telling(self._path):
+                    outcome = work.outcome(end)
+                work.crowd.put((outcome, end.finished))
                 after = end.finished
 
     async def _feed_open(self, work: Work) -> None:
@@ -224,5 +233,5 @@ class Batch:
                 work.crowd.put((outcome, None))
                 continue
             place = item.place or place
-            claim = work.writer.submit(partial(Ledger.claim, item=item, now=work.clock.time()))
+            claim = work.writer.submit(partial(Ledger.claim, item=item, now=work.moment()))
             work.crowd.spawn(work.take(item, claim))

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from nairi_async.batch.items import BatchItem
 
 State = Literal["unsent", "sending", "running", "failed", "done"]
+# Turns that are looked for to tell whether this is where the batch was begun.
+_WITNESSES: Final = 3
 _COLUMNS: Final = "number, id, place, prompt, attachments, state, sent_at, attachment_ids, job_id, message_id"
 
 
@@ -49,7 +51,8 @@ class Entry:
     attachments: tuple[str, ...]
     state: State
     sent_at: float | None
-    """Seconds since the epoch, by the clock of the process that sent it: not later than the prompt itself left."""
+    """Seconds since the epoch, not later than the prompt itself left: by the service's clock or by that of the machine
+    that sent it, whichever was behind."""
     attachment_ids: tuple[str, ...] = ()
     """Ids of the files that it was sent with."""
     turn: Turn | None = None
@@ -82,15 +85,21 @@ class Ledger:
         self.path = path
         self._agent_id = agent_id
         self._db, self._lock = open_ledger(path, agent_id)
-        with telling(path):
-            # What this run has met: on the disk, since a batch may be larger than memory; and gone with the connection.
-            self._db.execute("CREATE TEMP TABLE met (number INTEGER PRIMARY KEY)")
-            self._head = _head(self._db)
-        self._written = dict(self._head)
-        self.handed_over = self._whole("handed_over")
-        """The last end that the consumer has dealt with, in the order of ends."""
-        self.totals = self._counted()
-        self._last = self._newest()
+        try:
+            with telling(path):
+                # What this run has met: on the disk, since a batch may be larger than memory; and gone with the
+                # connection.
+                self._db.execute("CREATE TEMP TABLE met (number INTEGER PRIMARY KEY)")
+                self._head = _head(self._db)
+                self._written = dict(self._head)
+                self.handed_over = self._whole("handed_over")
+                """The last end that the consumer has dealt with, in the order of ends."""
+                self.totals = self._counted()
+                self._last = self._newest()
+        except BaseException:
+            self._db.close()
+            self._lock.close()
+            raise
 
     def close(self) -> None:
         """Keep what `head` says, and let others in. Harmless when repeated."""
@@ -167,6 +176,14 @@ class Ledger:
         query = f"SELECT count(*) FROM items WHERE {OPEN} AND state = 'sending' AND prompt = ? AND attachment_ids = ?"  # noqa: S608
         found = self._db.execute(query, (entry.prompt, json.dumps(entry.attachment_ids)))
         return int(found.fetchone()[0])
+
+    def earlier(self, before: float, but: int) -> list[str]:
+        """User messages of some other items, the newest of those that were sent before a moment."""
+        query = (
+            "SELECT message_id FROM items WHERE message_id IS NOT NULL AND sent_at < ? AND number <> ?"
+            " ORDER BY number DESC LIMIT ?"
+        )
+        return [message_id for (message_id,) in self._db.execute(query, (before, but, _WITNESSES))]
 
     def sending(self, number: int, now: float, attachment_ids: Sequence[str]) -> None:
         """The prompt is about to leave."""
@@ -268,7 +285,8 @@ class Jobs:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._db = open_to_read(path)
+        with telling(path):
+            self._db = open_to_read(path)
 
     def __contains__(self, job_id: object) -> bool:
         with telling(self._path):

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nairi_async.errors import LedgerError
+from nairi_async.errors import InvalidArgumentError, LedgerError, NairiError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -49,9 +49,13 @@ _SCHEMA: Final = (
 
 @contextmanager
 def telling(path: Path) -> Generator[None]:
-    """What SQLite or the disk refuses, as a `LedgerError`."""
+    """What SQLite or the disk refuses, and what nobody can make sense of, as a `LedgerError`."""
     try:
         yield
+    except NairiError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise LedgerError(f"is damaged: {type(error).__name__}: {error}", str(path)) from error
     except (sqlite3.Error, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise LedgerError(_EXPLAINED.get(reason, reason), str(path)) from error
@@ -69,7 +73,10 @@ _EXPLAINED: Final = {
 
 def ledger_path(path: str | os.PathLike[str]) -> Path:
     """The one name of a file: two ways to it are one ledger."""
-    return Path(path).resolve()
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InvalidArgumentError(f"{os.fspath(path)!r} leads nowhere: {error}") from error
 
 
 def companions(path: Path) -> set[Path]:

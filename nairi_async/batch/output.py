@@ -18,7 +18,7 @@ from nairi_async.errors import LedgerError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nairi_async.batch.ledger import Ledger
+    from nairi_async.batch.ledger import End, Ledger
 
 # Ends that are turned into lines at a time.
 _PAGE: Final = 256
@@ -61,7 +61,7 @@ class Output:
         """Write the lines of all ends that the ledger holds and the file does not."""
         with telling(self._path):
             while ends := ledger.ends(self._end, _PAGE):
-                self._append(b"".join(line(end.id, end.document) for end in ends))
+                self._append(b"".join(_line(end, ledger) for end in ends))
                 self._end = ends[-1].finished
 
     def sync(self, ledger: Ledger) -> None:
@@ -88,8 +88,9 @@ class Output:
 
     def _check_last(self, ledger: Ledger) -> None:
         """The line in front of where we go on is the one that we wrote."""
-        last = ledger.ends(self._end - 1, 1)[0]
-        expected = line(last.id, last.document)
+        with telling(ledger.path):
+            last = ledger.ends(self._end - 1, 1)[0]
+        expected = _line(last, ledger)
         self._file.seek(max(0, self._size - len(expected)))
         if self._read(len(expected)) != expected:
             raise self._foreign("its lines are others")
@@ -99,7 +100,7 @@ class Output:
         self._file.seek(self._size)
         while ends := ledger.ends(self._end, _PAGE):
             for end in ends:
-                expected = line(end.id, end.document)
+                expected = _line(end, ledger)
                 if self._read(len(expected)) != expected:
                     self._cut()
                     return
@@ -132,3 +133,8 @@ class Output:
     def _foreign(self, reason: str) -> LedgerError:
         advice = "move it away or name another file, and all replies are written anew"
         return LedgerError(f"is not what the ledger has written: {reason}; {advice}", str(self._path))
+
+
+def _line(end: End, ledger: Ledger) -> bytes:
+    with telling(ledger.path):
+        return line(end.id, end.document)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -23,13 +23,11 @@ from nairi_async.errors import (
     NotFoundError,
     OutcomeUnknownError,
     PermissionDeniedError,
-    RateLimitedError,
-    ServerError,
     SessionClosedError,
     StatusError,
     TurnFailedError,
 )
-from nairi_async.models import Reply
+from nairi_async.models import Reply, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -49,6 +47,15 @@ OnUnknown = Literal["reconcile", "report"]
 
 # How often a prompt that provably did not run is sent after its answer was lost, in one run.
 _SENDINGS: Final = 3
+# Seconds between looks for a turn that the service says it does not know: a copy may be behind, a proxy astray. A wait
+# that lasted longer than all of them together did find it.
+_LOOKS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+# What a service says of a prompt, its files and where it goes; and what may be said when it was taken after all, so
+# that it is not asked again by itself. Everything else, such as a redirect to a page about maintenance or an unpaid
+# bill, is no word about the prompt, which can be asked when that is over.
+_REFUSALS: Final = frozenset({400, 404, 409, 410, 413, 414, 415, 422, 431, 303, 408})
+# Prompts refused with a 403 one after another, from which on it is no matter of the prompts.
+_BARRED: Final = 10
 # What would meet every other item as well: the batch ends.
 _FATAL: Final = (
     LedgerError,
@@ -58,6 +65,15 @@ _FATAL: Final = (
     PermissionDeniedError,
     AgentNotFoundError,
 )
+
+
+class _BarredError(Exception):
+    """A 403 that meets one prompt, such as a firewall gives that dislikes its words."""
+
+    def __init__(self, error: PermissionDeniedError, *, is_final: bool) -> None:
+        super().__init__(error)
+        self.error = error
+        self.is_final = is_final
 
 
 @define(kw_only=True)
@@ -83,8 +99,18 @@ class Work:
     began: float
     """When the ledger was opened, in seconds since the epoch: whoever wrote in it before had ended by then."""
     counts: dict[Literal["sending", "running"], int] = field(factory=lambda: {"sending": 0, "running": 0})
+    _knows_earlier: bool = False
+    """Whether a turn of an earlier run was found here: the service, and the organisation of the key, are the same."""
+    _is_let_in: bool = False
+    """Whether a prompt of this run has become a turn."""
+    _barred: int = 0
+    """Prompts that were refused with a 403 since."""
     _stoppable: set[asyncio.Task[object]] = field(factory=set)
     _stopped: asyncio.Event = field(factory=asyncio.Event)
+
+    def moment(self) -> float:
+        """When a prompt is about to leave, for the ledger."""
+        return self.session._turns.moment()  # noqa: SLF001 - parts of one package
 
     @property
     def is_stopped(self) -> bool:
@@ -102,9 +128,10 @@ class Work:
         """A time in which the current task may be cancelled without leaving a doubt behind."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
-        self._stoppable.add(task)
         if self.is_stopped:
-            task.cancel()
+            # At once: a cancellation would come at the next wait only, which may be behind the block.
+            raise asyncio.CancelledError
+        self._stoppable.add(task)
         try:
             yield
         finally:
@@ -152,7 +179,9 @@ class Work:
                 with self._counted("sending"):
                     turn = await self._begun(entry, is_new=is_new)
             with self._counted("running"), self.stoppable():
-                reply = await self.session.reply(turn, timeout=self.plan.timeout)
+                reply = await self._reply(turn)
+        except _BarredError as barred:
+            await self._put(entry, None, barred.error, is_final=barred.is_final)
         except _FATAL:
             raise
         except NairiError as error:
@@ -160,16 +189,51 @@ class Work:
                 is_final = _is_refusal(error)
                 turn = error.turn
             else:
-                is_final = isinstance(error, TurnFailedError | NotFoundError)
+                is_final = isinstance(error, TurnFailedError)
+                if isinstance(error, NotFoundError):
+                    is_final = entry.turn is None or await self._is_at_home(entry) is True
             await self._put(entry, turn, error, is_final=is_final)
         else:
             await self._put(entry, turn, reply, is_final=True)
+
+    async def _reply(self, turn: Turn) -> Reply:
+        """What came of a turn. It runs and is paid for, so it takes more than one 404 to give it up."""
+        deadline = self.clock.monotonic() + self.plan.timeout
+        looks = iter(_LOOKS)
+        while True:
+            began = self.clock.monotonic()
+            try:
+                return await self.session.reply(turn, timeout=max(0.0, deadline - began))
+            except NotFoundError:
+                if self.clock.monotonic() - began > sum(_LOOKS):
+                    looks = iter(_LOOKS)
+                wait = next(looks, None)
+                if wait is None:
+                    raise
+            await self.clock.sleep(wait)
+
+    async def _is_at_home(self, but: Entry) -> bool | None:
+        """Whether other turns of an earlier run are known here; if not, another key or address may have led astray.
+
+        `None` if there are none.
+        """
+        if self._knows_earlier:
+            return True
+        others = await self.writer.call(partial(Ledger.earlier, before=self.began, but=but.number))
+        for message_id in others:
+            with suppress(NairiError), self.stoppable():
+                await self.session.message(message_id)
+                self._knows_earlier = True
+                return True
+        return False if others else None
 
     async def _put(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, *, is_final: bool) -> None:
         finished: int | None = None
         if is_final:
             is_done = isinstance(result, Reply)
-            usage = result.usage if isinstance(result, Reply) else None
+            # A turn that failed has cost what it said until then.
+            seen = result.messages if isinstance(result, TurnFailedError) else ()
+            usage = result.usage if isinstance(result, Reply) else Usage.total(message.usage for message in seen)
             cost = None if usage is None else usage.cost_usd
             finish = partial(Ledger.finish, document=ended(turn, result), is_done=is_done, cost=cost)
             finished = await self.writer.call(partial(finish, number=entry.number))
@@ -203,6 +267,8 @@ class Work:
                 turn = await self._found(entry, sent_before)
                 if turn is not None:
                     return turn
+                if not is_new and await self._is_at_home(entry) is False:
+                    raise OutcomeUnknownError("neither the prompt nor earlier turns of the batch are known here")
                 log.info("%r left and is nowhere to be found: it is sent again", entry.id)
             if not is_marked:
                 entry = await self._marked(entry)
@@ -228,10 +294,9 @@ class Work:
         """The item with its files uploaded, and the ledger saying that its prompt is about to leave."""
         with self.stoppable():
             ids = tuple([await self.session.upload(path) for path in entry.attachments])
-        entry = evolve(entry, sent_at=self.clock.time(), attachment_ids=ids)
-        await self.writer.call(
-            partial(Ledger.sending, number=entry.number, now=self.clock.time(), attachment_ids=entry.attachment_ids)
-        )
+        now = self.moment()
+        entry = evolve(entry, sent_at=now, attachment_ids=ids)
+        await self.writer.call(partial(Ledger.sending, number=entry.number, now=now, attachment_ids=ids))
         return entry
 
     async def _sent(self, entry: Entry) -> Turn:
@@ -250,10 +315,18 @@ class Work:
                 )
             except OutcomeUnknownError:
                 raise
+            except PermissionDeniedError as error:
+                await self._unsent(entry)
+                self._barred += 1
+                if self._barred >= _BARRED:
+                    raise
+                # Where nobody was let in yet, it may still be the key: then nothing ends by it.
+                raise _BarredError(error, is_final=self._is_let_in) from error
             except NairiError as error:
                 if not _is_refusal(error):
                     await self._unsent(entry)
                 raise
+            self._is_let_in, self._barred = True, 0
             await self.writer.call(partial(Ledger.running, number=entry.number, turn=turn))
             return turn
 
@@ -271,5 +344,4 @@ class Work:
 
 def _is_refusal(error: NairiError) -> bool:
     """Whether the service said no to this very prompt, so that asking again would be refused again."""
-    is_passing = isinstance(error, RateLimitedError | ServerError)
-    return isinstance(error, StatusError) and not is_passing and not isinstance(error, _FATAL)
+    return isinstance(error, StatusError) and error.status in _REFUSALS and not isinstance(error, _FATAL)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import unicodedata
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from attrs import define, field, frozen
 
@@ -14,6 +15,28 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Sequence
 
     from nairi_async.transport.exchange import Request
+
+
+# Characters of a text from which on the beginning of another is taken for that text, cut off.
+_CUT_AT_LEAST: Final = 500
+# Characters of a text that are looked at for it: they tell enough, and a hostile one may be very long.
+_LOOKED_AT: Final = 20_000
+
+
+def canonical(text: str) -> str:
+    """A text as it is compared: white space around it, and how its lines end, may get lost on the way."""
+    return text.replace("\r\n", "\n").strip()
+
+
+def skeleton(text: str) -> str:
+    """What is left of a text when all is gone that a service might change of it: forms, white space, controls."""
+    folded = unicodedata.normalize("NFKC", text[:_LOOKED_AT])
+    return "".join(letter for letter in folded if letter.isprintable() and letter != " ")
+
+
+def is_like(shown: str, sent: str) -> bool:
+    """Whether a skeleton may be another one, changed or cut off by the service."""
+    return shown == sent or (len(shown) >= _CUT_AT_LEAST and sent.startswith(shown))
 
 
 @frozen
@@ -27,8 +50,8 @@ class Words:
 
     @classmethod
     def of(cls, job_id: str | None, prompt: str, attachment_ids: Collection[str]) -> Words:
-        """White space around a prompt may get lost on the way, so it does not count."""
-        return cls(job_id, prompt.strip(), frozenset(attachment_ids))
+        """The words of a prompt as they are compared."""
+        return cls(job_id, canonical(prompt), frozenset(attachment_ids))
 
     @property
     def content(self) -> tuple[str, frozenset[str]]:

@@ -15,6 +15,7 @@ from nairi_async.errors import BadRequestError, NotFoundError
 from nairi_async.gathering import gathered
 from nairi_async.listing.listing import ConversationListing
 from nairi_async.models import Turn
+from nairi_async.reconciling.claims import canonical, skeleton
 from nairi_async.transport.address import path
 from nairi_async.transport.exchange import Request
 from nairi_async.wire import decode_timeline
@@ -43,6 +44,8 @@ class Said:
     attachment_ids: frozenset[str]
     at: float
     """When, in Unix time of the service; NaN if it does not tell."""
+    skeleton: str = field(eq=False, repr=False)
+    """What is left of the prompt when all is gone that the service might have changed of it."""
 
 
 @define(eq=False)
@@ -148,4 +151,4 @@ class Evidence:
 def _said(message: Message, job_id: str) -> Said:
     at = math.nan if message.created_at is None else message.created_at.timestamp()
     turn = Turn(job_id, message.id)
-    return Said(turn, message.content.strip(), frozenset(message.attachment_ids), at)
+    return Said(turn, canonical(message.content), frozenset(message.attachment_ids), at, skeleton(message.content))

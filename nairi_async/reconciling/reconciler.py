@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import evolve, field, frozen
 
 from nairi_async.errors import NairiError, OutcomeUnknownError
-from nairi_async.reconciling.claims import Claims
+from nairi_async.reconciling.claims import Claims, is_like, skeleton
 from nairi_async.reconciling.evidence import Evidence
 from nairi_async.watching.discovery import Birth
 
@@ -55,6 +55,8 @@ class Sent:
     """The user message before it, where that is known."""
     arrived_by: float = math.inf
     """When at the latest it can have arrived, by the same clock."""
+    told: float = math.inf
+    """When it was sent in Unix time, as was noted by whichever clock; this machine's may have been set since."""
 
 
 @frozen
@@ -166,6 +168,8 @@ class Reconciler:
         for rival in self.claims.out(claim):
             await rival.answered.wait()
         choice = self.claims.choose(claim, [one.turn for one in equal])
+        if not equal:
+            is_whole = is_whole and not _any_like(found, claim.words)
         if any(math.isnan(one.at) for one in equal) and claim.words.job_id is None:
             # Nobody knows how old it is.
             choice = choice.undecided()
@@ -186,7 +190,8 @@ class Reconciler:
 
     def _window(self, sent: Sent) -> tuple[float, float]:
         """Between which moments of the service's time the prompt can have arrived."""
-        return self._service_time(sent.began)[0] - _MARGIN, self._service_time(sent.arrived_by)[1] + _MARGIN
+        earliest = min(self._service_time(sent.began)[0], sent.told)
+        return earliest - _MARGIN, self._service_time(sent.arrived_by)[1] + _MARGIN
 
     def _service_time(self, moment: float) -> tuple[float, float]:
         earliest, latest = self._discovery.caller.server_clock.at(moment)
@@ -194,3 +199,9 @@ class Reconciler:
             return earliest, latest
         here = self._discovery.clock.time() - self._discovery.clock.monotonic() + moment
         return here - _UNDATED_MARGIN, here + _UNDATED_MARGIN
+
+
+def _any_like(found: Sequence[Said], words: Words) -> bool:
+    """Whether one of the messages may be the prompt after all, with its text or files not as they were sent."""
+    sent = skeleton(words.prompt)
+    return any(one.attachment_ids <= words.attachment_ids and is_like(one.skeleton, sent) for one in found)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import web
 from batches import AGENT, Runs, is_start, lost
+from support import until
 
 from nairi_async import (
     AgentNotFoundError,
@@ -17,7 +20,9 @@ from nairi_async import (
     InvalidArgumentError,
     LedgerError,
     NairiSession,
+    NotFoundError,
     OutcomeUnknownError,
+    PermissionDeniedError,
     TurnFailedError,
     WatchTimeoutError,
 )
@@ -30,8 +35,6 @@ from nairi_async.testing.refused import RefusedError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
-
-    from aiohttp import web
 
     from nairi_async.testing.faults import FaultKind
 
@@ -67,6 +70,15 @@ async def test_what_has_ended_is_not_asked_again(runs: Runs, simulator: Simulato
     status = read_status(runs.ledger)
     assert (status.done, status.failed, status.open, status.cost_usd) == (2, 1, 0, Decimal("0.02"))
     assert (status.agent_id, status.is_active) == (AGENT, False)
+
+
+async def test_what_failed_has_cost_as_well(runs: Runs, simulator: Simulator) -> None:
+    """The cost of a batch is what agents reported for all that has ended, replies or not, and for both attempts."""
+    simulator.agent(AGENT, lambda *_: [Say("partly", usage={"cost_usd": 0.25}), Fail("no")])
+    await runs.all(["a"])
+    assert read_status(runs.ledger).cost_usd == Decimal("0.25")
+    await runs.all([], retry_failed=True)
+    assert read_status(runs.ledger).cost_usd == Decimal("0.50")
 
 
 async def test_outcomes_not_dealt_with_come_again(runs: Runs, simulator: Simulator) -> None:
@@ -121,6 +133,59 @@ async def test_a_timeout_leaves_the_turn_to_the_next_run(runs: Runs, simulator: 
     assert len(simulator.prompts) == 1
 
 
+@pytest.mark.parametrize("count", [1, 5])
+async def test_a_turn_that_is_not_shown_yet_is_waited_for(runs: Runs, simulator: Simulator, count: int) -> None:
+    """A 404 may come from a copy that is behind, or from a proxy: the turn runs, and its reply is not given up."""
+    left = count
+
+    async def hide(request: web.Request) -> web.Response | None:
+        nonlocal left
+        left -= request.method == "GET"
+        return refusal(RefusedError(404, "message not found")) if left >= 0 and request.method == "GET" else None
+
+    simulator.intercept = hide
+    assert (await runs.all(["a"]))["#1"].reply is not None
+    assert (left < 0, read_status(runs.ledger).failed) == (True, 0)
+
+
+async def test_turns_are_not_lost_to_another_organisation(
+    runs: Runs, nairi: NairiSession, simulator: Simulator, clock: VirtualClock
+) -> None:
+    """Where another key leads to, nothing is known of the ledger's turns: all stay open until the right one is back."""
+    async with runs.batch(["slow", "a"]) as outcomes:
+        await anext(outcomes)
+    simulator.intercept_answer = lost(1)
+    await runs.all(["slow", "a", "lost"], timeout=1, on_unknown="report")
+    async with (
+        Simulator(clock=clock) as elsewhere,
+        NairiSession(elsewhere.api_key, base_url=elsewhere.url, clock=clock) as other,
+    ):
+        elsewhere.agent(AGENT, "done")
+        runs.nairi = other
+        outcomes_ = await runs.all([])
+        assert elsewhere.prompts == []
+    assert (isinstance(outcomes_["#1"].error, NotFoundError), outcomes_["#1"].is_final) == (True, False)
+    assert (isinstance(outcomes_["#3"].error, OutcomeUnknownError), outcomes_["#3"].is_final) == (True, False)
+    runs.nairi = nairi
+    assert [outcome.reply is not None for outcome in (await runs.all([])).values()] == [True, True]
+    assert asked(simulator) == ["a", "lost", "slow"]
+
+
+async def test_a_turn_that_is_gone_has_ended(runs: Runs, simulator: Simulator) -> None:
+    """Where the service still knows the turns of an earlier run, the one that it does not know is gone for good."""
+    async with runs.batch(["slow", "a"]) as outcomes:
+        await anext(outcomes)
+    gone = next(entry.message_id for entry in simulator.prompts if entry.prompt == "slow")
+
+    async def purged(request: web.Request) -> web.Response | None:
+        return refusal(RefusedError(404, "message not found")) if gone in request.path else None
+
+    simulator.intercept = purged
+    outcome = (await runs.all([]))["#1"]
+    assert (isinstance(outcome.error, NotFoundError), outcome.is_final) == (True, True)
+    assert read_status(runs.ledger).failed == 1
+
+
 async def test_failures_are_asked_again_on_request(runs: Runs, simulator: Simulator) -> None:
     """With `retry_failed` what ended without a reply is asked once more, also where the source is gone."""
     await runs.all(["bad", "a"])
@@ -162,6 +227,8 @@ async def test_bad_records_are_errors_of_their_own(runs: Runs, simulator: Simula
         ({"prompt": "p", "attachments": ["f"] * 11}, "at most 10"),
         ("\ud800", "half a character"),
         ({"prompt": "p", "id": "\ud800"}, "half a character"),
+        (BatchItem("p", place=0), "a place is"),
+        (BatchItem("p", place=2**70), "a place is"),
     ]
     outcomes = await runs.all([record for record, _ in bad] + ["a"])
     for place, (_, reason) in enumerate(bad, 1):
@@ -310,6 +377,74 @@ async def test_one_wrong_answer_is_no_proof(
     assert asked(simulator) == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [("a\u0301 b", "\xe1 b"), ("a\tb", "a b"), ("a\x00b", "ab"), ("word " * 300, "word " * 200)],
+)
+async def test_a_prompt_shown_otherwise_is_not_sent_again(
+    runs: Runs, simulator: Simulator, prompt: str, shown: str
+) -> None:
+    """Where the service shows something that may be the prompt, it is not proven that it does not run."""
+    cut = lost(1)
+
+    async def altered(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        await cut(request)
+        if isinstance(response, web.Response) and request.path.endswith("/messages"):
+            body = json.loads(response.text or "")
+            for message in body["messages"]:
+                message["content"] = message["content"].replace(prompt, shown)
+            return web.json_response(body, headers={"Date": response.headers.get("Date", "")})
+        return response
+
+    simulator.intercept_answer = altered
+    outcome = (await runs.all([prompt]))["#1"]
+    assert (isinstance(outcome.error, OutcomeUnknownError), outcome.is_final) == (True, False)
+    assert len(simulator.prompts) == 1
+
+
+async def test_how_lines_end_does_not_matter(runs: Runs, simulator: Simulator) -> None:
+    """A service that ends lines its own way still shows the same prompt."""
+    cut = lost(1)
+
+    async def altered(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        await cut(request)
+        if isinstance(response, web.Response) and request.path.endswith("/messages"):
+            return web.json_response(text=(response.text or "").replace("\\r\\n", "\\n"))
+        return response
+
+    simulator.intercept_answer = altered
+    assert (await runs.all(["a\r\nb"]))["#1"].reply is not None
+    assert len(simulator.prompts) == 1
+
+
+class Ahead:
+    """The clock of a machine that is ahead of the service's."""
+
+    def __init__(self, clock: VirtualClock, seconds: float) -> None:
+        self._clock, self._seconds = clock, seconds
+
+    def time(self) -> float:
+        return self._clock.time() + self._seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._clock, name)
+
+
+@pytest.mark.parametrize(("before", "after"), [(120, 0), (0, -120), (0, 120), (-120, 0), (7200, 0), (0, -7200)])
+async def test_a_clock_that_was_set_is_no_proof(
+    runs: Runs, simulator: Simulator, clock: VirtualClock, before: int, after: int
+) -> None:
+    """A prompt that ran is not sent again because the machine's clock was set between two runs."""
+    simulator.intercept_answer = lost(1)
+    for ahead, settling in ((before, "report"), (after, "reconcile")):
+        machine: Any = Ahead(clock, ahead)
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=machine) as runs.nairi:
+            outcome = (await runs.all(["a"], on_unknown=settling))["#1"]
+        await clock.sleep(900)
+    assert outcome.reply is not None
+    assert asked(simulator) == ["a"]
+
+
 async def test_equal_prompts_of_a_killed_run_take_one_turn_each(
     runs: Runs, simulator: Simulator, clock: VirtualClock
 ) -> None:
@@ -362,11 +497,12 @@ async def test_what_is_refused_has_ended(runs: Runs, simulator: Simulator) -> No
     assert (str(again.error), again.error.status) == (str(restored.error), 400)
 
 
-async def test_what_was_not_let_in_is_asked_by_the_next_run(runs: Runs, simulator: Simulator) -> None:
-    """A service that refuses everybody leaves prompts unsent: open, and asked when it is back."""
+@pytest.mark.parametrize("status", [302, 402, 405, 407, 429, 451])
+async def test_what_was_not_let_in_is_asked_by_the_next_run(runs: Runs, simulator: Simulator, status: int) -> None:
+    """A service that refuses everybody, or a proxy, leaves prompts unsent: open, and asked when it is back."""
 
     async def closed(request: web.Request) -> web.Response | None:
-        return refusal(RefusedError(429, "later")) if is_start(request) else None
+        return refusal(RefusedError(status, "later")) if is_start(request) else None
 
     simulator.intercept = closed
     outcomes = await runs.all(["a", "b"])
@@ -400,6 +536,28 @@ async def test_a_refused_key_ends_the_batch(runs: Runs, simulator: Simulator) ->
     assert asked(simulator) == sorted(prompts)
 
 
+@pytest.mark.parametrize("limit", [1, 5])
+async def test_a_firewall_that_dislikes_a_prompt_stops_no_other(runs: Runs, simulator: Simulator, limit: int) -> None:
+    """A 403 ends the prompt that it meets if others are let in; if nobody is, the batch, and nothing is marked."""
+
+    async def firewall(request: web.Request) -> web.Response | None:
+        is_bad = is_start(request) and "drop table" in await request.text()
+        return refusal(RefusedError(403, "blocked")) if is_bad else None
+
+    simulator.intercept = firewall
+    prompts = ["drop table a", "b", "c", "drop table d", "e"]
+    outcomes = await runs.all(prompts, limit=limit)
+    assert sorted(id_ for id_, outcome in outcomes.items() if outcome.reply) == ["#2", "#3", "#5"]
+    assert all(isinstance(outcomes[id_].error, PermissionDeniedError) for id_ in ("#1", "#4"))
+    if limit == 1:
+        # When the first was refused, nobody had been let in.
+        assert (outcomes["#1"].is_final, outcomes["#4"].is_final) == (False, True)
+    with pytest.raises(PermissionDeniedError):
+        await runs.all([*prompts, *(f"drop table {number}" for number in range(50))])
+    status = read_status(runs.ledger)
+    assert (status.sending, status.failed <= 2) == (0, True)
+
+
 async def test_an_unknown_agent_ends_the_batch(clock: VirtualClock, tmp_path: Path) -> None:
     """An agent that does not exist cannot be asked anything."""
     async with (
@@ -424,6 +582,24 @@ async def test_stopping_leaves_no_doubt(runs: Runs, simulator: Simulator) -> Non
     assert read_status(runs.ledger).sending == 0
     await runs.all(prompts)
     assert asked(simulator) == sorted(prompts)
+
+
+async def test_stopping_puts_nothing_into_doubt(runs: Runs, simulator: Simulator) -> None:
+    """What provably does not run still does not where the next run is stopped just as it begins with it."""
+
+    async def closed(request: web.Request) -> web.Response | None:
+        return refusal(RefusedError(429, "later")) if is_start(request) else None
+
+    simulator.intercept = closed
+    await runs.all([f"p{number}" for number in range(10)])
+    async with runs.batch([]) as outcomes:
+        work = outcomes._work
+        assert work is not None
+        await until(lambda: len(work.crowd.tasks) > 1)
+        outcomes.stop()
+        assert [outcome async for outcome in outcomes] == []
+    status = read_status(runs.ledger)
+    assert (status.unsent, status.sending) == (10, 0)
 
 
 async def test_cancelled_it_goes_on_as_well(runs: Runs, simulator: Simulator) -> None:

@@ -175,6 +175,49 @@ async def test_a_damaged_ledger_is_an_error(runs: Runs) -> None:
         read_status(runs.ledger)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM head WHERE name = 'agent_id'",
+        "UPDATE head SET value = 'x' WHERE name = 'done'",
+        "INSERT OR REPLACE INTO head VALUES ('cost_usd', 'x')",
+        "UPDATE items SET state = 'unsent', attachments = 'x'",
+        "UPDATE outcomes SET document = '{'",
+        "DELETE FROM outcomes",
+    ],
+)
+async def test_what_makes_no_sense_in_a_ledger_is_an_error(runs: Runs, damage: str) -> None:
+    """Whatever somebody did to it: one error that names the ledger, and it is free again."""
+    async with runs.batch(["a", "b"], output=runs.output) as outcomes:
+        await anext(outcomes)
+    with closing(sqlite3.connect(runs.ledger, isolation_level=None)) as connection:
+        connection.execute(damage)
+    for _ in range(2):
+        with pytest.raises(LedgerError, match="is damaged") as raised:
+            await runs.all([], output=runs.output)
+        assert raised.value.file == str(runs.ledger)
+
+
+async def test_a_process_without_files_left_frees_the_ledger(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second connection cannot be had: a ledger error, and the ledger can be used when there is room again."""
+
+    def refuse(path: Path) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("nairi_async.batch.ledger.open_to_read", refuse)
+        with pytest.raises(LedgerError, match="cannot be opened"):
+            await runs.all(["a"])
+    assert len(await runs.all(["a"])) == 1
+
+
+def test_a_link_to_itself_is_no_ledger(tmp_path: Path) -> None:
+    """Told as any other argument that cannot be used."""
+    (tmp_path / "run.sqlite").symlink_to(tmp_path / "run.sqlite")
+    with pytest.raises((InvalidArgumentError, LedgerError)):
+        read_status(tmp_path / "run.sqlite")
+
+
 async def test_a_full_disk_loses_nothing(runs: Runs, simulator: Simulator) -> None:
     """When the ledger cannot grow, nothing more is asked, the reason is told, and a later run completes everything."""
     prompts = [f"prompt {number} {'x' * 500}" for number in range(60)]
