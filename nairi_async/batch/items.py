@@ -107,6 +107,8 @@ class BatchStatus:
 
     agent_id: str
     """The agent, as the batch was begun with."""
+    base_url: str = ""
+    """Where the service is that it was begun at."""
     done: int = 0
     """Those that have a reply."""
     failed: int = 0

@@ -26,7 +26,8 @@ from nairi_async import (
     TurnFailedError,
     WatchTimeoutError,
 )
-from nairi_async.batch import BatchItem, BatchOutcome, read_status
+from nairi_async.amigo import AmigoSession
+from nairi_async.batch import Batch, BatchItem, BatchOutcome, read_status
 from nairi_async.batch.ledger import Entry
 from nairi_async.testing import Fail, FaultPlan, Quirks, Say, Simulator, VirtualClock
 from nairi_async.testing.answers import refusal
@@ -161,6 +162,8 @@ async def test_turns_are_not_lost_to_another_organisation(
         NairiSession(elsewhere.api_key, base_url=elsewhere.url, clock=clock) as other,
     ):
         elsewhere.agent(AGENT, "done")
+        # Two organisations at one address, as far as the ledger can see.
+        other._base_url = nairi._base_url
         runs.nairi = other
         outcomes_ = await runs.all([])
         assert elsewhere.prompts == []
@@ -650,6 +653,9 @@ async def test_wrong_use_is_told(runs: Runs, nairi: NairiSession) -> None:
     for prompts, options, reason in wrong:
         with pytest.raises(InvalidArgumentError, match=reason):
             runs.batch(prompts, **options)
+    async with AmigoSession("key", api_key_id="id", user_id="user", organization_id="org") as amigo:
+        with pytest.raises(InvalidArgumentError, match="Batch needs a NairiSession, not AmigoSession"):
+            Batch(amigo, AGENT, ["a"], ledger=runs.ledger)  # type: ignore[arg-type]
     batch = runs.batch(["a"])
     with pytest.raises(InvalidArgumentError, match="async with"):
         await anext(batch)
