@@ -19,6 +19,7 @@ from nairi_async.batch.writer import Writer
 from nairi_async.errors import InvalidArgumentError
 from nairi_async.many import DEFAULT_LIMIT, Crowd, Source
 from nairi_async.reconciling.reconciler import PATIENCE
+from nairi_async.session import NairiSession
 from nairi_async.watching.watch import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from nairi_async.batch.items import BatchStatus
     from nairi_async.batch.work import OnUnknown
     from nairi_async.checks import Duration
-    from nairi_async.session import NairiSession
 
 # Entries of the ledger that are read at a time.
 _PAGE: Final = 256
@@ -60,7 +60,7 @@ class Batch:
 
     Args:
         session: An open session.
-        agent_id: Slug or id of the agent; a ledger belongs to one.
+        agent_id: Slug or id of the agent; a ledger belongs to one, and to one service.
         prompts: An iterable or async iterable of prompts or records. Identity is the record's `id`, else the place.
         ledger: The SQLite file, made if it is missing. One process at a time.
         limit: Conversations at once.
@@ -92,6 +92,8 @@ class Batch:
         retry_failed: bool = False,
         settle: Duration = PATIENCE,
     ) -> None:
+        if not isinstance(session, NairiSession):
+            raise InvalidArgumentError(f"Batch needs a NairiSession, not {type(session).__name__}")
         if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable | AsyncIterable):
             raise InvalidArgumentError("prompts is an iterable of prompts, not a single one")
         if on_unknown not in {"reconcile", "report"}:
@@ -118,7 +120,8 @@ class Batch:
         if self._work is not None:
             raise InvalidArgumentError("a batch runs once; make another one to go on")
         clock = self._session._turns.clock  # noqa: SLF001 - parts of one package
-        writer = await Writer.open(self._path, self._plan.agent_id, self._output, clock)
+        base_url = self._session._base_url  # noqa: SLF001 - as above
+        writer = await Writer.open(self._path, self._plan.agent_id, self._output, clock, base_url=base_url)
         try:
             doubts = Doubts(self._session, self._plan.agent_id, writer, self._settle)
         except BaseException:

@@ -15,6 +15,8 @@ from nairi_async.models import Reply, Turn
 _LONGEST_ID: Final = 1024
 # Bits of a whole number; Python refuses to write out what is much longer.
 _WIDEST_ID: Final = 1024
+# What SQLite can hold.
+_LAST_PLACE: Final = 2**63 - 1
 _FIELDS: Final = ("prompt", "id", "attachments")
 
 
@@ -47,7 +49,7 @@ class BatchItem:
                 fields: Mapping[str, Any] = {"prompt": given}
             case BatchItem():
                 fields = {name: getattr(given, name) for name in _FIELDS}
-                place = given.place if given.place is not None else place
+                place = _place(given.place) if given.place is not None else place
             case Mapping():
                 fields = given
             case _:
@@ -105,6 +107,8 @@ class BatchStatus:
 
     agent_id: str
     """The agent, as the batch was begun with."""
+    base_url: str = ""
+    """Where the service is that it was begun at."""
     done: int = 0
     """Those that have a reply."""
     failed: int = 0
@@ -139,6 +143,12 @@ def _identity(given: object) -> str | None:
     if not isinstance(given, str) or not given.strip() or len(given) > _LONGEST_ID:
         raise InvalidArgumentError(f"an id is a whole number or a text of at most {_LONGEST_ID} characters")
     return _storable("id", given)
+
+
+def _place(given: object) -> int:
+    if not isinstance(given, int) or isinstance(given, bool) or not 0 < given <= _LAST_PLACE:
+        raise InvalidArgumentError("a place is a whole number from 1 on")
+    return given
 
 
 def _paths(given: object) -> tuple[str, ...]:

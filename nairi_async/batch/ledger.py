@@ -76,15 +76,16 @@ class Ledger:
     Args:
         path: The file, made if it is missing.
         agent_id: Whose it is.
+        base_url: Where the service is.
 
     Raises:
         LedgerError: as for `open_ledger`.
     """
 
-    def __init__(self, path: Path, agent_id: str) -> None:
+    def __init__(self, path: Path, agent_id: str, base_url: str) -> None:
         self.path = path
-        self._agent_id = agent_id
-        self._db, self._lock = open_ledger(path, agent_id)
+        self._agent_id, self._base_url = agent_id, base_url
+        self._db, self._lock = open_ledger(path, agent_id, base_url)
         try:
             with telling(path):
                 # What this run has met: on the disk, since a batch may be larger than memory; and gone with the
@@ -270,6 +271,7 @@ class Ledger:
     def _counted(self) -> BatchStatus:
         return BatchStatus(
             agent_id=self._agent_id,
+            base_url=self._base_url,
             done=self._whole("done"),
             failed=self._whole("failed"),
             cost_usd=self._cost(),
@@ -322,6 +324,7 @@ def _status(connection: sqlite3.Connection, path: Path) -> BatchStatus:
     counts = dict(connection.execute(f"SELECT state, count(*) FROM items WHERE {OPEN} GROUP BY state"))  # noqa: S608
     return BatchStatus(
         agent_id=str(head["agent_id"]),
+        base_url=str(head["base_url"]),
         done=int(head.get("done", 0)),
         failed=int(head.get("failed", 0)),
         running=counts.get("running", 0),

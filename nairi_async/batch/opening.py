@@ -21,7 +21,7 @@ from nairi_async.errors import InvalidArgumentError, LedgerError, NairiError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the tables, in `PRAGMA user_version`."""
 # "NAIR", where SQLite keeps a number for programs to know their files by.
 _APPLICATION: Final = 0x4E41_4952
@@ -84,11 +84,11 @@ def companions(path: Path) -> set[Path]:
     return {path, lock_path(path), *(path.with_name(f"{path.name}-{kind}") for kind in ("wal", "shm", "journal"))}
 
 
-def open_ledger(path: Path, agent_id: str) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+def open_ledger(path: Path, agent_id: str, base_url: str) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     """A connection to the ledger, made if it is missing, and the lock: closing it lets others in.
 
     Raises:
-        LedgerError: the file is something else, another agent's, in use, or cannot be written.
+        LedgerError: the file is something else, another agent's or service's, in use, or cannot be written.
     """
     with telling(path):
         connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
@@ -98,8 +98,8 @@ def open_ledger(path: Path, agent_id: str) -> tuple[sqlite3.Connection, sqlite3.
             lock = _lock(path, _BRIEFLY)
             _check_writable(path)
             if is_new and check_kind(connection, path):
-                _make(connection, agent_id)
-            check_agent(connection, path, agent_id)
+                _make(connection, agent_id, base_url)
+            check_owner(connection, path, agent_id, base_url)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
         except BaseException:
@@ -146,9 +146,12 @@ def check_kind(connection: sqlite3.Connection, path: Path) -> bool:
     return True
 
 
-def check_agent(connection: sqlite3.Connection, path: Path, agent_id: str) -> None:
-    """Refuse the ledger of another agent's batch."""
-    agent = connection.execute("SELECT value FROM head WHERE name = 'agent_id'").fetchone()[0]
+def check_owner(connection: sqlite3.Connection, path: Path, agent_id: str, base_url: str) -> None:
+    """Refuse the ledger of a batch for another agent, or at another service: there its turns are not."""
+    head = dict(connection.execute("SELECT name, value FROM head WHERE name IN ('agent_id', 'base_url')"))
+    agent, service = head["agent_id"], head["base_url"]
+    if service != base_url:
+        raise LedgerError(f"belongs to a batch at {service}, not {base_url}", str(path))
     if agent != agent_id:
         raise LedgerError(f"belongs to a batch for the agent {agent!r}, not {agent_id!r}", str(path))
 
@@ -160,11 +163,11 @@ def _check_writable(path: Path) -> None:
             raise LedgerError("is read-only", str(file))
 
 
-def _make(connection: sqlite3.Connection, agent_id: str) -> None:
+def _make(connection: sqlite3.Connection, agent_id: str, base_url: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for statement in _SCHEMA:
         connection.execute(statement)
-    connection.execute("INSERT INTO head VALUES ('agent_id', ?)", (agent_id,))
+    connection.execute("INSERT INTO head VALUES ('agent_id', ?), ('base_url', ?)", (agent_id, base_url))
     connection.execute("COMMIT")
 
 

@@ -23,8 +23,6 @@ from nairi_async.errors import (
     NotFoundError,
     OutcomeUnknownError,
     PermissionDeniedError,
-    RateLimitedError,
-    ServerError,
     SessionClosedError,
     StatusError,
     TurnFailedError,
@@ -52,6 +50,10 @@ _SENDINGS: Final = 3
 # Seconds between looks for a turn that the service says it does not know: a copy may be behind, a proxy astray. A wait
 # that lasted longer than all of them together did find it.
 _LOOKS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+# What a service says of a prompt, its files and where it goes; and what may be said when it was taken after all, so
+# that it is not asked again by itself. Everything else, such as a redirect to a page about maintenance or an unpaid
+# bill, is no word about the prompt, which can be asked when that is over.
+_REFUSALS: Final = frozenset({400, 404, 409, 410, 413, 414, 415, 422, 431, 303, 408})
 # Prompts refused with a 403 one after another, from which on it is no matter of the prompts.
 _BARRED: Final = 10
 # What would meet every other item as well: the batch ends.
@@ -342,5 +344,4 @@ class Work:
 
 def _is_refusal(error: NairiError) -> bool:
     """Whether the service said no to this very prompt, so that asking again would be refused again."""
-    is_passing = isinstance(error, RateLimitedError | ServerError)
-    return isinstance(error, StatusError) and not is_passing and not isinstance(error, _FATAL)
+    return isinstance(error, StatusError) and error.status in _REFUSALS and not isinstance(error, _FATAL)

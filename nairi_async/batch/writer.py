@@ -17,6 +17,7 @@ from nairi_async.batch.ledger import Ledger
 from nairi_async.batch.opening import telling
 from nairi_async.batch.output import Output
 from nairi_async.errors import LedgerError, NairiError
+from nairi_async.session import API_URL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,8 +44,8 @@ class Writer:
     with the same `LedgerError`, and what was committed before stays.
     """
 
-    def __init__(self, path: Path, agent_id: str, output: Path | None, clock: Clock) -> None:
-        self._path, self._agent_id, self._output_path = path, agent_id, output
+    def __init__(self, path: Path, agent_id: str, output: Path | None, clock: Clock, base_url: str) -> None:
+        self._path, self._agent_id, self._base_url, self._output_path = path, agent_id, base_url, output
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
@@ -54,13 +55,15 @@ class Writer:
         self._thread = Thread(target=self._run, name="nairi-ledger", daemon=True)
 
     @classmethod
-    async def open(cls, path: Path, agent_id: str, output: Path | None, clock: Clock) -> Writer:
+    async def open(
+        cls, path: Path, agent_id: str, output: Path | None, clock: Clock, *, base_url: str = API_URL
+    ) -> Writer:
         """Open the ledger and bring its output up to date.
 
         Raises:
             LedgerError: one of them cannot be used.
         """
-        writer = cls(path, agent_id, output, clock)
+        writer = cls(path, agent_id, output, clock, base_url)
         writer._thread.start()
         try:
             await asyncio.shield(writer._opened)
@@ -99,7 +102,7 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            ledger = Ledger(self._path, self._agent_id)
+            ledger = Ledger(self._path, self._agent_id, self._base_url)
         except Exception as error:  # noqa: BLE001 - raised where the ledger is opened
             self._tell(self._opened, error)
             return

@@ -26,7 +26,8 @@ from nairi_async import (
     TurnFailedError,
     WatchTimeoutError,
 )
-from nairi_async.batch import BatchItem, BatchOutcome, read_status
+from nairi_async.amigo import AmigoSession
+from nairi_async.batch import Batch, BatchItem, BatchOutcome, read_status
 from nairi_async.batch.ledger import Entry
 from nairi_async.testing import Fail, FaultPlan, Quirks, Say, Simulator, VirtualClock
 from nairi_async.testing.answers import refusal
@@ -161,6 +162,8 @@ async def test_turns_are_not_lost_to_another_organisation(
         NairiSession(elsewhere.api_key, base_url=elsewhere.url, clock=clock) as other,
     ):
         elsewhere.agent(AGENT, "done")
+        # Two organisations at one address, as far as the ledger can see.
+        other._base_url = nairi._base_url
         runs.nairi = other
         outcomes_ = await runs.all([])
         assert elsewhere.prompts == []
@@ -227,6 +230,8 @@ async def test_bad_records_are_errors_of_their_own(runs: Runs, simulator: Simula
         ({"prompt": "p", "attachments": ["f"] * 11}, "at most 10"),
         ("\ud800", "half a character"),
         ({"prompt": "p", "id": "\ud800"}, "half a character"),
+        (BatchItem("p", place=0), "a place is"),
+        (BatchItem("p", place=2**70), "a place is"),
     ]
     outcomes = await runs.all([record for record, _ in bad] + ["a"])
     for place, (_, reason) in enumerate(bad, 1):
@@ -495,11 +500,12 @@ async def test_what_is_refused_has_ended(runs: Runs, simulator: Simulator) -> No
     assert (str(again.error), again.error.status) == (str(restored.error), 400)
 
 
-async def test_what_was_not_let_in_is_asked_by_the_next_run(runs: Runs, simulator: Simulator) -> None:
-    """A service that refuses everybody leaves prompts unsent: open, and asked when it is back."""
+@pytest.mark.parametrize("status", [302, 402, 405, 407, 429, 451])
+async def test_what_was_not_let_in_is_asked_by_the_next_run(runs: Runs, simulator: Simulator, status: int) -> None:
+    """A service that refuses everybody, or a proxy, leaves prompts unsent: open, and asked when it is back."""
 
     async def closed(request: web.Request) -> web.Response | None:
-        return refusal(RefusedError(429, "later")) if is_start(request) else None
+        return refusal(RefusedError(status, "later")) if is_start(request) else None
 
     simulator.intercept = closed
     outcomes = await runs.all(["a", "b"])
@@ -647,6 +653,9 @@ async def test_wrong_use_is_told(runs: Runs, nairi: NairiSession) -> None:
     for prompts, options, reason in wrong:
         with pytest.raises(InvalidArgumentError, match=reason):
             runs.batch(prompts, **options)
+    async with AmigoSession("key", api_key_id="id", user_id="user", organization_id="org") as amigo:
+        with pytest.raises(InvalidArgumentError, match="Batch needs a NairiSession, not AmigoSession"):
+            Batch(amigo, AGENT, ["a"], ledger=runs.ledger)  # type: ignore[arg-type]
     batch = runs.batch(["a"])
     with pytest.raises(InvalidArgumentError, match="async with"):
         await anext(batch)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from batches import AGENT, Runs
 
-from nairi_async import InvalidArgumentError, LedgerError
+from nairi_async import InvalidArgumentError, LedgerError, NairiSession
 from nairi_async.batch import BatchItem, read_status
 from nairi_async.batch.documents import ended, line, restored
 from nairi_async.batch.ledger import Ledger
@@ -26,11 +26,10 @@ from nairi_async.batch.writer import Writer
 from nairi_async.clock import SystemClock
 from nairi_async.errors import RateLimitedError, StatusError, TurnFailedError
 from nairi_async.models import Message, Reply, Turn, Usage
+from nairi_async.testing import Simulator, VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from nairi_async.testing import Simulator
 
 pytestmark = pytest.mark.anyio
 
@@ -62,8 +61,24 @@ async def test_other_files_are_refused_and_left_alone(runs: Runs, tmp_path: Path
         await runs.all([], agent_id="other")
     with closing(sqlite3.connect(runs.ledger)) as connection:
         connection.execute("PRAGMA user_version = 9")
-    with pytest.raises(LedgerError, match="format 9, not 1"):
+    with pytest.raises(LedgerError, match="format 9, not 2"):
         await runs.all([])
+
+
+async def test_a_ledger_belongs_to_one_service(runs: Runs, clock: VirtualClock) -> None:
+    """What a simulator answered does not pass for what the service says; the same address, spelled otherwise, does."""
+    await runs.all(["a"])
+    begun_at = read_status(runs.ledger).base_url
+    assert begun_at == f"{runs.nairi!r}".split()[1]
+    async with (
+        Simulator(clock=clock) as rehearsal,
+        NairiSession(rehearsal.api_key, base_url=rehearsal.url, clock=clock) as elsewhere,
+    ):
+        with pytest.raises(LedgerError, match=f"belongs to a batch at {begun_at}, not http://"):
+            await Runs(elsewhere, runs.ledger.parent).all(["a", "b"])
+        assert rehearsal.prompts == []
+    async with NairiSession("nr_key", base_url=f"{begun_at}/", clock=clock) as same:
+        assert await Runs(same, runs.ledger.parent).all(["a"]) == {}
 
 
 async def test_places_that_cannot_hold_a_ledger(runs: Runs, tmp_path: Path) -> None:
