@@ -60,7 +60,7 @@ def _item(line: bytes, number: int) -> BatchItem | UnusableItem:
     try:
         return evolve(BatchItem.of(_parsed(line)), place=number)
     except InvalidArgumentError as error:
-        return UnusableItem(error=InvalidArgumentError(f"line {number}: {error.message}"), place=number)
+        return UnusableItem(error=error, place=number)
 
 
 def _parsed(line: bytes) -> Any:

@@ -40,6 +40,7 @@ _SCHEMA: Final = (
     )""",
     f"CREATE INDEX items_open ON items (number) WHERE {OPEN}",
     "CREATE INDEX items_failed ON items (number) WHERE state = 'failed'",
+    "CREATE INDEX items_unusable ON items (number) WHERE state = 'unusable'",
     "CREATE TABLE jobs (id TEXT PRIMARY KEY, item INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE outcomes (finished INTEGER PRIMARY KEY, item INTEGER NOT NULL, document TEXT NOT NULL)",
     f"PRAGMA application_id = {_APPLICATION}",
