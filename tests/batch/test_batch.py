@@ -690,6 +690,7 @@ async def test_wrong_use_is_told(runs: Runs, nairi: NairiSession) -> None:
         ([], {"settle": -1}, "settle"),
         ([], {"agent_id": "a b"}, "agent_id"),
         ([], {"output": runs.ledger}, "another file"),
+        ([], {"output": f"{runs.ledger}-lock-journal"}, "another file"),
         ([], {"retry_failed": 1}, "retry_failed"),
     ]
     for prompts, options, reason in wrong:
