@@ -60,7 +60,7 @@ async def test_replies_go_to_standard_output(simulator: Simulator, words: tuple[
     assert (printed["#1"]["text"], printed["x"]["text"], printed["#5"]["status"]) == ("re a", "re b", "failed")
     assert ended.status == 3
     errors = ended.err.splitlines()
-    assert any(line.startswith("unusable  line 3  not JSON") for line in errors)
+    assert any(line.endswith(", at character 2") and line.startswith("unusable  line 3  not JSON: ") for line in errors)
     assert any(line.startswith("failed  #5  ") for line in errors)
     assert errors[-3:-1] == ["2 done, 1 failed, $1.0.", "1 record cannot be used: correct it and repeat."]
     assert errors[-1].startswith(f"To ask again what failed: nairi-async batch {prompts} --agent my-agent")
