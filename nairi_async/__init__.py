@@ -17,9 +17,11 @@
     asyncio.run(main())
 
 Begin with `NairiSession`: its methods are all there is to do. Everything that goes wrong is a `NairiError`. Further
-modules: `nairi_async.errors`, `nairi_async.hooks` (what a session does, as it does it), `nairi_async.web` (Server-Sent
-Events), `nairi_async.bots` (chat bots), `nairi_async.batch` (many prompts with a ledger on disk), `nairi_async.testing`
-(a simulated service for tests). The command `nairi-async demo` shows it at work without an account.
+modules: `nairi_async.batch` (many prompts with a ledger on disk), `nairi_async.web` (Server-Sent Events),
+`nairi_async.bots` (chat bots), `nairi_async.amigo` (Amigo's services), `nairi_async.dialogue` (what both services have
+in common), `nairi_async.hooks` (what a session does, as it does it), `nairi_async.otel` (OpenTelemetry),
+`nairi_async.testing` (simulated services for tests), `nairi_async.errors`. The command `nairi-async demo` shows it at
+work without an account.
 """
 
 from __future__ import annotations

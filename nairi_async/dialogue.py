@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from nairi_async.checks import Duration
 
+__all__ = ["Answer", "Dialogue", "Dialogues"]
+
 
 class Answer(Protocol):
     """What a service said in one turn."""

@@ -171,12 +171,15 @@ async def _ask_all(
             prompt = await source.next()
         except StopAsyncIteration:
             return
-        crowd.spawn(_put(crowd, outcome(index, prompt)))
+        crowd.spawn(_put(crowd, outcome, index, prompt))
         index += 1
 
 
-async def _put(crowd: Crowd[_T], outcome: Coroutine[Any, Any, _T]) -> None:
-    crowd.put(await outcome)
+async def _put(
+    crowd: Crowd[_T], outcome: Callable[[int, str], Coroutine[Any, Any, _T]], index: int, prompt: str
+) -> None:
+    # Made here: one that was made before its task is cancelled would never be awaited, and Python warn of it.
+    crowd.put(await outcome(index, prompt))
 
 
 class Source(Generic[_T]):

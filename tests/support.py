@@ -145,6 +145,8 @@ class RawServer:
                 writer.write(self.seen[-1].head.encode() + self.seen[-1].body)
             case Drip(answer, interval):
                 for byte in answer:
+                    if writer.is_closing():
+                        break
                     writer.write(bytes([byte]))
                     await writer.drain()
                     await asyncio.sleep(interval)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import amigo_sessions
 import pytest
+import support
 
 from nairi_async import (
+    InteractionVoidError,
     InvalidArgumentError,
     NairiSession,
     TurnFailedError,
@@ -25,10 +28,12 @@ from nairi_async.bots import (
     Record,
 )
 from nairi_async.testing import Done, Fail, Say, Simulator
+from nairi_async.testing.amigo import AmigoQuirks, AmigoSimulator, Complete, Error, Speak
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from nairi_async.amigo import AmigoSession
     from nairi_async.checks import Duration
     from nairi_async.testing import VirtualClock
 
@@ -247,6 +252,52 @@ async def test_any_service_with_dialogues_will_do() -> None:
     with pytest.raises(InvalidArgumentError, match="no attachments"):
         await chats.ask("c", "b", attachments=[b"1"], key=1)
     await chats.ask("c", "b", key=1)
+
+
+async def test_a_dialogue_that_the_agent_has_ended_is_followed_by_another(
+    amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """Amigo's agents end conversations: the chat goes on in a new one, also after a crash at that moment."""
+    service.service(lambda message, _: [Speak(f"Bye, {message}."), Complete(ends=True)], service_id=service.service_id)
+    store = MemoryStore()
+    chats = Chats(amigo, service.service_id, store=store, clock=clock)
+    assert [(await chats.ask("c", name)).text for name in ("Ann", "Bob")] == ["Bye, Ann.", "Bye, Bob."]
+    assert await chats.dialogue_id("c") is None
+    await store.save(f"{service.service_id} c", Record(service.asked[-1].conversation_id, is_open=True))
+    assert (await chats.ask("c", "Cleo")).text == "Bye, Cleo."
+    assert len({asked.conversation_id for asked in service.asked}) == 3
+
+
+async def test_a_turn_of_amigo_that_was_cut_off_is_waited_for(
+    amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """After a restart the service may still be at work: the chat's next prompt waits in place of being refused."""
+    store = MemoryStore()
+    chats = Chats(amigo, service.service_id, store=store, clock=clock)
+    await chats.ask("c", "a")
+    service.service([Speak("Late.", after=1)], service_id=service.service_id)
+    cut_off = asyncio.ensure_future(chats.ask("c", "b"))
+    await support.until(lambda: len(service.asked) == 2)
+    cut_off.cancel()
+    with suppress(asyncio.CancelledError):
+        await cut_off
+    service.refuse(409, "a related operation is in progress", on="interact")
+    assert (await Chats(amigo, service.service_id, store=store, clock=clock).ask("c", "c")).text == "Late."
+
+
+@pytest.mark.parametrize("kept", ["gone", "kept"])
+async def test_a_first_turn_that_is_void_may_be_repeated(kept: Literal["gone", "kept"], clock: VirtualClock) -> None:
+    """Whether or not Amigo keeps a conversation whose first turn failed, the chat goes on."""
+    quirks = AmigoQuirks(failed_create=kept)
+    async with (
+        AmigoSimulator([Error(503)], clock=clock, quirks=quirks) as service,
+        amigo_sessions.session(service.url, clock=clock) as amigo,
+    ):
+        chats = Chats(amigo, service.service_id, clock=clock)
+        with pytest.raises(InteractionVoidError):
+            await chats.ask("c", "Hi", key=1)
+        service.service("Fine.", service_id=service.service_id)
+        assert [(await chats.ask("c", "Hi", key=key)).text for key in (1, 2)] == ["Fine.", "Fine."]
 
 
 @pytest.mark.parametrize(

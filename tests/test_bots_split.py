@@ -90,7 +90,15 @@ def test_any_text_ends_in_pieces_that_fit(text: str, limit: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["`" * 5000, "```" + "x" * 5000, "~" * 30 + "\n" + "y" * 500, "```\n" * 900, "\n" * 9000, "\U0001f1e6" * 5000],
+    [
+        "`" * 5000,
+        "```" + "x" * 5000,
+        "~" * 30 + "\n" + "y" * 500,
+        "```\n" * 900,
+        "\n" * 9000,
+        "\U0001f1e6" * 5000,
+        "- " * 50_000,
+    ],
 )
 @pytest.mark.parametrize("limit", [32, 33, 2000])
 def test_hostile_texts_end_in_pieces_that_fit(text: str, limit: int) -> None:
@@ -124,6 +132,18 @@ def test_a_cut_block_is_closed_and_opened_again_with_its_language() -> None:
         "```python\nline 0\nline 1\nline 2\n```",
         "```python\nline 3\nline 4\nline 5\n```\nDone.",
     ]
+
+
+@pytest.mark.parametrize("mark", ["-", "*", "1.", "12)", "- 1."])
+def test_a_block_in_a_list_is_a_block(mark: str) -> None:
+    """What follows its end is text again; cut within, it is closed and opened again, without the item's mark."""
+    after = "\n".join(f"Plain words, line {n}." for n in range(10))
+    pieces = split_text(f"First:\n{mark} ```sh\n   npm install\n   ```\n{after}", 60)
+    assert "".join(pieces).count("```") == 2
+    code = "\n".join(f"   step {n}" for n in range(10))
+    first, *others = split_text(f"{mark} ```sh\n{code}\n   ```", 60)
+    assert first.startswith(f"{mark} ```sh\n")
+    assert all(piece.startswith("```sh\n") and piece.endswith("```") for piece in others)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nairi_async import ConversationSummary, NairiSession, Polling, WatchTimeoutError
-from nairi_async.testing import Quirks, Say, Simulator, Text, VirtualClock
+from nairi_async.testing import FaultPlan, Quirks, Say, Simulator, Text, VirtualClock
 from nairi_async.transport.serverclock import ServerClock
 from nairi_async.watching.announcements import PAGE, Announced, Listing, Query, Standing, Trust
 
@@ -477,4 +477,21 @@ async def test_what_happens_while_a_long_reading_goes_on_is_announced_by_its_lat
             prompts = (str(number) for number in range(800))
             replies = [outcome async for outcome in nairi.ask_many("my-agent", prompts, limit=400)]
     assert [outcome.error for outcome in replies if outcome.error] == []
+    assert caplog.messages == []
+
+
+@pytest.mark.anyio
+async def test_looks_that_are_behind_are_no_evidence_against_the_listing(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An announced turn that a stale answer shows as running is found later, and the listing had told of it."""
+    caplog.set_level(logging.WARNING, logger="nairi_async.watching.feed")
+    rng = random.Random(5)
+    faults = FaultPlan(seed=1, rates={"stale": 0.05})
+    async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion"), faults=faults) as simulator:
+        simulator.agent("my-agent", lambda _prompt, _turn: lasting(rng))
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
+            outcomes = [one async for one in nairi.ask_many("my-agent", map(str, range(200)), limit=40)]
+    assert [outcome.error for outcome in outcomes if outcome.error] == []
+    assert any(seen.fault == "stale" for seen in simulator.requests)
     assert caplog.messages == []

@@ -94,7 +94,19 @@ def test_everything_exported_is_public_and_sorted() -> None:
     assert nairi_async.__all__ == sorted(public)
 
 
-_PUBLIC = ("amigo", "amigo.actions", "batch", "bots", "errors", "hooks", "otel", "testing", "testing.amigo", "web")
+_PUBLIC = (
+    "amigo",
+    "amigo.actions",
+    "batch",
+    "bots",
+    "dialogue",
+    "errors",
+    "hooks",
+    "otel",
+    "testing",
+    "testing.amigo",
+    "web",
+)
 
 
 @pytest.mark.parametrize("name", _PUBLIC)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -111,6 +113,23 @@ async def test_nothing_goes_on_when_nobody_listens(nairi: NairiSession, echo: Si
     leftover = asyncio.all_tasks() - before
     await asyncio.wait(leftover, timeout=1) if leftover else None
     assert not {task for task in leftover if not task.done() and "many" in repr(task)}
+
+
+async def test_leaving_at_once_leaves_nothing_unawaited(
+    nairi: NairiSession, echo: Simulator, recwarn: pytest.WarningsRecorder
+) -> None:
+    """However early the loop is left, no coroutine is made that nobody awaits."""
+    for passes in range(6):
+        asking = nairi.ask_many("my-agent", ["1", "2", "3"])
+        step = asyncio.ensure_future(anext(asking))
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        await asking.aclose()
+        step.cancel()
+        with suppress(asyncio.CancelledError, StopAsyncIteration):
+            await step
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 async def test_a_cancelled_step_loses_no_outcome(nairi: NairiSession, echo: Simulator) -> None:

@@ -13,6 +13,7 @@ from nairi_async import (
     AuthenticationError,
     BadRequestError,
     ConfigurationError,
+    ConflictError,
     ConnectionFailedError,
     DecodeError,
     NairiError,
@@ -77,12 +78,30 @@ def test_a_policy_cannot_be_changed() -> None:
         RetryPolicy().attempts = 7  # type: ignore[misc]
 
 
+def test_a_service_that_is_at_work_is_let_alone_for_a_second_at_first() -> None:
+    """Coming back at once meets the same work; each wait is about twice the one before, within the policy."""
+    policy, busy = RetryPolicy(attempts=7), ConflictError(409, "x")
+    for jitter, factor in [(0.0, 0.75), (0.5, 1.0)]:
+        delays = [
+            delay_before_retry(policy, busy, attempt=attempt, elapsed=0, jitter=jitter, asked_later={409})
+            for attempt in range(1, 7)
+        ]
+        assert delays == [min(10.0, factor * seconds) for seconds in (1, 2, 4, 8, 16, 32)]
+
+
 @given(policies, errors, st.integers(min_value=1, max_value=20_000), lengths, jitters)
 def test_waits_stay_within_the_policy(
     policy: RetryPolicy, error: NairiError, attempt: int, elapsed: float, jitter: float
 ) -> None:
     """No wait is negative, exceeds its bounds, or begins an attempt outside the attempt and time limits."""
-    delay = delay_before_retry(policy, error, attempt=attempt, elapsed=elapsed, jitter=jitter)
+    delay = delay_before_retry(
+        policy,
+        error,
+        attempt=attempt,
+        elapsed=elapsed,
+        jitter=jitter,
+        asked_later={error.status, 409} if isinstance(error, StatusError) and attempt % 2 else (),
+    )
     asked = error.retry_after or 0.0 if isinstance(error, StatusError) else 0.0
     if attempt >= policy.attempts or asked > policy.retry_after_max:
         assert delay is None

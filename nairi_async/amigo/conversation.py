@@ -6,18 +6,24 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from nairi_async import checks
-from nairi_async.amigo.interaction import Interaction
+from nairi_async.amigo.interaction import End, Interaction
 from nairi_async.amigo.saying import Saying, first_words, further_words
 from nairi_async.amigo.settling import Sought
 from nairi_async.amigo.stream import AmigoStream
-from nairi_async.errors import BadRequestError, ConflictError, InvalidArgumentError, NotFoundError
+from nairi_async.errors import (
+    BadRequestError,
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nairi_async.amigo.api import Api
     from nairi_async.amigo.checks import ExternalEvents
-    from nairi_async.amigo.models import AmigoReply
+    from nairi_async.amigo.models import AmigoReply, ConversationInfo
     from nairi_async.amigo.orders import Orders
     from nairi_async.attachments.sources import Source
     from nairi_async.checks import Duration
@@ -49,9 +55,15 @@ class AmigoConversation:
         self._options = dict(options)
         self._order = orders.new() if conversation_id is None else orders.of(conversation_id)
         self._last: Sought | None = None
+        # The turn that began it, where this handle did.
+        self._first: Sought | None = None
         self._is_completed = False
         # Whether the last turn may still run at the service, because its end was not seen.
         self._is_in_doubt = False
+        # Both as they were before the turn under way, which may not leave, or be refused.
+        self._before: tuple[Sought | None, bool] = (None, False)
+        # Whether it was to be finished before, and nobody saw the end of it.
+        self._is_finishing = False
 
     def __repr__(self) -> str:
         return f"AmigoConversation(service_id={self._service_id!r}, id={self._id!r})"
@@ -120,9 +132,16 @@ class AmigoConversation:
         return self._streamed(saying, timeout)
 
     async def settle(self, *, timeout: float = 60.0) -> AmigoReply | None:
-        """Find out whether the last turn was saved; see `AmigoStream.settle`. `None` as well if there was none."""
+        """Find out whether the last turn was saved; see `AmigoStream.settle`. `None` as well if there was none.
+
+        A handle that has said nothing yet finds out whether the conversation is over; if not, its next turn waits for
+        one that another process may have left running.
+        """
         async with self._order:
             if self._last is None:
+                if self._id is not None and not self._is_completed:
+                    self._is_completed = await self._is_finished() is not False
+                    self._is_in_doubt = not self._is_completed
                 return None
             reply = await self._last.settle(self._api, timeout)
             if reply is not None:
@@ -133,32 +152,59 @@ class AmigoConversation:
     async def finish(self) -> None:
         """End the conversation, after the turns before; harmless where it is over already, or never began.
 
+        Where its beginning broke off before the service named it, it is looked for, since it would stand in the way of
+        the next one.
+
         Raises:
             OutcomeUnknownError: the request left, and its answer did not come back; it may be repeated.
             NairiError: it was refused, or not sent.
         """
         async with self._order:
+            if self._id is None and self._is_in_doubt and self._last is not None:
+                self._id = await self._last.unfinished(self._api)
+            if self._is_finishing and self._id is not None and not self._is_completed:
+                self._is_completed = await self._is_finished() is not False
             if self._id is None or self._is_completed:
                 return
+            # A conflict says that it is finished, or that something still runs in it.
+            is_vague, self._is_finishing = self._is_in_doubt or self._is_finishing, True
             try:
-                await self._api.finish(self._id, is_patient=self._is_in_doubt)
+                await self._api.finish(self._id, is_patient=is_vague)
             except (NotFoundError, ConflictError, BadRequestError) as error:
                 # Gone, finished, or without an interaction: the service's own examples take that for success.
-                if isinstance(error, ConflictError) and self._is_in_doubt:
+                if isinstance(error, ConflictError) and is_vague and await self._is_finished() is False:
                     raise
             self._is_completed = True
+
+    async def _is_finished(self) -> bool | None:
+        """Whether the service says that the conversation is finished; `None` where it knows of none."""
+        assert self._id is not None  # noqa: S101 - whoever calls has looked
+        try:
+            page = await self._api.conversations([("id", self._id), ("limit", "1")])
+            rows: list[ConversationInfo] = [row for row in page.rows if row.id == self._id]
+            if rows:
+                return rows[0].is_finished is True
+            # A list may lag behind.
+            await self._api.messages(self._id, [("limit", "1")])
+        except NotFoundError:
+            return None
+        except PermissionDeniedError:
+            # Who may not look may speak all the same.
+            pass
+        return False
 
     def _streamed(self, saying: Saying, timeout: Duration | None) -> AmigoStream:
         sought = Sought(Interaction(self._id), saying, self._service_id)
 
         async def prepare() -> Request:
+            await self._begin_anew_if_gone()
             request = await self._request(saying)
+            if self._id is None:
+                self._first = sought
             # Known only now: an earlier turn may have begun the conversation.
             sought.interaction.conversation_id = self._id
-            if self._last is not None and (begun := self._last.interaction.begun) and begun.message_id:
-                sought.excluded.add(begun.message_id)
-            self._last = sought
-            self._is_in_doubt = True
+            self._before = (self._last, self._is_in_doubt)
+            self._last, self._is_in_doubt = sought, True
             return request
 
         return AmigoStream(
@@ -170,6 +216,14 @@ class AmigoConversation:
             timeout=checks.timeout(timeout, math.inf),
             note=self._note,
         )
+
+    async def _begin_anew_if_gone(self) -> None:
+        """A conversation whose first turn is void may be gone with it, or not; the service does not say."""
+        first = self._first
+        if first is None or first is not self._last or first.interaction.end is not End.VOID or self._id is None:
+            return
+        if await self._is_finished() is None:
+            self._id = None
 
     async def _request(self, saying: Saying) -> Request:
         if self._is_completed:
@@ -184,9 +238,11 @@ class AmigoConversation:
         return self._api.create(self._service_id, saying, self._options)
 
     def _note(self, stream: AmigoStream) -> None:
+        if not stream.is_sent:
+            self._last, self._is_in_doubt = self._before
         if self._id is None and stream.conversation_id is not None:
             self._id = stream.conversation_id
             self._orders.note(stream)
         if stream.is_ended:
             self._is_in_doubt = stream.is_in_doubt
-            self._is_completed = self._is_completed or stream.is_conversation_over
+        self._is_completed = self._is_completed or stream.is_conversation_over

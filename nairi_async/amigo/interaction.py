@@ -130,6 +130,13 @@ class Interaction:
             return self.complete.message_id
         return next((piece.message_id for piece in reversed(self._pieces) if piece.message_id), None)
 
+    @property
+    def ids(self) -> list[str]:
+        """What the events have named: the interaction, the user's message, the agent's."""
+        begun, complete = self.begun, self.complete
+        named = (begun and begun.message_id, complete and complete.interaction_id, self.message_id)
+        return [name for name in named if name]
+
     def reply(self, *, is_voice: bool = False) -> AmigoReply:
         """What came of it, once it is saved."""
         complete = self.complete or events.InteractionComplete(type="")

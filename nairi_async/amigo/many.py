@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
 
 from nairi_async.amigo.models import AmigoOutcome
 from nairi_async.errors import NairiError
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
 
     from nairi_async.amigo.conversation import AmigoConversation
     from nairi_async.amigo.models import AmigoReply
+    from nairi_async.clock import Clock
+
+TIDY_UP: Final = 5.0
+"""Seconds for which a known reply or error waits for its conversation to be finished."""
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +36,12 @@ class _Queue:
 class OneShots:
     """Prompts that each take a whole conversation: begun, answered, finished."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._queues: dict[str, _Queue] = {}
 
     async def ask(self, service_id: str, conversation: AmigoConversation, prompt: str, timeout: float) -> AmigoReply:
-        """The reply; the conversation is finished afterwards, whatever came of it."""
+        """The reply; the conversation is finished afterwards, whatever came of it, or before the next one begins."""
         queue = self._queues.setdefault(service_id, _Queue())
         async with queue.order:
             await _finish(queue)
@@ -44,7 +51,20 @@ class OneShots:
             finally:
                 # Not after a cancellation, which must not wait: there the next prompt finishes it first.
                 if not _is_cancelling():
-                    await _finish_quietly(queue)
+                    await self._tidy_up(queue)
+
+    async def _tidy_up(self, queue: _Queue) -> None:
+        """Finish what was left open, if that is soon done: a reply or an error that is known is not kept back."""
+        async with anyio.create_task_group() as group:
+
+            async def ring() -> None:
+                await self._clock.sleep(TIDY_UP)
+                log.warning("a conversation could not be finished within %g s", TIDY_UP)
+                group.cancel_scope.cancel()
+
+            group.start_soon(ring)
+            await _finish_quietly(queue)
+            group.cancel_scope.cancel()
 
 
 async def _finish(queue: _Queue) -> None:

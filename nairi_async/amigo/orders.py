@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
     from nairi_async.amigo.stream import AmigoStream
 
-Order = asyncio.Lock
-"""Who holds it may make a call of the conversation; the others wait, in order."""
+# Ids of turns that are remembered: more than the service takes messages in the time that clocks may differ by.
+_REMEMBERED: Final = 64
+# Orders that are kept although nobody is busy with them, for what they remember.
+_KEPT: Final = 256
+
+
+class Order(asyncio.Lock):
+    """Who holds it may make a call of the conversation; the others wait, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: deque[str] = deque(maxlen=_REMEMBERED)
+        """Interactions and messages of turns that have told what they are: a later turn is another one."""
 
 
 class Orders:
@@ -18,6 +30,7 @@ class Orders:
 
     def __init__(self) -> None:
         self._of: WeakValueDictionary[str, Order] = WeakValueDictionary()
+        self._recent: deque[Order] = deque(maxlen=_KEPT)
 
     def of(self, conversation_id: str) -> Order:
         """The order of a conversation."""
@@ -34,3 +47,5 @@ class Orders:
         """Let the order that a conversation was begun in be its own."""
         if stream.conversation_id is not None:
             self._of[stream.conversation_id] = stream.order
+            if stream.order not in self._recent:
+                self._recent.append(stream.order)

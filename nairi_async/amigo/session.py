@@ -123,7 +123,7 @@ class AmigoSession(Surface, ServiceSession):
         )
         self._api = Api(self._caller, organization, user, silence=patience)
         self._orders = Orders()
-        self._one_shots = OneShots()
+        self._one_shots = OneShots(self._caller.clock)
 
     def create_conversation(
         self,
@@ -273,13 +273,13 @@ class AmigoSession(Surface, ServiceSession):
         """Ask once: begin a conversation with a prompt, take the reply, finish it.
 
         Calls for one service run one after another, since the service allows a user one unfinished conversation of it.
-        A conversation that could not be finished is finished before the next one begins.
+        Finishing keeps neither the reply nor an error back for more than 5 s: what could not be finished by then is
+        finished before the next one begins, and stays unfinished where there is none.
 
         Args:
             service_id: The service.
             prompt: What to say; not blank.
-            timeout: Seconds for the reply; none unless given. Waiting for earlier prompts and finishing, each bounded
-                by the requests' own timeouts, do not count.
+            timeout: Seconds for the reply; none unless given. Waiting for earlier prompts and finishing do not count.
 
         Raises:
             NairiError: as for `AmigoConversation.ask`.

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Seconds between two looks: the limit for reading messages is 20 a minute for the whole organisation.
 _FIRST_WAIT: Final = 2.0
 _LONGEST_WAIT: Final = 15.0
+# Seconds for which a conversation that has begun is waited for to hold something.
+_PATIENCE: Final = 60.0
 # How far the service's clock may be from ours where it has not told its time.
 _CLOCKS_DIFFER: Final = 60.0
 # Times are printed with limited precision.
@@ -40,7 +42,7 @@ class Sought:
     began: float = -math.inf
     """When it was sent, by the session's monotonic clock."""
     excluded: set[str] = field(factory=set)
-    """User messages that are known to be earlier ones."""
+    """Messages and interactions that are known to be earlier ones."""
 
     async def settle(self, api: Api, timeout: float) -> AmigoReply | None:
         """The reply, once it is found; `None` if nothing is found within the time."""
@@ -55,6 +57,28 @@ class Sought:
             await clock.sleep(wait)
             wait = min(_LONGEST_WAIT, wait * 1.5)
 
+    async def unfinished(self, api: Api) -> str | None:
+        """The conversation that this interaction has begun, if one is unfinished that holds what was said.
+
+        One that holds nothing yet is waited for: it may be somebody else's.
+        """
+        if self.saying.text is None:
+            return None
+        clock, earliest = api.caller.clock, self._earliest(api)
+        deadline, wait = clock.monotonic() + _PATIENCE, _FIRST_WAIT
+        while True:
+            ids = await self._candidates(api, earliest, ("is_finished", "false"))
+            holding = [await self._holds_it(api, id_, earliest) for id_ in ids]
+            if True in holding or None not in holding or clock.monotonic() + wait > deadline:
+                return ids[holding.index(True)] if holding.count(True) == 1 else None
+            await clock.sleep(wait)
+            wait = min(_LONGEST_WAIT, wait * 1.5)
+
+    async def _holds_it(self, api: Api, conversation_id: str, earliest: float) -> bool | None:
+        """Whether a conversation holds what was said; `None` while it holds nothing."""
+        page = await api.messages(conversation_id, [("sort_by", "+created_at"), ("limit", "50")])
+        return any(self._is_mine(row, earliest) for row in page.rows) if page.rows else None
+
     async def _look(self, api: Api) -> AmigoReply | None:
         earliest = self._earliest(api)
         known = self.interaction.conversation_id
@@ -65,10 +89,10 @@ class Sought:
             raise InteractionUnknownError(told)
         return found[0] if found else None
 
-    async def _candidates(self, api: Api, earliest: float) -> list[str]:
+    async def _candidates(self, api: Api, earliest: float, *which: tuple[str, str]) -> list[str]:
         """Conversations of the service that may have been begun by this interaction."""
         query = [("user_id", api.user_id), ("service_id", self.service_id or ""), ("sort_by", "-created_at")]
-        page = await api.conversations([*query, ("limit", "5")])
+        page = await api.conversations([*query, *which, ("limit", "5")])
         rows: Sequence[ConversationInfo] = page.rows
         return [row.id for row in rows if row.id and _is_since(row.created_at, earliest)]
 
@@ -83,7 +107,7 @@ class Sought:
         begun = self.interaction.begun
         if begun is not None and begun.message_id:
             return row.id == begun.message_id
-        if not _is_since(row.created_at, earliest) or row.id in self.excluded:
+        if not _is_since(row.created_at, earliest) or not self.excluded.isdisjoint((row.id, row.interaction_id)):
             return False
         if self.saying.text is not None:
             return row.message_type == self.saying.message_type and row.message.strip() == self.saying.text.strip()

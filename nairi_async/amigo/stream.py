@@ -110,6 +110,11 @@ class AmigoStream:
         return self._is_ended
 
     @property
+    def is_sent(self) -> bool:
+        """Whether it has left, or may have: not while it waits for its turn, and not where the service refused it."""
+        return self._request is not None
+
+    @property
     def is_in_doubt(self) -> bool:
         """Whether, as things stand, nobody can say whether the interaction is saved."""
         return self._request is not None and self._interaction.end is End.UNKNOWN
@@ -160,16 +165,27 @@ class AmigoStream:
     async def reply(self) -> AmigoReply:
         """Read to the end, and give what came of it; what was iterated over before is included.
 
+        Where the service has said that the interaction is saved, that counts, whether or not the stream is left or its
+        timeout over before it has ended.
+
         Raises:
             NairiError: as for a step of the iteration.
         """
-        async with self:
-            if not self._is_closed:
-                async for _ in self:
-                    pass
+        try:
+            async with self:
+                if not self._is_closed:
+                    async for _ in self:
+                        pass
+        except WatchTimeoutError:
+            if not self.is_saved:
+                raise
         if self._failure is not None:
             raise self._failure
-        if not self._is_ended:
+        if self._interaction.end is End.VOID:
+            raise self._void()
+        if not self.is_sent:
+            raise self._told(InteractionVoidError("the stream was closed before anything was sent"))
+        if not self.is_saved:
             raise self._unknown("the stream was closed before its end")
         return self._interaction.reply(is_voice=self._saying.is_spoken_back)
 
@@ -182,16 +198,20 @@ class AmigoStream:
             timeout: Seconds to look for.
 
         Returns:
-            The reply, if it is saved; its text is then the messages'. `None` if no trace of it was found: it is as good
-            as certain then that it was not kept, and sending it again is your decision.
+            The reply, if it is saved; its text is then the messages'. `None` if it was not sent, the service
+            said that it kept nothing, or no trace of it was found: it is as good as certain then that it was not kept,
+            and sending it again is your decision.
 
         Raises:
             InteractionUnknownError: what was found may be this interaction or another.
             NairiError: the messages could not be read.
         """
         await self.aclose()
-        if self._is_ended and self._failure is None:
+        if self.is_saved:
             return self._interaction.reply(is_voice=self._saying.is_spoken_back)
+        if not self.is_sent or self._interaction.end is End.VOID:
+            # What it said may stand there all the same, said at another time.
+            return None
         return await self._sought.settle(self._api, timeout)
 
     async def aclose(self) -> None:
@@ -228,10 +248,14 @@ class AmigoStream:
                 if isinstance(error, NairiError):
                     raise
                 raise self._told(WatchTimeoutError("no stream has begun within the timeout")) from error
+        if self._is_closed:
+            # By another task, too late to cancel this one: what it has got meanwhile is nobody's any more.
+            self._let_go()
 
     async def _send(self) -> None:
         await self.order.acquire()
         self._holds_order = True
+        self._sought.excluded.update(self.order.told)
         try:
             request = self._request = await self._prepare()
             self._sought.began = self._clock.monotonic()
@@ -245,10 +269,18 @@ class AmigoStream:
                     self._failure = self._unknown("cancelled before a stream had begun")
                 raise
         except BaseException as error:
+            if self._failure is None:
+                self._unsaid()
             self._let_go()
             if isinstance(error, NairiError):
                 self._told(error)
             raise
+
+    def _unsaid(self) -> None:
+        """It did not leave, or was refused: nothing of it is in doubt."""
+        was_prepared, self._request = self._request is not None, None
+        if was_prepared and self._note is not None:
+            self._note(self)
 
     async def _advance(self) -> None:
         """One step: send, read a piece, or say how it ended."""
@@ -278,7 +310,7 @@ class AmigoStream:
             event = decode_event(line)
             self._interaction.observe(event)
             self._ready.append(event)
-        if self._note is not None and self.conversation_id != known:
+        if self._note is not None and (self.conversation_id != known or self.is_conversation_over):
             self._note(self)
         if not piece:
             self._end(None)
@@ -289,9 +321,8 @@ class AmigoStream:
         how = self._interaction.end
         if how is End.UNKNOWN:
             self._failure = self._broken_off(cause)
-        elif how is End.VOID and (error := self._interaction.error) is not None:
-            description = self._api.caller.http.redact(error.error_description or "no description")
-            self._failure = InteractionVoidError(description, error.http_error_code)
+        elif how is End.VOID:
+            self._failure = self._void()
         if self._failure is not None:
             self._told(self._failure)
         if cause is not None:
@@ -312,6 +343,14 @@ class AmigoStream:
             told = cause.message if cause is not None else "the stream ended before the interaction was complete"
             failure = InteractionUnknownError(f"{told} ({self._request.doubt})", *where)
         failure.__cause__ = cause
+        return failure
+
+    def _void(self) -> InteractionVoidError:
+        error = self._interaction.error
+        assert error is not None  # noqa: S101 - that is what makes it void
+        description = self._api.caller.http.redact(error.error_description or "no description")
+        failure = InteractionVoidError(description, error.http_error_code)
+        self._told(failure)
         return failure
 
     def _unknown(self, told: str) -> InteractionUnknownError:
@@ -340,4 +379,5 @@ class AmigoStream:
             stream.close()
         if self._holds_order:
             self._holds_order = False
+            self.order.told.extend(self._interaction.ids)
             self.order.release()

@@ -172,7 +172,12 @@ def _whole(raw: object) -> int | None:
 
 
 def _number(raw: object) -> float | None:
-    return float(raw) if isinstance(raw, int | float) and not isinstance(raw, bool) else None
+    if not isinstance(raw, int | float) or isinstance(raw, bool):
+        return None
+    try:
+        return float(raw)
+    except OverflowError:
+        return None
 
 
 def _time(raw: object) -> datetime | None:

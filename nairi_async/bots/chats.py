@@ -64,6 +64,14 @@ class _Recalls(Protocol):
     async def last_reply(self, *, after: str | None = None, timeout: Duration | None = None) -> Answer | None: ...
 
 
+@runtime_checkable
+class _Ends(Protocol):
+    @property
+    def is_completed(self) -> bool: ...
+
+    async def settle(self, *, timeout: float = ...) -> object: ...
+
+
 @frozen
 class ChatReply:
     """What to say in the chat."""
@@ -95,7 +103,8 @@ class Chats:
     """The dialogues of a bot: each chat has one, its prompts run in order, and different chats run at once.
 
     It knows no platform: give it the platform's id of the chat, send the pieces of the reply. It works with any
-    session whose dialogues are those of `nairi_async.dialogue`.
+    session whose dialogues are those of `nairi_async.dialogue`. Where the agent has ended a dialogue, as Amigo's agents
+    do, the chat's next prompt begins another.
 
     **Restart.** With a store that outlives the process, a chat goes on in its dialogue. Before a prompt leaves, the
     store has its key and that it may be running; as soon as the service has named a new dialogue, its id; once the
@@ -214,10 +223,15 @@ class Chats:
                 dialogue = self._dialogue(record)
                 with suppress(TurnFailedError):
                     await self._last_answer(dialogue, record, self._remaining(deadline))
+                if record.is_open and record.dialogue_id is not None and isinstance(dialogue, _Ends):
+                    await dialogue.settle(**self._remaining(deadline))
+                    if dialogue.is_completed:
+                        record = evolve(record, dialogue_id=None)
+                        dialogue = self._dialogue(record)
                 call = _call(dialogue, text, files, self._remaining(deadline))
                 answer = await self._asked(kept, record.asking(known), dialogue, call)
             yield self._reply(answer)
-            await kept.put_in_any_case(evolve(kept.record, dialogue_id=dialogue.id).answered(answer))
+            await kept.put_in_any_case(evolve(kept.record, dialogue_id=_going_on(dialogue)).answered(answer))
 
     @asynccontextmanager
     async def recovering(self, deliver: Callable[[str, ChatReply], Awaitable[object]]) -> AsyncGenerator[None]:
@@ -293,6 +307,9 @@ class Chats:
         async with self._in_line(name):
             try:
                 kept = await Kept.of(self._store, name)
+                if isinstance(self._dialogue(kept.record), _Ends):
+                    # It cannot be asked for its last answer; the chat's next prompt settles it.
+                    return
                 bound = {} if self._timeout is None else {"timeout": self._timeout}
                 try:
                     answer = await self._last_answer(self._dialogue(kept.record), kept.record, bound)
@@ -328,16 +345,23 @@ class Chats:
             raise
         except NairiError as error:
             if _did_not_run(error):
-                after = before
+                # Of a dialogue whose first turn is void it is not known whether it exists: that is settled first.
+                is_vague = isinstance(error, InteractionVoidError) and before.dialogue_id is None
+                after = evolve(before, is_open=before.is_open or is_vague)
             raise
         finally:
-            await kept.put_in_any_case(evolve(after, dialogue_id=dialogue.id))
+            await kept.put_in_any_case(evolve(after, dialogue_id=_going_on(dialogue)))
 
     async def _note_id(self, kept: Kept, dialogue: Dialogue) -> None:
         """Save a new dialogue's id as soon as it is there, which is long before the answer: no event tells it."""
         while dialogue.id is None:
             await self._clock.sleep(_ID_EVERY)
         await kept.put_in_any_case(evolve(kept.record, dialogue_id=dialogue.id))
+
+
+def _going_on(dialogue: Dialogue) -> str | None:
+    """The id of a dialogue, unless nothing more can be said in it: its agent has ended it, or it was finished."""
+    return None if isinstance(dialogue, _Ends) and dialogue.is_completed else dialogue.id
 
 
 def _id(name: str, value: object) -> str:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 LEAST_LIMIT: Final = 32
 """The smallest limit: a code block needs room for its fences in every piece."""
 
-_FENCE: Final = re.compile(r"[ \t]*(?P<marker>`{3,}|~{3,})(?P<info>.*)")
+# A block may begin behind the mark of a list item, and ends on a line of its own all the same.
+_FENCE: Final = re.compile(r"[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+){0,4}(?P<marker>`{3,}|~{3,})(?P<info>.*)")
 # A piece is cut at a better place only if that leaves it this full: a quarter.
 _FILLED: Final = 4
 # A fence is repeated in each piece of its block, so one that fills pieces by itself is taken for text.
@@ -73,7 +74,7 @@ class _Fence:
     marker: str
     """What opened it, and closes it in each piece."""
     opening: str
-    """The line that opened it, without indentation."""
+    """The line that opened it, without what stands before the marker."""
 
     def is_closed_by(self, line: str) -> bool:
         """Whether a line ends the block: the same sign, at least as often, and nothing more."""
@@ -186,7 +187,7 @@ class _Splitter:
         match = _FENCE.fullmatch(line)
         if match is None or (match["marker"][0] == "`" and "`" in match["info"]):
             return None
-        return _Fence(match["marker"], line.strip())
+        return _Fence(match["marker"], f"{match['marker']}{match['info']}".strip())
 
     def _go_on(self) -> None:
         """Leave out what the end of the message stands for."""

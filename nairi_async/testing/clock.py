@@ -6,11 +6,13 @@ import asyncio
 import heapq
 import itertools
 import math
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from nairi_async.clock import Clock, LoopPatience
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator
 
 # Passes of the event loop without a request in flight before the clock jumps: enough for a task that has
 # just been handed an answer to go on and send its next request.
@@ -22,7 +24,8 @@ class VirtualClock:
 
     Give one to the session and to the simulator. Requests travel over real sockets and take no virtual time; only
     `sleep` does. The clock stands still while a request is in flight, so what a test sees does not depend on the
-    speed of the machine; it moves on for one that the service lets wait (`stalled`), up to its timeout.
+    speed of the machine; it moves on for one that the service lets wait (`stalled`), up to its timeout. For the read
+    of a stream the same holds, up to the time for which its service may be silent (`stalled(stream=True)`).
     """
 
     def __init__(self, start: float = 1_775_000_000.0) -> None:
@@ -30,6 +33,10 @@ class VirtualClock:
         self._elapsed = 0.0
         self._busy = 0
         self._stalled = 0
+        # Reads of streams are counted by themselves: a stream may wait that nobody reads, beside a request in flight.
+        self._reading = 0
+        self._pausing = 0
+        self._patience: dict[_Patience, float] = {}
         # When, in virtual time, each block under `timeout` has lasted long enough.
         self._timeouts: dict[asyncio.Timeout, float] = {}
         self._order = itertools.count()
@@ -78,15 +85,24 @@ class VirtualClock:
             self._busy -= 1
             self._drive(asyncio.get_running_loop(), _QUIET_PASSES)
 
+    def patience(self, seconds: float, expired: Callable[[], object]) -> _Patience:
+        """Bound each of many waits by real seconds, and hold virtual time still meanwhile; `stalled` as above."""
+        return _Patience(seconds, expired, self._reads, self._has_read)
+
     @contextmanager
-    def stalled(self) -> Generator[None]:
-        """For a service: the request that is handled here waits, so time goes on although it is in flight."""
-        self._stalled += 1
+    def stalled(self, *, stream: bool = False) -> Generator[None]:
+        """For a service: the request that is handled here waits, so time goes on although it is in flight.
+
+        With `stream` it waits in an answer that has begun, and that is read piece by piece.
+        """
+        self._stalled += not stream
+        self._pausing += stream
         self._drive(asyncio.get_running_loop(), _QUIET_PASSES)
         try:
             yield
         finally:
-            self._stalled -= 1
+            self._stalled -= not stream
+            self._pausing -= stream
 
     def _drive(self, loop: asyncio.AbstractEventLoop, passes: int) -> None:
         """Count quiet passes of the loop; anything that happens starts the count anew."""
@@ -99,7 +115,7 @@ class VirtualClock:
         while self._sleepers and self._sleepers[0][2].cancelled():
             heapq.heappop(self._sleepers)
         coming = self._coming()
-        if self._busy > self._stalled or coming == math.inf:
+        if self._busy > self._stalled or self._reading > self._pausing or coming == math.inf:
             return
         if passes:
             self._driver = loop.call_soon(self._step, loop, passes - 1)
@@ -111,7 +127,9 @@ class VirtualClock:
     def _coming(self) -> float:
         """The next moment at which something happens."""
         wake_up = self._sleepers[0][0] if self._sleepers else math.inf
-        return min((wake_up, *self._timeouts.values())) if self._stalled else wake_up
+        timeouts = min(self._timeouts.values(), default=math.inf) if self._stalled else math.inf
+        silences = min(self._patience.values(), default=math.inf) if self._pausing else math.inf
+        return min(wake_up, timeouts, silences)
 
     def _wake(self) -> None:
         while self._sleepers and self._sleepers[0][0] <= self._elapsed:
@@ -122,3 +140,51 @@ class VirtualClock:
             for timeout, until in self._timeouts.items():
                 if until <= self._elapsed:
                     timeout.reschedule(asyncio.get_running_loop().time())
+        if self._pausing:
+            for patience in [one for one, until in self._patience.items() if until <= self._elapsed]:
+                del self._patience[patience]
+                patience.expire()
+
+    def _reads(self, patience: _Patience, seconds: float) -> None:
+        self._reading += 1
+        self._patience[patience] = self._elapsed + seconds
+
+    def _has_read(self, patience: _Patience) -> None:
+        self._reading -= 1
+        self._patience.pop(patience, None)
+        self._drive(asyncio.get_running_loop(), _QUIET_PASSES)
+
+
+class _Patience(LoopPatience):
+    """Bounds waits by real seconds and, where the other side waits in virtual time, by virtual ones."""
+
+    __slots__ = ("_begun", "_ended")
+
+    def __init__(
+        self,
+        seconds: float,
+        expired: Callable[[], object],
+        begun: Callable[[_Patience, float], None],
+        ended: Callable[[_Patience], None],
+    ) -> None:
+        super().__init__(seconds, expired)
+        self._begun, self._ended = begun, ended
+
+    def begin(self) -> None:
+        """A wait begins."""
+        super().begin()
+        self._begun(self, self._seconds)
+
+    def end(self) -> None:
+        """It is over."""
+        super().end()
+        self._ended(self)
+
+    def expire(self) -> None:
+        """It has lasted long enough, in virtual time."""
+        self._expired()
+
+
+def stalled(clock: Clock, *, stream: bool = False) -> AbstractContextManager[None]:
+    """What a service waits in, so that a virtual clock runs on; of no effect with another clock."""
+    return clock.stalled(stream=stream) if isinstance(clock, VirtualClock) else nullcontext()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -14,7 +13,7 @@ from attrs import evolve, frozen
 
 from nairi_async.clock import Clock
 from nairi_async.testing.answers import refusal
-from nairi_async.testing.clock import VirtualClock
+from nairi_async.testing.clock import stalled
 from nairi_async.testing.faults import Fault, FaultPlan
 from nairi_async.testing.refused import RefusedError
 
@@ -108,7 +107,7 @@ class Spoiling:
         stream = await _streamed(request, response)
         size = max(1, math.ceil(len(body) / _PIECES))
         for begin in range(0, len(body), size):
-            with _stalled(self.clock):
+            with stalled(self.clock):
                 await self.clock.sleep(self.plan.slow_for / _PIECES)
             await stream.write(body[begin : begin + size])
         return stream
@@ -116,12 +115,8 @@ class Spoiling:
 
 async def _hang(clock: Clock) -> None:
     """Say nothing until the client has gone, or the simulator closes: either cancels the handler."""
-    with _stalled(clock):
+    with stalled(clock):
         await clock.sleep(math.inf)
-
-
-def _stalled(clock: Clock) -> AbstractContextManager[None]:
-    return clock.stalled() if isinstance(clock, VirtualClock) else nullcontext()
 
 
 def _refusal(status: int, retry_after: str) -> web.Response:

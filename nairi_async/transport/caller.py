@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nairi_async.clock import Clock
-    from nairi_async.transport.exchange import Request, Response
+    from nairi_async.transport.exchange import Credentials, Request, Response
     from nairi_async.transport.http import HttpClient
     from nairi_async.transport.limits import Limiter
     from nairi_async.transport.meter import Meter
@@ -130,12 +130,15 @@ class Caller:
     ) -> _T:
         credentials = request.credentials or self.http.credentials
         is_second, request.began = False, None
+        preparing = _Preparing(credentials, self)
         for attempt in itertools.count(1):
             # In front of the limiter: what has to be done for them may be a request of its own.
             await credentials.prepare(self)
             try:
-                return take(await self._attempt(request, deadline, attempt))
+                return take(await self._attempt(request, deadline, attempt, preparing))
             except NairiError as error:
+                if error is preparing.failure:
+                    raise
                 if isinstance(error, AuthenticationError) and not is_second and credentials.refused(request.generation):
                     is_second = True
                     continue
@@ -148,7 +151,14 @@ class Caller:
                     _raise_final(request, error)
                 now = self.clock.monotonic()
                 elapsed = 0.0 if request.began is None else now - request.began
-                delay = delay_before_retry(self._policy, error, attempt=attempt, elapsed=elapsed, jitter=self.random())
+                delay = delay_before_retry(
+                    self._policy,
+                    error,
+                    attempt=attempt,
+                    elapsed=elapsed,
+                    jitter=self.random(),
+                    asked_later=request.asked_later,
+                )
                 if delay is None or now + delay >= deadline:
                     _raise_final(request, error)
                 request.handed_over = False
@@ -160,10 +170,10 @@ class Caller:
             await self.clock.sleep(delay)
         raise AssertionError("unreachable")  # pragma: no cover
 
-    async def _attempt(self, request: Request, deadline: float, attempt: int) -> Response:
+    async def _attempt(self, request: Request, deadline: float, attempt: int, preparing: _Preparing) -> Response:
         request.handed_over = False
         try:
-            async with self.limiter.slot(deadline, request.lane) as slot:
+            async with self.limiter.slot(deadline, request.lane, preparing.again) as slot:
                 began = self.clock.monotonic()
                 if request.began is None:
                     request.began = began
@@ -249,6 +259,24 @@ class Caller:
             wait = seconds_until_reset(response.headers, self.clock.time())
             if wait is not None:
                 self.limiter.quiet(min(wait, self._policy.retry_after_max), request.lane)
+
+
+class _Preparing:
+    """The credentials of one call, prepared once more when its turn has come: it may have waited for too long."""
+
+    __slots__ = ("_caller", "_credentials", "failure")
+
+    def __init__(self, credentials: Credentials, caller: Caller) -> None:
+        self._credentials, self._caller = credentials, caller
+        self.failure: NairiError | None = None
+
+    async def again(self) -> None:
+        """Prepare them, and keep the failure: it has been tried again already, by its own rules."""
+        try:
+            await self._credentials.prepare(self._caller)
+        except NairiError as error:
+            self.failure = error
+            raise
 
 
 def status_error(request: Request, response: Response, text: str, *, now: float) -> StatusError:

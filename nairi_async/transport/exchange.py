@@ -154,4 +154,9 @@ class Response:
     @property
     def is_success(self) -> bool:
         """2xx: the service's success codes are not all documented, so the whole class counts."""
-        return 200 <= self.status < 300  # noqa: PLR2004 - the class of codes that RFC 9110 calls successful
+        return is_success(self.status)
+
+
+def is_success(status: int) -> bool:
+    """Whether a status is of the class that RFC 9110 calls successful."""
+    return 200 <= status < 300  # noqa: PLR2004 - that class

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import aiohttp
@@ -17,7 +17,7 @@ from nairi_async.errors import (
     RequestTimeoutError,
     SessionClosedError,
 )
-from nairi_async.transport.exchange import Request, Response, Streamed
+from nairi_async.transport.exchange import Request, Response, Streamed, is_success
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,10 +110,9 @@ class HttpClient:
         if request.address is None:
             query = f"?{request.query}" if request.query else ""
             request.address = URL(f"{self._base_url}{request.path}{query}", encoded=True)
-        # One that is read as it comes has bounds for each wait instead.
-        bound = self._clock.timeout(timeout) if request.silence is None else nullcontext()
         try:
-            async with bound:
+            # Of one that is read as it comes it bounds the beginning; each wait after it has a bound of its own.
+            async with self._clock.timeout(timeout + (request.silence or 0.0)):
                 answer = await session.request(
                     request.method,
                     request.address,
@@ -123,8 +122,8 @@ class HttpClient:
                     allow_redirects=False,
                     raise_for_status=False,
                 )
-                if request.silence is not None and answer.ok:
-                    return Response(answer.status, answer.headers, b"", _Incoming(self, request, answer))
+                if request.silence is not None and is_success(answer.status):
+                    return Response(answer.status, answer.headers, b"", _Incoming(self, request, answer, self._clock))
                 try:
                     content = await _read(answer, request)
                 finally:
@@ -174,16 +173,13 @@ class HttpClient:
 class _Incoming:
     """A successful answer that is read as it comes; it holds its connection until its end."""
 
-    def __init__(self, client: HttpClient, request: Request, answer: aiohttp.ClientResponse) -> None:
+    def __init__(self, client: HttpClient, request: Request, answer: aiohttp.ClientResponse, clock: Clock) -> None:
         self._client = client
         self._request = request
         self._answer = answer
         assert request.silence is not None  # noqa: S101 - that is what asks for it
-        self._silence = request.silence
+        self._patience = clock.patience(request.silence, self._give_up)
         self._size = 0
-        self._loop = asyncio.get_running_loop()
-        self._since: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
         connection = answer.connection
         if connection is not None and connection.protocol is not None:
             # aiohttp would set a new timer at each piece, and leave the old one among the loop's until its time.
@@ -191,9 +187,7 @@ class _Incoming:
 
     async def read(self) -> bytes:
         content = self._answer.content
-        self._since = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._silence, self._look)
+        self._patience.begin()
         try:
             piece = await content.readany()
         except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
@@ -202,28 +196,20 @@ class _Incoming:
             if not piece:
                 self._raise(error)
         finally:
-            self._since = None
+            self._patience.end()
         self._size += len(piece)
         if self._size > self._request.max_body:
             raise DecodeError(f"the answer is larger than {self._request.max_body} bytes", *_where(self._request))
         return piece
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._patience.close()
         # Of an answer that was read to its end this keeps the connection.
         self._answer.close()
 
-    def _look(self) -> None:
-        """End a wait that has lasted too long: one timer, however many pieces come."""
-        self._timer = None
-        if self._since is None:
-            return
-        left = self._since + self._silence - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
-        else:
-            self._answer.content.set_exception(aiohttp.SocketTimeoutError("silence"))
+    def _give_up(self) -> None:
+        """End a wait that has lasted too long."""
+        self._answer.content.set_exception(aiohttp.SocketTimeoutError("silence"))
 
     def _raise(self, error: Exception) -> NoReturn:
         if isinstance(error, TimeoutError):

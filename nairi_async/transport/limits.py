@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 # Calls that a quiet time has held back start again spread over this part of it, so that they do not all come at once.
 _REOPENING: Final = 0.25
+
+Ready = Callable[[], Awaitable[None]]
+"""What is done when a call's turn has come, before it leaves."""
 
 WINDOW: Final = 61.0
 """Seconds over which a limit per minute is counted: one more, since requests do not travel equally fast."""
@@ -80,28 +84,32 @@ class Limiter:
         gate = self._gate if lane is None else self._lanes[lane].gate
         gate.quiet(self._clock.monotonic(), seconds)
 
-    def slot(self, deadline: float, lane: str | None = None) -> _Slot:
+    def slot(self, deadline: float, lane: str | None = None, ready: Ready | None = None) -> _Slot:
         """The right to have one request under way; `TimeoutError` where the gate stays shut until the deadline.
 
+        `ready` is awaited when the lane's turn has come, which may be long after the call, and before a connection is
+        taken, since it may need one itself.
         Waiting for another request to end is bounded by that request's own timeout, not by the deadline.
         """
-        return _Slot(self, deadline, lane)
+        return _Slot(self, deadline, lane, ready)
 
-    async def enter(self, deadline: float, lane: str | None = None) -> None:
+    async def enter(self, deadline: float, lane: str | None = None, ready: Ready | None = None) -> None:
         """Wait for a slot; see `slot`."""
         self.waiting += 1
         try:
             if lane is None:
                 await self._connect(deadline)
             else:
-                await self._pass(self._lanes[lane], deadline)
+                await self._pass(self._lanes[lane], deadline, ready)
         finally:
             self.waiting -= 1
 
-    async def _pass(self, lane: _Lane, deadline: float) -> None:
+    async def _pass(self, lane: _Lane, deadline: float, ready: Ready | None) -> None:
         # The lane first: a wait of a minute must not hold a connection that calls of other lanes could use.
         async with lane.turnstile:
             await self._until(lane.shut_for, deadline)
+            if ready is not None:
+                await ready()
             await self._connect(deadline)
             lane.leave(self._clock.monotonic())
 
@@ -180,12 +188,13 @@ class _Lane:
 class _Slot:
     """A slot as a context: a class, because a generator would cost several times as much at each request."""
 
-    __slots__ = ("_deadline", "_is_kept", "_lane", "_limiter")
+    __slots__ = ("_deadline", "_is_kept", "_lane", "_limiter", "_ready")
 
-    def __init__(self, limiter: Limiter, deadline: float, lane: str | None) -> None:
+    def __init__(self, limiter: Limiter, deadline: float, lane: str | None, ready: Ready | None) -> None:
         self._limiter = limiter
         self._deadline = deadline
         self._lane = lane
+        self._ready = ready
         self._is_kept = False
 
     def keep(self) -> None:
@@ -193,7 +202,7 @@ class _Slot:
         self._is_kept = True
 
     async def __aenter__(self) -> Self:
-        await self._limiter.enter(self._deadline, self._lane)
+        await self._limiter.enter(self._deadline, self._lane, self._ready)
         return self
 
     async def __aexit__(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # 408 and 425 ask in so many words for the same request again.
 _ASKED_AGAIN: Final = frozenset({408, 425})
+# Seconds for which a service that is still at work is let alone at first: sooner it says the same, at the limit's cost.
+_BUSY_WAIT: Final = 1.0
 # A method or protocol version that is not supported will not be supported a second later.
 _LASTING: Final = frozenset({501, 505})
 _UNAVAILABLE: Final = 503
@@ -99,11 +101,18 @@ def is_refusal(error: NairiError, asked_later: Container[int] = ()) -> bool:
 
 
 def delay_before_retry(
-    policy: RetryPolicy, error: NairiError, *, attempt: int, elapsed: float, jitter: float
+    policy: RetryPolicy,
+    error: NairiError,
+    *,
+    attempt: int,
+    elapsed: float,
+    jitter: float,
+    asked_later: Container[int] = (),
 ) -> float | None:
     """Seconds to wait before the next attempt, or `None` to give up.
 
     `attempt` counts from 1 and has just failed, `elapsed` seconds after the first began; `jitter` is in [0, 1).
+    `asked_later` are the request's statuses for a service that is still at work: about a second, then twice as long.
     """
     if attempt >= policy.attempts:
         return None
@@ -111,8 +120,12 @@ def delay_before_retry(
     if retry_after is not None and retry_after > policy.retry_after_max:
         return None
     # min() before the power would overflow: 64 doublings exceed any wait that is allowed.
-    bound = min(policy.wait_max, policy.wait_initial * 2.0 ** min(attempt - 1, 64))
-    delay = jitter * bound + (retry_after or 0.0)
+    doublings = 2.0 ** min(attempt - 1, 64)
+    if isinstance(error, StatusError) and error.status in asked_later:
+        wait = min(policy.wait_max, (0.75 + jitter / 2) * _BUSY_WAIT * doublings)
+    else:
+        wait = jitter * min(policy.wait_max, policy.wait_initial * doublings)
+    delay = wait + (retry_after or 0.0)
     return delay if elapsed + delay <= policy.total else None
 
 

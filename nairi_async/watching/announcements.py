@@ -27,6 +27,8 @@ _TICK: Final = timedelta(milliseconds=1)
 _ROUNDING: Final = 0.01
 # Seconds to which the service's time must be known to tell a prompt's own change from a very short turn.
 _SURE: Final = 0.1
+# Seconds that a look's answer may be behind: what was announced so long before it may be news to it all the same.
+_STALE: Final = 1.0
 # Announced discoveries that make a listing trusted.
 _PROOFS: Final = 3
 # Requests with a trusted listing must stay below this share of what the looks that it saves would have cost.
@@ -154,7 +156,7 @@ class Trust:
 
     def _told(self, job: Announced, alive: float) -> bool:
         """Whether the listing has told of what happened after `alive`; a proof, unless it may have been the prompt."""
-        if not job.has_news(alive, own=True):
+        if not job.has_news(alive - _STALE, own=True):
             return False
         self._proofs += not job.is_doubtful
         is_worth_it = self._cost <= _WORTH * self._saved

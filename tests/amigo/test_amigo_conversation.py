@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import support
@@ -19,14 +21,19 @@ from nairi_async import (
     NairiSession,
     NotFoundError,
     OutcomeUnknownError,
+    PermissionDeniedError,
     ServerError,
     WatchTimeoutError,
 )
+from nairi_async.amigo import InteractionComplete, Limits
+from nairi_async.clock import SystemClock
 from nairi_async.testing import Simulator, VirtualClock
 from nairi_async.testing.amigo import AmigoQuirks, AmigoSimulator, Complete, Cut, Error, Hang, Speak
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+    from aiohttp import web
 
     from nairi_async.amigo import AmigoReply, AmigoSession
     from nairi_async.dialogue import Answer, Dialogue, Dialogues
@@ -224,6 +231,114 @@ async def test_the_same_words_said_before_are_not_taken_for_it(amigo: AmigoSessi
     assert await dialogue.settle(timeout=10) is None
 
 
+async def test_the_same_words_in_a_first_turn_are_not_taken_for_it(
+    amigo: AmigoSession, service: AmigoSimulator
+) -> None:
+    """The stream of a new conversation names no user message, and its turn is told from the next all the same."""
+    dialogue = amigo.conversation(service.service_id)
+    await dialogue.ask("yes")
+    service.cut(on="interact")
+    with pytest.raises(OutcomeUnknownError):
+        await dialogue.ask("yes")
+    assert await dialogue.settle(timeout=10) is None
+
+
+async def test_a_stream_tells_the_same_words_from_its_own(amigo: AmigoSession, service: AmigoSimulator) -> None:
+    """Without a handle too; and of two turns with the same words the later is found."""
+    dialogue = amigo.conversation(service.service_id)
+    await dialogue.begin()
+    service.service(lambda _, number: f"No. {number}", service_id=service.service_id)
+    for _ in range(2):
+        await amigo.interact(str(dialogue.id), "yes").reply()
+    service.cut(on="interact")
+    cut = amigo.interact(str(dialogue.id), "yes")
+    with pytest.raises(OutcomeUnknownError):
+        await cut
+    assert await cut.settle(timeout=10) is None
+    service.cut(on="interact", processed=True)
+    lost = amigo.interact(str(dialogue.id), "yes")
+    with pytest.raises(OutcomeUnknownError):
+        await lost
+    settled = await lost.settle(timeout=10)
+    assert settled is not None
+    assert settled.interaction_id == service.asked[-1].interaction_id
+
+
+@pytest.mark.parametrize("kept", ["gone", "kept"])
+async def test_a_first_turn_that_is_void_may_be_said_again(kept: Literal["gone", "kept"], clock: VirtualClock) -> None:
+    """Whether or not the service keeps a conversation whose first turn failed, the dialogue goes on."""
+    quirks = AmigoQuirks(failed_create=kept)
+    async with (
+        AmigoSimulator([Error(503)], clock=clock, quirks=quirks) as service,
+        session(service.url, clock=clock) as amigo,
+    ):
+        dialogue = amigo.conversation(service.service_id)
+        for _ in range(2):
+            with pytest.raises(InteractionVoidError):
+                await dialogue.ask("Hi")
+        service.service("Fine.", service_id=service.service_id)
+        assert [(await dialogue.ask(text)).text for text in ("Hi", "More")] == ["Fine.", "Fine."]
+        assert dialogue.id == service.asked[-1].conversation_id == service.asked[-2].conversation_id
+
+
+async def test_what_was_not_sent_is_not_looked_for(amigo: AmigoSession, service: AmigoSimulator) -> None:
+    """The same words, said long before, do not pass for a message that never left or was refused."""
+    dialogue = amigo.conversation(service.service_id)
+    await dialogue.begin()
+    await dialogue.ask("yes")
+    never = amigo.interact(str(dialogue.id), "yes")
+    assert await never.settle() is None
+    service.refuse(403, on="interact")
+    refused = amigo.interact(str(dialogue.id), "yes")
+    with pytest.raises(PermissionDeniedError):
+        await refused
+    assert (refused.is_sent, refused.is_in_doubt) == (False, False)
+    assert await refused.settle() is None
+
+
+async def test_a_dialogue_that_was_left_at_its_last_event_is_over(amigo: AmigoSession, service: AmigoSimulator) -> None:
+    """A loop that ends with `interaction-complete` has heard all: the reply, and that the agent has ended it."""
+    service.service(["Bye.", Complete(ends=True)], service_id=service.service_id)
+    dialogue = amigo.conversation(service.service_id)
+    async with dialogue.send("Hi") as stream:
+        async for event in stream:
+            if isinstance(event, InteractionComplete):
+                break
+    assert (stream.is_saved, dialogue.is_completed) == (True, True)
+    assert (await stream.reply()).text == "Bye."
+    requests = amigo.stats.requests
+    settled = await stream.settle()
+    assert settled is not None
+    await dialogue.finish()
+    assert amigo.stats.requests == requests
+
+
+async def test_a_refused_turn_leaves_the_one_before_in_doubt(amigo: AmigoSession, service: AmigoSimulator) -> None:
+    """What settles is the last turn that left: a prompt that is refused after it does not hide it."""
+    dialogue = amigo.conversation(service.service_id)
+    await dialogue.begin()
+    service.cut(on="interact", processed=True)
+    with pytest.raises(OutcomeUnknownError):
+        await dialogue.ask("one")
+    service.refuse(403, on="interact")
+    with pytest.raises(PermissionDeniedError):
+        await dialogue.ask("two")
+    settled = await dialogue.settle()
+    assert settled is not None
+    assert settled.text == 'You said: "one"'
+
+
+async def test_finishing_after_a_refused_turn_is_harmless(amigo: AmigoSession, service: AmigoSimulator) -> None:
+    """A conversation that was finished elsewhere refuses a prompt, and finishing it once more at once succeeds."""
+    dialogue = amigo.conversation(service.service_id)
+    await dialogue.begin()
+    await amigo.finish(str(dialogue.id))
+    with pytest.raises(ConflictError):
+        await dialogue.ask("one")
+    await dialogue.finish()
+    assert amigo.stats.retries == 0
+
+
 @pytest.mark.parametrize("skew", [-3600.0, 3600.0])
 async def test_a_new_conversation_is_found_by_its_words(skew: float, clock: VirtualClock) -> None:
     """A conversation whose id never came is found among the service's, whatever its clock."""
@@ -341,23 +456,48 @@ async def test_many_prompts_one_after_another(amigo: AmigoSession, service: Amig
     assert [row async for row in amigo.conversations(is_finished=False)] == []
 
 
+@pytest.mark.parametrize("processed", [True, False])
+async def test_a_beginning_that_broke_off_costs_no_other_prompt(
+    *, processed: bool, amigo: AmigoSession, service: AmigoSimulator
+) -> None:
+    """A conversation that was begun and never named is found and finished, so the next prompt can begin another."""
+    service.cut(on="create", processed=processed)
+    outcomes = [outcome async for outcome in amigo.ask_many(service.service_id, ["0", "1", "2"])]
+    assert isinstance(outcomes[0].error, OutcomeUnknownError)
+    assert [outcome.reply.text for outcome in outcomes if outcome.reply] == ['You said: "1"', 'You said: "2"']
+    assert [row async for row in amigo.conversations(is_finished=False)] == []
+
+
+async def test_a_conversation_of_somebody_else_is_not_finished(amigo: AmigoSession, service: AmigoSimulator) -> None:
+    """Of a beginning that left no trace nothing is finished: another's conversation goes on."""
+    dialogue = amigo.conversation(service.service_id)
+    service.cut(on="create")
+    with pytest.raises(OutcomeUnknownError):
+        await dialogue.ask("Hi")
+    other = await amigo.create_conversation(service.service_id, "Hello").reply()
+    await dialogue.finish()
+    assert (await amigo.interact(str(other.conversation_id), "More").reply()).text == 'You said: "More"'
+
+
 async def test_asking_at_once_queues(amigo: AmigoSession, service: AmigoSimulator) -> None:
     """Any number of tasks may ask: the service is asked one thing at a time."""
     replies = await asyncio.gather(*(amigo.ask(service.service_id, str(n)) for n in range(5)))
     assert [reply.text for reply in replies] == [f'You said: "{n}"' for n in range(5)]
 
 
-async def test_a_cancelled_question_is_finished_before_the_next(amigo: AmigoSession, service: AmigoSimulator) -> None:
+async def test_a_cancelled_question_is_finished_before_the_next(service: AmigoSimulator) -> None:
     """What a cancelled `ask` left open does not stand in the way of the next one."""
     service.service([Speak("a"), Hang()], service_id=service.service_id)
-    task = asyncio.ensure_future(amigo.ask(service.service_id, "one"))
-    await support.until(lambda: service.asked)
-    await asyncio.sleep(0.02)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    service.service("Fine.", service_id=service.service_id)
-    assert (await amigo.ask(service.service_id, "two")).text == "Fine."
+    # In real time, in which the silence lasts long enough to be cancelled.
+    async with session(service.url, clock=SystemClock()) as amigo:
+        task = asyncio.ensure_future(amigo.ask(service.service_id, "one"))
+        await support.until(lambda: service.asked)
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        service.service("Fine.", service_id=service.service_id)
+        assert (await amigo.ask(service.service_id, "two")).text == "Fine."
 
 
 async def test_a_conversation_that_cannot_be_finished_keeps_its_reply(
@@ -368,6 +508,46 @@ async def test_a_conversation_that_cannot_be_finished_keeps_its_reply(
     assert (await amigo.ask(service.service_id, "one")).text
     assert "could not be finished" in caplog.text
     assert (await amigo.ask(service.service_id, "two")).text
+    assert [row async for row in amigo.conversations(is_finished=False)] == []
+
+
+async def test_a_known_error_is_not_kept_back_by_the_limits(service: AmigoSimulator, clock: VirtualClock) -> None:
+    """A stream that is cut off while its turn runs on: the error comes within seconds, the next question finishes."""
+    service.service([Speak("Let me"), Cut(), Speak(" see.", after=20)], service_id=service.service_id)
+    async with session(service.url, clock=clock, limits=Limits()) as amigo:
+        with pytest.raises(InteractionUnknownError):
+            await amigo.ask(service.service_id, "one", timeout=5)
+        assert clock.monotonic() <= 5
+        assert 2 <= sum(seen.path.endswith("/finish/") for seen in service.requests) <= 3
+        service.service("Fine.", service_id=service.service_id)
+        assert (await amigo.ask(service.service_id, "two")).text == "Fine."
+        assert [row async for row in amigo.conversations(is_finished=False)] == []
+
+
+@pytest.mark.parametrize("lost", ["request", "answer"])
+@pytest.mark.parametrize("steps", [[Speak("Fine.")], [Speak("Let me"), Cut()]])
+async def test_finishing_that_hangs_keeps_nothing_back(
+    lost: str, steps: list[Speak | Cut], amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """A reply or an error that is known comes within 5 s; whether or not it was finished, the next question goes on."""
+    service.service(steps, service_id=service.service_id)
+
+    async def hold(request: web.Request, _response: web.StreamResponse) -> None:
+        if request.path.endswith("/finish/"):
+            service.intercept_answer = None
+            with clock.stalled():
+                await clock.sleep(math.inf)
+
+    if lost == "answer":
+        service.intercept_answer = hold
+    else:
+        service.hang(on="finish")
+    with suppress(InteractionUnknownError):
+        assert (await amigo.ask(service.service_id, "one")).text == "Fine."
+    assert clock.monotonic() == pytest.approx(5)
+    service.service("Fine.", service_id=service.service_id)
+    assert (await amigo.ask(service.service_id, "two")).text == "Fine."
+    assert clock.monotonic() < 10
     assert [row async for row in amigo.conversations(is_finished=False)] == []
 
 

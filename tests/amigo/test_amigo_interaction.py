@@ -259,6 +259,15 @@ def test_fields_of_any_form_cost_nothing_else(word: str, said: dict[str, Any]) -
     Interaction().observe(event)
 
 
+def test_a_number_beyond_measure_costs_nothing_else() -> None:
+    """JSON has whole numbers that no floating-point number can hold."""
+    raw = {"type": "tool-call-ended", "tool_id": "t", "duration": 10**400}
+    event = decode_event(lines({"type": "current-agent-action", "action": raw}))
+    assert isinstance(event, events.CurrentAgentAction)
+    assert isinstance(event.action, actions.ToolCallEnded)
+    assert (event.action.tool_id, event.action.duration) == ("t", None)
+
+
 @pytest.mark.parametrize("alignment", [[[0, "H"], [50, "i"]], [["H", 0], ["i", 50]]])
 def test_an_alignment_is_read_in_either_order(alignment: list[Any]) -> None:
     """The schema and its prose give the order of a pair differently; both come out as milliseconds and character."""

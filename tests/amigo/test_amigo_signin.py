@@ -159,6 +159,32 @@ async def test_an_expired_token_is_replaced_and_the_call_repeated(amigo: AmigoSe
     assert (service.sign_ins, len(service.asked)) == (2, 2)
 
 
+async def test_a_call_that_waits_for_longer_than_a_token_lasts(clock: VirtualClock) -> None:
+    """Whether the token is still good is seen when a call leaves: none is refused, and each is sent once."""
+    async with AmigoSimulator(clock=clock, quirks=AmigoQuirks(token_lifetime=100.0)) as service:
+        services = [service.service("Hello.") for _ in range(12)]
+        limits = Limits(create=1)
+        async with session(service.url, clock=clock, limits=limits, max_connections=1) as amigo:
+            await asyncio.gather(*(amigo.create_conversation(one).reply() for one in services))
+            assert amigo.stats.requests == len(services) + service.sign_ins
+    assert clock.monotonic() > 600
+
+
+async def test_a_sign_in_that_fails_while_a_call_waits_fails_the_call(clock: VirtualClock) -> None:
+    """With its own error, and after its own attempts alone."""
+    async with AmigoSimulator(clock=clock, quirks=AmigoQuirks(token_lifetime=30.0)) as service:
+        services = [service.service("Hello.") for _ in range(2)]
+        async with session(service.url, clock=clock, limits=Limits(create=1)) as amigo:
+            first = asyncio.ensure_future(amigo.create_conversation(services[0]).reply())
+            second = asyncio.ensure_future(amigo.create_conversation(services[1]).reply())
+            await first
+            service.refuse(401, "no such key", on="sign_in")
+            with pytest.raises(AuthenticationError, match="no such key"):
+                await second
+            assert amigo.stats.requests == 3
+            assert (await amigo.create_conversation(services[1]).reply()).text == "Hello."
+
+
 async def test_a_second_refusal_is_final(amigo: AmigoSession, service: AmigoSimulator) -> None:
     """A call that is refused with a new token as well is not tried a third time."""
     service.refuse(401, "not you", on="conversations", times=9)

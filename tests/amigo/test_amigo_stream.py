@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import support
+from aiohttp import web
 from amigo_sessions import COMPLETE, ERROR, ID, PIECE, SIGNED_IN, TAKEN, chunked, lines, session
 from support import Act, Drip, Last, RawServer, answer, refusal
 
@@ -27,6 +28,7 @@ from nairi_async import (
     ServerError,
     ServerOutcomeError,
     SessionClosedError,
+    StatusError,
     UnreadableOutcomeError,
     WatchTimeoutError,
 )
@@ -39,6 +41,7 @@ from nairi_async.amigo import (
     UserMessageAvailable,
 )
 from nairi_async.amigo.interaction import MAX_LINE
+from nairi_async.testing import VirtualClock
 from nairi_async.testing.amigo import AmigoQuirks, AmigoSimulator, Complete, Cut, Error, Hang, Line, Speak
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
 
     from support import Step
 
-    from nairi_async.testing import VirtualClock
+    from nairi_async.transport.exchange import Request, Response
 
 pytestmark = pytest.mark.anyio
 
@@ -103,6 +106,29 @@ async def test_the_documented_example_stream(clock: VirtualClock) -> None:
     async with AmigoSimulator("Hi there!", clock=clock, quirks=quirks) as service, session(service.url) as amigo:
         reply = await amigo.create_conversation(service.service_id).reply()
     assert (reply.text, reply.conversation_id) == ("Hi there!", service.asked[0].conversation_id)
+
+
+async def test_a_reply_that_is_saved_is_not_late() -> None:
+    """A timeout that is over after `interaction-complete` costs nothing: the reply is there."""
+    script = [Speak("Done."), Complete(), Hang()]
+    async with AmigoSimulator(script, clock=VirtualClock()) as service, session(service.url) as amigo:
+        stream = amigo.create_conversation(service.service_id, timeout=0.2)
+        assert (await stream.reply()).text == "Done."
+        assert amigo._caller.limiter._slots._value == 100
+
+
+async def test_a_void_interaction_is_void_however_its_stream_is_left() -> None:
+    """Left after its `error` event, it is still what the service said, and nothing has to be looked up."""
+    script = [Speak("Le"), Error(503, "no model today")]
+    async with AmigoSimulator(script, clock=VirtualClock()) as service, session(service.url) as amigo:
+        async with amigo.create_conversation(service.service_id) as stream:
+            while (await anext(stream)).type != "error":
+                pass
+        with pytest.raises(InteractionVoidError, match="no model today"):
+            await stream.reply()
+        requests = amigo.stats.requests
+        assert await stream.settle() is None
+        assert amigo.stats.requests == requests
 
 
 # When it is sent.
@@ -271,6 +297,16 @@ async def test_a_page_in_place_of_a_stream_is_unreadable() -> None:
     assert isinstance(caught.value, DecodeError)
 
 
+async def test_a_redirect_in_place_of_a_stream_holds_nothing() -> None:
+    """What is no stream gives its place among the connections back, whatever its status."""
+    redirect = answer(302, "elsewhere")
+    async with RawServer(SIGNED_IN, redirect) as server, session(server.url, max_connections=1) as amigo:
+        for _ in range(3):
+            with pytest.raises(StatusError, match="which is not followed"):
+                await amigo.interact(ID, "Hi").reply()
+        assert amigo._caller.limiter._slots._value == 1
+
+
 async def test_an_event_without_end_is_refused() -> None:
     """A line beyond the limit ends the stream with a typed error, in bounded memory."""
     async with RawServer(SIGNED_IN, Last(chunked(b"x" * (MAX_LINE + 1)))) as server, session(server.url) as amigo:
@@ -298,6 +334,42 @@ async def test_a_silent_stream_breaks_off() -> None:
         with pytest.raises(InteractionUnknownError, match=r"nothing came for 0\.1 s"):
             await amigo.create_conversation(service.service_id).reply()
         assert amigo._caller.limiter._slots._value == 100
+
+
+@pytest.mark.parametrize(("steps", "until"), [([Speak("b", after=600)], 300), ([Hang()], 300), ([Hang(after=9)], 300)])
+async def test_silence_is_virtual_too(
+    steps: list[Speak | Hang], until: float, amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """With one virtual clock on both sides a silence of minutes is met at its very second, and costs no real one."""
+    service.service([Speak("a"), *steps], service_id=service.service_id)
+    with pytest.raises(InteractionUnknownError, match="nothing came for 300 s"):
+        await amigo.create_conversation(service.service_id).reply()
+    assert clock.monotonic() == until
+
+
+async def test_a_pause_within_the_silence_is_waited_for(
+    amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """Each event begins the silence anew, also while other streams wait, and a stream is open that nobody reads."""
+    unread = service.service([Speak("a"), Hang()])
+    service.service([Speak("a b c", every=299), Complete(after=299)], service_id=service.service_id)
+    async with amigo.create_conversation(unread) as stream:
+        await anext(stream)
+        assert (await amigo.create_conversation(service.service_id).reply()).text == "a b c"
+        assert clock.monotonic() == 897
+        # No time passes while a request is in flight.
+        assert [row async for row in amigo.conversations()]
+        assert clock.monotonic() == 897
+
+
+async def test_a_request_that_hangs_is_given_up_in_virtual_time(
+    amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """The beginning of an answer may take as long as connecting and silence together."""
+    service.hang(on="create")
+    with pytest.raises(OutcomeUnknownError):
+        await amigo.create_conversation(service.service_id).reply()
+    assert clock.monotonic() == 330
 
 
 async def test_silence_before_the_answer_is_bounded_too() -> None:
@@ -384,6 +456,20 @@ async def test_leaving_frees_connection_and_conversation_at_once(leave: str) -> 
         assert not any(order.locked() for order in amigo._orders._of.values())
 
 
+async def test_leaving_is_no_error_of_the_simulator(
+    amigo: AmigoSession, service: AmigoSimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever tests what leaves a stream finds no traceback of the server in the log."""
+
+    async def gone(_response: object, _data: bytes) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(web.StreamResponse, "write", gone)
+    with pytest.raises(InteractionUnknownError):
+        await amigo.create_conversation(service.service_id).reply()
+    assert [record for record in caplog.records if record.name.startswith("aiohttp")] == []
+
+
 async def test_closing_wakes_who_waits() -> None:
     """A task that waits for the next event ends when another closes the stream."""
     async with AmigoSimulator([Speak("one"), Hang()]) as service, session(service.url) as amigo:
@@ -392,6 +478,34 @@ async def test_closing_wakes_who_waits() -> None:
         await asyncio.sleep(0.02)
         await stream.aclose()
         assert len(await task) == 2
+        with pytest.raises(InteractionUnknownError, match="closed before its end"):
+            await stream.reply()
+
+
+async def test_closing_at_the_moment_of_the_answer_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the answer has come and its reader has not run yet, another task that closes the stream closes that too."""
+    async with AmigoSimulator([Speak("one"), Hang()]) as service, session(service.url, max_connections=1) as amigo:
+        stream = amigo.create_conversation(service.service_id)
+        send = amigo._caller.http.send
+
+        async def closed_meanwhile(request: Request, timeout: float) -> Response:
+            response = await send(request, timeout)
+            if response.stream is not None:
+                loop = asyncio.get_running_loop()
+                came = loop.create_future()
+
+                def close() -> None:
+                    came.set_result(None)
+                    with pytest.raises(StopIteration):
+                        stream.aclose().send(None)
+
+                loop.call_soon(close)
+                await came
+            return response
+
+        monkeypatch.setattr(amigo._caller.http, "send", closed_meanwhile)
+        await stream
+        assert amigo._caller.limiter._slots._value == 1
         with pytest.raises(InteractionUnknownError, match="closed before its end"):
             await stream.reply()
 
@@ -410,6 +524,8 @@ async def test_closing_wakes_who_waits_for_a_turn(amigo: AmigoSession, service: 
         await stream.aclose()
         assert await task == []
     assert len(service.asked) == 1
+    with pytest.raises(InteractionVoidError, match="before anything was sent"):
+        await stream.reply()
 
 
 async def test_closing_the_session_ends_streams() -> None:

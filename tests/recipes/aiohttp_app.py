@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -55,8 +56,9 @@ async def events(request: web.Request) -> web.StreamResponse:
     async with request.app[STREAMS].watch(watch) as stream:
         response = web.StreamResponse(headers=stream.headers)
         await response.prepare(request)
-        async for data in stream:
-            await response.write(data)
+        with suppress(ConnectionResetError):  # the browser has left
+            async for data in stream:
+                await response.write(data)
     return response
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
+import math
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from attrs import define, field
 
 from nairi_async.testing.amigo.limits import ENDPOINTS
+from nairi_async.testing.clock import stalled
 from nairi_async.testing.refused import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from nairi_async.clock import Clock
 
 
 FaultKind: TypeAlias = Literal["refuse", "cut", "lose", "hang"]
@@ -45,7 +48,7 @@ class Faults:
             raise ValueError(msg)
         self.planned.append(fault)
 
-    async def meet(self, endpoint: str | None) -> bool:
+    async def meet(self, endpoint: str | None, clock: Clock) -> bool:
         """Let the next fault for that endpoint happen; return whether its answer is to be lost."""
         fault = next((one for one in self.planned if one.endpoint in {None, endpoint}), None)
         if fault is None:
@@ -59,7 +62,8 @@ class Faults:
             case "cut":
                 raise ConnectionResetError
             case "hang":
-                await asyncio.Event().wait()
+                with stalled(clock):
+                    await clock.sleep(math.inf)
             case "lose":
                 pass
         return True

@@ -99,7 +99,10 @@ class Cut(ScriptStep):
 
 @frozen
 class Hang(ScriptStep):
-    """Nothing comes any more, and the connection stays open. The turn is void once the client goes away."""
+    """Nothing comes any more, and the connection stays open. The turn is void once the client goes away.
+
+    With one `VirtualClock` on both sides a client with a bound on silence goes away at that very virtual second.
+    """
 
     after: float = duration_field()
 

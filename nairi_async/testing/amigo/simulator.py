@@ -41,7 +41,8 @@ class AmigoSimulator(Server):
     Use it with `async with`. The service `service_id` always exists; `service` makes others, each with a script: a
     text, a list of steps, or a function of the message and the number of the turn that returns one of them (the
     message is empty where the agent speaks first). Give the same `VirtualClock` to it and to the client, and streams
-    of minutes take milliseconds. Equal seeds and equal calls make equal ids.
+    of minutes take milliseconds, up to the client's `silence`; its `timeout=` is in real seconds. Equal seeds and equal
+    calls make equal ids.
     """
 
     def __init__(
@@ -181,7 +182,7 @@ class _House:
 
     async def handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         now, endpoint = self._clock.time(), request.match_info.route.name
-        is_lost = await self._faults.meet(endpoint)
+        is_lost = await self._faults.meet(endpoint, self._clock)
         if endpoint is None:
             return await handler(request)
         user = "" if endpoint == "sign_in" else self._world.user_of(bearer(request), now)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from nairi_async.testing.amigo.caller import caller
+from nairi_async.testing.clock import stalled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 _PASSES = 2
 
 
-class _ClientGoneError(Exception):
-    """The client has closed its connection."""
+class _ClientGoneError(ConnectionResetError):
+    """The client has closed its connection; for the server that is no error of its own."""
 
 
 async def send(
@@ -46,7 +47,7 @@ async def send(
         await response.prepare(request)
         for at, emissions in itertools.groupby(turn.emissions, key=lambda one: one.at):
             await _until(at, clock)
-            if not await _emit(request, response, list(emissions), quirks):
+            if not await _emit(request, response, list(emissions), clock, quirks):
                 break
     except (asyncio.CancelledError, _ClientGoneError):
         if quirks.disconnect == "void" or turn.ended_at == math.inf:
@@ -59,14 +60,13 @@ async def send(
 
 
 async def _until(at: float, clock: Clock) -> None:
-    if at == math.inf:
-        await asyncio.Event().wait()
     while (left := at - clock.time()) > 0:
-        await clock.sleep(left)
+        with stalled(clock, stream=True):
+            await clock.sleep(left)
 
 
 async def _emit(
-    request: web.Request, response: web.StreamResponse, emissions: list[Emission], quirks: AmigoQuirks
+    request: web.Request, response: web.StreamResponse, emissions: list[Emission], clock: Clock, quirks: AmigoQuirks
 ) -> bool:
     """Send what is due at one moment; return whether the stream goes on."""
     for kind, run in itertools.groupby(emissions, key=lambda one: one.kind):
@@ -76,7 +76,7 @@ async def _emit(
             _close(request)
             raise ConnectionResetError
         if kind == "hang":
-            await asyncio.Event().wait()
+            await _until(math.inf, clock)
         for piece in _pieces([one.data for one in run], quirks):
             await _write(response, piece)
             for _ in range(0 if quirks.chunks is None else _PASSES):
