@@ -68,7 +68,7 @@ def _parsed(line: bytes) -> Any:
         raise InvalidArgumentError(f"longer than {LONGEST_LINE} bytes")
     try:
         # Some editors begin a file with a byte order mark.
-        return json.loads(line.decode("utf-8-sig").rstrip())
+        return json.loads(line.decode("utf-8-sig").rstrip("\r\n"))
     except UnicodeDecodeError as error:
         raise InvalidArgumentError("not UTF-8") from error
     except json.JSONDecodeError as error:
