@@ -24,10 +24,12 @@ from nairi_async.watching.watch import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Any, Self
 
     from nairi_async.batch.items import BatchStatus
+    from nairi_async.batch.ledger import Entry
     from nairi_async.batch.work import OnUnknown
     from nairi_async.checks import Duration
 
@@ -187,14 +189,17 @@ class Batch:
         return self._work
 
     async def _feed(self, work: Work) -> None:
-        """Give out the work: what was not handed over, what has not ended, what is new."""
+        """Give out the work: what was not handed over, what has not ended, what is new, what could not be used."""
         # What the source of prompts raises comes out when everything asked before has ended.
         with work.stoppable():
             await self._feed_ends(work)
             # A prompt that gets lost can be looked for by the service's own time, should this machine's clock be set.
             await self._session._turns.learn_time(self._plan.agent_id)  # noqa: SLF001 - as above
-            await self._feed_open(work)
+            if self._retry_failed:
+                await work.writer.call(Ledger.retry_failed)
+            await self._feed_known(work, Ledger.open_entries)
             await self._feed_new(work)
+            await self._feed_known(work, Ledger.unusable_entries)
 
     async def _feed_ends(self, work: Work) -> None:
         after = work.writer.ledger.handed_over
@@ -206,11 +211,9 @@ class Batch:
                 work.crowd.put((outcome, end.finished))
                 after = end.finished
 
-    async def _feed_open(self, work: Work) -> None:
-        if self._retry_failed:
-            await work.writer.call(Ledger.retry_failed)
+    async def _feed_known(self, work: Work, page: Callable[..., list[Entry]]) -> None:
         after = 0
-        while entries := await work.writer.call(partial(Ledger.open_entries, after=after, count=_PAGE)):
+        while entries := await work.writer.call(partial(page, after=after, count=_PAGE)):
             for entry in entries:
                 await work.crowd.room.acquire()
                 work.crowd.spawn(work.resume(entry))
@@ -224,6 +227,7 @@ class Batch:
             try:
                 given = await source.next()
             except StopAsyncIteration:
+                work.crowd.room.release()
                 return
             place += 1
             try:
@@ -233,6 +237,7 @@ class Batch:
                 item = BatchItem.of(given, place)
             except InvalidArgumentError as error:
                 outcome = BatchOutcome(id=place_name(place), place=place, prompt="", error=error, is_final=False)
+                work.writer.submit(Ledger.pass_over)
                 work.crowd.put((outcome, None))
                 continue
             place = item.place or place

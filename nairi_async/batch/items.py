@@ -118,7 +118,9 @@ class BatchStatus:
     sending: int = 0
     """Those on their way to the service; once no process works on the batch, those whose fate is in doubt."""
     unsent: int = 0
-    """Those that were taken and provably do not run: the next run asks them."""
+    """Those that were taken and provably do not run: the next run asks them. What was not read yet is not counted."""
+    unusable: int = 0
+    """Records that cannot be asked as they are, as far as the latest run has read: they are to be corrected."""
     cost_usd: Decimal = Decimal(0)
     """US dollars that agents reported for what has ended, summed exactly."""
     is_active: bool = False

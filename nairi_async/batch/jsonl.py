@@ -60,7 +60,7 @@ def _item(line: bytes, number: int) -> BatchItem | UnusableItem:
     try:
         return evolve(BatchItem.of(_parsed(line)), place=number)
     except InvalidArgumentError as error:
-        return UnusableItem(error=InvalidArgumentError(f"line {number}: {error.message}"), place=number)
+        return UnusableItem(error=error, place=number)
 
 
 def _parsed(line: bytes) -> Any:
@@ -68,8 +68,11 @@ def _parsed(line: bytes) -> Any:
         raise InvalidArgumentError(f"longer than {LONGEST_LINE} bytes")
     try:
         # Some editors begin a file with a byte order mark.
-        return json.loads(line.decode("utf-8-sig"))
+        return json.loads(line.decode("utf-8-sig").rstrip("\r\n"))
     except UnicodeDecodeError as error:
         raise InvalidArgumentError("not UTF-8") from error
+    except json.JSONDecodeError as error:
+        # Its own text numbers lines as well, within this one.
+        raise InvalidArgumentError(f"not JSON: {error.msg}, at character {error.pos + 1}") from error
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"not JSON: {error}") from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from attrs import frozen
 
-from nairi_async.batch.items import BatchStatus
+from nairi_async.batch.items import BatchStatus, place_name
 from nairi_async.batch.opening import (
     OPEN,
     check_kind,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from nairi_async.batch.items import BatchItem
 
-State = Literal["unsent", "sending", "running", "failed", "done"]
+State = Literal["unsent", "sending", "running", "unusable", "failed", "done"]
 # Turns that are looked for to tell whether this is where the batch was begun.
 _WITNESSES: Final = 3
 _COLUMNS: Final = "number, id, place, prompt, attachments, state, sent_at, attachment_ids, job_id, message_id"
@@ -91,8 +91,12 @@ class Ledger:
                 # What this run has met: on the disk, since a batch may be larger than memory; and gone with the
                 # connection.
                 self._db.execute("CREATE TEMP TABLE met (number INTEGER PRIMARY KEY)")
+                # What has proved unusable in this run.
+                self._db.execute("CREATE TEMP TABLE spoilt (number INTEGER PRIMARY KEY)")
                 self._head = _head(self._db)
                 self._written = dict(self._head)
+                # They are read again.
+                self._head["passed_over"] = 0
                 self.handed_over = self._whole("handed_over")
                 """The last end that the consumer has dealt with, in the order of ends."""
                 self.totals = self._counted()
@@ -135,35 +139,31 @@ class Ledger:
         """Take an item into the ledger: as `sending`, or as `unsent` where files are to be uploaded first.
 
         Returns:
-            The entry, if it is new; `None` if it is known, and dealt with elsewhere.
+            The entry, if it is new, or could not be used before; `None` if it is known, and dealt with elsewhere.
 
         Raises:
             InvalidArgumentError: the id was met before in this run, or is known with another prompt.
         """
-        id_, place = item.identity, item.place or 0
-        known = self._db.execute("SELECT number, place, prompt, attachments FROM items WHERE id = ?", (id_,)).fetchone()
-        attachments = json.dumps(item.attachments)
+        id_ = item.identity
+        query = (
+            "SELECT number, place, state = 'unusable', number IN (SELECT number FROM spoilt), prompt, attachments"
+            " FROM items WHERE id = ?"
+        )
+        known = self._db.execute(query, (id_,)).fetchone()
         if known is None:
-            state: State = "unsent" if item.attachments else "sending"
-            values = (id_, place, item.prompt, attachments, state, now)
-            number = self._db.execute(
-                "INSERT INTO items (id, place, prompt, attachments, state, sent_at) VALUES (?, ?, ?, ?, ?, ?)", values
-            ).lastrowid
-            assert number is not None  # noqa: S101 - a row was inserted
-            self._db.execute("INSERT INTO met VALUES (?)", (number,))
-            return Entry(
-                number=number,
-                id=id_,
-                place=place,
-                prompt=item.prompt,
-                attachments=item.attachments,
-                state=state,
-                sent_at=now,
-            )
-        number, first, *content = known
+            entry = self._taken(None, item, now)
+            self._db.execute("INSERT INTO met VALUES (?)", (entry.number,))
+            return entry
+        number, first, is_unusable, is_spoilt, *content = known
         if not self._db.execute("INSERT OR IGNORE INTO met VALUES (?)", (number,)).rowcount:
-            raise InvalidArgumentError(f"the id {id_!r} is there twice; it was first taken from place {first}")
-        if content != [item.prompt, attachments]:
+            self.pass_over()
+            raise InvalidArgumentError(f"the id {id_!r} was already taken by {place_name(first)}")
+        is_changed = content != [item.prompt, json.dumps(item.attachments)]
+        if is_unusable and (is_changed or not is_spoilt):
+            self._head["unusable"] = self._whole("unusable") - 1
+            return self._taken(number, item, now)
+        if is_changed:
+            self.pass_over()
             raise InvalidArgumentError(f"the ledger knows {id_!r} with another prompt or other attachments")
         return None
 
@@ -171,6 +171,21 @@ class Ledger:
         """Items that have not ended, in the order in which they were taken, behind a number."""
         query = f"SELECT {_COLUMNS} FROM items WHERE {OPEN} AND number > ? ORDER BY number LIMIT ?"  # noqa: S608 - ours
         return [self._entry(row) for row in self._db.execute(query, (after, count))]
+
+    def unusable_entries(self, after: int, count: int) -> list[Entry]:
+        """Items that earlier runs could not use and that this one has not met, behind a number; `unsent` from now on.
+
+        Whoever corrects a record gives it again, so these come last.
+        """
+        query = (
+            f"SELECT {_COLUMNS} FROM items WHERE state = 'unusable' AND number > ?"  # noqa: S608 - ours
+            " AND number NOT IN (SELECT number FROM spoilt) ORDER BY number LIMIT ?"
+        )
+        entries = [self._entry(row) for row in self._db.execute(query, (after, count))]
+        for entry in entries:
+            self.unsent(entry.number)
+        self._head["unusable"] = self._whole("unusable") - len(entries)
+        return entries
 
     def twins(self, entry: Entry) -> int:
         """How many items ask the same as this one and are marked as being sent, itself included."""
@@ -196,6 +211,16 @@ class Ledger:
     def unsent(self, number: int) -> None:
         """The prompt provably does not run."""
         self._db.execute("UPDATE items SET state = 'unsent' WHERE number = ?", (number,))
+
+    def unusable(self, number: int) -> None:
+        """An item that was not sent cannot be, as it is: its files are missing, for one."""
+        query = "UPDATE items SET state = 'unusable' WHERE number = ? AND state = 'unsent'"
+        self._head["unusable"] = self._whole("unusable") + self._db.execute(query, (number,)).rowcount
+        self._db.execute("INSERT OR IGNORE INTO spoilt VALUES (?)", (number,))
+
+    def pass_over(self) -> None:
+        """There was a record that cannot be taken; it is counted, and no more."""
+        self._head["passed_over"] = self._whole("passed_over") + 1
 
     def running(self, number: int, turn: Turn) -> None:
         """The prompt has become this turn."""
@@ -244,6 +269,27 @@ class Ledger:
     def output(self, mark: tuple[int, int]) -> None:
         self._head["output_end"], self._head["output_size"] = mark
 
+    def _taken(self, number: int | None, item: BatchItem, now: float) -> Entry:
+        """Write an item down, as a new one or in the place of one that could not be used."""
+        state: State = "unsent" if item.attachments else "sending"
+        place = item.place or 0
+        values = (number, item.identity, place, item.prompt, json.dumps(item.attachments), state, now)
+        query = (
+            "INSERT OR REPLACE INTO items (number, id, place, prompt, attachments, state, sent_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)"
+        )
+        number = self._db.execute(query, values).lastrowid
+        assert number is not None  # noqa: S101 - a row was inserted
+        return Entry(
+            number=number,
+            id=item.identity,
+            place=place,
+            prompt=item.prompt,
+            attachments=item.attachments,
+            state=state,
+            sent_at=now,
+        )
+
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         number, id_, place, prompt, attachments, state, sent_at, attachment_ids, job_id, message_id = row
         turn = Turn(job_id, message_id, agent_id=self._agent_id) if state == "running" else None
@@ -274,6 +320,7 @@ class Ledger:
             base_url=self._base_url,
             done=self._whole("done"),
             failed=self._whole("failed"),
+            unusable=self._whole("unusable") + self._whole("passed_over"),
             cost_usd=self._cost(),
             is_active=True,
         )
@@ -330,6 +377,7 @@ def _status(connection: sqlite3.Connection, path: Path) -> BatchStatus:
         running=counts.get("running", 0),
         sending=counts.get("sending", 0),
         unsent=counts.get("unsent", 0),
+        unusable=int(head.get("unusable", 0)) + int(head.get("passed_over", 0)),
         cost_usd=Decimal(head.get("cost_usd", "0")),
         is_active=is_locked(path),
     )

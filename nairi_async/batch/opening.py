@@ -40,6 +40,7 @@ _SCHEMA: Final = (
     )""",
     f"CREATE INDEX items_open ON items (number) WHERE {OPEN}",
     "CREATE INDEX items_failed ON items (number) WHERE state = 'failed'",
+    "CREATE INDEX items_unusable ON items (number) WHERE state = 'unusable'",
     "CREATE TABLE jobs (id TEXT PRIMARY KEY, item INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE outcomes (finished INTEGER PRIMARY KEY, item INTEGER NOT NULL, document TEXT NOT NULL)",
     f"PRAGMA application_id = {_APPLICATION}",
@@ -81,7 +82,8 @@ def ledger_path(path: str | os.PathLike[str]) -> Path:
 
 def companions(path: Path) -> set[Path]:
     """The ledger and the files beside it."""
-    return {path, lock_path(path), *(path.with_name(f"{path.name}-{kind}") for kind in ("wal", "shm", "journal"))}
+    kinds = ("lock", "lock-journal", "wal", "shm", "journal")
+    return {path, *(path.with_name(f"{path.name}-{kind}") for kind in kinds)}
 
 
 def open_ledger(path: Path, agent_id: str, base_url: str) -> tuple[sqlite3.Connection, sqlite3.Connection]:

@@ -188,6 +188,8 @@ class Work:
             if turn is None:
                 is_final = _is_refusal(error)
                 turn = error.turn
+                if isinstance(error, InvalidArgumentError):
+                    await self.writer.call(partial(Ledger.unusable, number=entry.number))
             else:
                 is_final = isinstance(error, TurnFailedError)
                 if isinstance(error, NotFoundError):

@@ -20,7 +20,7 @@ from nairi_async.cli.progress import Progress, summary
 from nairi_async.cli.style import Screen
 from nairi_async.cli.talk import open_session
 from nairi_async.clock import SystemClock
-from nairi_async.errors import InvalidArgumentError, NairiError
+from nairi_async.errors import InvalidArgumentError, LedgerError
 from nairi_async.jsonline import json_line
 from nairi_async.reconciling.reconciler import PATIENCE
 
@@ -81,39 +81,50 @@ async def _batch(session: NairiSession, stream: BinaryIO, options: Namespace) ->
             return lines.items_read
         return lines.items_read * size / lines.bytes_read if size and lines.bytes_read else None
 
+    has_begun = False
     async with session:
         try:
             async with run as outcomes:
+                has_begun = True
                 progress = Progress(err, SystemClock(), lambda: run.status, total)
                 with _interrupts(run, progress) as interrupted:
-                    unusable = await _print(outcomes, progress, options)
-        except NairiError:
-            _show_way_on(err, options)
+                    await _print(outcomes, progress, options)
+        except LedgerError:
+            # One that could not be opened refuses the same command again.
+            if has_begun:
+                _show_way_on(err, options)
             raise
     status = await asyncio.to_thread(read_status, options.ledger)
-    err.show(_told(status, unusable), "bold")
+    err.show(_told(status), "bold")
+    if status.unusable:
+        err.show(_correct(status.unusable), "red")
     if interrupted():
         _show_way_on(err, options)
         return _INTERRUPTED
     if status.open:
         _show_way_on(err, options)
         return _OPEN
-    return _FAILED if status.failed or unusable else 0
+    if status.failed:
+        err.show(f"To ask again what failed: {_command(options)} --retry-failed", "dim")
+    return _FAILED if status.failed or status.unusable else 0
 
 
-async def _print(outcomes: Batch, progress: Progress, options: Namespace) -> int:
-    """Print what comes; returns how many records could not be used."""
+async def _print(outcomes: Batch, progress: Progress, options: Namespace) -> None:
+    """Print what comes."""
     out = Screen.on(sys.stdout)
-    unusable = 0
     async with progress.running():
         async for outcome in outcomes:
             if options.output is None and outcome.is_final:
                 out.show(_line(outcome))
             if outcome.error is not None:
-                unusable += isinstance(outcome.error, InvalidArgumentError) and outcome.turn is None
-                word = "failed" if outcome.is_final else "open"
-                progress.show(f"{word}  {one_line(outcome.id)}  {one_line(str(outcome.error))}", "red")
-    return unusable
+                progress.show(f"{_which(outcome)}  {one_line(str(outcome.error))}", "red")
+
+
+def _which(outcome: BatchOutcome) -> str:
+    if isinstance(outcome.error, InvalidArgumentError) and outcome.turn is None and not outcome.is_final:
+        # By its line: its id may be missing, or another record's.
+        return f"unusable  line {outcome.place}"
+    return f"{'failed' if outcome.is_final else 'open'}  {one_line(outcome.id)}"
 
 
 def _line(outcome: BatchOutcome) -> str:
@@ -132,6 +143,7 @@ def _interrupts(run: Batch, progress: Progress) -> Generator[Callable[[], bool]]
     def interrupt() -> None:
         if count == 1:
             run.stop()
+            progress.is_stopping = True
             progress.show("\nStopping: noting what is on its way. Ctrl-C again stops at once.", "yellow")
         elif task is not None:
             task.cancel()
@@ -158,26 +170,42 @@ def _show_status(options: Namespace) -> int:
     if options.json:
         out.show(json_line(status))
         return 0
-    out.show(clean(f"agent     {status.agent_id}"))
-    for name, count in (("done", status.done), ("failed", status.failed), ("running", status.running)):
-        out.show(f"{name:<9} {count:,}")
-    out.show(f"{'sending' if status.is_active else 'in doubt':<9} {status.sending:,}")
-    out.show(f"not asked {status.unsent:,}")
-    out.show(f"cost      ${status.cost_usd:f}")
-    out.show(f"active    {'yes' if status.is_active else 'no'}")
+    facts = (
+        ("agent", status.agent_id),
+        ("service", status.base_url),
+        ("done", f"{status.done:,}"),
+        ("failed", f"{status.failed:,}"),
+        ("running", f"{status.running:,}"),
+        ("sending", f"{status.sending:,}" + (" (in doubt)" if status.sending and not status.is_active else "")),
+        ("unsent", f"{status.unsent:,} (of those read so far)"),
+        ("unusable", f"{status.unusable:,} (of those read by the latest run)"),
+        ("cost", f"${status.cost_usd:f}"),
+        ("active", "yes" if status.is_active else "no"),
+    )
+    for name, fact in facts:
+        out.show(clean(f"{name:<9} {fact}"))
     return 0
 
 
-def _told(status: BatchStatus, unusable: int) -> str:
+def _told(status: BatchStatus) -> str:
     facts = [summary(status)]
-    facts += [f"{unusable:,} could not be used"] if unusable else []
     facts += [f"{status.running:,} still running"] if status.running else []
     facts += [f"{status.sending:,} in doubt"] if status.sending else []
     facts += [f"{status.unsent:,} not asked"] if status.unsent else []
     return ", ".join(facts) + "."
 
 
+def _correct(unusable: int) -> str:
+    if unusable == 1:
+        return "1 record cannot be used: correct it and repeat."
+    return f"{unusable:,} records cannot be used: correct them and repeat."
+
+
 def _show_way_on(screen: Screen, options: Namespace) -> None:
+    screen.show(f"Nothing is lost. To go on: {_command(options)}", "dim")
+
+
+def _command(options: Namespace) -> str:
     words = [PROGRAM, "batch", options.prompts, "--agent", options.agent, "--ledger", options.ledger]
     words += ["--output", options.output] if options.output is not None else []
     words += ["--limit", str(options.limit)]
@@ -186,7 +214,7 @@ def _show_way_on(screen: Screen, options: Namespace) -> None:
     words += ["--on-unknown", options.on_unknown] if options.on_unknown != "reconcile" else []
     words += ["--settle", f"{options.settle:g}"] if options.settle != PATIENCE else []
     words += ["--base-url", options.base_url] if options.base_url is not None else []
-    screen.show(f"Nothing is lost. To go on: {clean(shlex.join(words))}", "dim")
+    return clean(shlex.join(words))
 
 
 def _opened(name: str) -> BinaryIO:

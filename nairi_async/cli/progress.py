@@ -45,6 +45,8 @@ class Progress:
         self._began = clock.monotonic()
         first = status()
         self._had_ended = first.done + first.failed
+        self.is_stopping = False
+        """Whether it only waits for what is on its way: the batch looks after no turn any more."""
         self._is_drawn = False
         self._logged = ""
 
@@ -69,10 +71,13 @@ class Progress:
         status = self._status()
         ended = status.done + status.failed
         total = self._total()
-        parts = [summary(status), f"{status.running + status.sending:,} running"]
+        if self.is_stopping:
+            parts = [summary(status), f"{status.sending:,} on the way"]
+        else:
+            parts = [summary(status), f"{status.running + status.sending:,} running"]
         elapsed = self._clock.monotonic() - self._began
         since = ended - self._had_ended
-        if total is not None and since >= _ENOUGH:
+        if total is not None and since >= _ENOUGH and not self.is_stopping:
             parts.append(f"{_duration(max(0.0, total - ended) / since * elapsed)} left")
         text = ", ".join(parts)
         if self._screen.style.width is None or not total:

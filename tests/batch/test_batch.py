@@ -242,9 +242,51 @@ async def test_bad_records_are_errors_of_their_own(runs: Runs, simulator: Simula
     assert asked(simulator) == ["a"]
     missing = (await runs.all([{"id": "m", "prompt": "with", "attachments": [str(tmp_path / "gone")]}]))["m"]
     assert isinstance(missing.error, InvalidArgumentError)
-    assert read_status(runs.ledger).unsent == 1
+    assert (read_status(runs.ledger).unusable, read_status(runs.ledger).open) == (1, 0)
     (tmp_path / "gone").write_bytes(b"back")
     assert (await runs.all([]))["m"].reply is not None
+
+
+async def test_a_record_that_could_not_be_used_may_be_corrected(
+    runs: Runs, simulator: Simulator, tmp_path: Path
+) -> None:
+    """As long as a record was not asked, it may change under its id; one that nobody corrects is told run after run."""
+    (tmp_path / "there").write_bytes(b"data")
+    gone = [{"id": id_, "prompt": id_, "attachments": [str(tmp_path / "gone")]} for id_ in ("m", "n")]
+    for _ in range(2):
+        outcomes = await runs.all(["", *gone])
+        assert [isinstance(outcome.error, InvalidArgumentError) for outcome in outcomes.values()] == [True] * 3
+        status = read_status(runs.ledger)
+        assert (status.unusable, status.unsent, status.open) == (3, 0, 0)
+    corrected = {"id": "m", "prompt": "now", "attachments": [str(tmp_path / "there")]}
+    outcomes = await runs.all([corrected], limit=1)
+    assert outcomes["m"].reply is not None
+    assert isinstance(outcomes["n"].error, InvalidArgumentError)
+    assert (read_status(runs.ledger).unusable, asked(simulator)) == (1, ["now"])
+    (tmp_path / "gone").write_bytes(b"back")
+    assert (await runs.all([]))["n"].reply is not None
+    assert (await runs.all([corrected, gone[1]]), read_status(runs.ledger).unusable) == ({}, 0)
+
+
+async def test_what_one_run_finds_unusable_it_does_not_try_again(
+    runs: Runs, simulator: Simulator, tmp_path: Path
+) -> None:
+    """A prompt that waits for its turn loses its file: one run tells it once, whether or not its source has it."""
+
+    async def closed(request: web.Request) -> web.Response | None:
+        return refusal(RefusedError(429, "later")) if is_start(request) else None
+
+    file = tmp_path / "file"
+    file.write_bytes(b"data")
+    simulator.intercept = closed
+    records = [{"id": "m", "prompt": "a", "attachments": [str(file)]}, "b"]
+    await runs.all(records)
+    assert read_status(runs.ledger).unsent == 2
+    simulator.intercept = None
+    file.unlink()
+    async with runs.batch(records, limit=1) as outcomes:
+        assert [(outcome.id, outcome.is_final) async for outcome in outcomes] == [("m", False), ("#2", True)]
+        assert outcomes.status.unusable == 1
 
 
 async def test_ids_are_unlike_each_other(runs: Runs, simulator: Simulator) -> None:
@@ -252,7 +294,7 @@ async def test_ids_are_unlike_each_other(runs: Runs, simulator: Simulator) -> No
     for _ in range(2):
         async with runs.batch([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "a"}]) as outcomes:
             errors = [str(outcome.error) async for outcome in outcomes if outcome.error]
-        assert errors == ["the id 'x' is there twice; it was first taken from place 1"]
+        assert errors == ["the id 'x' was already taken by #1"]
     changed = await runs.all([{"id": "x", "prompt": "b"}])
     assert "another prompt" in str(changed["x"].error)
     assert asked(simulator) == ["a"]
@@ -648,6 +690,7 @@ async def test_wrong_use_is_told(runs: Runs, nairi: NairiSession) -> None:
         ([], {"settle": -1}, "settle"),
         ([], {"agent_id": "a b"}, "agent_id"),
         ([], {"output": runs.ledger}, "another file"),
+        ([], {"output": f"{runs.ledger}-lock-journal"}, "another file"),
         ([], {"retry_failed": 1}, "retry_failed"),
     ]
     for prompts, options, reason in wrong:

@@ -60,9 +60,11 @@ async def test_replies_go_to_standard_output(simulator: Simulator, words: tuple[
     assert (printed["#1"]["text"], printed["x"]["text"], printed["#5"]["status"]) == ("re a", "re b", "failed")
     assert ended.status == 3
     errors = ended.err.splitlines()
-    assert any(line.startswith("open  #3  line 3: not JSON") for line in errors)
+    assert any(line.endswith(", at character 2") and line.startswith("unusable  line 3  not JSON: ") for line in errors)
     assert any(line.startswith("failed  #5  ") for line in errors)
-    assert errors[-1] == "2 done, 1 failed, $1.0, 1 could not be used."
+    assert errors[-3:-1] == ["2 done, 1 failed, $1.0.", "1 record cannot be used: correct it and repeat."]
+    assert errors[-1].startswith(f"To ask again what failed: nairi-async batch {prompts} --agent my-agent")
+    assert errors[-1].endswith(" --retry-failed")
     assert "\r" not in ended.err
     again = await run("batch", prompts, *words, simulator=simulator)
     assert (again.out, again.status) == ("", 3)
@@ -79,13 +81,54 @@ async def test_a_clean_end_is_status_zero(simulator: Simulator, words: tuple[str
     assert (ended.status, ended.out, ended.err) == (0, "", "2 done, 0 failed, $1.0.\n")
     assert len(output.read_text().splitlines()) == 2
     shown = await run("batch", "--status", *words[2:])
-    facts = dict(line.rsplit(maxsplit=1) for line in shown.out.splitlines())
+    facts = dict(line.split(maxsplit=1) for line in shown.out.splitlines())
     assert facts == {
-        "agent": "my-agent", "done": "2", "failed": "0", "running": "0", "in doubt": "0", "not asked": "0",
+        "agent": "my-agent", "service": f"{simulator.url}/api/public/v1", "done": "2", "failed": "0", "running": "0",
+        "sending": "0", "unsent": "0 (of those read so far)", "unusable": "0 (of those read by the latest run)",
         "cost": "$1.0", "active": "no",
     }  # fmt: skip
-    printed = await run("batch", "--status", "--json", *words[2:])
-    assert json.loads(printed.out)["done"] == 2
+    printed = json.loads((await run("batch", "--status", "--json", *words[2:])).out)
+    assert printed["done"] == 2
+    # Numbers have the same names in both.
+    assert {name for name, fact in facts.items() if fact[0].isdigit()} <= set(printed)
+
+
+async def test_records_that_cannot_be_used_are_to_be_corrected(
+    simulator: Simulator, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A bad line, a missing file and an id that is taken are told by their lines, and the same command would not do."""
+    missing = {"id": "m", "prompt": "b", "attachments": [str(tmp_path / "gone")]}
+    for records in ([missing], ["{"]):
+        ended = await run("batch", source(tmp_path, *records), *words, simulator=simulator)
+        assert (ended.status, "To go on" in ended.err) == (3, False)
+        assert ended.err.splitlines()[-1] == f"{len(records)} record cannot be used: correct it and repeat."
+        (tmp_path / "run.sqlite").unlink()
+    prompts = source(tmp_path, {"id": "x", "prompt": "a"}, missing, "", {"id": "x", "prompt": "c"}, "{")
+    ended = await run("batch", prompts, *words, simulator=simulator)
+    told = ended.err.splitlines()
+    assert "unusable  line 4  the id 'x' was already taken by #1" in told
+    assert any(line.startswith("unusable  line 2  ") for line in told)
+    assert told[-2:] == ["1 done, 0 failed, $0.5.", "3 records cannot be used: correct them and repeat."]
+    assert ended.status == 3
+    shown = await run("batch", "--status", *words[2:])
+    assert "unusable  3 (of those read by the latest run)" in shown.out.splitlines()
+
+
+async def test_a_way_on_is_told_only_where_there_is_one(
+    simulator: Simulator, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A refused key or a ledger that is not this batch's say the same to the same command."""
+    prompts = source(tmp_path, '"a"')
+    await run("batch", prompts, *words, simulator=simulator)
+    for arguments, reason in (
+        ((*words[2:], "--agent", "other"), "belongs to a batch for the agent"),
+        ((*words, "--base-url", "http://127.0.0.1:1"), "belongs to a batch at http://"),
+    ):
+        ended = await run("batch", prompts, *arguments, simulator=simulator)
+        assert (ended.status, reason in ended.error, "To go on" in ended.err) == (1, True, False)
+    simulator.api_key, key = "nr_other", simulator.api_key
+    ended = await run("batch", source(tmp_path, '"a"', '"b"'), *words, simulator=simulator, NAIRI_API_KEY=key)
+    assert ("error" in ended.err, ended.status != 0, "To go on" in ended.err) == (True, True, False)
 
 
 async def test_what_is_open_is_told(simulator: Simulator, words: tuple[str, ...], tmp_path: Path) -> None:
@@ -158,6 +201,8 @@ async def test_a_second_signal_ends_at_once(simulator: Simulator, words: tuple[s
         assert await process.wait() == 130
         assert "Traceback" not in await err.rest()
     assert read_status(tmp_path / "run.sqlite").sending == 1
+    shown = await run("batch", "--status", *words[2:])
+    assert "sending   1 (in doubt)" in shown.out.splitlines()
     simulator.intercept_answer = None
     ended = await run("batch", prompts, *words, simulator=simulator)
     assert (ended.status, len(simulator.prompts)) == (0, 1)
@@ -170,6 +215,7 @@ async def test_a_second_process_is_refused(simulator: Simulator, words: tuple[st
         await until(lambda: simulator.prompts)
         second = await run("batch", prompts, *words, simulator=simulator)
         assert (second.status, "another process works on this batch" in second.error) == (1, True)
+        assert "To go on" not in second.err
         shown = await run("batch", "--status", *words[2:])
         assert "active    yes" in shown.out
         assert "sending" in shown.out
@@ -194,6 +240,7 @@ async def test_files_that_may_not_grow(simulator: Simulator, words: tuple[str, .
     assert process.returncode == 1
     assert told[-1].startswith("nairi-async: error: ")
     assert "refuses to be read or written" in told[-1]
+    assert told[-2].startswith("Nothing is lost. To go on: ")
     assert len(simulator.prompts) < 40
     assert (await run(*arguments, simulator=simulator)).status == 0
     assert sorted(entry.prompt for entry in simulator.prompts) == sorted(prompts)
@@ -268,6 +315,9 @@ def test_progress_tells_what_is_left() -> None:
     assert [line.split(", ")[-1] for line, _ in progress(80, 10, total=100_000)] == ["2.8 h left"]
     [(bar, _)] = progress(80, 50, total=100)
     assert bar.startswith("[############............] 50 done")
+    stopping = Progress(Screen(io.StringIO(), Style()), VirtualClock(), lambda: BatchStatus(agent_id="a"), lambda: None)
+    stopping.is_stopping = True
+    assert stopping.line() == "0 done, 0 failed, 0 on the way"
     assert [line for line, _ in progress(80, 9, total=None)] == ["9 done, 0 failed, $0.10, 3 running"]
 
 
