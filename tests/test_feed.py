@@ -222,7 +222,7 @@ async def asked(
     quirks: Quirks,
     *,
     many: int = 30,
-    rounds: int = 4,
+    rounds: int = 2,
     script: object = lasting,
     intercept: object = None,
     rewrite: Rewrite | None = None,
@@ -347,7 +347,7 @@ async def test_a_listing_that_begins_to_lie_is_found_out() -> None:
 
     simulator, _ = await asked(Quirks(updated_at_moves="completion"), intercept=silent_later)
     assert 30 < calls < 400
-    assert len(simulator.prompts) == 120
+    assert len(simulator.prompts) == 60
 
 
 @pytest.mark.anyio

@@ -12,6 +12,8 @@ import pytest
 
 from nairi_async.testing import Simulator
 
+# Plugins of the environment that these projects do not need, and that take seconds to import.
+HEAVY = ("schemathesis", "hypothesispytest", "randomly", "xdist", "xdist.looponfail")
 README = Path(__file__).parent.parent / "README.md"
 
 TESTS = """
@@ -83,9 +85,8 @@ def run(directory: Path, code: str, *options: str) -> subprocess.CompletedProces
         *ours,
         "-p",
         "no:cacheprovider",
-        "-p",
-        "no:randomly",
         *scope,
+        *(word for heavy in HEAVY for word in ("-p", f"no:{heavy}")),
         *options,
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

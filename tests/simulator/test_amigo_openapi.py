@@ -122,7 +122,7 @@ def check(case: Case, simulator: AmigoSimulator, token: str, checks: list[Any]) 
 
 @schema.parametrize()
 @settings(
-    max_examples=10,
+    max_examples=6,
     derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # one conversation does for all examples
@@ -136,7 +136,7 @@ def test_answers_conform(case: Case, simulator: AmigoSimulator, token: str, know
 
 
 @schema.parametrize()
-@settings(max_examples=8, derandomize=True, deadline=None)
+@settings(max_examples=5, derandomize=True, deadline=None)
 def test_invalid_requests_are_refused(case: Case, simulator: AmigoSimulator, token: str) -> None:
     """What the document does not allow gets an error, in the organisation that exists."""
     case.path_parameters = {**case.path_parameters, "organization": ORGANIZATION}

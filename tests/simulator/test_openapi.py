@@ -61,14 +61,14 @@ def target(simulator: Simulator) -> dict[str, Any]:
 
 
 @schema.parametrize()
-@settings(max_examples=30, derandomize=True, deadline=None)
+@settings(max_examples=12, derandomize=True, deadline=None)
 def test_answers_conform(case: Case, simulator: Simulator) -> None:
     """Whatever is sent, the answer is one that the OpenAPI document describes."""
     case.call_and_validate(**target(simulator), checks=[*CONFORMANCE, ignored_auth])
 
 
 @schema.parametrize()
-@settings(max_examples=20, derandomize=True, deadline=None)
+@settings(max_examples=8, derandomize=True, deadline=None)
 def test_answers_about_known_things_conform(case: Case, simulator: Simulator, known: dict[str, str]) -> None:
     """The same about jobs, messages, attachments and agents that exist."""
     case.path_parameters = {name: known[name] for name in case.path_parameters}
@@ -77,7 +77,7 @@ def test_answers_about_known_things_conform(case: Case, simulator: Simulator, kn
 
 # A form that holds two files is invalid by the document, and taken by the service: it ignores other parts.
 @schema.exclude(path="/attachments").parametrize()
-@settings(max_examples=20, derandomize=True, deadline=None)
+@settings(max_examples=8, derandomize=True, deadline=None)
 def test_invalid_requests_are_refused(case: Case, simulator: Simulator) -> None:
     """What the document does not allow gets an error."""
     case.call_and_validate(**target(simulator), checks=[negative_data_rejection])
