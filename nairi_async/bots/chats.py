@@ -340,26 +340,26 @@ class Chats:
         """The answer, with the record kept in step with what is known."""
         before, after = kept.record, asking
         await kept.put_or_undo(asking)
-        try:
-            with leaving.watched() as sent:
+        with leaving.watched() as sent:
+            try:
                 async with beside(self._note_id(kept, dialogue)):
                     return await call()
-        except asyncio.CancelledError:
-            # Of another library's session nobody knows.
-            if isinstance(self._session, ServiceSession) and not sent.has_left:
-                after = before
-            raise
-        except TurnFailedError as failed:
-            after = asking.answered(failed)
-            raise
-        except NairiError as error:
-            if _did_not_run(error):
-                # Of a dialogue whose first turn is void it is not known whether it exists: that is settled first.
-                is_vague = isinstance(error, InteractionVoidError) and before.dialogue_id is None
-                after = evolve(before, is_open=before.is_open or is_vague)
-            raise
-        finally:
-            await kept.put_in_any_case(evolve(after, dialogue_id=_going_on(dialogue)))
+            except asyncio.CancelledError:
+                # Of another library's session nobody knows.
+                if isinstance(self._session, ServiceSession) and not sent.has_left:
+                    after = before
+                raise
+            except TurnFailedError as failed:
+                after = asking.answered(failed)
+                raise
+            except NairiError as error:
+                if _did_not_run(error):
+                    # Of a dialogue whose first turn is void it is not known whether it exists: that is settled first.
+                    is_vague = isinstance(error, InteractionVoidError) and before.dialogue_id is None
+                    after = evolve(before, is_open=before.is_open or is_vague)
+                raise
+            finally:
+                await kept.put_in_any_case(evolve(after, dialogue_id=_going_on(dialogue)))
 
     async def _note_id(self, kept: Kept, dialogue: Dialogue) -> None:
         """Save a new dialogue's id as soon as it is there, which is long before the answer: no event tells it."""
