@@ -69,7 +69,8 @@ def _place(part: Path, target: Path) -> None:
     except FileExistsError:
         raise
     except (OSError, NotImplementedError):
-        # No links on this file system: the name is taken first, so that nothing can come between.
+        # No links on this file system, or on this platform, which is what the second error says: the name is taken
+        # first, so that nothing can come between.
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         part.replace(target)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
+from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ def _is_a_library_s(task: asyncio.Task[Any]) -> bool:
     return code is not None and any(f"/{name}/" in code.co_filename for name in ("aiogram", "discord", "slack_bolt"))
 
 
-class Platform:
+class Platform(ABC):
     """What all three have: a server, what the bot sent, how often it showed that it types, and files of users."""
 
     def __init__(self) -> None:
@@ -61,8 +62,9 @@ class Platform:
     ) -> None:
         await self._served.__aexit__(kind, error, trace)
 
+    @abstractmethod
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        raise NotImplementedError
+        """What the platform says to a request of the bot."""
 
     def _is_busy(self) -> bool:
         self.busy -= 1
@@ -115,7 +117,7 @@ class Platform:
     async def _push(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
         await socket.send_json(message)
 
-    async def _heard(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
+    async def _heard(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:  # noqa: B027 - few answer
         """What the bot says over the WebSocket."""
 
 

@@ -233,3 +233,16 @@ def chain(error: BaseException) -> Iterator[BaseException]:
             met.add(id(current))
             yield current
             pending += [link for link in (current.__cause__, current.__context__) if link is not None]
+
+
+def parts(whole: object) -> Iterator[object]:
+    """A thing of this library and everything reachable from it by attribute, each once."""
+    pending, met = [whole], set[int]()
+    while pending:
+        part = pending.pop()
+        if id(part) in met:
+            continue
+        met.add(id(part))
+        yield part
+        if type(part).__module__.startswith("nairi_async"):
+            pending += [value for value in getattr(part, "__dict__", {}).values() if not isinstance(value, str)]

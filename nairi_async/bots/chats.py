@@ -310,12 +310,13 @@ class Chats:
         async with self._in_line(name):
             try:
                 kept = await Kept.of(self._store, name)
-                if isinstance(self._dialogue(kept.record), _Ends):
+                dialogue = self._dialogue(kept.record)
+                if isinstance(dialogue, _Ends):
                     # It cannot be asked for its last answer; the chat's next prompt settles it.
                     return
                 bound = {} if self._timeout is None else {"timeout": self._timeout}
                 try:
-                    answer = await self._last_answer(self._dialogue(kept.record), kept.record, bound)
+                    answer = await self._last_answer(dialogue, kept.record, bound)
                 except TurnFailedError as failed:
                     _log.warning("what chat %s had asked before a restart failed: %s", chat, failed)
                     answer = None
