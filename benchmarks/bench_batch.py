@@ -137,7 +137,7 @@ async def restart_ended(url: str, key: str, directory: Path) -> list[float]:
         for number in range(1, RESTARTED + 1):
             ledger.claim(BatchItem(f"prompt {number}", place=number), 0.0)
             ledger.finish(number, '{"messages":[],"turn":["job_1","cmsg_1"]}', is_done=True, cost=None)
-        ledger.handed_over = RESTARTED
+        ledger.write_started = RESTARTED
 
     await writer.call(fill)
     await writer.aclose()

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from nairi_async import NairiSession, Polling, Turn, wire
-from nairi_async.growing import GrowingTimeline
+from nairi_async import NairiSession, Polling, Turn
+from nairi_async._nairi import wire
+from nairi_async._nairi.incremental_decoder import IncrementalDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -86,7 +87,7 @@ async def requests(port: int) -> list[tuple[str, float, float]]:
             async with http.get(f"{url}/api/public/v1{LOCATION}", headers=headers) as answer:
                 return json.loads(await answer.read())
 
-        poll = nairi._discovery.reads.message(MESSAGE["id"])  # noqa: SLF001 - the read that polling makes
+        poll = nairi._context.reads.message(MESSAGE["id"])  # noqa: SLF001 - the read that polling makes
 
         async def typed() -> object:
             return await nairi.message(MESSAGE["id"])
@@ -113,7 +114,7 @@ def growing() -> tuple[str, float, float]:
         for body in bodies:
             wire.decode_timeline(body)
         theirs.append(time.process_time() - began)
-        began, decoder = time.process_time(), GrowingTimeline()
+        began, decoder = time.process_time(), IncrementalDecoder()
         for body in bodies:
             decoder.decode(body)
         mine.append(time.process_time() - began)
@@ -127,12 +128,12 @@ async def waiting(port: int) -> tuple[str, float, float]:
     async with NairiSession("nr_key", base_url=f"http://127.0.0.1:{port}", polling=polling) as nairi:
         turns = [Turn(MESSAGE["job_id"], f"cmsg_{number:026}") for number in range(count)]
 
-        async def grown(work: Callable[[int], Awaitable[object]], looks: int) -> float:
+        async def grown(work: Callable[[int], Awaitable[object]], polls: int) -> float:
             gc.collect()
             before, _ = tracemalloc.get_traced_memory()
             tasks = [asyncio.ensure_future(work(number)) for number in range(count)]
             await asyncio.sleep(0)
-            while nairi.stats.looks < looks or nairi.stats.waiting_calls:  # noqa: ASYNC110 - the session tells of no event
+            while nairi.stats.polls < polls or nairi.stats.waiting_calls:  # noqa: ASYNC110 - the session tells of no event
                 await asyncio.sleep(0.5)
             gc.collect()
             size = (tracemalloc.get_traced_memory()[0] - before) / count

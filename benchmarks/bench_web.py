@@ -81,11 +81,11 @@ async def measure(recipe: str) -> Row:
         app = await stack.enter_async_context(served(recipe, simulator))
         simulator.agent("my-agent", [Say("one", after=TURN / 2), Say("two", after=TURN / 2)])
         url = await start(http, app)
-        crowd = await asyncio.gather(*(watch(http, url) for _ in range(BROWSERS)))
-        if any(len(ids) != 3 for ids in crowd):
+        pool = await asyncio.gather(*(watch(http, url) for _ in range(BROWSERS)))
+        if any(len(ids) != 3 for ids in pool):
             raise RuntimeError("a browser missed a message, or got one twice")
         row.requests = len(simulator.requests)
-        row.resumed = len(await watch(http, url, crowd[0][-1]))
+        row.resumed = len(await watch(http, url, pool[0][-1]))
 
         simulator.agent("my-agent", [Done(after=math.inf)])
         url = await start(http, app)

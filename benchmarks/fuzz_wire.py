@@ -2,8 +2,9 @@
 
 Run `pip install atheris` (Linux, Python 3.11 to 3.13), then `python benchmarks/fuzz_wire.py --minutes 10`. Each rule of
 `tests/wire_rules.py` is fuzzed in a process of its own for an equal share of the time, from answers as the reference
-prints them, and a table is printed. What breaks a rule is kept as a file whose name is printed, and the exit status is
-1; `--replay FILE` tries such a file again. The suite holds the rules against what was found (`tests/test_fuzz.py`).
+prints them, and a table is printed. What breaks a rule is kept as a file whose name is printed, and the exit status
+is 1; `--replay FILE` tries such a file again. The suite holds the rules against what was found
+(`tests/guarantees/test_fuzz.py`).
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from nairi_async import Conversation, Message, Turn, Watch
-    from nairi_async.dispatch import OnUnknown
     from nairi_async.testing import Asked, Seen
     from nairi_async.testing.script import ScriptStep
+    from nairi_async.typing import OnUnknown
 
 AGENT: Final = "my-agent"
 RATE: Final = 0.25

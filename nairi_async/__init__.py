@@ -26,10 +26,21 @@ work without an account.
 
 from __future__ import annotations
 
-from nairi_async.activity import Activity
-from nairi_async.attachments.upload import MAX_ATTACHMENT_BYTES
-from nairi_async.checks import MAX_ATTACHMENTS
-from nairi_async.conversation import Conversation
+from nairi_async._core.checks import MAX_ATTACHMENTS
+from nairi_async._core.retry import RetryPolicy
+from nairi_async._core.statistics import Stats
+from nairi_async._core.upload import MAX_ATTACHMENT_BYTES
+from nairi_async._nairi.activity import Activity
+from nairi_async._nairi.conversation import Conversation
+from nairi_async._nairi.listing.checkpoint import Checkpoint
+from nairi_async._nairi.listing.listing import ConversationListing, Sync
+from nairi_async._nairi.many import AskMany, WatchMany
+from nairi_async._nairi.polling.cadence import Cadence, Polling
+from nairi_async._nairi.polling.watch import Watch
+from nairi_async._nairi.results import Attachment, Outcome, Reply
+from nairi_async._nairi.session import NairiSession
+from nairi_async._nairi.tool_calls import ActivityNode, ToolCall
+from nairi_async._nairi.usage import UsageReport, UsageShare
 from nairi_async.errors import (
     AgentNotFoundError,
     AlreadyAskedError,
@@ -61,28 +72,8 @@ from nairi_async.errors import (
     UnreadableOutcomeError,
     WatchTimeoutError,
 )
-from nairi_async.listing.checkpoint import Checkpoint
-from nairi_async.listing.listing import ConversationListing, Sync
-from nairi_async.many import AskMany, WatchMany
-from nairi_async.models import (
-    UNSET,
-    Agent,
-    Attachment,
-    ConversationSummary,
-    Message,
-    Outcome,
-    Progress,
-    Reply,
-    Turn,
-    Usage,
-)
-from nairi_async.session import NairiSession
-from nairi_async.toolcalls import ActivityNode, ToolCall
-from nairi_async.transport.meter import Stats
-from nairi_async.transport.retry import RetryPolicy
-from nairi_async.usage import UsageReport, UsageShare
-from nairi_async.watching.cadence import Cadence, Polling
-from nairi_async.watching.watch import Watch
+from nairi_async.models import Agent, ConversationSummary, Message, Progress, Turn, Usage
+from nairi_async.typing import UNSET
 
 __all__ = [  # noqa: RUF022 - in Python's own order
     "Activity",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
 
-class Patience(Protocol):
+class IdleTimeout(Protocol):
     """A bound on each of many waits, of which one at a time is under way."""
 
     def begin(self) -> None:
@@ -49,7 +49,7 @@ class Clock(Protocol):
         """Bound real input and output: the block raises `TimeoutError` when it takes longer."""
         ...
 
-    def patience(self, seconds: float, expired: Callable[[], object]) -> Patience:
+    def idle_timeout(self, seconds: float, expired: Callable[[], object]) -> IdleTimeout:
         """Bound each read of an answer that comes piece by piece: `expired` is called when one takes longer."""
         ...
 
@@ -74,12 +74,12 @@ class SystemClock:
         """Bound a block by the event loop's time."""
         return asyncio.timeout(seconds)
 
-    def patience(self, seconds: float, expired: Callable[[], object]) -> Patience:
+    def idle_timeout(self, seconds: float, expired: Callable[[], object]) -> IdleTimeout:
         """Bound each of many waits by the event loop's time."""
-        return LoopPatience(seconds, expired)
+        return LoopIdleTimeout(seconds, expired)
 
 
-class LoopPatience:
+class LoopIdleTimeout:
     """Bounds waits by the running event loop's time, with one timer however many they are."""
 
     __slots__ = ("_expired", "_loop", "_seconds", "_since", "_timer")

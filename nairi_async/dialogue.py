@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from nairi_async.checks import Duration
+    from nairi_async.typing import Duration
 
 __all__ = ["Answer", "Dialogue", "Dialogues"]
 

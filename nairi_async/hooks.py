@@ -17,9 +17,9 @@ raises is logged once and disturbs nothing. No record holds the key, a prompt, o
 
 `str(event)` is what the log says. The loggers, each below `nairi_async`:
 
-* `nairi_async.transport`: each request (DEBUG), each retry (INFO).
-* `nairi_async.watching`: when each conversation is looked at next, what a read brought, the end of each turn (DEBUG);
-  a listing that is trusted from now on (INFO) or not used any more (WARNING).
+* `nairi_async.requests`: each request (DEBUG), each retry (INFO).
+* `nairi_async.polling`: when each conversation is polled next, what a read brought, the end of each turn (DEBUG); a
+  listing that is trusted from now on (INFO) or not used any more (WARNING).
 * `nairi_async.hooks`: the first time that a hook raises (ERROR).
 """
 
@@ -35,9 +35,9 @@ from attrs import frozen
 from nairi_async.errors import ConfigurationError, NairiError
 from nairi_async.models import Turn, Usage
 
-__all__ = ["Event", "FeedChanged", "Hook", "LookPlanned", "RequestDone", "RetryPlanned", "TurnEnded"]
+__all__ = ["Event", "FeedChanged", "Hook", "PollPlanned", "RequestDone", "RetryPlanned", "TurnEnded"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("nairi_async.hooks")
 
 News = Literal["ends of turns", "messages", "anything"]
 """What a listing can announce."""
@@ -87,7 +87,7 @@ class RetryPlanned:
 
 
 @frozen(kw_only=True)
-class LookPlanned:
+class PollPlanned:
     """A watcher has decided when it looks at its conversation next."""
 
     job_id: str
@@ -138,7 +138,7 @@ class TurnEnded:
     """When the end was found, in seconds since the Unix epoch."""
     discovery_delay: float
     """About how many seconds before that it ended: half of the time since the look before."""
-    looks: int
+    polls: int
     """Looks that the wait took, some of them shared with other watchers."""
     usage: Usage | None
     """What it cost, as its messages say; `None` where they do not, where only the end was waited for (`wait`), and
@@ -147,11 +147,11 @@ class TurnEnded:
     def __str__(self) -> str:
         return (
             f"turn {self.turn.message_id} of {self.turn.job_id}: {self.status} after {self.seconds:.1f} s, "
-            f"found about {self.discovery_delay:.1f} s late with {self.looks} looks"
+            f"found about {self.discovery_delay:.1f} s late with {self.polls} looks"
         )
 
 
-Event = RequestDone | RetryPlanned | LookPlanned | FeedChanged | TurnEnded
+Event = RequestDone | RetryPlanned | PollPlanned | FeedChanged | TurnEnded
 """Everything that a hook is called with; later versions may add kinds."""
 Hook = Callable[[Event], object]
 """A function that is called with each event; what it returns is ignored."""
@@ -177,7 +177,7 @@ class Hooks:
         """Whether a record at DEBUG is worth making."""
         return bool(self._hooks) or logger.isEnabledFor(logging.DEBUG)
 
-    def tell(self, logger: logging.Logger, event: Event, level: int = logging.DEBUG) -> None:
+    def emit(self, logger: logging.Logger, event: Event, level: int = logging.DEBUG) -> None:
         """Log an event, and call every hook with it."""
         logger.log(level, "%s", event, stacklevel=2)
         for hook in self._hooks:

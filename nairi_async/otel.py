@@ -64,7 +64,7 @@ def _attributes(event: TurnEnded) -> dict[str, str | int | float]:
         "gen_ai.conversation.id": event.turn.job_id,
         "nairi.message_id": event.turn.message_id,
         "nairi.status": event.status,
-        "nairi.looks": event.looks,
+        "nairi.looks": event.polls,
         "nairi.discovery_delay": event.discovery_delay,
     }
     if usage is not None:

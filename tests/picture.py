@@ -26,7 +26,7 @@ TITLE: Final = 40
 END: Final = re.compile(r"^\d+ turns in ", re.MULTILINE)
 TIME: Final = re.compile(r"^ *(\d+\.\d) s  ")
 STYLED: Final = re.compile(r"\x1b\[([\d;]*)m")
-LOOKS: Final = {"1": "b", "2": "d", "31": "r", "32": "g", "33": "y", "36": "c"}
+STYLES: Final = {"1": "b", "2": "d", "31": "r", "32": "g", "33": "y", "36": "c"}
 
 HEAD: Final = """\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"\
@@ -98,8 +98,8 @@ def _styled(line: str) -> str:
     text, *rest = STYLED.split(line)
     spans = [escape(text)]
     for codes, piece in zip(rest[::2], rest[1::2], strict=True):
-        looks = " ".join(LOOKS[code] for code in codes.split(";") if code in LOOKS)
-        spans.append(f'<tspan class="{looks}">{escape(piece)}</tspan>' if looks and piece else escape(piece))
+        styles = " ".join(STYLES[code] for code in codes.split(";") if code in STYLES)
+        spans.append(f'<tspan class="{styles}">{escape(piece)}</tspan>' if styles and piece else escape(piece))
     return "".join(spans)
 
 

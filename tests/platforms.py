@@ -24,7 +24,7 @@ _SHORT = 0.005
 
 
 @frozen
-class Sent:
+class SearchWindow:
     """What the bot put into a chat: a text or a file."""
 
     chat: str
@@ -42,7 +42,7 @@ class Platform(ABC):
     """What all three have: a server, what the bot sent, how often it showed that it types, and files of users."""
 
     def __init__(self) -> None:
-        self.sent: list[Sent] = []
+        self.sent: list[SearchWindow] = []
         self.typing: list[str] = []
         self.files: dict[str, bytes] = {}
         self.busy = 0
@@ -85,7 +85,7 @@ class Platform(ABC):
             await asyncio.gather(*left, return_exceptions=True)
         assert self._program.cancelled(), self._program.exception()
 
-    async def said(self, enough: Callable[[list[Sent]], bool]) -> None:
+    async def said(self, enough: Callable[[list[SearchWindow]], bool]) -> None:
         """Wait until the bot has sent what is enough, and has its answers."""
         while not (self.sent and enough(self.sent)) and not self._program.done():  # noqa: ASYNC110 - of other people's work
             await asyncio.sleep(_SHORT)
@@ -204,11 +204,11 @@ class Discord(Platform):
             form = await request.post()
             file = form["files[0]"]
             assert isinstance(file, web.FileField)
-            self.sent.append(Sent(channel, file=(file.filename, file.file.read())))
+            self.sent.append(SearchWindow(channel, file=(file.filename, file.file.read())))
             return _json(self._message(channel, "", self.bot))
         body = await request.json()
         assert body["allowed_mentions"]["parse"] == []
-        self.sent.append(Sent(channel, body["content"]))
+        self.sent.append(SearchWindow(channel, body["content"]))
         return _json(self._message(channel, body["content"], self.bot))
 
     async def _push(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
@@ -286,11 +286,11 @@ class Telegram(Platform):
             case "getFile":
                 return {"file_id": form["file_id"], "file_unique_id": form["file_id"], "file_path": form["file_id"]}
             case "sendMessage":
-                self.sent.append(Sent(form["chat_id"], form["text"]))
+                self.sent.append(SearchWindow(form["chat_id"], form["text"]))
                 return {**self._message(int(form["chat_id"])), "text": form["text"]}
             case "sendDocument":
                 file = form[form["document"].removeprefix("attach://")]
-                self.sent.append(Sent(form["chat_id"], file=(file.filename, file.file.read())))
+                self.sent.append(SearchWindow(form["chat_id"], file=(file.filename, file.file.read())))
                 return self._message(int(form["chat_id"]))
         raise AssertionError(method)
 
@@ -348,13 +348,13 @@ class Slack(Platform):
                 return {}
             case "chat.postMessage":
                 text = form.get("markdown_text") or form["text"]
-                self.sent.append(Sent(f"{form['channel']} {form['thread_ts']}", text))
+                self.sent.append(SearchWindow(f"{form['channel']} {form['thread_ts']}", text))
                 return {"channel": form["channel"], "ts": f"{next(self.ids)}.0002"}
             case "files.getUploadURLExternal":
                 return {"upload_url": f"{self.url}/upload/{form['filename']}", "file_id": form["filename"]}
             case "files.completeUploadExternal":
                 name = json.loads(form["files"])[0]["id"] if isinstance(form["files"], str) else form["files"][0]["id"]
                 chat = f"{form['channel_id']} {form['thread_ts']}"
-                self.sent.append(Sent(chat, file=(name, self.files[name])))
+                self.sent.append(SearchWindow(chat, file=(name, self.files[name])))
                 return {"files": [{"id": name}]}
         raise AssertionError(method)

@@ -15,10 +15,10 @@ from aiohttp import web
 from attrs import frozen
 
 from nairi_async import NairiSession
+from nairi_async._core.aiohttp_transport import AiohttpTransport
+from nairi_async._core.api_key import ApiKey
 from nairi_async.clock import SystemClock
 from nairi_async.testing.clock import VirtualClock
-from nairi_async.transport.http import HttpClient
-from nairi_async.transport.key import ApiKey
 
 if TYPE_CHECKING:
     import ssl
@@ -201,9 +201,9 @@ def session(url: str, **options: Any) -> NairiSession:
 
 
 @asynccontextmanager
-async def client(url: str) -> AsyncIterator[HttpClient]:
+async def client(url: str) -> AsyncIterator[AiohttpTransport]:
     """Give the bare HTTP client, which sends one request and nothing more."""
-    http = HttpClient(url, ApiKey(KEY), SystemClock(), lent=None, connections=2)
+    http = AiohttpTransport(url, ApiKey(KEY), SystemClock(), lent=None, connections=2)
     http.open()
     try:
         yield http

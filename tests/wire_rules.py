@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Final
 
-from nairi_async import Activity, DecodeError, wire
+from nairi_async import Activity, DecodeError
+from nairi_async._core import json_body
+from nairi_async._core.retry import parse_date, parse_retry_after
+from nairi_async._nairi import wire
+from nairi_async._nairi.incremental_decoder import IncrementalDecoder
 from nairi_async.amigo import wire as amigo
 from nairi_async.cli.output import clean
-from nairi_async.growing import GrowingTimeline
-from nairi_async.transport.retry import parse_date, parse_retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -70,9 +72,9 @@ def decoding(body: bytes) -> None:
     for decode in DECODERS:
         with suppress(DecodeError):
             decode(body)
-    for told in (wire.decode_error(body), wire.excerpt(body)):
+    for told in (json_body.decode_error(body), json_body.excerpt(body)):
         assert told.isprintable()
-        assert len(wire.shortened(told)) <= wire.EXCERPT
+        assert len(json_body.shortened(told)) <= json_body.EXCERPT
 
 
 def timelines(body: bytes) -> None:
@@ -91,7 +93,7 @@ def timelines(body: bytes) -> None:
 def growing(data: bytes) -> None:
     """Whatever follows whatever, decoding only what is new gives what decoding everything gives."""
     for progress in (False, True):
-        timeline = GrowingTimeline(progress=progress)
+        timeline = IncrementalDecoder(progress=progress)
         for body in data.split(NEXT_READ):
             try:
                 messages = timeline.decode(body)

@@ -6,17 +6,17 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
+from nairi_async._core.address import path
+from nairi_async._core.request import Request
+from nairi_async._core.upload import Upload
 from nairi_async.amigo import wire
-from nairi_async.attachments.upload import Upload
-from nairi_async.transport.address import path
-from nairi_async.transport.exchange import Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from nairi_async.amigo.saying import Saying
+    from nairi_async._core.executor import RequestExecutor
+    from nairi_async.amigo.outgoing_message import OutgoingMessage
     from nairi_async.amigo.wire import Page
-    from nairi_async.transport.caller import Caller
 
 MODEL_TIMEOUT: Final = 120.0
 """Seconds for the calls that run a model and answer at once; how long that takes is not documented."""
@@ -31,22 +31,22 @@ _DOUBT: Final = "the message was sent, and whether the interaction is saved is n
 class Api:
     """One organisation's endpoints. Arguments are checked by whoever calls."""
 
-    def __init__(self, caller: Caller, organization_id: str, user_id: str, *, silence: float) -> None:
+    def __init__(self, caller: RequestExecutor, organization_id: str, user_id: str, *, idle_timeout: float) -> None:
         self.caller = caller
         self.user_id = user_id
         self._root = path(organization_id, "conversation")
-        self._silence = silence
+        self._idle_timeout = idle_timeout
 
-    def create(self, service_id: str, saying: Saying, options: dict[str, Any]) -> Request:
+    def create(self, service_id: str, saying: OutgoingMessage, options: dict[str, Any]) -> Request:
         """Begin a conversation."""
         document: dict[str, Any] = {"service_id": service_id, **options}
         if saying.text is not None:
             document |= {"initial_message": saying.text, "initial_message_type": saying.message_type}
         query = [("response_format", saying.response_format), *_filter(saying)]
         # A conflict is here only a related operation that still runs; there is no conversation that could be finished.
-        return self._stream("create", "/", query, wire.encode(document), asked_later=_BUSY)
+        return self._stream("create", "/", query, wire.encode(document), busy_statuses=_BUSY)
 
-    async def interact(self, conversation_id: str, saying: Saying, *, is_patient: bool) -> Request:
+    async def interact(self, conversation_id: str, saying: OutgoingMessage, *, is_patient: bool) -> Request:
         """Say something in a conversation; `is_patient` waits for what may still run in it."""
         recording = await saying.recording()
         query = [
@@ -64,19 +64,19 @@ class Api:
         fields += [("external_event_message_timestamp", time) for time, _ in saying.events]
         form = await Upload.prepare(data, filename=filename, content_type=kind, name="recorded_message", fields=fields)
         location = path(conversation_id, "interact")
-        return self._stream("interact", location, query, form, asked_later=_BUSY if is_patient else frozenset())
+        return self._stream("interact", location, query, form, busy_statuses=_BUSY if is_patient else frozenset())
 
     async def finish(self, conversation_id: str, *, is_patient: bool = False) -> None:
         """End a conversation; `is_patient` waits for what may still run in it."""
         request = Request(
             method="POST",
             path=f"{self._root}{path(conversation_id, 'finish')}/",
-            lane="finish",
-            repeatable=False,
+            bucket="finish",
+            idempotent=False,
             timeout=max(FINISH_TIMEOUT, self.caller.request_timeout),
             doubt="the request was sent, and whether the conversation is finished is not known",
-            is_dated=True,
-            asked_later=_BUSY if is_patient else frozenset(),
+            observe_date=True,
+            busy_statuses=_BUSY if is_patient else frozenset(),
         )
         await self.caller.call(request, wire.decode_nothing)
 
@@ -117,33 +117,33 @@ class Api:
         return await self.caller.call(request, wire.decode_starters)
 
     def _stream(
-        self, lane: str, location: str, query: Iterable[tuple[str, str]], body: bytes | Upload, **options: Any
+        self, bucket: str, location: str, query: Iterable[tuple[str, str]], body: bytes | Upload, **options: Any
     ) -> Request:
         return Request(
             method="POST",
             path=f"{self._root}{location}",
             query=_encoded(query),
             body=body,
-            repeatable=False,
+            idempotent=False,
             headers=_STREAM,
-            lane=lane,
-            silence=self._silence,
-            is_dated=True,
+            bucket=bucket,
+            idle_timeout=self._idle_timeout,
+            observe_date=True,
             doubt=_DOUBT,
             **options,
         )
 
-    def _get(self, lane: str, location: str, query: Iterable[tuple[str, str]]) -> Request:
+    def _get(self, bucket: str, location: str, query: Iterable[tuple[str, str]]) -> Request:
         address = f"{self._root}{location}"
-        return Request(method="GET", path=address, query=_encoded(query), lane=lane, is_dated=True)
+        return Request(method="GET", path=address, query=_encoded(query), bucket=bucket, observe_date=True)
 
-    def _post(self, lane: str, location: str, document: dict[str, Any], *, timeout: float | None = None) -> Request:
+    def _post(self, bucket: str, location: str, document: dict[str, Any], *, timeout: float | None = None) -> Request:
         body = wire.encode(document)
         bound = None if timeout is None else max(timeout, self.caller.request_timeout)
-        return Request(method="POST", path=f"{self._root}{location}", body=body, lane=lane, timeout=bound)
+        return Request(method="POST", path=f"{self._root}{location}", body=body, bucket=bucket, timeout=bound)
 
 
-def _filter(saying: Saying) -> list[tuple[str, str]]:
+def _filter(saying: OutgoingMessage) -> list[tuple[str, str]]:
     wanted = saying.current_agent_action_type
     return [] if wanted is None else [("current_agent_action_type", wanted)]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from nairi_async import checks
+from nairi_async._core import checks
 from nairi_async.amigo.interaction import End, Interaction
-from nairi_async.amigo.saying import Saying, first_words, further_words
-from nairi_async.amigo.settling import Sought
+from nairi_async.amigo.outgoing_message import OutgoingMessage, first_words, further_words
+from nairi_async.amigo.recovery import LostInteraction
 from nairi_async.amigo.stream import AmigoStream
 from nairi_async.errors import (
     BadRequestError,
@@ -21,13 +21,12 @@ from nairi_async.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from nairi_async._core.request import Request
     from nairi_async.amigo.api import Api
     from nairi_async.amigo.checks import ExternalEvents
+    from nairi_async.amigo.conversation_locks import ConversationLocks
     from nairi_async.amigo.models import AmigoReply, ConversationInfo
-    from nairi_async.amigo.orders import Orders
-    from nairi_async.attachments.sources import Source
-    from nairi_async.checks import Duration
-    from nairi_async.transport.exchange import Request
+    from nairi_async.typing import Duration, Source
 
 
 class AmigoConversation:
@@ -42,7 +41,7 @@ class AmigoConversation:
     def __init__(
         self,
         api: Api,
-        orders: Orders,
+        orders: ConversationLocks,
         *,
         service_id: str | None,
         conversation_id: str | None,
@@ -54,14 +53,14 @@ class AmigoConversation:
         self._id = conversation_id
         self._options = dict(options)
         self._order = orders.new() if conversation_id is None else orders.of(conversation_id)
-        self._last: Sought | None = None
+        self._last: LostInteraction | None = None
         # The turn that began it, where this handle did.
-        self._first: Sought | None = None
+        self._first: LostInteraction | None = None
         self._is_completed = False
         # Whether the last turn may still run at the service, because its end was not seen.
         self._is_in_doubt = False
         # Both as they were before the turn under way, which may not leave, or be refused.
-        self._before: tuple[Sought | None, bool] = (None, False)
+        self._before: tuple[LostInteraction | None, bool] = (None, False)
         # Whether it was to be finished before, and nobody saw the end of it.
         self._is_finishing = False
 
@@ -89,7 +88,7 @@ class AmigoConversation:
         Args:
             prompt: What to say; not blank.
             timeout: Seconds for the whole wait, turns before this one included; none unless given: the session's
-                `silence` bounds each wait for the service.
+                `idle_timeout` bounds each wait for the service.
 
         Raises:
             InteractionVoidError: the service gave up and kept nothing; it may be said again.
@@ -193,8 +192,8 @@ class AmigoConversation:
             pass
         return False
 
-    def _streamed(self, saying: Saying, timeout: Duration | None) -> AmigoStream:
-        sought = Sought(Interaction(self._id), saying, self._service_id)
+    def _streamed(self, saying: OutgoingMessage, timeout: Duration | None) -> AmigoStream:
+        sought = LostInteraction(Interaction(self._id), saying, self._service_id)
 
         async def prepare() -> Request:
             await self._begin_anew_if_gone()
@@ -225,7 +224,7 @@ class AmigoConversation:
         if await self._is_finished() is None:
             self._id = None
 
-    async def _request(self, saying: Saying) -> Request:
+    async def _request(self, saying: OutgoingMessage) -> Request:
         if self._is_completed:
             raise InvalidArgumentError("the conversation is over: the agent has ended it, or it was finished")
         if self._id is not None:

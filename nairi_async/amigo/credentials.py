@@ -8,18 +8,18 @@ from collections import deque
 from copy import copy
 from typing import TYPE_CHECKING, Final
 
+from nairi_async._core.address import path
+from nairi_async._core.api_key import ApiKey
+from nairi_async._core.request import Request
 from nairi_async.amigo.wire import decode_token
 from nairi_async.errors import ConfigurationError, NairiError
-from nairi_async.transport.address import path
-from nairi_async.transport.exchange import Request
-from nairi_async.transport.key import ApiKey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from nairi_async._core.executor import RequestExecutor
     from nairi_async.amigo.wire import Token
-    from nairi_async.transport.caller import Caller
 
 # A token is renewed so many seconds before it expires, or, if it is short-lived, this part of its life before.
 _MARGIN: Final = 60.0
@@ -66,11 +66,11 @@ class Tokens:
         self._failure: NairiError | None = None
 
     @property
-    def generation(self) -> int:
+    def credential_version(self) -> int:
         """Number of tokens so far."""
         return self._generation
 
-    async def prepare(self, caller: Caller, /) -> None:
+    async def prepare(self, caller: RequestExecutor, /) -> None:
         """Sign in, unless there is a token that is good for a while.
 
         Raises:
@@ -86,8 +86,8 @@ class Tokens:
                 raise copy(self._failure) from self._failure
             await self._sign_in(caller)
 
-    async def _sign_in(self, caller: Caller) -> None:
-        request = Request(method="POST", path=self._path, credentials=self._key, lane="sign_in", is_dated=True)
+    async def _sign_in(self, caller: RequestExecutor) -> None:
+        request = Request(method="POST", path=self._path, credentials=self._key, bucket="sign_in", observe_date=True)
         try:
             token = await caller.call(request, decode_token, unreadable_is_transient=True)
         except NairiError as error:
@@ -106,9 +106,9 @@ class Tokens:
         """The authorisation of a request."""
         return {"Authorization": f"Bearer {self._tokens[-1].value}"}
 
-    def refused(self, generation: int, /) -> bool:
+    def refused(self, credential_version: int, /) -> bool:
         """Discard the token that was refused, unless it was replaced meanwhile."""
-        if generation == self._generation:
+        if credential_version == self._generation:
             self._renew_at = -math.inf
         return True
 
@@ -131,7 +131,7 @@ def sendable(name: str, variable: str, value: object) -> str:
     return value
 
 
-def _server_time(caller: Caller, moment: float) -> float:
+def _server_time(caller: RequestExecutor, moment: float) -> float:
     """Unix time at the service, late rather than early; by our own clock as long as the service has not told."""
     _, latest = caller.server_clock.at(moment)
     return latest if math.isfinite(latest) else caller.clock.time()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from attrs import asdict, fields, frozen
 
-from nairi_async import checks
+from nairi_async._core import checks
 
 if TYPE_CHECKING:
     from typing import Self
@@ -45,7 +45,7 @@ class Limits:
     """Conversation starters."""
 
     def __attrs_post_init__(self) -> None:
-        for name, value in self.lanes().items():
+        for name, value in self.buckets().items():
             if value is not None:
                 checks.whole(name, value)
 
@@ -54,6 +54,6 @@ class Limits:
         """No pacing at all: only what the service says is heeded."""
         return cls(**{field.name: None for field in fields(cls)})
 
-    def lanes(self) -> dict[str, int | None]:
+    def buckets(self) -> dict[str, int | None]:
         """The limit by endpoint."""
         return asdict(self)

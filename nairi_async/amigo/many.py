@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from nairi_async._nairi.many import FanOut
 from nairi_async.amigo.models import AmigoOutcome
 from nairi_async.errors import NairiError
-from nairi_async.many import Asking
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TIDY_UP: Final = 5.0
 """Seconds for which a known reply or error waits for its conversation to be finished."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("nairi_async.amigo")
 
 
 class _Queue:
@@ -86,7 +86,7 @@ def _is_cancelling() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-class AmigoAskMany(Asking[AmigoOutcome]):
+class AmigoAskMany(FanOut[AmigoOutcome]):
     """The outcomes of many prompts, in their order. Made by `AmigoSession.ask_many`.
 
     Each prompt has a conversation of its own, which is finished before the next begins. Prompts are read one ahead at

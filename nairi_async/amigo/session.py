@@ -6,38 +6,37 @@ import math
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-from nairi_async import checks
+from nairi_async._core import checks
+from nairi_async._core.address import base_url as checked_base_url
+from nairi_async._core.service_session import ServiceSession
 from nairi_async.amigo.api import Api
 from nairi_async.amigo.checks import identifier, text
 from nairi_async.amigo.checks import tags as checked_tags
 from nairi_async.amigo.conversation import AmigoConversation
+from nairi_async.amigo.conversation_locks import ConversationLock, ConversationLocks
 from nairi_async.amigo.credentials import AmigoKey, Tokens, sendable
 from nairi_async.amigo.interaction import Interaction
 from nairi_async.amigo.limits import Limits
 from nairi_async.amigo.many import AmigoAskMany, OneShots
-from nairi_async.amigo.orders import Order, Orders
-from nairi_async.amigo.saying import first_words, further_words
-from nairi_async.amigo.settling import Sought
+from nairi_async.amigo.outgoing_message import first_words, further_words
+from nairi_async.amigo.recovery import LostInteraction
+from nairi_async.amigo.resources import ResourceMethods
 from nairi_async.amigo.stream import AmigoStream
-from nairi_async.amigo.surface import Surface
 from nairi_async.errors import ConfigurationError
-from nairi_async.transport.address import base_url as checked_base_url
-from nairi_async.transport.session import ServiceSession
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 
     import aiohttp
 
+    from nairi_async._core.request import Request
+    from nairi_async._core.retry import RetryPolicy
     from nairi_async.amigo.checks import ExternalEvents
     from nairi_async.amigo.models import AmigoReply
-    from nairi_async.amigo.saying import Saying
-    from nairi_async.attachments.sources import Source
-    from nairi_async.checks import Duration
+    from nairi_async.amigo.outgoing_message import OutgoingMessage
     from nairi_async.clock import Clock
     from nairi_async.hooks import Hook
-    from nairi_async.transport.exchange import Request
-    from nairi_async.transport.retry import RetryPolicy
+    from nairi_async.typing import Duration, Source
 
 API_URL: Final = "https://api.amigo.ai"
 """The service, unless the organisation lives in another region (api: servers)."""
@@ -53,7 +52,7 @@ SILENCE: Final = 300.0
 """Seconds that the agent may be silent: replies take minutes, and the service sends no sign of life (api: framing)."""
 
 
-class AmigoSession(Surface, ServiceSession):
+class AmigoSession(ResourceMethods, ServiceSession):
     """Conversations with Amigo's services, as one user, over one pool of connections.
 
     Use it with `async with`, on one event loop. All durations are seconds, as a number or a `timedelta`. It signs in by
@@ -93,7 +92,7 @@ class AmigoSession(Surface, ServiceSession):
         region: str | None = None,
         http: aiohttp.ClientSession | None = None,
         request_timeout: Duration = 30.0,
-        silence: Duration = SILENCE,
+        idle_timeout: Duration = SILENCE,
         retry: RetryPolicy | None = None,
         max_connections: int = 100,
         limits: Limits | None = None,
@@ -108,8 +107,8 @@ class AmigoSession(Surface, ServiceSession):
         organization = _setting("organization_id", organization_id)
         if limits is not None and not isinstance(limits, Limits):
             raise ConfigurationError(f"limits is a Limits, not {type(limits).__name__}")
-        patience = checks.seconds(silence)
-        checks.positive("silence", patience)
+        idle_timeout = checks.seconds(idle_timeout)
+        checks.positive("idle_timeout", idle_timeout)
         super().__init__(
             checked_base_url(_address(base_url, region), prefix=API_PREFIX),
             Tokens(key, organization),
@@ -118,11 +117,11 @@ class AmigoSession(Surface, ServiceSession):
             retry=retry,
             max_connections=max_connections,
             clock=clock,
-            lanes=(limits or Limits()).lanes(),
+            buckets=(limits or Limits()).buckets(),
             hooks=hooks,
         )
-        self._api = Api(self._caller, organization, user, silence=patience)
-        self._orders = Orders()
+        self._api = Api(self._caller, organization, user, idle_timeout=idle_timeout)
+        self._orders = ConversationLocks()
         self._one_shots = OneShots(self._caller.clock)
 
     def create_conversation(
@@ -174,7 +173,7 @@ class AmigoSession(Surface, ServiceSession):
             return self._api.create(service, saying, options)
 
         order = self._orders.new()
-        return self._stream(saying, prepare, order, Sought(Interaction(), saying, service), timeout)
+        return self._stream(saying, prepare, order, LostInteraction(Interaction(), saying, service), timeout)
 
     def interact(
         self,
@@ -222,7 +221,7 @@ class AmigoSession(Surface, ServiceSession):
             return await self._api.interact(conversation, saying, is_patient=False)
 
         order = self._orders.of(conversation)
-        return self._stream(saying, prepare, order, Sought(Interaction(conversation), saying), timeout)
+        return self._stream(saying, prepare, order, LostInteraction(Interaction(conversation), saying), timeout)
 
     async def finish(self, conversation_id: str) -> None:
         """End a conversation, after the calls before; its analysis then begins (api: finish).
@@ -306,10 +305,10 @@ class AmigoSession(Surface, ServiceSession):
 
     def _stream(
         self,
-        saying: Saying,
+        saying: OutgoingMessage,
         prepare: Callable[[], Awaitable[Request]],
-        order: Order,
-        sought: Sought,
+        order: ConversationLock,
+        sought: LostInteraction,
         timeout: Duration | None,
     ) -> AmigoStream:
         bound = checks.timeout(timeout, math.inf)

@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from nairi_async._core.request import Request
+    from nairi_async._core.streaming import Stream
     from nairi_async.amigo.api import Api
+    from nairi_async.amigo.conversation_locks import ConversationLock
     from nairi_async.amigo.events import Event
     from nairi_async.amigo.models import AmigoReply
-    from nairi_async.amigo.orders import Order
-    from nairi_async.amigo.saying import Saying
-    from nairi_async.amigo.settling import Sought
-    from nairi_async.transport.exchange import Request
-    from nairi_async.transport.stream import Stream
+    from nairi_async.amigo.outgoing_message import OutgoingMessage
+    from nairi_async.amigo.recovery import LostInteraction
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("nairi_async.amigo")
 
 
 class AmigoStream:
@@ -58,11 +58,11 @@ class AmigoStream:
     def __init__(
         self,
         api: Api,
-        saying: Saying,
+        saying: OutgoingMessage,
         prepare: Callable[[], Awaitable[Request]],
-        order: Order,
+        order: ConversationLock,
         *,
-        sought: Sought,
+        sought: LostInteraction,
         timeout: float = math.inf,
         note: Callable[[AmigoStream], object] | None = None,
     ) -> None:
@@ -141,7 +141,7 @@ class AmigoStream:
         await self.aclose()
 
     async def __anext__(self) -> Event:
-        """The next event; waits for it as long as the session's `silence` and the stream's own timeout allow.
+        """The next event; waits for it as long as the session's `idle_timeout` and the stream's own timeout allow.
 
         Raises:
             InteractionVoidError: the service gave up, and kept nothing: it may be sent again.
@@ -265,7 +265,7 @@ class AmigoStream:
                 self._failure = error
                 raise
             except asyncio.CancelledError:
-                if request.handed_over:
+                if request.write_started:
                     self._failure = self._unknown("cancelled before a stream had begun")
                 raise
         except BaseException as error:

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from nairi_async.attachments.sources import look_at
-from nairi_async.attachments.upload import MAX_ATTACHMENT_BYTES
+from nairi_async._core.sources import look_at
+from nairi_async._core.upload import MAX_ATTACHMENT_BYTES
 from nairi_async.errors import InvalidArgumentError
 
 _LOWEST_RATE: Final = 4000

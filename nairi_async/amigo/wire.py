@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, get_args, get_orig
 from attrs import fields, frozen, has, resolve_types
 from cattrs import Converter
 
-from nairi_async import wire
+from nairi_async._core import json_body
 from nairi_async.amigo import actions, events
 from nairi_async.amigo.models import AmigoMessage, ConversationInfo, Insights, MessageSource, Starter
 from nairi_async.errors import DecodeError
@@ -65,7 +65,7 @@ def decode_event(line: bytes) -> Event:
     except (ValueError, RecursionError):
         raw = None
     if not isinstance(raw, dict):
-        return events.UnknownEvent(type="", text=wire.excerpt(line))
+        return events.UnknownEvent(type="", text=json_body.excerpt(line))
     kind = events.BY_TYPE.get(_text(raw.get("type")) or "", events.UnknownEvent)
     return _converter.structure(raw, kind)
 
@@ -144,7 +144,7 @@ def _object(body: bytes) -> _Raw:
         raw = json.loads(body)
     except (ValueError, RecursionError) as error:
         # Retold, because the original would hold on to the whole body.
-        cause = ValueError(f"{type(error).__name__}: {error}"[: wire.EXCERPT])
+        cause = ValueError(f"{type(error).__name__}: {error}"[: json_body.EXCERPT])
     else:
         if isinstance(raw, dict):
             return raw
@@ -153,7 +153,7 @@ def _object(body: bytes) -> _Raw:
 
 
 def _unreadable(reason: str, body: bytes) -> DecodeError:
-    return DecodeError(f"the answer cannot be read: {reason}", excerpt=wire.excerpt(body))
+    return DecodeError(f"the answer cannot be read: {reason}", excerpt=json_body.excerpt(body))
 
 
 # Readers: a value of the documented form as it is, anything else as nothing.
@@ -181,7 +181,7 @@ def _number(raw: object) -> float | None:
 
 
 def _time(raw: object) -> datetime | None:
-    return wire.parse_time(raw)
+    return json_body.parse_time(raw)
 
 
 def _mapping(raw: object) -> _Raw | None:

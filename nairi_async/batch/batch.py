@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import evolve
 
-from nairi_async import checks
-from nairi_async.batch.doubts import Doubts
+from nairi_async._core import checks
+from nairi_async._nairi.delivery.reconciler import PATIENCE
+from nairi_async._nairi.many import DEFAULT_LIMIT, Source, TaskPool
+from nairi_async._nairi.polling.watch import DEFAULT_TIMEOUT
+from nairi_async._nairi.session import NairiSession
 from nairi_async.batch.items import BatchItem, BatchOutcome, UnusableItem, place_name
 from nairi_async.batch.ledger import Ledger
-from nairi_async.batch.opening import companions, ledger_path, telling
-from nairi_async.batch.work import Plan, Work
+from nairi_async.batch.ledger_file import companions, ledger_errors, ledger_path
+from nairi_async.batch.lost_prompts import LostPrompts
+from nairi_async.batch.run import BatchRun, Plan
 from nairi_async.batch.writer import Writer
 from nairi_async.errors import InvalidArgumentError
-from nairi_async.many import DEFAULT_LIMIT, Crowd, Source
-from nairi_async.reconciling.reconciler import PATIENCE
-from nairi_async.session import NairiSession
-from nairi_async.watching.watch import DEFAULT_TIMEOUT
 
 if TYPE_CHECKING:
     import os
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from nairi_async.batch.items import BatchStatus
     from nairi_async.batch.ledger import Entry
-    from nairi_async.batch.work import OnUnknown
-    from nairi_async.checks import Duration
+    from nairi_async.batch.run import OnUnknown
+    from nairi_async.typing import Duration
 
 # Entries of the ledger that are read at a time.
 _PAGE: Final = 256
@@ -115,7 +115,7 @@ class Batch:
             timeout=checks.timeout(timeout, DEFAULT_TIMEOUT),
             on_unknown=on_unknown,
         )
-        self._work: Work | None = None
+        self._work: BatchRun | None = None
         self._given: int | None = None
 
     async def __aenter__(self) -> Self:
@@ -125,20 +125,20 @@ class Batch:
         base_url = self._session._base_url  # noqa: SLF001 - as above
         writer = await Writer.open(self._path, self._plan.agent_id, self._output, clock, base_url=base_url)
         try:
-            doubts = Doubts(self._session, self._plan.agent_id, writer, self._settle)
+            doubts = LostPrompts(self._session, self._plan.agent_id, writer, self._settle)
         except BaseException:
             await writer.aclose()
             raise
-        self._work = Work(
+        self._work = BatchRun(
             session=self._session,
             clock=clock,
             plan=self._plan,
             writer=writer,
             doubts=doubts,
-            crowd=Crowd(self._limit),
+            pool=TaskPool(self._limit),
             began=clock.time(),
         )
-        self._work.crowd.spawn(self._feed(self._work))
+        self._work.pool.spawn(self._feed(self._work))
         return self
 
     async def __aexit__(
@@ -149,10 +149,10 @@ class Batch:
             work.stop()
             # What is on its way is noted, unless there is no time: then it is in doubt, and the next run settles it.
             if kind is None or not issubclass(kind, asyncio.CancelledError):
-                while work.crowd.tasks:
-                    await asyncio.wait(tuple(work.crowd.tasks))
+                while work.pool.tasks:
+                    await asyncio.wait(tuple(work.pool.tasks))
         finally:
-            await work.crowd.aclose()
+            await work.pool.aclose()
             work.doubts.close()
             await work.writer.aclose()
 
@@ -163,9 +163,9 @@ class Batch:
         """The next outcome, in the order in which they end."""
         work = self._running
         if self._given is not None:
-            work.writer.ledger.handed_over = self._given
+            work.writer.ledger.write_started = self._given
             self._given = None
-        outcome, self._given = await work.crowd.get()
+        outcome, self._given = await work.pool.get()
         return outcome
 
     def stop(self) -> None:
@@ -183,12 +183,12 @@ class Batch:
         return evolve(work.writer.ledger.totals, running=counts["running"], sending=counts["sending"])
 
     @property
-    def _running(self) -> Work:
+    def _running(self) -> BatchRun:
         if self._work is None:
             raise InvalidArgumentError("use Batch in `async with`: `async with Batch(…) as outcomes`")
         return self._work
 
-    async def _feed(self, work: Work) -> None:
+    async def _feed(self, work: BatchRun) -> None:
         """Give out the work: what was not handed over, what has not ended, what is new, what could not be used."""
         # What the source of prompts raises comes out when everything asked before has ended.
         with work.stoppable():
@@ -201,33 +201,33 @@ class Batch:
             await self._feed_new(work)
             await self._feed_known(work, Ledger.unusable_entries)
 
-    async def _feed_ends(self, work: Work) -> None:
-        after = work.writer.ledger.handed_over
+    async def _feed_ends(self, work: BatchRun) -> None:
+        after = work.writer.ledger.write_started
         while ends := await work.writer.call(partial(Ledger.ends, after=after, count=_PAGE)):
             for end in ends:
-                await work.crowd.room.acquire()
-                with telling(self._path):
+                await work.pool.room.acquire()
+                with ledger_errors(self._path):
                     outcome = work.outcome(end)
-                work.crowd.put((outcome, end.finished))
+                work.pool.put((outcome, end.finished))
                 after = end.finished
 
-    async def _feed_known(self, work: Work, page: Callable[..., list[Entry]]) -> None:
+    async def _feed_known(self, work: BatchRun, page: Callable[..., list[Entry]]) -> None:
         after = 0
         while entries := await work.writer.call(partial(page, after=after, count=_PAGE)):
             for entry in entries:
-                await work.crowd.room.acquire()
-                work.crowd.spawn(work.resume(entry))
+                await work.pool.room.acquire()
+                work.pool.spawn(work.resume(entry))
                 after = entry.number
 
-    async def _feed_new(self, work: Work) -> None:
+    async def _feed_new(self, work: BatchRun) -> None:
         source: Source[Any] = Source(self._prompts)
         place = 0
         while True:
-            await work.crowd.room.acquire()
+            await work.pool.room.acquire()
             try:
                 given = await source.next()
             except StopAsyncIteration:
-                work.crowd.room.release()
+                work.pool.room.release()
                 return
             place += 1
             try:
@@ -238,8 +238,8 @@ class Batch:
             except InvalidArgumentError as error:
                 outcome = BatchOutcome(id=place_name(place), place=place, prompt="", error=error, is_final=False)
                 work.writer.submit(Ledger.pass_over)
-                work.crowd.put((outcome, None))
+                work.pool.put((outcome, None))
                 continue
             place = item.place or place
             claim = work.writer.submit(partial(Ledger.claim, item=item, now=work.moment()))
-            work.crowd.spawn(work.take(item, claim))
+            work.pool.spawn(work.take(item, claim))

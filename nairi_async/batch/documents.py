@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from attrs import fields_dict
 
 from nairi_async import errors
+from nairi_async._nairi.results import Reply
+from nairi_async._nairi.wire import structure_message
 from nairi_async.errors import NairiError, TurnFailedError
-from nairi_async.models import Reply, Turn, Usage
-from nairi_async.wire import structure_message
+from nairi_async.models import Turn, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

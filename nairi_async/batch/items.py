@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from nairi_async import checks
+from nairi_async._core import checks
+from nairi_async._nairi.results import Reply
 from nairi_async.errors import InvalidArgumentError, NairiError
-from nairi_async.models import Reply, Turn
+from nairi_async.models import Turn
 
 _LONGEST_ID: Final = 1024
 # Bits of a whole number; Python refuses to write out what is much longer.

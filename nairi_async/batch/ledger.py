@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Final, Literal
 from attrs import frozen
 
 from nairi_async.batch.items import BatchStatus, place_name
-from nairi_async.batch.opening import (
+from nairi_async.batch.ledger_file import (
     OPEN,
     check_kind,
     is_locked,
+    ledger_errors,
     ledger_path,
     open_ledger,
     open_to_read,
-    telling,
 )
 from nairi_async.errors import InvalidArgumentError, LedgerError
 from nairi_async.models import Turn
@@ -87,7 +87,7 @@ class Ledger:
         self._agent_id, self._base_url = agent_id, base_url
         self._db, self._lock = open_ledger(path, agent_id, base_url)
         try:
-            with telling(path):
+            with ledger_errors(path):
                 # What this run has met: on the disk, since a batch may be larger than memory; and gone with the
                 # connection.
                 self._db.execute("CREATE TEMP TABLE met (number INTEGER PRIMARY KEY)")
@@ -97,7 +97,7 @@ class Ledger:
                 self._written = dict(self._head)
                 # They are read again.
                 self._head["passed_over"] = 0
-                self.handed_over = self._whole("handed_over")
+                self.write_started = self._whole("write_started")
                 """The last end that the consumer has dealt with, in the order of ends."""
                 self.totals = self._counted()
                 self._last = self._newest()
@@ -121,7 +121,7 @@ class Ledger:
 
     def commit(self) -> None:
         """Make everything since `begin` durable."""
-        self._head["handed_over"] = self.handed_over
+        self._head["write_started"] = self.write_started
         for name, value in self._head.items():
             if self._written.get(name) != value:
                 self._db.execute("INSERT OR REPLACE INTO head VALUES (?, ?)", (name, value))
@@ -334,11 +334,11 @@ class Jobs:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with telling(path):
+        with ledger_errors(path):
             self._db = open_to_read(path)
 
     def __contains__(self, job_id: object) -> bool:
-        with telling(self._path):
+        with ledger_errors(self._path):
             return self._db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone() is not None
 
     def close(self) -> None:
@@ -356,7 +356,7 @@ def read_status(path: str | os.PathLike[str]) -> BatchStatus:
         LedgerError: there is no ledger, or it cannot be read.
     """
     place = ledger_path(path)
-    with telling(place):
+    with ledger_errors(place):
         if not place.exists():
             raise LedgerError("there is no such ledger", str(place))
         with closing(open_to_read(place)) as connection:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from nairi_async.batch.documents import line
-from nairi_async.batch.opening import telling
+from nairi_async.batch.ledger_file import ledger_errors
 from nairi_async.errors import LedgerError
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ class Output:
 
     def __init__(self, path: Path, ledger: Ledger) -> None:
         self._path = path
-        with telling(path):
+        with ledger_errors(path):
             self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b", 0)
         try:
-            with telling(path):
+            with ledger_errors(path):
                 self._end, self._size = self._begin(ledger)
                 if self._end:
                     self._check_last(ledger)
@@ -59,14 +59,14 @@ class Output:
 
     def catch_up(self, ledger: Ledger) -> None:
         """Write the lines of all ends that the ledger holds and the file does not."""
-        with telling(self._path):
+        with ledger_errors(self._path):
             while ends := ledger.ends(self._end, _PAGE):
                 self._append(b"".join(_line(end, ledger) for end in ends))
                 self._end = ends[-1].finished
 
     def sync(self, ledger: Ledger) -> None:
         """Make the file durable, and let the ledger's next commit say so."""
-        with telling(self._path):
+        with ledger_errors(self._path):
             os.fsync(self._file.fileno())
         ledger.output = (self._end, self._size)
 
@@ -88,7 +88,7 @@ class Output:
 
     def _check_last(self, ledger: Ledger) -> None:
         """The line in front of where we go on is the one that we wrote."""
-        with telling(ledger.path):
+        with ledger_errors(ledger.path):
             last = ledger.ends(self._end - 1, 1)[0]
         expected = _line(last, ledger)
         self._file.seek(max(0, self._size - len(expected)))
@@ -136,5 +136,5 @@ class Output:
 
 
 def _line(end: End, ledger: Ledger) -> bytes:
-    with telling(ledger.path):
+    with ledger_errors(ledger.path):
         return line(end.id, end.document)

@@ -13,11 +13,11 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from nairi_async._nairi.session import API_URL
 from nairi_async.batch.ledger import Ledger
-from nairi_async.batch.opening import telling
+from nairi_async.batch.ledger_file import ledger_errors
 from nairi_async.batch.output import Output
 from nairi_async.errors import LedgerError, NairiError
-from nairi_async.session import API_URL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,7 +74,7 @@ class Writer:
 
     @property
     def ledger(self) -> Ledger:
-        """What may be read from here: `totals`; and set: `handed_over`."""
+        """What may be read from here: `totals`; and set: `write_started`."""
         return self._opened.result()
 
     def submit(self, call: Callable[[Ledger], _T]) -> asyncio.Future[_T]:
@@ -145,7 +145,7 @@ class Writer:
 
     def _commit(self, ledger: Ledger, calls: Sequence[Callable[[Ledger], Any]], output: Output | None) -> list[Any]:
         """The results of some calls, or their errors where those are their own, once all is durable."""
-        with telling(self._path):
+        with ledger_errors(self._path):
             ledger.begin()
             results = [_result(call, ledger) for call in calls]
             ledger.commit()

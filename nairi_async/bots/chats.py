@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast, runtime_checkable
 
 from attrs import define, evolve, field, frozen
 
-from nairi_async import checks
+from nairi_async._core import checks, leaving
+from nairi_async._core.service_session import ServiceSession
+from nairi_async.bots.chat_record import ChatRecord, ClockedStore
 from nairi_async.bots.indicator import beside, shown
-from nairi_async.bots.keeping import Held, Kept
 from nairi_async.bots.split import Length, split_text
 from nairi_async.bots.store import MemoryStore, Record
 from nairi_async.clock import Clock, SystemClock
@@ -32,18 +33,15 @@ from nairi_async.errors import (
     TurnFailedError,
     WatchTimeoutError,
 )
-from nairi_async.transport import leaving
-from nairi_async.transport.session import ServiceSession
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
-    from nairi_async.attachments.sources import Source
+    from nairi_async._nairi.results import Attachment
     from nairi_async.bots.indicator import Typing
     from nairi_async.bots.store import Store
-    from nairi_async.checks import Duration
     from nairi_async.dialogue import Dialogue, Dialogues
-    from nairi_async.models import Attachment
+    from nairi_async.typing import Duration, Source
 
 DISCORD_LIMIT: Final = 2000
 """Characters of a Discord message: the smallest limit of the large platforms."""
@@ -157,7 +155,7 @@ class Chats:
         checks.positive("typing_every", self._typing_every)
         checks.timeout(timeout, math.inf)
         self._clock = clock or SystemClock()
-        self._store = Held(store or MemoryStore(), self._clock)
+        self._store = ClockedStore(store or MemoryStore(), self._clock)
         self._lines: dict[str, _Line] = {}
 
     async def ask(
@@ -217,7 +215,7 @@ class Chats:
         if (line := self._lines.get(name)) and line.users > self._max_waiting:
             raise ChatBusyError(f"{self._max_waiting} prompts of this chat wait already")
         async with self._in_line(name):
-            kept = await Kept.of(self._store, name)
+            kept = await ChatRecord.of(self._store, name)
             record = kept.record
             if known is not None and known in record.keys:
                 told = f"the prompt {known!r} was taken on before, and is not run again"
@@ -309,7 +307,7 @@ class Chats:
     async def _recover(self, name: str, chat: str, deliver: Callable[[str, ChatReply], Awaitable[object]]) -> None:
         async with self._in_line(name):
             try:
-                kept = await Kept.of(self._store, name)
+                kept = await ChatRecord.of(self._store, name)
                 dialogue = self._dialogue(kept.record)
                 if isinstance(dialogue, _Ends):
                     # It cannot be asked for its last answer; the chat's next prompt settles it.
@@ -336,7 +334,7 @@ class Chats:
         return ChatReply(tuple(split_text(answer.text, self._limit, length=self._length)), answer)
 
     async def _asked(
-        self, kept: Kept, asking: Record, dialogue: Dialogue, call: Callable[[], Awaitable[Answer]]
+        self, kept: ChatRecord, asking: Record, dialogue: Dialogue, call: Callable[[], Awaitable[Answer]]
     ) -> Answer:
         """The answer, with the record kept in step with what is known."""
         before, after = kept.record, asking
@@ -362,7 +360,7 @@ class Chats:
             finally:
                 await kept.put_in_any_case(evolve(after, dialogue_id=_going_on(dialogue)))
 
-    async def _note_id(self, kept: Kept, dialogue: Dialogue) -> None:
+    async def _note_id(self, kept: ChatRecord, dialogue: Dialogue) -> None:
         """Save a new dialogue's id as soon as it is there, which is long before the answer: no event tells it."""
         while dialogue.id is None:
             await self._clock.sleep(_ID_EVERY)

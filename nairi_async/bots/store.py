@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from attrs import evolve, frozen
 
+from nairi_async._nairi.results import Reply
 from nairi_async.errors import TurnFailedError
-from nairi_async.models import Reply
 
 if TYPE_CHECKING:
     from nairi_async.dialogue import Answer

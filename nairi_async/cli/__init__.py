@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, TextIO
 
 import nairi_async
+from nairi_async._nairi.delivery.reconciler import PATIENCE
+from nairi_async._nairi.listing.listing import JOB_STATUSES
+from nairi_async._nairi.listing.paging import SORTS
 from nairi_async.cli.completion import SHELLS, completion
 from nairi_async.cli.output import PROGRAM, error_line, watch_command
 from nairi_async.cli.style import Screen
@@ -23,9 +26,6 @@ from nairi_async.errors import (
     TurnFailedError,
     WatchTimeoutError,
 )
-from nairi_async.listing.listing import JOB_STATUSES
-from nairi_async.listing.paging import SORTS
-from nairi_async.reconciling.reconciler import PATIENCE
 
 _Run = Callable[[argparse.Namespace], int | None]
 _HIGHEST_PORT: Final = 65535

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nairi_async._core.jsonline import json_line
+from nairi_async._nairi.delivery.reconciler import PATIENCE
 from nairi_async.batch import Batch, JsonLines, read_status
 from nairi_async.batch.documents import ended, line
 from nairi_async.cli.feeding import Fed
@@ -21,8 +23,6 @@ from nairi_async.cli.style import Screen
 from nairi_async.cli.talk import open_session
 from nairi_async.clock import SystemClock
 from nairi_async.errors import InvalidArgumentError, LedgerError
-from nairi_async.jsonline import json_line
-from nairi_async.reconciling.reconciler import PATIENCE
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, BinaryIO
 
+    from nairi_async._nairi.session import NairiSession
     from nairi_async.batch import BatchOutcome, BatchStatus
-    from nairi_async.session import NairiSession
 
 _STDIN: Final = "-"
 _FAILED: Final = 3

@@ -6,12 +6,13 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Final
 
+from nairi_async._nairi.results import Reply
+from nairi_async._nairi.session import NairiSession
 from nairi_async.cli.live import Narrator
 from nairi_async.cli.output import usage_text
 from nairi_async.cli.style import Screen
 from nairi_async.clock import SystemClock
-from nairi_async.models import Reply, Usage
-from nairi_async.session import NairiSession
+from nairi_async.models import Usage
 from nairi_async.testing import Done, Notice, Say, Simulator, Text, Thinking, Tool, VirtualClock
 
 if TYPE_CHECKING:

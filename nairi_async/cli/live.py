@@ -11,10 +11,10 @@ from nairi_async.models import TERMINAL_STATUSES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nairi_async._nairi.polling.watch import Watch
     from nairi_async.cli.style import Screen
     from nairi_async.clock import Clock
     from nairi_async.models import Message
-    from nairi_async.watching.watch import Watch
 
 # A watch says what status it saw last, but hands over only messages.
 _TICK: Final = 0.05

@@ -49,11 +49,11 @@ def one_line(text: str) -> str:
     return clean(" ".join(text.split()))
 
 
-def entry(when: str, label: str, text: str, style: Style, *looks: str, body: tuple[str, ...] = ()) -> str:
-    """One entry in columns: when, who or what, and the text, indented as a block; `looks` are the label's."""
+def entry(when: str, label: str, text: str, style: Style, *polls: str, body: tuple[str, ...] = ()) -> str:
+    """One entry in columns: when, who or what, and the text, indented as a block; `polls` are the label's."""
     room = (style.width or 0) - _INDENT - 1
     rows = [row for line in clean(text).split("\n") for row in _wrapped(line, room)]
-    head = style.paint(f"{when:>{_WHEN_COLUMNS}}", "dim") + "  " + style.paint(f"{label:<{_LABEL_COLUMNS}}", *looks)
+    head = style.paint(f"{when:>{_WHEN_COLUMNS}}", "dim") + "  " + style.paint(f"{label:<{_LABEL_COLUMNS}}", *polls)
     block = f"\n{' ' * (_INDENT + 1)}".join(style.paint(row, *body) for row in rows)
     return "\n".join(line.rstrip() for line in f"{head} {block}".split("\n"))
 
@@ -69,14 +69,14 @@ def message_entry(message: Message, when: str, style: Style) -> str:
 
 def spoken_entry(role: str, text: str, when: str, style: Style) -> str:
     """What somebody said, in columns."""
-    label, looks = _SPEAKERS.get(role, (one_line(role), ()))
-    return entry(when, label, text, style, *looks)
+    label, polls = _SPEAKERS.get(role, (one_line(role), ()))
+    return entry(when, label, text, style, *polls)
 
 
 def status_entry(status: str, when: str, style: Style) -> str:
     """The status of a turn in columns."""
-    looks = ("red",) if status == "failed" else ("dim",)
-    return entry(when, "status", one_line(status), style, *looks, body=looks)
+    polls = ("red",) if status == "failed" else ("dim",)
+    return entry(when, "status", one_line(status), style, *polls, body=polls)
 
 
 def clock_time(moment: datetime | None) -> str:

@@ -50,20 +50,20 @@ class Progress:
         self._is_drawn = False
         self._logged = ""
 
-    def show(self, text: str, *looks: str) -> None:
+    def show(self, text: str, *polls: str) -> None:
         """Show a line above the bar."""
         self._wipe()
-        self._screen.show(text, *looks)
+        self._screen.show(text, *polls)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Keep the screen up to date."""
-        telling = asyncio.create_task(self._tell())
+        ledger_errors = asyncio.create_task(self._tell())
         try:
             yield
         finally:
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
+            ledger_errors.cancel()
+            await asyncio.gather(ledger_errors, return_exceptions=True)
             self._wipe()
 
     def line(self) -> str:

@@ -10,10 +10,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from nairi_async._core.api_key import ApiKey
 from nairi_async.cli.output import clean, clock_time
 from nairi_async.cli.style import Screen
 from nairi_async.testing import Simulator
-from nairi_async.transport.key import ApiKey
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -41,11 +41,11 @@ class Style:
             width=shutil.get_terminal_size().columns if is_terminal else None,
         )
 
-    def paint(self, text: str, *looks: str) -> str:
+    def paint(self, text: str, *styles: str) -> str:
         """The text in these colours, or as it is where there is no colour."""
-        if not (self.has_color and text and looks):
+        if not (self.has_color and text and styles):
             return text
-        return f"\x1b[{';'.join(_SGR[look] for look in looks)}m{text}\x1b[0m"
+        return f"\x1b[{';'.join(_SGR[style] for style in styles)}m{text}\x1b[0m"
 
     def glyph(self, name: str) -> str:
         """A decoration, or the word that stands for it in plain ASCII."""
@@ -66,9 +66,9 @@ class Screen:
         target = io.StringIO() if stream is None else stream
         return cls(target, Style.of(target, os.environ))
 
-    def show(self, text: str, *looks: str) -> None:
+    def show(self, text: str, *styles: str) -> None:
         """Write one or more whole lines."""
-        painted = "\n".join(self.style.paint(line, *looks) for line in text.split("\n"))
+        painted = "\n".join(self.style.paint(line, *styles) for line in text.split("\n"))
         self.stream.write(f"{painted}\n")
         self.stream.flush()
 

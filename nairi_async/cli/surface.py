@@ -7,19 +7,19 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from nairi_async._core.jsonline import json_line
 from nairi_async.cli.output import clock_time, message_entry, one_line
 from nairi_async.cli.style import Screen
 from nairi_async.cli.table import Table
 from nairi_async.cli.talk import open_session
 from nairi_async.errors import InvalidArgumentError
-from nairi_async.jsonline import json_line
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Coroutine
     from datetime import datetime
 
-    from nairi_async.session import NairiSession
+    from nairi_async._nairi.session import NairiSession
 
 
 def agents(options: Namespace) -> None:

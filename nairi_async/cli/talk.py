@@ -7,14 +7,14 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from nairi_async._core.jsonline import json_line
+from nairi_async._nairi.results import Reply
+from nairi_async._nairi.session import NairiSession
 from nairi_async.cli.live import Narrator
 from nairi_async.cli.output import clean, clock_time, message_entry, usage_text, watch_command
 from nairi_async.cli.style import Screen
 from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError, InvalidArgumentError, NairiError, TurnFailedError
-from nairi_async.jsonline import json_line
-from nairi_async.models import Reply
-from nairi_async.session import NairiSession
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -9,7 +9,7 @@ import math
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from nairi_async.clock import Clock, LoopPatience
+from nairi_async.clock import Clock, LoopIdleTimeout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -39,7 +39,7 @@ class VirtualClock:
         # Reads of streams are counted by themselves: a stream may wait that nobody reads, beside a request in flight.
         self._reading = 0
         self._pausing = 0
-        self._patience: dict[_Patience, float] = {}
+        self._idle_timeout: dict[_Patience, float] = {}
         # When, in virtual time, each block under `timeout` has lasted long enough.
         self._timeouts: dict[asyncio.Timeout, float] = {}
         self._order = itertools.count()
@@ -88,7 +88,7 @@ class VirtualClock:
             self._busy -= 1
             self._drive(asyncio.get_running_loop(), _QUIET_PASSES)
 
-    def patience(self, seconds: float, expired: Callable[[], object]) -> _Patience:
+    def idle_timeout(self, seconds: float, expired: Callable[[], object]) -> _Patience:
         """Bound each of many waits by real seconds, and hold virtual time still meanwhile; `stalled` as above."""
         return _Patience(seconds, expired, self._reads, self._has_read)
 
@@ -131,7 +131,7 @@ class VirtualClock:
         """The next moment at which something happens."""
         wake_up = self._sleepers[0][0] if self._sleepers else math.inf
         timeouts = min(self._timeouts.values(), default=math.inf) if self._stalled else math.inf
-        silences = min(self._patience.values(), default=math.inf) if self._pausing else math.inf
+        silences = min(self._idle_timeout.values(), default=math.inf) if self._pausing else math.inf
         return min(wake_up, timeouts, silences)
 
     def _wake(self) -> None:
@@ -144,21 +144,21 @@ class VirtualClock:
                 if until <= self._elapsed:
                     timeout.reschedule(asyncio.get_running_loop().time())
         if self._pausing:
-            for patience in [one for one, until in self._patience.items() if until <= self._elapsed]:
-                del self._patience[patience]
-                patience.expire()
+            for idle_timeout in [one for one, until in self._idle_timeout.items() if until <= self._elapsed]:
+                del self._idle_timeout[idle_timeout]
+                idle_timeout.expire()
 
-    def _reads(self, patience: _Patience, seconds: float) -> None:
+    def _reads(self, idle_timeout: _Patience, seconds: float) -> None:
         self._reading += 1
-        self._patience[patience] = self._elapsed + seconds
+        self._idle_timeout[idle_timeout] = self._elapsed + seconds
 
-    def _has_read(self, patience: _Patience) -> None:
+    def _has_read(self, idle_timeout: _Patience) -> None:
         self._reading -= 1
-        self._patience.pop(patience, None)
+        self._idle_timeout.pop(idle_timeout, None)
         self._drive(asyncio.get_running_loop(), _QUIET_PASSES)
 
 
-class _Patience(LoopPatience):
+class _Patience(LoopIdleTimeout):
     """Bounds waits by real seconds and, where the other side waits in virtual time, by virtual ones."""
 
     __slots__ = ("_begun", "_ended")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from aiohttp import hdrs, web
 from attrs import define, field, frozen
 
+from nairi_async.testing.fault_responses import Spoiling
 from nairi_async.testing.faults import Fault, FaultKind, FaultPlan, Faults
 from nairi_async.testing.refused import RefusedError
-from nairi_async.testing.spoiling import Spoiling
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler

@@ -10,7 +10,7 @@ from attrs import field, frozen
 from attrs.validators import ge, gt, in_, instance_of, lt, optional
 
 Moves: TypeAlias = Literal["completion", "reply", "progress", "never"]
-Order: TypeAlias = Literal["oldest first", "newest first", "shuffled"]
+ConversationLock: TypeAlias = Literal["oldest first", "newest first", "shuffled"]
 
 _DURATION = (ge(0.0), lt(math.inf))
 _YEARS_OF_SKEW = 1e9
@@ -36,7 +36,7 @@ class Quirks:
     clock_skew: float = field(default=0.0, validator=(gt(-_YEARS_OF_SKEW), lt(_YEARS_OF_SKEW)))
     """How far the server's clock, seen in timestamps and the `Date` header, is ahead; negative is behind."""
 
-    order: Order = field(default="oldest first", validator=in_(("oldest first", "newest first", "shuffled")))
+    order: ConversationLock = field(default="oldest first", validator=in_(("oldest first", "newest first", "shuffled")))
     """Order of the message list."""
 
     order_seed: int = field(default=0, validator=instance_of(int))

@@ -6,6 +6,7 @@ from difflib import ndiff
 from typing import TYPE_CHECKING, Self
 
 from nairi_async.testing.answers import refusal
+from nairi_async.testing.fault_responses import spoilt_quirks
 from nairi_async.testing.faults import Fault, FaultPlan, Faults
 from nairi_async.testing.gate import bearer
 from nairi_async.testing.ids import IdMaker
@@ -14,8 +15,7 @@ from nairi_async.testing.refused import RefusedError
 from nairi_async.testing.routes import application_routes
 from nairi_async.testing.script import Script, default_script, steps_of
 from nairi_async.testing.server import Server
-from nairi_async.testing.spoiling import spoilt_quirks
-from nairi_async.testing.world import Asked, Ending, World
+from nairi_async.testing.world import Asked, TurnWaiter, World
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,7 +133,7 @@ class Simulator(Server):
         """Make a job that came from Slack, Discord or the web UI, and return its id: it cannot be continued."""
         return self._world.foreign_job(agent_id, self._clock.time()).id
 
-    def job_status(self, job_id: str, status: Ending) -> None:
+    def job_status(self, job_id: str, status: TurnWaiter) -> None:
         """End a job as `completed`, `error` or `abandoned`, with the system message that says why."""
         self._world.end_job(job_id, status, self._clock.time())
 

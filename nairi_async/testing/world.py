@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from nairi_async.testing.ids import IdMaker
     from nairi_async.testing.quirks import Quirks
 
-Ending: TypeAlias = Literal["completed", "error", "abandoned"]
+TurnWaiter: TypeAlias = Literal["completed", "error", "abandoned"]
 
-_CLOSING_NOTICES: dict[Ending, str] = {
+_CLOSING_NOTICES: dict[TurnWaiter, str] = {
     "completed": "Job complete - Thread is inactive",
     "error": error_notice("the job was stopped"),
     "abandoned": "Job abandoned: Remote branch 'nairi/job' was deleted (likely merged). "
@@ -161,7 +161,7 @@ class World:
         self._ask(job, "Asked elsewhere", now, ())
         return job
 
-    def end_job(self, job_id: str, status: Ending, now: float) -> None:
+    def end_job(self, job_id: str, status: TurnWaiter, now: float) -> None:
         """Give the job that status, and the system message that says why; open turns go on."""
         if status not in _CLOSING_NOTICES:
             msg = f"a job ends as one of {sorted(_CLOSING_NOTICES)}, not {status!r}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
+from nairi_async._core.jsonline import json_line
+from nairi_async._core.retry import is_transient
 from nairi_async.errors import (
     BadRequestError,
     InvalidArgumentError,
@@ -12,13 +14,11 @@ from nairi_async.errors import (
     RateLimitedError,
     SessionClosedError,
 )
-from nairi_async.jsonline import json_line
-from nairi_async.transport.retry import is_transient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nairi_async.activity import Activity
+    from nairi_async._nairi.activity import Activity
     from nairi_async.errors import NairiError
     from nairi_async.models import Message
 
@@ -95,5 +95,5 @@ def error_json(error: NairiError) -> Mapping[str, object]:
         "error": type(error).__name__,
         "message": str(error),
         "status": http_status(error),
-        "transient": may_pass or is_transient(error, repeatable=True, unreadable=True),
+        "transient": may_pass or is_transient(error, idempotent=True, unreadable=True),
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import anyio
 
-from nairi_async.activity import Activity
+from nairi_async._nairi.activity import Activity
 from nairi_async.web import events
 
 if TYPE_CHECKING:

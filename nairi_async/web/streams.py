@@ -9,8 +9,8 @@ import threading
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
-from nairi_async import checks
-from nairi_async.activity import Activity
+from nairi_async._core import checks
+from nairi_async._nairi.activity import Activity
 from nairi_async.clock import SystemClock
 from nairi_async.errors import NairiError
 from nairi_async.web import events
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
     from typing import Any, Self
 
-    from nairi_async.checks import Duration
+    from nairi_async._nairi.polling.watch import Watch
     from nairi_async.clock import Clock
     from nairi_async.dialogue import Dialogue
-    from nairi_async.watching.watch import Watch
+    from nairi_async.typing import Duration
 
 SHUTDOWN_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 """What tells a server to shut down: a deploy, and Ctrl-C."""

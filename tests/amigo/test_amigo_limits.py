@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from support import RawServer, answer, refusal
 
 from nairi_async import RateLimitedError, RetryPolicy
+from nairi_async._core.rate_limits import WINDOW, Limiter, Window
+from nairi_async._core.retry import seconds_until_reset
 from nairi_async.amigo import Limits
 from nairi_async.testing import VirtualClock
 from nairi_async.testing.amigo import AmigoQuirks, AmigoSimulator
-from nairi_async.transport.limits import WINDOW, Limiter, Window
-from nairi_async.transport.retry import seconds_until_reset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,7 +151,7 @@ async def test_waiting_for_a_turn_is_not_trying() -> None:
 async def test_waiting_for_a_lane_holds_no_connection() -> None:
     """While one endpoint's calls wait for the next minute, the only connection serves another's."""
     clock = VirtualClock()
-    limiter = Limiter(clock, lambda: 0.5, connections=1, lanes={"a": 1, "b": None})
+    limiter = Limiter(clock, lambda: 0.5, connections=1, buckets={"a": 1, "b": None})
     async with limiter.slot(math.inf, "a"):
         pass
     waiting = asyncio.ensure_future(limiter.enter(math.inf, "a"))
@@ -167,7 +167,7 @@ async def test_waiting_for_a_lane_holds_no_connection() -> None:
 async def test_a_cancelled_call_leaves_its_lane() -> None:
     """Who is cancelled in a lane holds nobody up, and costs no place in the window."""
     clock = VirtualClock()
-    limiter = Limiter(clock, lambda: 0.5, connections=1, lanes={"a": 2})
+    limiter = Limiter(clock, lambda: 0.5, connections=1, buckets={"a": 2})
     async with limiter.slot(math.inf, "a"):
         waiting = [asyncio.ensure_future(limiter.enter(math.inf, "a")) for _ in range(2)]
         await asyncio.sleep(0)

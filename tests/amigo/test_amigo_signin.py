@@ -252,7 +252,7 @@ async def test_no_failure_shows_key_or_token(fault: Step, where: str, caplog: py
     """Neither an error, nor its causes, nor the locals of our frames, nor a log holds the key or the token."""
     caplog.set_level(logging.DEBUG)
     steps = (fault,) if where == "sign-in" else (SIGNED_IN, fault)
-    options: dict[str, Any] = {"request_timeout": 0.1, "silence": 0.1, "retry": RetryPolicy(attempts=2)}
+    options: dict[str, Any] = {"request_timeout": 0.1, "idle_timeout": 0.1, "retry": RetryPolicy(attempts=2)}
     async with RawServer(*steps) as server, session(server.url, **options) as amigo:
         with pytest.raises(NairiError) as caught:
             await (amigo.interact(ID, "Hi").reply() if where == "stream" else listed(amigo))

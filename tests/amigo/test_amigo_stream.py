@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from support import Step
 
-    from nairi_async.transport.exchange import Request, Response
+    from nairi_async._core.request import Request, Response
 
 pytestmark = pytest.mark.anyio
 
@@ -330,7 +330,7 @@ async def test_lines_that_are_no_events_are_handed_over(amigo: AmigoSession, ser
 
 async def test_a_silent_stream_breaks_off() -> None:
     """Silence beyond the session's bound is an unknown outcome that says so, and frees the connection."""
-    async with AmigoSimulator([Speak("Let me"), Hang()]) as service, session(service.url, silence=0.1) as amigo:
+    async with AmigoSimulator([Speak("Let me"), Hang()]) as service, session(service.url, idle_timeout=0.1) as amigo:
         with pytest.raises(InteractionUnknownError, match=r"nothing came for 0\.1 s"):
             await amigo.create_conversation(service.service_id).reply()
         assert amigo._caller.limiter._slots._value == 100
@@ -374,7 +374,7 @@ async def test_a_request_that_hangs_is_given_up_in_virtual_time(
 
 async def test_silence_before_the_answer_is_bounded_too() -> None:
     """A service that takes the message and says nothing leaves the outcome unknown."""
-    async with RawServer(SIGNED_IN, Act.HANG) as server, session(server.url, silence=0.1) as amigo:
+    async with RawServer(SIGNED_IN, Act.HANG) as server, session(server.url, idle_timeout=0.1) as amigo:
         with pytest.raises(OutcomeUnknownError, match=r"0\.1 s"):
             await amigo.interact(ID, "Hi").reply()
 

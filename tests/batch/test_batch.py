@@ -346,7 +346,7 @@ async def test_nothing_is_kept_of_what_has_ended(runs: Runs) -> None:
                 counts.append(kept())
         work = outcomes._work
         assert work is not None
-        assert not any((work.crowd.tasks, work._stoppable, work.doubts._sought, work.doubts._flying))
+        assert not any((work.pool.tasks, work._stoppable, work.doubts._sought, work.doubts._flying))
     assert abs(counts[1] - counts[0]) <= 60
 
 
@@ -640,7 +640,7 @@ async def test_stopping_puts_nothing_into_doubt(runs: Runs, simulator: Simulator
     async with runs.batch([]) as outcomes:
         work = outcomes._work
         assert work is not None
-        await until(lambda: len(work.crowd.tasks) > 1)
+        await until(lambda: len(work.pool.tasks) > 1)
         outcomes.stop()
         assert [outcome async for outcome in outcomes] == []
     status = read_status(runs.ledger)

@@ -18,14 +18,15 @@ import pytest
 from batches import AGENT, Runs
 
 from nairi_async import InvalidArgumentError, LedgerError, NairiSession
+from nairi_async._nairi.results import Reply
 from nairi_async.batch import BatchItem, read_status
 from nairi_async.batch.documents import ended, line, restored
 from nairi_async.batch.ledger import Ledger
-from nairi_async.batch.opening import lock_path
+from nairi_async.batch.ledger_file import lock_path
 from nairi_async.batch.writer import Writer
 from nairi_async.clock import SystemClock
 from nairi_async.errors import RateLimitedError, StatusError, TurnFailedError
-from nairi_async.models import Message, Reply, Turn, Usage
+from nairi_async.models import Message, Turn, Usage
 from nairi_async.testing import Simulator, VirtualClock
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nairi_async._core.jsonline import json_line
 from nairi_async.cli.output import (
     clean,
     clock_time,
@@ -22,7 +23,6 @@ from nairi_async.cli.output import (
 )
 from nairi_async.cli.style import Screen, Style
 from nairi_async.errors import NairiError, NotFoundError
-from nairi_async.jsonline import json_line
 from nairi_async.models import Message, Progress, Usage
 
 PLAIN = Style()

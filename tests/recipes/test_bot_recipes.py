@@ -19,7 +19,7 @@ from aiogram.client.telegram import TelegramAPIServer
 from bench_web import lines_of  # pyright: ignore[reportMissingImports]
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
-from platforms import Discord, Platform, Sent, Slack, Telegram
+from platforms import Discord, Platform, SearchWindow, Slack, Telegram
 from slack_bolt.app.async_app import AsyncApp
 from slack_sdk.web.async_client import AsyncWebClient
 
@@ -131,7 +131,7 @@ async def test_a_bot_talks(bot: tuple[Talk, Callable[[], Any]], service: Simulat
         talk.say("draw", {"data.csv": b"1,2"})
         await talk.platform.said(lambda sent: len(sent) == 4)
         assert talk.texts()[2] == "3: draw"
-        assert talk.platform.sent[3] == Sent(talk.shown, file=("chart.png", b"\x89PNG"))
+        assert talk.platform.sent[3] == SearchWindow(talk.shown, file=("chart.png", b"\x89PNG"))
         (file,) = service.prompts[2].attachment_ids
         assert service._world.find_file(file).data == b"1,2"
         talk.say("fail")

@@ -69,15 +69,15 @@ async def test_a_chat_from_prompt_to_shutdown(simulator: Simulator, http: aiohtt
             assert (response.status, response.content_type) == (200, "text/html")
         url = await started(http, app)
 
-        crowd = await asyncio.gather(*(told(http, url) for _ in range(8)))
-        for events in crowd:
+        pool = await asyncio.gather(*(told(http, url) for _ in range(8)))
+        for events in pool:
             assert contents(events) == ["hello", "one", "two"]
             assert (events[-1].name, events[-1].data) == ("end", {"status": "completed"})
             assert "activity" in {event.name for event in events}
         # One browser alone takes about six reads of this turn.
         assert len(simulator.requests) < 8 * 3
 
-        ids = [event.last_id for event in crowd[0] if event.name == "message"]
+        ids = [event.last_id for event in pool[0] if event.name == "message"]
         resumed = await asyncio.gather(
             told(http, url, ids[0]), told(http, f"{url}?after={ids[1]}"), told(http, f"{url}?after={ids[0]}", ids[1])
         )

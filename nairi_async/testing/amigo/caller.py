@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 
 @frozen
-class Caller:
+class RequestExecutor:
     """Who asks, which headers the answer gets, and whether it is to be lost on its way back."""
 
     user_id: str = ""
@@ -17,5 +17,5 @@ class Caller:
     is_lost: bool = False
 
 
-caller: ContextVar[Caller] = ContextVar("caller")
+caller: ContextVar[RequestExecutor] = ContextVar("caller")
 """Each request runs in a context of its own, or in that of its connection, one after another."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from aiohttp import BodyPartReader, hdrs
 from aiohttp.http_exceptions import HttpProcessingError
 
-from nairi_async.testing.amigo.world import Said
+from nairi_async.testing.amigo.world import UserMessage
 from nairi_async.testing.refused import RefusedError
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def tags(body: Mapping[str, Any], name: str, *, only_words: bool) -> dict[str, s
     return given
 
 
-def first_words(body: Mapping[str, Any], query: Query) -> Said:
+def first_words(body: Mapping[str, Any], query: Query) -> UserMessage:
     """Return what a new conversation begins with."""
     form: Any = query.choice("response_format", FORMATS)
     actions = query.pattern("current_agent_action_type")
@@ -178,13 +178,13 @@ def first_words(body: Mapping[str, Any], query: Query) -> Said:
     if kind not in (None, "user-message", "external-event") or (message is None) != (kind is None):
         invalid("initial_message and initial_message_type go together")
     if message is None:
-        return Said(response_format=form, actions=actions)
+        return UserMessage(response_format=form, actions=actions)
     if not isinstance(message, str) or not message.strip():
         invalid("initial_message must be a string of at least 1 character")
-    return Said(kind, message.strip(), response_format=form, actions=actions)
+    return UserMessage(kind, message.strip(), response_format=form, actions=actions)
 
 
-async def next_words(request: web.Request, query: Query) -> Said:
+async def next_words(request: web.Request, query: Query) -> UserMessage:
     """Return what goes on with a conversation: the multipart form of the interact call."""
     asked_in = query.choice("request_format", FORMATS)
     answered_in: Any = query.choice("response_format", FORMATS)
@@ -197,18 +197,18 @@ async def next_words(request: web.Request, query: Query) -> Said:
     if kind == "skip":
         if raw or events:
             invalid("a skip has no message and no events")
-        return Said("skip", response_format=answered_in, actions=actions)
+        return UserMessage("skip", response_format=answered_in, actions=actions)
     if kind not in {"user-message", "external-event"}:
         invalid("initial_message_type must be one of user-message, external-event, skip")
     if not raw:
         raise RefusedError(400, "the message is empty")
     if asked_in == "text":
-        return Said(kind, _text(raw), events=events, response_format=answered_in, actions=actions)
+        return UserMessage(kind, _text(raw), events=events, response_format=answered_in, actions=actions)
     if config is None:
         invalid("request_audio_config is required for a voice message")
     if _AUDIO.get(content_type) != config:
         raise RefusedError(415, f"the audio format {content_type} is not supported")
-    return Said(kind, "", raw, content_type, events, answered_in, actions)
+    return UserMessage(kind, "", raw, content_type, events, answered_in, actions)
 
 
 def _audio_config(query: Query) -> str | None:

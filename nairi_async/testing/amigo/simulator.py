@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
-from nairi_async.testing.amigo.caller import Caller, caller
+from nairi_async.testing.amigo.caller import RequestExecutor, caller
 from nairi_async.testing.amigo.faults import Fault, Faults
 from nairi_async.testing.amigo.quirks import AmigoQuirks
 from nairi_async.testing.amigo.routes import AmigoRoutes
@@ -41,8 +41,8 @@ class AmigoSimulator(Server):
     Use it with `async with`. The service `service_id` always exists; `service` makes others, each with a script: a
     text, a list of steps, or a function of the message and the number of the turn that returns one of them (the
     message is empty where the agent speaks first). Give the same `VirtualClock` to it and to the client, and streams
-    of minutes take milliseconds, up to the client's `silence`; its `timeout=` is in real seconds. Equal seeds and equal
-    calls make equal ids.
+    of minutes take milliseconds, up to the client's `idle_timeout`; its `timeout=` is in real seconds. Equal seeds
+    and equal calls make equal ids.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class _House:
             raise RefusedError(403 if endpoint in _NEVER_MISSING else 404, "organization not found")
         headers = self._world.limits.take(endpoint, user, now, self._world.quirks)
         date = formatdate(now + self._world.quirks.clock_skew, usegmt=True)
-        caller.set(Caller(user, {**headers, hdrs.DATE: date}, is_lost))
+        caller.set(RequestExecutor(user, {**headers, hdrs.DATE: date}, is_lost))
         response = await handler(request)
         if is_lost:
             raise ConnectionResetError

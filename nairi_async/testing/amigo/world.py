@@ -51,7 +51,7 @@ class Service:
 
 
 @frozen
-class Said:
+class UserMessage:
     """What a client says in a turn, checked."""
 
     kind: Kind | None = None
@@ -166,7 +166,7 @@ class World:
         self,
         user: str,
         service: Service,
-        said: Said,
+        said: UserMessage,
         now: float,
         *,
         version_set: str = "release",
@@ -182,7 +182,7 @@ class World:
         self.conversations[conversation.id] = conversation
         return conversation, turn
 
-    def interact(self, conversation: Conversation, said: Said, now: float) -> Turn:
+    def interact(self, conversation: Conversation, said: UserMessage, now: float) -> Turn:
         """Go on with a conversation."""
         if any(moment.timestamp() > now for _, moment in said.events):
             raise RefusedError(400, "external events must lie in the past")
@@ -219,7 +219,7 @@ class World:
                 if not other.has_ended(now):
                     raise RefusedError(400, "the user has another unfinished conversation of this service")
 
-    def _turn(self, conversation: Conversation, said: Said, now: float, *, created: bool) -> Turn:
+    def _turn(self, conversation: Conversation, said: UserMessage, now: float, *, created: bool) -> Turn:
         """Let the service play its script for one more turn."""
         service = conversation.service
         if "voice" in {said.response_format, "text" if said.audio is None else "voice"} and not service.voice:

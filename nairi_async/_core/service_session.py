@@ -1,0 +1,109 @@
+"""What the sessions of all services have in common: settings, connections, opening, closing (design section 2)."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, NoReturn
+from warnings import warn
+
+from nairi_async._core import checks
+from nairi_async._core.aiohttp_transport import AiohttpTransport
+from nairi_async._core.executor import RequestExecutor
+from nairi_async._core.rate_limits import Limiter
+from nairi_async._core.retry import RetryPolicy
+from nairi_async._core.statistics import Meter
+from nairi_async.clock import SystemClock
+from nairi_async.errors import ConfigurationError
+from nairi_async.hooks import Hooks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+    from typing import Self
+
+    import aiohttp
+
+    from nairi_async._core.request import Credentials
+    from nairi_async._core.statistics import Stats
+    from nairi_async.clock import Clock
+    from nairi_async.hooks import Hook
+    from nairi_async.typing import Duration
+
+
+class ServiceSession:
+    """A pool of connections to one service, with what lets requests in."""
+
+    def __init__(
+        self,
+        url: str,
+        credentials: Credentials,
+        *,
+        http: aiohttp.ClientSession | None,
+        request_timeout: Duration,
+        retry: RetryPolicy | None,
+        max_connections: int,
+        clock: Clock | None,
+        requests_per_second: float | None = None,
+        buckets: Mapping[str, int | None] | None = None,
+        hooks: Iterable[Hook] = (),
+    ) -> None:
+        timeout = checks.seconds(request_timeout)
+        checks.positive("request_timeout", timeout)
+        checks.whole("max_connections", max_connections)
+        if requests_per_second is not None:
+            checks.positive("requests_per_second", requests_per_second)
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            raise ConfigurationError(f"retry is a RetryPolicy, not {type(retry).__name__}")
+        clock = clock or SystemClock()
+        self._base_url = url
+        self._http = AiohttpTransport(url, credentials, clock, lent=http, connections=max_connections)
+        limiter = Limiter(
+            clock,
+            random.random,
+            connections=self._http.connections,
+            per_second=requests_per_second,
+            buckets=buckets,
+        )
+        self._caller = RequestExecutor(
+            self._http,
+            limiter,
+            clock,
+            random.random,
+            meter=Meter(),
+            policy=retry or RetryPolicy(),
+            request_timeout=timeout,
+            hooks=Hooks(hooks),
+        )
+
+    def __repr__(self) -> str:
+        # A session that was refused in `__init__` is shown too, by whoever prints local variables of a traceback.
+        http = getattr(self, "_http", None)
+        state = "open" if http is not None and http.is_open else "not open"
+        return f"<{type(self).__name__} {getattr(self, '_base_url', '')} {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a session holds connections and a key; make one in each process")
+
+    async def __aenter__(self) -> Self:
+        self._http.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # Nothing is scheduled from here: a finaliser cannot await, and the loop may be gone.
+        http = getattr(self, "_http", None)
+        if http is not None and http.is_open:
+            warn(f"{self!r} was never closed; use it in `async with`", ResourceWarning, source=self, stacklevel=2)
+
+    async def aclose(self) -> None:
+        """Close the connections that the session opened. Harmless when repeated."""
+        await self._http.aclose()
+
+    @property
+    def stats(self) -> Stats:
+        """What the session has done so far: requests, bytes, looks, discovery delay, waiting calls."""
+        return self._caller.meter.read(waiting_calls=self._caller.limiter.waiting)

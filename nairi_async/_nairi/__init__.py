@@ -1,0 +1,1 @@
+"""Nairi: sessions, conversations and everything that only its API needs."""

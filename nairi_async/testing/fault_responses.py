@@ -1,0 +1,154 @@
+"""Faults at work: what a request gets instead of its plain answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from aiohttp import hdrs, web
+from attrs import evolve, frozen
+
+from nairi_async.clock import Clock
+from nairi_async.testing.answers import refusal
+from nairi_async.testing.clock import stalled
+from nairi_async.testing.faults import Fault, FaultPlan
+from nairi_async.testing.refused import RefusedError
+
+if TYPE_CHECKING:
+    from nairi_async.testing.quirks import Quirks
+
+BatchRun: TypeAlias = Callable[[], Awaitable[web.StreamResponse]]
+
+_ERRORS: Final = (500, 502, 503, 504)
+_PIECES: Final = 8
+
+
+def spoilt_quirks(fault: Fault, plan: FaultPlan, quirks: Quirks) -> Quirks:
+    """The quirks that this one request meets."""
+    match fault.kind:
+        case "stale":
+            return evolve(quirks, stale_by=plan.lag, stale_every=1)
+        case "late":
+            return evolve(quirks, late_by=plan.lag, late_every=2)
+        case "reordered":
+            return evolve(quirks, order="shuffled", order_seed=fault.roll)
+        case "repeated":
+            return evolve(quirks, repeat_every=2)
+        case _:
+            return quirks
+
+
+@frozen
+class Spoiling:
+    """What goes wrong with one request, done."""
+
+    fault: Fault
+    plan: FaultPlan
+    clock: Clock
+    skew: float
+    """How many seconds the service's clock, as this request sees it, is ahead of `clock`."""
+
+    async def answer(self, request: web.Request, work: BatchRun) -> web.StreamResponse:
+        """What the request gets, in the place of or made from what `work` gives.
+
+        Raises:
+            ConnectionResetError: nothing but a cut connection.
+        """
+        return await self._before() or await self._after(request, await work())
+
+    async def _before(self) -> web.StreamResponse | None:
+        match self.fault.kind:
+            case "reset before":
+                raise ConnectionResetError
+            case "hang before":
+                await _hang(self.clock)
+            case "error before":
+                return self._page()
+            case "rate limited":
+                return _refusal(429, f"{self.plan.retry_after:g}")
+            case "rate limited until":
+                # Dates know whole seconds only: never earlier than what was meant.
+                until = math.ceil(self.clock.time() + self.skew + self.plan.retry_after)
+                return _refusal(429, formatdate(until, usegmt=True))
+            case "unavailable":
+                return _refusal(503, f"{self.plan.retry_after:g}")
+            case _:
+                pass
+        return None
+
+    async def _after(self, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        match self.fault.kind:
+            case "reset after":
+                raise ConnectionResetError
+            case "hang after":
+                await _hang(self.clock)
+            case "error after":
+                return self._page()
+            case "garbled":
+                return _again(response, web.Response(body=_body(response)[: len(_body(response)) // 2]))
+            case "truncated":
+                return await _truncated(request, response)
+            case "slow":
+                return await self._slow(request, response)
+            case _:
+                pass
+        return response
+
+    def _page(self) -> web.Response:
+        status = HTTPStatus(_ERRORS[self.fault.roll % len(_ERRORS)])
+        page = f"<html><head><title>{status.phrase}</title></head><body><h1>{status} {status.phrase}</h1></body></html>"
+        return web.Response(text=page, status=status, content_type="text/html")
+
+    async def _slow(self, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        body = _body(response)
+        stream = await _streamed(request, response)
+        size = max(1, math.ceil(len(body) / _PIECES))
+        for begin in range(0, len(body), size):
+            with stalled(self.clock):
+                await self.clock.sleep(self.plan.slow_for / _PIECES)
+            await stream.write(body[begin : begin + size])
+        return stream
+
+
+async def _hang(clock: Clock) -> None:
+    """Say nothing until the client has gone, or the simulator closes: either cancels the handler."""
+    with stalled(clock):
+        await clock.sleep(math.inf)
+
+
+def _refusal(status: int, retry_after: str) -> web.Response:
+    return refusal(RefusedError(status, "try again later", {hdrs.RETRY_AFTER: retry_after}))
+
+
+def _body(response: web.StreamResponse) -> bytes:
+    body = response.body if isinstance(response, web.Response) else None
+    return bytes(body) if isinstance(body, bytes | bytearray) else b""
+
+
+def _again(response: web.StreamResponse, other: web.StreamResponse) -> web.StreamResponse:
+    """Another answer under the same head."""
+    other.set_status(response.status)
+    for name in (hdrs.CONTENT_TYPE, hdrs.DATE):
+        if name in response.headers:
+            other.headers[name] = response.headers[name]
+    return other
+
+
+async def _streamed(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    stream = _again(response, web.StreamResponse())
+    stream.content_length = len(_body(response))
+    await stream.prepare(request)
+    return stream
+
+
+async def _truncated(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    body = _body(response)
+    stream = await _streamed(request, response)
+    await stream.write(body[: len(body) // 2])
+    if request.transport is not None:
+        # Closed and not aborted, so that what was written arrives.
+        request.transport.close()
+    return stream

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from itertools import pairwise
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+import support
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nairi_async import RequestTimeoutError, RetryPolicy
+from nairi_async._core.rate_limits import Gate, Limiter
+from nairi_async._core.request import Request
+from nairi_async.testing.clock import VirtualClock
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+gaps = st.lists(st.floats(min_value=0, max_value=10), min_size=1, max_size=50)
+waits = st.floats(min_value=0.001, max_value=100)
+
+
+@given(gaps, st.floats(min_value=0.1, max_value=1000))
+def test_the_rate_is_never_exceeded(arrivals: Sequence[float], rate: float) -> None:
+    """However calls arrive, they leave in order and at least the spacing of the rate apart."""
+    gate, now, leaving = Gate(rate), 0.0, []
+    for gap in arrivals:
+        now += gap
+        now += gate.wait(now)
+        gate.leave(now)
+        leaving.append(now)
+    assert all(later - earlier >= 1 / rate - 1e-9 for earlier, later in pairwise(leaving))
+
+
+@given(gaps)
+def test_no_rate_is_no_wait(arrivals: Sequence[float]) -> None:
+    """Without a rate nobody waits."""
+    gate = Gate(None)
+    for index in range(len(arrivals)):
+        now = sum(arrivals[:index])
+        assert gate.wait(now) == 0
+        gate.leave(now)
+
+
+@given(waits, waits, st.floats(min_value=0, max_value=1, exclude_max=True))
+def test_the_longest_quiet_time_holds(first: float, second: float, jitter: float) -> None:
+    """Nothing passes before the end of the longest quiet time, and everything soon after it."""
+    gate, end = Gate(None), max(first, second)
+    gate.quiet(0, first)
+    gate.quiet(0, second)
+    assert end <= gate.closed_for(0, jitter) <= end * 1.25
+    assert gate.closed_for(end, jitter) == 0
+
+
+@pytest.mark.anyio
+async def test_at_most_so_many_at_once() -> None:
+    """Never more calls than connections hold a slot, and all of them get one."""
+    limiter, inside, most = Limiter(VirtualClock(), lambda: 0.5, connections=3), 0, 0
+
+    async def call() -> None:
+        nonlocal inside, most
+        async with limiter.slot(math.inf):
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0)
+            inside -= 1
+
+    await asyncio.gather(*(call() for _ in range(20)))
+    assert (inside, most, limiter.waiting) == (0, 3, 0)
+
+
+@pytest.mark.anyio
+async def test_a_call_that_fails_gives_its_place_back() -> None:
+    """An error inside a slot frees it."""
+    limiter = Limiter(VirtualClock(), lambda: 0.5, connections=1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            async with limiter.slot(math.inf):
+                raise ZeroDivisionError
+    async with limiter.slot(math.inf):
+        assert limiter.waiting == 0
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_waiter_gives_its_place_back() -> None:
+    """Who waits for a connection and is cancelled neither keeps a slot nor holds up those behind."""
+    limiter, order = Limiter(VirtualClock(), lambda: 0.5, connections=1), []
+    release = asyncio.Event()
+
+    async def call(name: str) -> None:
+        async with limiter.slot(math.inf):
+            order.append(name)
+            await release.wait()
+
+    async with asyncio.TaskGroup() as group:
+        _, cancelled, _ = [group.create_task(call(name)) for name in "abc"]
+        await support.until(lambda: limiter.waiting == 2)
+        cancelled.cancel()
+        release.set()
+    assert (order, limiter.waiting) == (["a", "c"], 0)
+
+
+@pytest.mark.anyio
+async def test_cancelled_waiters_leave_the_rate_to_others() -> None:
+    """Calls that were cancelled while the rate held them back do not delay the next call."""
+    clock = VirtualClock()
+    limiter = Limiter(clock, lambda: 0.5, connections=100, per_second=1)
+
+    async def call() -> None:
+        async with limiter.slot(math.inf):
+            pass
+
+    await call()
+    tasks = [asyncio.create_task(call()) for _ in range(50)]
+    await support.until(lambda: limiter.waiting == 50)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    before = clock.monotonic()
+    await call()
+    assert clock.monotonic() - before <= 2
+
+
+@pytest.mark.anyio
+async def test_the_rate_holds_for_calls_that_waited_for_a_connection() -> None:
+    """Calls that queue up behind a slow one leave no faster than the rate when it ends."""
+    clock, left = VirtualClock(), list[float]()
+    limiter = Limiter(clock, lambda: 0.5, connections=1, per_second=1)
+
+    async def call(seconds: float) -> None:
+        async with limiter.slot(math.inf):
+            left.append(clock.monotonic())
+            await clock.sleep(seconds)
+
+    await asyncio.gather(call(10), *(call(0) for _ in range(4)))
+    assert all(later - earlier >= 1 - 1e-9 for earlier, later in pairwise(left))
+
+
+@pytest.mark.anyio
+async def test_a_deadline_bounds_the_wait_at_a_shut_gate() -> None:
+    """A gate that stays shut beyond the deadline ends the wait at the deadline, as a timeout."""
+    clock = VirtualClock()
+    limiter = Limiter(clock, lambda: 0.5, connections=1)
+    limiter.quiet(60)
+    with pytest.raises(TimeoutError):
+        async with limiter.slot(5.0):
+            pytest.fail("the gate was shut")
+    assert clock.monotonic() == 5.0
+
+
+@pytest.mark.anyio
+async def test_calls_beyond_the_connections_start_again_staggered_too() -> None:
+    """After a quiet time a crowd comes back evenly over a quarter of it, however few connections there are."""
+    clock, left, seed = VirtualClock(), list[float](), Random(1)
+    limiter = Limiter(clock, seed.random, connections=10)
+    limiter.quiet(60)
+
+    async def call() -> None:
+        async with limiter.slot(math.inf):
+            left.append(clock.monotonic())
+
+    await asyncio.gather(*(call() for _ in range(300)))
+    assert min(left) >= 60
+    assert max(left) <= 75
+    by_second = Counter(int(moment) for moment in left)
+    assert max(by_second.values()) < 3 * 300 / 15
+
+
+@pytest.mark.anyio
+async def test_calls_beyond_the_connections_keep_their_deadlines_at_a_shut_gate() -> None:
+    """A quiet time longer than the deadline ends every wait at the deadline, not only those that hold a connection."""
+    clock = VirtualClock()
+    limiter = Limiter(clock, lambda: 0.5, connections=2)
+    limiter.quiet(60)
+
+    async def call() -> None:
+        async with limiter.slot(5.0):
+            pytest.fail("the gate was shut")
+
+    ended = await asyncio.gather(*(call() for _ in range(10)), return_exceptions=True)
+    assert {type(error) for error in ended} == {TimeoutError}
+    assert clock.monotonic() == 5.0
+
+
+async def slow(request: web.BaseRequest) -> web.Response:
+    await asyncio.sleep(0.05)
+    return web.Response(body=support.MESSAGE)
+
+
+@pytest.mark.anyio
+async def test_waiting_for_a_connection_costs_no_request_time() -> None:
+    """Five calls over one connection each have the whole request timeout for themselves."""
+    async with (
+        support.serve(slow) as url,
+        support.session(url, max_connections=1, request_timeout=0.15, retry=RetryPolicy(attempts=1)) as nairi,
+    ):
+        assert len(await asyncio.gather(*(nairi.message(f"cmsg_{n}") for n in range(5)))) == 5
+
+
+@pytest.mark.anyio
+async def test_waiting_behind_a_limit_costs_no_attempts() -> None:
+    """A call that others' limit held back for longer than retries may take is still tried again when it fails."""
+    clock = VirtualClock()
+    steps = (support.answer(500, "oops"), support.answer(200, support.MESSAGE))
+    async with (
+        support.RawServer(*steps) as server,
+        support.session(server.url, clock=clock, retry=RetryPolicy(total=10)) as nairi,
+    ):
+        nairi._caller.limiter.quiet(60)
+        assert (await nairi.message("cmsg_1")).id == "cmsg_1"
+        assert len(server.seen) == 2
+
+
+@pytest.mark.anyio
+async def test_a_read_whose_time_is_over_is_not_sent() -> None:
+    """Where no connection is free until the deadline, nothing is sent, and the error says why."""
+    clock = VirtualClock()
+    request = Request(method="GET", path="/agents")
+    async with support.RawServer(support.answer(200)) as server, support.session(server.url, clock=clock) as nairi:
+        caller = nairi._caller
+        caller.limiter = Limiter(clock, lambda: 0.5, connections=1)
+        async with caller.limiter.slot(math.inf):
+            late = asyncio.create_task(caller.call(request, bytes, deadline=5.0))
+            await support.until(lambda: caller.limiter.waiting)
+            clock.advance(60)
+        with pytest.raises(RequestTimeoutError, match="no connection was free in time") as caught:
+            await late
+        assert not caught.value.sent
+        assert server.seen == []
+
+
+class Limited:
+    """A service that refuses its first request and notes, in virtual time, when each came."""
+
+    def __init__(self, clock: VirtualClock, *headers: tuple[str, str]) -> None:
+        self.came: list[float] = []
+        self._clock = clock
+        self._headers = dict(headers)
+
+    async def __call__(self, _request: web.BaseRequest) -> web.Response:
+        self.came.append(self._clock.monotonic())
+        if len(self.came) == 1:
+            return web.json_response({"error": "slow down"}, status=429, headers=self._headers)
+        return web.Response(body=support.MESSAGE)
+
+
+@pytest.mark.anyio
+async def test_retry_after_holds_back_calls_that_come_later() -> None:
+    """A limit told to one call is every call's: what is called during the quiet time leaves after it."""
+    clock = VirtualClock()
+    service = Limited(clock, ("Retry-After", "30"))
+    async with support.serve(service) as url, support.session(url, clock=clock) as nairi:
+        refused = asyncio.create_task(nairi.message("cmsg_1"))
+        await support.until(lambda: nairi._caller.limiter._gate._quiet_until)
+        await asyncio.gather(refused, *(nairi.message(f"cmsg_{n}") for n in range(10)))
+    assert len(service.came) == 12
+    assert all(30 <= came <= 60 for came in service.came[1:])
+
+
+@pytest.mark.anyio
+async def test_retry_after_holds_back_calls_that_wait_for_a_connection() -> None:
+    """A call that was queued before the limit was told must not run into it either."""
+    clock = VirtualClock()
+    service = Limited(clock, ("Retry-After", "30"))
+    async with support.serve(service) as url, support.session(url, clock=clock, max_connections=1) as nairi:
+        await asyncio.gather(*(nairi.message(f"cmsg_{n}") for n in range(4)))
+    assert len(service.came) == 5
+    assert all(came >= 30 for came in service.came[1:])
+
+
+@pytest.mark.anyio
+async def test_requests_per_second_spaces_requests() -> None:
+    """A session told to ask twice a second does."""
+    clock = VirtualClock()
+    service = Limited(clock)
+    async with support.serve(service) as url, support.session(url, clock=clock, requests_per_second=2) as nairi:
+        await asyncio.gather(*(nairi.message(f"cmsg_{n}") for n in range(6)))
+    assert all(later - earlier >= 0.5 - 1e-9 for earlier, later in pairwise(service.came))

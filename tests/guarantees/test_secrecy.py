@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import logging
+import pickle
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+import support
+from support import KEY, MESSAGE, STARTED, Act, Drip, Last, RawServer, answer, refusal
+
+from nairi_async import ConfigurationError, NairiError, NairiSession, RetryPolicy
+from nairi_async._core.api_key import ApiKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support import Step
+
+ECHOED = f"your header was Authorization: Bearer {KEY}"
+FAULTS: dict[str, Step] = {
+    "closed": Act.CLOSE,
+    "reset": Act.RESET,
+    "hang": Act.HANG,
+    "drip": Drip(answer(200, MESSAGE), 0.02),
+    "not HTTP": Last(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"),
+    "echo": Act.ECHO,
+    "bad header": Last(b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n{}"),
+    "bad chunk": Last(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}"),
+    "bad coding": answer(200, b"not gzip", "Content-Encoding: gzip"),
+    "truncated": Last(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{}"),
+    "not JSON": answer(200, b"<html>"),
+    "401": refusal(401, "invalid API key"),
+    "429": refusal(429, "slow down", "Retry-After: 999"),
+    "500": refusal(500, "oops"),
+    "redirect": answer(302, b"", "Location: https://elsewhere.invalid/"),
+}
+ECHOING: dict[str, Step] = {
+    "in an error": refusal(401, ECHOED),
+    "in an error page": answer(400, f"<html>{ECHOED}</html>"),
+    "in a success": answer(200, ECHOED),
+    "in a bad header": Last(f"HTTP/1.1 200 OK\r\nContent-Length: {ECHOED}\r\n\r\n{{}}".encode()),
+}
+
+
+def shown(error: BaseException) -> Iterator[str]:
+    """Give everything that a report of an error may print of it and of what led to it."""
+    for link in support.chain(error):
+        yield from (repr(link), str(link), repr(link.args), repr(vars(link)), *getattr(link, "__notes__", ()))
+        yield "".join(traceback.format_exception(link))
+
+
+def locals_of_ours(error: BaseException) -> Iterator[str]:
+    """Give the local variables of the library's own frames, as a report with locals prints them."""
+    for link in support.chain(error):
+        told = traceback.TracebackException.from_exception(link, capture_locals=True)
+        for frame in told.stack:
+            if "nairi_async" in frame.filename:
+                yield from (frame.locals or {}).values()
+
+
+async def failure(server: RawServer, method: str) -> NairiError:
+    """Return what a call ends with; nothing of the caller's frames is in its traceback."""
+    options: dict[str, Any] = {"request_timeout": 0.1, "retry": RetryPolicy(attempts=2)}
+    async with support.session(server.url, **options) as nairi:
+        with pytest.raises(NairiError) as caught:
+            await (nairi.message("cmsg_1") if method == "read" else nairi.start("my-agent", "Hello"))
+    return caught.value
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("method", ["read", "start"])
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+async def test_no_failure_shows_the_key(fault: Step, method: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither an error, nor its causes, nor the locals of our frames, nor a pickle, nor a log holds the key."""
+    caplog.set_level(logging.DEBUG)
+    async with RawServer(fault) as server:
+        error = await failure(server, method)
+        assert KEY in server.seen[0].head
+    assert not [text for text in shown(error) if KEY in text]
+    assert not [text for text in locals_of_ours(error) if KEY in text]
+    assert KEY.encode() not in pickle.dumps(error)
+    assert KEY not in caplog.text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("method", ["read", "start"])
+@pytest.mark.parametrize("fault", ECHOING.values(), ids=ECHOING)
+async def test_a_service_that_repeats_the_key_is_not_quoted(
+    fault: Step, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where an answer holds the key, as debugging proxies do, the error and the log do not pass it on."""
+    caplog.set_level(logging.DEBUG)
+    async with RawServer(fault) as server:
+        error = await failure(server, method)
+    assert not [text for text in shown(error) if KEY in text]
+    assert KEY.encode() not in pickle.dumps(error)
+    assert KEY not in caplog.text
+
+
+@pytest.mark.anyio
+async def test_a_refused_connection_does_not_show_the_key(caplog: pytest.LogCaptureFixture) -> None:
+    """An error from before any connection was made does not hold the key either."""
+    caplog.set_level(logging.DEBUG)
+    async with support.session(f"http://127.0.0.1:{support.free_port()}", retry=RetryPolicy(attempts=2)) as nairi:
+        with pytest.raises(NairiError) as caught:
+            await nairi.start("my-agent", "Hello")
+    assert not [text for text in (*shown(caught.value), *locals_of_ours(caught.value)) if KEY in text]
+    assert KEY not in caplog.text
+
+
+@pytest.mark.anyio
+async def test_a_proxy_that_refuses_does_not_show_the_key() -> None:
+    """An error made from an answer of a proxy does not hold the key."""
+    async with (
+        RawServer(answer(502, b"no")) as proxy,
+        aiohttp.ClientSession(proxy=proxy.url) as http,
+        support.session("https://api.nairi.invalid", http=http, retry=RetryPolicy(attempts=1)) as nairi,
+    ):
+        with pytest.raises(NairiError) as caught:
+            await nairi.message("cmsg_1")
+        assert proxy.seen
+        assert KEY not in proxy.seen[0].head
+    assert not [text for text in (*shown(caught.value), *locals_of_ours(caught.value)) if KEY in text]
+
+
+@pytest.mark.anyio
+async def test_success_logs_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    """At DEBUG the library logs its requests, and neither the key nor a prompt."""
+    caplog.set_level(logging.DEBUG)
+    async with RawServer(answer(201, STARTED)) as server, support.session(server.url) as nairi:
+        await nairi.start("my-agent", "a confidential prompt")
+    assert [record for record in caplog.records if record.name.startswith("nairi_async")]
+    assert KEY not in caplog.text
+    assert "confidential" not in caplog.text
+
+
+@pytest.mark.anyio
+async def test_no_part_of_a_session_shows_the_key() -> None:
+    """The repr of a session and of everything reachable from it by attribute is free of the key."""
+    async with support.session("http://127.0.0.1:1") as nairi:
+        parts = list(support.parts(nairi))
+        assert len(parts) > 10
+        assert not any(KEY in repr(part) for part in parts)
+
+
+def test_the_key_itself_is_neither_shown_nor_pickled() -> None:
+    """The holder of the key has an empty repr and refuses to be pickled."""
+    key = ApiKey(KEY)
+    assert KEY not in f"{key} {key!r}"
+    with pytest.raises(TypeError):
+        pickle.dumps(key)
+
+
+UNSENDABLE = {
+    "newline": f"{KEY}\n",
+    "header": f"{KEY}\r\nX-Other: 1",
+    "space": f" {KEY}",
+    "tab": f"{KEY}\t",
+    "letter": f"{KEY}é",
+    "DEL": f"{KEY}\x7f",
+}
+
+
+def assert_key_is_refused_in_silence(*key: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        NairiSession(*key)
+    assert not [text for text in shown(caught.value) if KEY in text]
+    assert not [text for text in locals_of_ours(caught.value) if KEY in text]
+
+
+@pytest.mark.parametrize("key", [*UNSENDABLE.values(), f"{KEY}\x00", [KEY], KEY.encode()])
+def test_a_refused_key_is_not_shown(key: Any) -> None:
+    """The error about a key that cannot be sent shows it nowhere, nor do the locals of our frames."""
+    assert_key_is_refused_in_silence(key)
+
+
+@pytest.mark.parametrize("key", UNSENDABLE.values(), ids=UNSENDABLE)
+def test_a_refused_key_of_the_environment_is_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same holds for a key that came from the environment."""
+    monkeypatch.setenv("NAIRI_API_KEY", key)
+    assert_key_is_refused_in_silence()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"base_url": "ftp://x"},
+        {"base_url": "http://[::1"},
+        {"max_connections": 0},
+        {"retry": 3},
+        {"request_timeout": "x"},
+    ],
+)
+def test_a_refused_setting_does_not_show_the_key(setting: dict[str, Any]) -> None:
+    """An error about another setting does not give the key away."""
+    with pytest.raises(ConfigurationError) as caught:
+        NairiSession(KEY, **setting)
+    assert not [text for text in (*shown(caught.value), *locals_of_ours(caught.value)) if KEY in text]
+
+
+@pytest.mark.parametrize("tail", ["host", "host:port", "[::1", "host/?a=b"])
+def test_a_password_in_the_url_is_not_shown(tail: str) -> None:
+    """A base URL with a password is refused without repeating it."""
+    with pytest.raises(ConfigurationError) as caught:
+        NairiSession(KEY, base_url=f"https://user:hunter2@{tail}")
+    assert not [link for link in support.chain(caught.value) if "hunter2" in f"{link!r} {link}"]

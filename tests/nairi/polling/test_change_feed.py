@@ -1,0 +1,497 @@
+"""One listing announces for all: believed when it proves true, dropped when it lies or does not pay (design section 7).
+
+The simulator decides what moves a job's `updated_at`; time is virtual.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nairi_async import ConversationSummary, NairiSession, Polling, WatchTimeoutError
+from nairi_async._core.server_clock import ServerClock
+from nairi_async._nairi.polling.feed_trust import PAGE, FeedTrust, Listing, Query, TrustState, WatchedJob
+from nairi_async.testing import FaultPlan, Quirks, Say, Simulator, Text, VirtualClock
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nairi_async.testing.script import ScriptStep
+
+EPOCH = datetime(2026, 4, 1, tzinfo=UTC)
+
+
+def row(job_id: str, seconds: float) -> ConversationSummary:
+    return ConversationSummary(
+        id=job_id, status="active", updated_at=EPOCH + timedelta(milliseconds=round(seconds * 1000))
+    )
+
+
+class Table:
+    """A service's table of jobs, as the listing shows it."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, ConversationSummary] = {}
+
+    def touch(self, job_id: str, seconds: float) -> None:
+        self.rows[job_id] = row(job_id, seconds)
+
+    def page(self, query: Query) -> list[ConversationSummary]:
+        rows = sorted(self.rows.values(), key=lambda entry: (entry.updated_at or EPOCH, entry.id))
+        if query.updated_after is None:
+            return rows[::-1][:PAGE]
+        later = [entry for entry in rows if entry.updated_at and entry.updated_at > query.updated_after]
+        return later[query.offset : query.offset + PAGE]
+
+    def read(self, listing: Listing) -> set[str]:
+        changed: set[str] = set()
+        query: Query | None = listing.begin()
+        for _ in range(1000):
+            found, query = listing.feed(self.page(query or Query(None)))
+            changed |= found.keys()
+            if query is None:
+                return changed
+        raise AssertionError("the reading never ends")
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 400), st.floats(0, 3)), max_size=300), min_size=1, max_size=5))
+def test_a_reading_tells_every_change_once(rounds: list[list[tuple[int, float]]]) -> None:
+    """Pages, equal times and rows stamped a little late: each change since the last reading is told, and none twice."""
+    table, listing = Table(), Listing()
+    table.touch("old", 0)
+    table.read(listing)
+    for number, changes in enumerate(rounds, 1):
+        # Times of this round fall into one second, so many are equal.
+        for job, part in changes:
+            table.touch(f"job{job}", 10.0 * number + math.floor(part))
+        assert table.read(listing) == {f"job{job}" for job, _ in changes}
+        assert table.read(listing) == set()
+
+
+def test_thousands_of_rows_with_one_time_are_read_by_offset() -> None:
+    """More rows than a page that share a time do not stop the reading, and none is left out."""
+    table, listing = Table(), Listing()
+    table.touch("old", 0)
+    table.read(listing)
+    for number in range(1000):
+        table.touch(f"job{number}", 5.0)
+    assert len(table.read(listing)) == 1000
+
+
+def test_rows_that_move_between_two_pages_are_not_lost() -> None:
+    """A row that jumps to the end while pages are read is told; its neighbours are not skipped."""
+    table, listing = Table(), Listing()
+    table.touch("old", 0)
+    table.read(listing)
+    for number in range(250):
+        table.touch(f"job{number:03}", 5.0 + number / 10)
+    changed: set[str] = set()
+    query: Query | None = listing.begin()
+    time = 100.0
+    while query is not None:
+        found, query = listing.feed(table.page(query))
+        changed |= found.keys()
+        for number in range(5):
+            table.touch(f"job{number:03}", time)
+        time = min(time + 1, 102.0)
+    assert len(changed) == 250
+
+
+class TestTrust:
+    """A listing is on trial until proven, and off for good when it lies or does not pay."""
+
+    def test_three_proofs_make_trust(self) -> None:
+        """What looks found had been announced: the listing is believed."""
+        trust = FeedTrust()
+        for _ in range(3):
+            assert trust.state is TrustState.ON_TRIAL
+            trust.found(WatchedJob("job", moved_at=5.0), alive=4.0, found=6.0)
+        assert trust.state is TrustState.TRUSTED
+
+    def test_a_change_that_was_not_announced_ends_it(self) -> None:
+        """A look finds what no reading tells within the grace: off, also after it was trusted."""
+        trust, job = FeedTrust(TrustState.TRUSTED), WatchedJob("job")
+        trust.found(job, alive=4.0, found=6.0)
+        trust.read(7.0, grace=2.0)
+        assert not trust.reason
+        trust.read(8.5, grace=2.0)
+        assert trust.state is TrustState.OFF
+        assert "did not announce" in trust.reason
+
+    def test_what_costs_more_than_it_saves_is_dropped(self) -> None:
+        """Follow-ups and pages near the number of looks saved: off; far below: kept."""
+        dear, cheap = FeedTrust(TrustState.TRUSTED), FeedTrust(TrustState.TRUSTED)
+        for number in range(20):
+            dear.spent(18.0, 20.0)
+            cheap.spent(3.0, 20.0)
+            dear.read(float(number), grace=2.0)
+            cheap.read(float(number), grace=2.0)
+        assert (dear.state, cheap.state) == (TrustState.OFF, TrustState.TRUSTED)
+
+    def test_the_prompts_own_change_is_no_news(self) -> None:
+        """The row that a prompt moves is passed over once, if the service's time is known closely."""
+        clock = ServerClock()
+        for number in range(64):
+            moment = number * 0.0631
+            clock.observe(float(math.floor(1000.0 + moment)), moment)
+
+        def announced(at: float, status: str = "active", known: ServerClock = clock) -> WatchedJob:
+            job = WatchedJob("job", prompted=(3.9, 3.95))
+            changed = ConversationSummary(id="job", status=status, updated_at=datetime.fromtimestamp(at, UTC))
+            job.announce(changed, 5.0, known.at)
+            return job
+
+        prompt = announced(1003.93)
+        assert not prompt.has_news(4.0, own=True)
+        assert prompt.has_news(4.0, own=False)
+        assert announced(1004.4).has_news(4.0, own=True)
+        assert announced(1003.93, "error").has_news(4.0, own=True)
+        assert announced(1003.93, known=ServerClock()).has_news(4.0, own=True)
+
+
+@given(st.floats(-1e6, 1e6), st.lists(st.floats(0, 1000), min_size=1, max_size=100))
+def test_the_service_clock_is_bounded_truly(ahead: float, moments: list[float]) -> None:
+    """From whole seconds, bounds that always hold the truth, and get closer."""
+    clock = ServerClock()
+    for moment in moments:
+        clock.observe(float(math.floor(moment + ahead)), moment)
+        earliest, latest = clock.at(moment)
+        assert earliest - 1e-6 <= moment + ahead <= latest + 1e-6
+        assert latest - earliest <= 1.0 + 1e-6
+
+
+def test_one_answer_with_a_wrong_clock_changes_nothing() -> None:
+    """Among several servers one may be an hour off; a clock that was set is what two answers in a row say."""
+    clock = ServerClock()
+    for second, date in enumerate([1000.0, 1001.0, 4602.0, 1003.0, 4604.0]):
+        clock.observe(date, second)
+    assert clock.at(5.0) == (1005.0, 1006.0)
+    clock.observe(4605.0, 5.0)
+    assert clock.at(6.0) == (4606.0, 4607.0)
+
+
+def test_a_first_answer_may_be_the_wrong_one() -> None:
+    """Before two answers have agreed, the newest counts."""
+    clock = ServerClock()
+    clock.observe(4600.0, 0.0)
+    clock.observe(1001.0, 1.0)
+    assert clock.at(2.0) == (1002.0, 1003.0)
+    assert clock.contradictions == 1
+
+
+def lasting(rng: random.Random) -> list[ScriptStep]:
+    return [Say("done", after=min(600.0, 30 * math.exp(rng.gauss(0, 0.9))))]
+
+
+def chatty(rng: random.Random) -> list[ScriptStep]:
+    return [*(Text("working", after=1.5) for _ in range(rng.randint(5, 40))), Say("done")]
+
+
+Rewrite = Callable[[dict[str, Any]], None]
+
+
+async def rewritten(rewrite: Rewrite, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """The answer with each row of a listing changed."""
+    if "/agents/" not in request.path or not isinstance(response, web.Response) or response.body is None:
+        return response
+    listing = json.loads(bytes(response.body))  # type: ignore[arg-type]
+    for row in listing["conversations"]:
+        rewrite(row)
+    return web.json_response(listing)
+
+
+def backwards(row: dict[str, Any]) -> None:
+    """Its time runs backwards: each change is dated earlier than the one before."""
+    mirrored = datetime.fromtimestamp(2 * 1.8e9 - datetime.fromisoformat(row["updated_at"]).timestamp(), UTC)
+    row["updated_at"] = mirrored.isoformat().replace("+00:00", "Z")
+
+
+async def asked(
+    quirks: Quirks,
+    *,
+    many: int = 30,
+    rounds: int = 2,
+    script: object = lasting,
+    intercept: object = None,
+    rewrite: Rewrite | None = None,
+) -> tuple[Simulator, float]:
+    """Ask many prompts of one agent at once; the simulator afterwards, and the mean delay of discovery."""
+    clock, rng = VirtualClock(), random.Random(5)
+    async with Simulator(clock=clock, quirks=quirks) as simulator:
+        simulator.agent("my-agent", lambda _prompt, _turn: script(rng))  # type: ignore[operator]
+        simulator.intercept = intercept  # type: ignore[assignment]
+        simulator.intercept_answer = None if rewrite is None else partial(rewritten, rewrite)
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
+            prompts = (str(number) for number in range(many * rounds))
+            replies = [outcome async for outcome in nairi.ask_many("my-agent", prompts, limit=many)]
+            assert [outcome.error for outcome in replies if outcome.error] == []
+            assert sorted(int(outcome.prompt) for outcome in replies) == list(range(many * rounds))
+            assert len(simulator.prompts) == many * rounds
+            return simulator, nairi.stats.discovery_delay or 0.0
+
+
+# By script: the same for each test that asks, because everything is seeded.
+_PLAIN: dict[object, tuple[int, float]] = {}
+
+
+async def plain_looks(script: object = lasting) -> tuple[int, float]:
+    """Requests and mean delay of the same prompts where there is no listing."""
+    if script not in _PLAIN:
+        simulator, delay = await asked(Quirks(listing=False), script=script)
+        _PLAIN[script] = len(simulator.requests), delay
+    return _PLAIN[script]
+
+
+def listings(simulator: Simulator) -> int:
+    return sum("/agents/" in seen.path for seen in simulator.requests)
+
+
+@pytest.mark.anyio
+async def test_a_true_listing_replaces_looks() -> None:
+    """Where completions move it, conversations cost a fraction of the requests, at the same delay."""
+    with_feed, delay = await asked(Quirks(updated_at_moves="completion"))
+    without, plain_delay = await plain_looks()
+    assert len(with_feed.requests) < 0.4 * without
+    assert delay < 1.6
+    assert plain_delay < 1.6
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("quirks", "reason"),
+    [
+        (Quirks(updated_at_moves="never"), "did not announce a change"),
+        (Quirks(listing=False), "cannot be read"),
+    ],
+    ids=["lies", "missing"],
+)
+async def test_a_useless_listing_is_dropped_and_said_so_once(
+    quirks: Quirks, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A listing that lies or is not there is switched off with one record, and costs hardly anything."""
+    caplog.set_level(logging.WARNING, logger="nairi_async._nairi.polling.change_feed")
+    simulator, delay = await asked(quirks)
+    (record,) = caplog.records
+    assert reason in record.getMessage()
+    assert listings(simulator) < 0.1 * len(simulator.requests)
+    assert delay < 1.7
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "quirks",
+    [
+        Quirks(updated_at_moves="progress"),
+        Quirks(updated_at_moves="reply", clock_skew=-3600),
+        Quirks(updated_at_moves="completion", clock_skew=3600),
+        Quirks(updated_at_moves="completion", stale_by=3, stale_every=2),
+        Quirks(updated_at_moves="reply", timestamps="omitted"),
+    ],
+    ids=str,
+)
+async def test_nothing_is_lost_whatever_the_listing_does(quirks: Quirks) -> None:
+    """Skewed clocks, stale answers, busy agents: every reply comes, for hardly more than plain looking."""
+    simulator, _ = await asked(quirks, script=chatty)
+    without, _ = await plain_looks(chatty)
+    assert len(simulator.requests) < 1.2 * without
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        backwards,
+        lambda row: row.pop("updated_at"),
+        lambda row: row.update(updated_at="2026-01-01T00:00:00.000Z"),
+        lambda row: row.update(updated_at="yesterday"),
+        lambda row: row.update(id="job_of_nobody"),
+    ],
+    ids=["backwards", "missing", "all equal", "no times", "other ids"],
+)
+async def test_times_that_make_no_sense_cost_a_listing_its_place(
+    rewrite: Rewrite, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever stands in `updated_at`, every reply comes in time, for hardly more than plain looking, logged once."""
+    caplog.set_level(logging.WARNING, logger="nairi_async._nairi.polling.change_feed")
+    simulator, delay = await asked(Quirks(), rewrite=rewrite)
+    without, _ = await plain_looks()
+    assert len(simulator.requests) < 1.1 * without
+    assert delay < 1.7
+    assert len(caplog.records) <= 2
+    assert len({record.getMessage() for record in caplog.records}) == len(caplog.records)
+
+
+@pytest.mark.anyio
+async def test_a_listing_that_begins_to_lie_is_found_out() -> None:
+    """Trusted, then silent: the looks that verify find it out, and every turn is still found."""
+    calls = 0
+
+    async def silent_later(request: web.Request) -> web.StreamResponse | None:
+        nonlocal calls
+        if "/agents/" not in request.path:
+            return None
+        calls += 1
+        return web.json_response({"conversations": []}) if calls > 30 else None
+
+    simulator, _ = await asked(Quirks(updated_at_moves="completion"), intercept=silent_later)
+    assert 30 < calls < 400
+    assert len(simulator.prompts) == 60
+
+
+@pytest.mark.anyio
+async def test_failing_readings_do_not_fail_watchers() -> None:
+    """A listing that breaks down now and then is read again; one that stays broken is given up. No turn notices."""
+
+    async def broken(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=502, text="<html>") if "/agents/" in request.path else None
+
+    simulator, delay = await asked(Quirks(), intercept=broken)
+    assert listings(simulator) < 60
+    assert delay < 1.7
+
+
+@pytest.mark.anyio
+async def test_foreign_jobs_do_no_harm() -> None:
+    """Thousands of conversations of the same agent that somebody else began are read over and not followed."""
+    clock = VirtualClock()
+    async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion")) as simulator:
+        simulator.agent("my-agent", [Say("done", after=30)])
+        for _ in range(1500):
+            simulator.foreign_job("my-agent")
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
+            prompts = (str(number) for number in range(200))
+            outcomes = [outcome async for outcome in nairi.ask_many("my-agent", prompts, limit=50)]
+        assert all(outcome.reply for outcome in outcomes)
+        assert not [seen for seen in simulator.requests if seen.status != 200 and seen.method == "GET"]
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_leader_hands_over() -> None:
+    """Whoever reads the listing for all may be cancelled at any time; the others are still woken."""
+    clock = VirtualClock()
+    async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion")) as simulator:
+        simulator.agent("my-agent", lambda prompt, _: [Say("done", after=float(prompt))])
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
+            async for _ in nairi.ask_many("my-agent", ["20"] * 60, limit=20):
+                pass  # the listing becomes trusted
+            feed = nairi._context.feeds.of("my-agent")
+            assert feed is not None
+            assert feed.ends.state is TrustState.TRUSTED
+            tasks = [asyncio.create_task(nairi.ask("my-agent", "100")) for _ in range(15)]
+            cancelled: Sequence[asyncio.Task[object]] = tasks[:14]
+            for task in cancelled:
+                await clock.sleep(3)
+                task.cancel()
+            assert (await tasks[14]).text == "done"
+            await asyncio.gather(*cancelled, return_exceptions=True)
+            assert not feed._waiters
+            assert feed._leader is None
+
+
+@pytest.mark.anyio
+async def test_a_rate_limit_does_not_switch_the_listing_off() -> None:
+    """A 429 with Retry-After quiets the session; the listing is trusted as before, so the load stays low."""
+    refused = 0
+
+    async def refuse_once(request: web.Request) -> web.StreamResponse | None:
+        nonlocal refused
+        if "/agents/" not in request.path or refused or len(simulated.requests) < 600:
+            return None
+        refused += 1
+        return web.json_response({"error": "slow down"}, status=429, headers={"Retry-After": "10"})
+
+    clock, rng = VirtualClock(), random.Random(5)
+    async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion")) as simulated:
+        simulated.agent("my-agent", lambda _prompt, _turn: lasting(rng))
+        simulated.intercept = refuse_once
+        async with NairiSession(simulated.api_key, base_url=simulated.url, clock=clock) as nairi:
+            async for _ in nairi.ask_many("my-agent", (str(number) for number in range(300)), limit=30):
+                pass
+            feed = nairi._context.feeds.of("my-agent")
+            assert refused == 1
+            assert feed is not None
+            assert feed.ends.state is TrustState.TRUSTED
+
+
+@pytest.mark.anyio
+async def test_a_timeout_holds_while_another_watcher_reads_the_listing() -> None:
+    """A watcher that waits for announcements is not late for its own timeout."""
+    clock = VirtualClock()
+    async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion")) as simulator:
+        simulator.agent("my-agent", lambda prompt, _: [Say("done", after=float(prompt))])
+        polling = Polling(delay=20)
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock, polling=polling) as nairi:
+            async for _ in nairi.ask_many("my-agent", ["60"] * 60, limit=20):
+                pass
+            feed = nairi._context.feeds.of("my-agent")
+            assert feed is not None
+            assert feed.ends.state is TrustState.TRUSTED
+            tasks = [asyncio.create_task(nairi.ask("my-agent", "300")) for _ in range(15)]
+            await clock.sleep(45)
+            turn = await nairi.start("my-agent", "300")
+            began = clock.monotonic()
+            with pytest.raises(WatchTimeoutError):
+                await nairi.reply(turn, timeout=3)
+            assert clock.monotonic() - began == pytest.approx(3, abs=0.01)
+            await asyncio.gather(*tasks)
+
+
+@pytest.mark.anyio
+async def test_a_reading_longer_than_can_be_read_at_a_time_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More rows at once than one reading takes are all announced, by the readings that follow."""
+    monkeypatch.setattr("nairi_async._nairi.polling.change_feed._MOST_PAGES", 1)
+    simulator, delay = await asked(Quirks(updated_at_moves="completion"), many=250, rounds=2)
+    assert listings(simulator) > 5
+    assert delay < 2.5
+
+
+@pytest.mark.anyio
+async def test_what_happens_while_a_long_reading_goes_on_is_announced_by_its_later_pages(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A page tells of all that had changed when it was answered, not only of what had when its reading began."""
+    caplog.set_level(logging.WARNING, logger="nairi_async._nairi.polling.change_feed")
+    rng = random.Random(5)
+
+    async def slow(request: web.Request) -> None:
+        if "/agents/" in request.path:
+            with clock.stalled():
+                await clock.sleep(0.7)
+
+    async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion")) as simulator:
+        simulator.agent("my-agent", lambda _prompt, _turn: lasting(rng))
+        simulator.intercept = slow
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
+            prompts = (str(number) for number in range(800))
+            replies = [outcome async for outcome in nairi.ask_many("my-agent", prompts, limit=400)]
+    assert [outcome.error for outcome in replies if outcome.error] == []
+    assert caplog.messages == []
+
+
+@pytest.mark.anyio
+async def test_looks_that_are_behind_are_no_evidence_against_the_listing(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An announced turn that a stale answer shows as running is found later, and the listing had told of it."""
+    caplog.set_level(logging.WARNING, logger="nairi_async._nairi.polling.change_feed")
+    rng = random.Random(5)
+    faults = FaultPlan(seed=1, rates={"stale": 0.05})
+    async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion"), faults=faults) as simulator:
+        simulator.agent("my-agent", lambda _prompt, _turn: lasting(rng))
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
+            outcomes = [one async for one in nairi.ask_many("my-agent", map(str, range(200)), limit=40)]
+    assert [outcome.error for outcome in outcomes if outcome.error] == []
+    assert any(seen.fault == "stale" for seen in simulator.requests)
+    assert caplog.messages == []

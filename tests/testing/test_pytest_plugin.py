@@ -1,0 +1,145 @@
+"""The fixtures that are shipped, in projects of users: each a run of pytest in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from nairi_async.testing import Simulator
+
+# Plugins of the environment that these projects do not need, and that take seconds to import.
+HEAVY = ("schemathesis", "hypothesispytest", "randomly", "xdist", "xdist.looponfail")
+README = Path(__file__).parents[2] / "README.md"
+
+TESTS = """
+import asyncio
+import pytest
+from nairi_async import Polling, TurnFailedError
+from nairi_async.testing import Fail, FaultPlan, Quirks, Say, VirtualClock
+
+@MARK
+async def test_ten_minutes(nairi, nairi_simulator, nairi_clock):
+    nairi_simulator.agent("my-agent", [Say("done", after=600)])
+    assert (await nairi.ask("my-agent", "go")).text == "done"
+    assert nairi_clock.monotonic() >= 600
+    nairi_simulator.assert_asked("go")
+
+@MARK
+async def test_each_test_has_a_service_of_its_own(nairi_simulator, nairi):
+    nairi_simulator.assert_asked()
+    assert nairi.stats.requests == 0
+
+@MARK
+@pytest.mark.nairi_simulator(faults=FaultPlan(where="POST", script=["rate limited"]), seed=3)
+async def test_faults(nairi, nairi_simulator):
+    assert "go" in (await nairi.ask("my-agent", "go")).text
+    assert [seen.fault for seen in nairi_simulator.requests][:1] == ["rate limited"]
+
+@FIXTURE
+async def reply(nairi, nairi_simulator):
+    nairi_simulator.agent("my-agent", "from a fixture")
+    yield await nairi.ask("my-agent", "go")
+    assert await nairi.ask("my-agent", "again")
+
+@MARK
+async def test_fixtures_of_the_user_may_use_it(reply, nairi):
+    assert reply.text == "from a fixture"
+    assert asyncio.get_running_loop() is nairi._http._loop
+
+class TestInAClass:
+    @pytest.fixture
+    def nairi_options(self):
+        return {"request_timeout": 7.0}
+
+    @MARK
+    async def test_options(self, nairi):
+        assert nairi._caller.request_timeout == 7.0
+"""
+MODES = {
+    "anyio": ("@pytest.mark.anyio", "@pytest.fixture", ["-p", "no:asyncio"]),
+    "anyio beside pytest-asyncio": ("@pytest.mark.anyio", "@pytest.fixture", ["-o", "asyncio_mode=strict"]),
+    "strict": ("@pytest.mark.asyncio", "@__import__('pytest_asyncio').fixture", ["-o", "asyncio_mode=strict"]),
+    "auto": ("@pytest.mark.filterwarnings('error')", "@pytest.fixture", ["-o", "asyncio_mode=auto"]),
+}
+
+
+def run(directory: Path, code: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a user's tests, with warnings as errors, on the fixtures of this very source."""
+    (directory / "conftest.py").write_text(
+        "import pytest\n@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'\n"
+    )
+    (directory / "test_theirs.py").write_text(code)
+    (directory / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    scope = ["-o", "asyncio_default_fixture_loop_scope=function"] if "no:asyncio" not in options else []
+    ours = ["-p", "no:nairi_async", "-p", "nairi_async.testing.pytest_plugin"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        *ours,
+        "-p",
+        "no:cacheprovider",
+        *scope,
+        *(word for heavy in HEAVY for word in ("-p", f"no:{heavy}")),
+        *options,
+    ]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run(  # noqa: S603 - our own interpreter
+        command, cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=50
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_fixtures_work_with_each_plugin(tmp_path: Path, mode: str) -> None:
+    """Sessions live on the test's own loop, in virtual time, one for each test, and can be set up as the user likes."""
+    mark, fixture, options = MODES[mode]
+    ran = run(tmp_path, TESTS.replace("@MARK", mark).replace("@FIXTURE", fixture), *options)
+    assert (ran.returncode, "5 passed" in ran.stdout) == (0, True), ran.stdout
+
+
+@pytest.mark.parametrize("test", ["def test_sync(nairi): pass", "async def test_unmarked(nairi_simulator): pass"])
+def test_a_test_without_a_loop_is_told_what_it_needs(tmp_path: Path, test: str) -> None:
+    """One sentence, and no traceback."""
+    ran = run(tmp_path, test, "-o", "asyncio_mode=strict")
+    assert ran.returncode == 1
+    assert "need a test that runs on an event loop" in ran.stdout
+    assert "pytest_plugin.py" not in ran.stdout
+
+
+def test_the_test_in_the_readme_runs(tmp_path: Path) -> None:
+    """As it is printed."""
+    blocks = [block.split("```")[0] for block in README.read_text().split("```python\n")[1:]]
+    (code,) = [block for block in blocks if "def test_" in block]
+    ran = run(tmp_path, code, "-p", "no:asyncio")
+    assert ran.returncode == 0, ran.stdout
+
+
+def test_the_plugin_costs_nothing_where_it_is_not_used() -> None:
+    """What pytest imports in every project does not import the package, and so hides nothing from coverage."""
+    (entry,) = entry_points(group="pytest11", name="nairi_async")
+    code = f"import sys, {entry.value}; print(*sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    loaded = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    ).stdout.split()
+    assert not {"nairi_async", "aiohttp"} & set(loaded)
+
+
+def test_what_was_asked_is_asserted_readably() -> None:
+    """The failure shows what was expected beside what was asked, of one agent or of all."""
+    simulator = Simulator()
+    for agent, prompt in (("a", "one"), ("b", "other"), ("a", "two")):
+        simulator._world.start(agent, prompt, 0.0)
+    simulator.assert_asked("one", "other", "two")
+    simulator.assert_asked("one", "two", agent_id="a")
+    with pytest.raises(AssertionError) as caught:
+        simulator.assert_asked("one", "three", agent_id="a")
+    assert str(caught.value) == "prompts of a: - expected, + asked\n  'one'\n- 'three'\n+ 'two'"
+    with pytest.raises(AssertionError, match="prompts: - expected"):
+        simulator.assert_asked()

@@ -1,0 +1,435 @@
+"""Event streams for browsers: what comes, in which order, and when the work behind them stops."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from attrs import frozen
+from hypothesis import given
+from hypothesis import strategies as st
+from sse import ServerEvent, parsed
+from support import until
+
+from nairi_async import (
+    AuthenticationError,
+    ConfigurationError,
+    ConnectionFailedError,
+    DecodeError,
+    InvalidArgumentError,
+    NairiSession,
+    NotFoundError,
+    OutcomeUnknownError,
+    RateLimitedError,
+    RequestTimeoutError,
+    SessionClosedError,
+    TurnFailedError,
+    WatchTimeoutError,
+)
+from nairi_async.models import Message
+from nairi_async.testing import Done, Fail, Notice, Say, Simulator, Step, Text, Tool, VirtualClock
+from nairi_async.web import EventStream, EventStreams, error_json, http_status
+from nairi_async.web.events import event, message_event
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiohttp import web
+
+    from nairi_async.dialogue import Dialogue, Dialogues
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def streams(clock: VirtualClock) -> AsyncIterator[EventStreams]:
+    async with EventStreams(clock=clock) as running:
+        yield running
+
+
+async def told(stream: EventStream) -> list[ServerEvent]:
+    return [event async for event in parsed(stream)]
+
+
+def contents(events: list[ServerEvent]) -> list[str]:
+    return [event.data["content"] for event in events if event.name == "message"]
+
+
+def working() -> list[object]:
+    """The tasks behind streams: pulling the next event, and waiting for a heartbeat."""
+    names = (getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks())
+    return [name for name in names if name in {"_pull", "VirtualClock.sleep"}]
+
+
+async def test_a_turn_as_events(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
+    """Messages with their ids, what the agent does without one, and the end with the turn's status."""
+    simulator.agent("my-agent", [Tool("Bash", input="ls", seconds=60), Say("Two files."), Notice("PR #7")])
+    turn = await nairi.start("my-agent", "What is there?")
+    events = await told(streams.watch(nairi.watch(turn.job_id, progress=True)))
+    assert contents(events) == ["What is there?", "Two files.", "PR #7"]
+    assert all(event.last_id == event.data["id"] for event in events if event.name == "message")
+    assert {"text": "Bash: ls", "tools": 0} in [
+        {name: event.data[name] for name in ("text", "tools")} for event in events if event.name == "activity"
+    ]
+    assert (events[-1].name, events[-1].data) == ("end", {"status": "completed"})
+
+
+async def test_the_first_bytes_come_at_once(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
+    """Before anything is read, the browser hears how long to wait before it connects again: headers leave with it."""
+    stream = streams.watch(nairi.watch("job_1"))
+    assert await anext(stream) == b"retry: 2000\n\n"
+    assert simulator.requests == []
+
+
+@pytest.mark.parametrize("cut", range(8))
+async def test_a_browser_resumes_behind_the_last_event(
+    nairi: NairiSession, simulator: Simulator, streams: EventStreams, cut: int
+) -> None:
+    """Wherever the connection breaks, `Last-Event-ID` as the watch's cursor loses no message and repeats none."""
+    simulator.agent("my-agent", [Text("hm"), Say("one", after=5), Text("so", after=5), Say("two", after=5), "three"])
+    turn = await nairi.start("my-agent", "go")
+    seen: list[ServerEvent] = []
+    async with streams.watch(nairi.watch(turn.job_id, progress=True)) as broken:
+        async for event in parsed(broken):
+            seen.append(event)
+            if len(seen) > cut:
+                break
+    after = seen[-1].last_id or None
+    seen += await told(streams.watch(nairi.watch(turn.job_id, after=after, progress=True)))
+    assert contents(seen) == ["go", "one", "two", "three"]
+
+
+async def test_a_long_silence_has_heartbeats(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock, streams: EventStreams
+) -> None:
+    """No more than the heartbeat's time passes without a byte, and heartbeats cost no request."""
+    simulator.agent("my-agent", [Say("done", after=600)])
+    turn = await nairi.start("my-agent", "go")
+    silences, last = [], clock.monotonic()
+    async for _ in streams.watch(nairi.watch(turn)):
+        silences.append(clock.monotonic() - last)
+        last = clock.monotonic()
+    assert max(silences) <= 15
+    assert len(silences) > 30
+    with_heartbeats = len(simulator.requests)
+    turn = await nairi.start("my-agent", "again")
+    assert [message.content async for message in nairi.watch(turn)] == ["done"]
+    assert with_heartbeats <= 1.5 * (len(simulator.requests) - with_heartbeats)
+
+
+async def test_a_heartbeat_interrupts_no_read(simulator: Simulator) -> None:
+    """A service that takes longer for an answer than a heartbeat is read once, not asked again and again."""
+
+    async def slow(request: web.Request) -> None:
+        await asyncio.sleep(0.2)
+
+    async with (
+        NairiSession(simulator.api_key, base_url=simulator.url) as nairi,
+        EventStreams(heartbeat=0.01, retry=timedelta(seconds=5)) as streams,
+    ):
+        turn = await nairi.start("my-agent", "go")
+        simulator.intercept = slow
+        simulator.agent("my-agent", "done")
+        chunks = []
+        async for chunk in streams.watch(nairi.watch(turn.job_id)):
+            chunks.append(chunk)
+            if b"message" in chunk:
+                break
+    assert chunks[0] == b"retry: 5000\n\n"
+    assert chunks.count(b":\n\n") > 5
+    assert len(simulator.requests) == 2
+
+
+async def test_of_many_activities_at_once_the_last_is_told(
+    nairi: NairiSession, simulator: Simulator, streams: EventStreams
+) -> None:
+    """A page that comes late is not told line by line what the agent did before."""
+    simulator.agent("my-agent", [*(Step(f"step {number}") for number in range(300)), Done(after=5)])
+    turn = await nairi.start("my-agent", "go")
+    events = await told(streams.watch(nairi.watch(turn.job_id, progress=True)))
+    assert [event.data["text"] for event in events if event.name == "activity"] == ["step: step 299"]
+
+
+async def test_a_reader_who_is_cancelled_stops_the_polling(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock, streams: EventStreams
+) -> None:
+    """Frameworks cancel the response of a browser that has gone: not one request follows, and no task is left."""
+    simulator.agent("my-agent", [Done(after=math.inf)])
+    turn = await nairi.start("my-agent", "go")
+    stream = streams.watch(nairi.watch(turn))
+    reader = asyncio.create_task(told(stream))
+    await until(lambda: len(simulator.requests) > 3)
+    reader.cancel()
+    await asyncio.wait({reader})
+    assert reader.cancelled()
+    await until(lambda: not working())
+    count = len(simulator.requests)
+    await clock.sleep(600)
+    assert len(simulator.requests) == count
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+
+
+async def test_a_stream_that_is_dropped_stops_too(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock, streams: EventStreams
+) -> None:
+    """Also one that the framework lets go of between two heartbeats, without closing it."""
+    simulator.agent("my-agent", [Done(after=math.inf)])
+    turn = await nairi.start("my-agent", "go")
+    stream = streams.watch(nairi.watch(turn))
+    while await anext(stream) != b":\n\n":
+        pass
+    del stream
+    gc.collect()
+    await until(lambda: not working())
+    count = len(simulator.requests)
+    await clock.sleep(600)
+    assert len(simulator.requests) == count
+
+
+async def test_a_reader_who_is_slow_slows_the_polling(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock, streams: EventStreams
+) -> None:
+    """Nothing is read ahead but one event: a browser on a bad line does not fill the memory."""
+    simulator.agent("my-agent", [*(Say(f"{number}", after=60) for number in range(20))])
+    turn = await nairi.start("my-agent", "go")
+    stream = streams.watch(nairi.watch(turn))
+    while b"message" not in await anext(stream):
+        pass
+    count = len(simulator.requests)
+    await clock.sleep(600)
+    assert len(simulator.requests) == count
+    await stream.aclose()
+
+
+async def test_many_browsers_share_the_reads(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
+    """Fifty browsers that watch one conversation cost less than two do apart, and each gets everything."""
+    simulator.agent("my-agent", [Say("one", after=60), Say("two", after=60)])
+    turn = await nairi.start("my-agent", "go")
+    assert contents(await told(streams.watch(nairi.watch(turn.job_id)))) == ["go", "one", "two"]
+    alone = len(simulator.requests)
+    turn = await nairi.start("my-agent", "go")
+    pool = await asyncio.gather(*(told(streams.watch(nairi.watch(turn.job_id))) for _ in range(50)))
+    assert all(contents(events) == ["go", "one", "two"] for events in pool)
+    assert len(simulator.requests) - alone < 2 * alone
+
+
+async def test_a_shutdown_ends_all_streams(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
+    """Open streams end at once, without an `end`, so that browsers resume elsewhere; later ones end immediately."""
+    simulator.agent("my-agent", [Done(after=math.inf)])
+    turn = await nairi.start("my-agent", "go")
+    readers = [asyncio.create_task(told(streams.watch(nairi.watch(turn.job_id)))) for _ in range(3)]
+    await until(lambda: len(simulator.requests) > 3)
+    streams.end()
+    for events in await asyncio.gather(*readers):
+        assert [event.name for event in events] == ["message"]
+    assert [chunk async for chunk in streams.watch(nairi.watch(turn))] == []
+
+
+async def test_leaving_the_streams_ends_them(nairi: NairiSession, simulator: Simulator, clock: VirtualClock) -> None:
+    """An application that ends before its responses leaves no task behind them."""
+    simulator.agent("my-agent", [Done(after=math.inf)])
+    turn = await nairi.start("my-agent", "go")
+    async with EventStreams(clock=clock) as streams:
+        reader = asyncio.create_task(told(streams.watch(nairi.watch(turn))))
+        await until(lambda: len(simulator.requests) > 3)
+        assert working()
+    assert await reader == []
+    await until(lambda: not working())
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+async def test_a_signal_ends_streams_and_goes_on_to_who_listened(*, is_heard: bool) -> None:
+    """The server's own handler is called as well, and is back in place afterwards; an ignored signal stays so."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGUSR1, (lambda number, _: heard.append(number)) if is_heard else signal.SIG_IGN)
+    installed = signal.getsignal(signal.SIGUSR1)
+    try:
+        async with EventStreams(signals=[signal.SIGUSR1]) as streams:
+            stream = streams.ask(_Echo("waits"), "for ever")
+            reader = asyncio.create_task(told(stream))
+            await asyncio.sleep(0)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert await reader == []
+        assert heard == ([signal.SIGUSR1] if is_heard else [])
+        assert signal.getsignal(signal.SIGUSR1) is installed
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_that_nobody_hears_ends_the_process() -> None:
+    """Where no server listens, a signal does what it does without us."""
+    code = """
+import asyncio, os, signal
+from nairi_async.web import EventStreams
+async def main():
+    async with EventStreams():
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(30)
+asyncio.run(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=False)  # noqa: S603 - our own interpreter
+    assert ended.returncode == -signal.SIGTERM
+
+
+async def test_who_listens_later_is_left_alone() -> None:
+    """A handler that was installed meanwhile is not replaced on the way out."""
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        async with EventStreams(signals=[signal.SIGUSR1]):
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_outside_of_the_main_thread_no_signal_is_touched() -> None:
+    """Python allows handlers only in the main thread: elsewhere streams work, without them."""
+
+    async def enter() -> object:
+        async with EventStreams():
+            return signal.getsignal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    seen: list[object] = []
+    thread = threading.Thread(target=lambda: seen.append(asyncio.run(enter())))
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+async def test_what_fails_is_told(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
+    """A failed turn, a conversation that is not there, a wait that is over: one `failure` that says so, and the end."""
+    simulator.agent("my-agent", [Say("half of it"), Fail("out of memory")])
+    turn = await nairi.start("my-agent", "go")
+    events = await told(streams.watch(nairi.watch(turn)))
+    assert contents(events)[0] == "half of it"
+    assert events[-1].name == "failure"
+    assert events[-1].data["error"] == "TurnFailedError"
+    assert "out of memory" in events[-1].data["message"]
+    assert not events[-1].data["transient"]
+    events = await told(streams.watch(nairi.watch("job_01M7Z095SH19EPQAMMAQHYE1M2")))
+    assert [(event.name, event.data["status"]) for event in events] == [("failure", 404)]
+    simulator.agent("my-agent", [Done(after=math.inf)])
+    turn = await nairi.start("my-agent", "go")
+    events = await told(streams.watch(nairi.watch(turn, timeout=5)))
+    assert [(event.data["error"], event.data["transient"]) for event in events] == [("WatchTimeoutError", True)]
+
+
+@frozen
+class _Answer:
+    text: str
+
+
+class _Echo:
+    """A dialogue of another service."""
+
+    def __init__(self, dialogue_id: str | None = None) -> None:
+        self.id = dialogue_id
+
+    async def ask(self, prompt: str, *, timeout: float | timedelta | None = None) -> _Answer:  # noqa: ARG002
+        if self.id == "waits":
+            await asyncio.Event().wait()
+        if self.id == "fails":
+            raise ConnectionFailedError("no answer")
+        self.id = "dialogue_1"
+        return _Answer(f"re {prompt}")
+
+
+class _Echoes:
+    def conversation(self, _target: str, /) -> Dialogue:
+        return _Echo()
+
+    def resume(self, dialogue_id: str, /) -> Dialogue:
+        return _Echo(dialogue_id)
+
+
+async def test_an_answer_of_any_service(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
+    """A prompt to a dialogue, whichever service it is with, is answered with its text and its id."""
+    simulator.agent("my-agent", lambda prompt, _: [Say(f"re {prompt}", after=60)])
+    sessions: list[Dialogues] = [nairi, _Echoes()]
+    for dialogues in sessions:
+        dialogue = dialogues.conversation("my-agent")
+        events = await told(streams.ask(dialogue, "hello"))
+        assert [event.name for event in events] == ["answer", "end"]
+        assert events[0].data == {"id": dialogue.id, "text": "re hello"}
+    events = await told(streams.ask(_Echo("fails"), "hello"))
+    assert [(event.name, event.data["transient"]) for event in events] == [("failure", True)]
+
+
+async def test_who_does_not_wait_for_an_answer_stops_the_wait(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock, streams: EventStreams
+) -> None:
+    """A browser that goes away ends the polling for its answer; the turn itself goes on at the service."""
+    simulator.agent("my-agent", [Say("late", after=3600)])
+    async with streams.ask(nairi.conversation("my-agent"), "hello") as stream:
+        while await anext(stream) != b":\n\n":
+            pass
+    count = len(simulator.requests)
+    await clock.sleep(600)
+    assert len(simulator.requests) == count
+
+
+@given(content=st.text(), message_id=st.text())
+def test_nothing_breaks_out_of_an_event(content: str, message_id: str) -> None:
+    """Whatever a message holds, it is one event with one data line, and an id that cannot be sent is left out."""
+    message = Message(id=message_id, job_id="job_1", role="assistant", status="completed", content=content)
+    *ids, name, data, end, nothing = message_event(message).decode().split("\n")
+    can_be_sent = message_id.isascii() and message_id.isprintable() and message_id != ""
+    assert ids == ([f"id: {message_id}"] if can_be_sent else [])
+    assert (name, end, nothing) == ("event: message", "", "")
+    assert json.loads(data.removeprefix("data: "))["content"] == content
+
+
+def test_an_event_without_an_id_keeps_the_last_one() -> None:
+    """No id field, as opposed to an empty one, which would make the browser forget where it was."""
+    assert event("activity", "{}") == b"event: activity\ndata: {}\n\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "is_transient"),
+    [
+        (InvalidArgumentError("blank"), 400, False),
+        (NotFoundError(404, "no such job"), 404, False),
+        (AuthenticationError(401, "invalid API key"), 502, False),
+        (RateLimitedError(429, "slow down"), 503, True),
+        (SessionClosedError("closed"), 503, True),
+        (RequestTimeoutError("too slow"), 504, True),
+        (WatchTimeoutError("over"), 504, True),
+        (ConnectionFailedError("refused"), 502, True),
+        (DecodeError("no JSON"), 502, True),
+        (OutcomeUnknownError("lost"), 502, False),
+        (TurnFailedError("broken"), 502, False),
+    ],
+)
+def test_errors_as_a_browser_sees_them(error: Any, status: int, is_transient: bool) -> None:  # noqa: FBT001
+    """The status says whose fault it was, never that the visitor is not signed in; trying again is advised or not."""
+    assert http_status(error) == status
+    document = error_json(error)
+    assert document == {
+        "error": type(error).__name__, "message": str(error), "status": status, "transient": is_transient
+    }  # fmt: skip
+    json.dumps(document)
+
+
+@pytest.mark.parametrize("options", [{"heartbeat": 0}, {"heartbeat": "15"}, {"retry": -1}, {"heartbeat": math.inf}])
+def test_bad_settings_are_refused(options: Any) -> None:
+    """Before any stream is made."""
+    with pytest.raises(ConfigurationError):
+        EventStreams(**options)
+
+
+async def test_a_blank_prompt_is_refused_before_anything_is_sent(streams: EventStreams) -> None:
+    """While the application can still answer with a status."""
+    with pytest.raises(InvalidArgumentError):
+        streams.ask(_Echo(), " ")
