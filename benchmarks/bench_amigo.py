@@ -190,19 +190,19 @@ async def cpu_per_event(talker: Client, message: str, streams: int) -> float:
     """Microseconds of the process's CPU for each event of so many streams at once, their begin and end included."""
     await consume(talker, "50 0")
     gc.collect()
-    began = time.process_time()
+    started_at = time.process_time()
     counts = await asyncio.gather(*(consume(talker, message) for _ in range(streams)))
-    return (time.process_time() - began) / sum(counts) * 1e6
+    return (time.process_time() - started_at) / sum(counts) * 1e6
 
 
 async def first_event(talker: Client, times: int) -> float:
     """Milliseconds from the call to the first piece of the reply, median."""
     delays = []
     for _ in range(times):
-        began, delay = time.perf_counter(), 0.0
+        started_at, delay = time.perf_counter(), 0.0
         async for event in talker.events("good"):
             kind = event["type"] if isinstance(event, dict) else event.type
-            delay = delay or (kind == "new-message" and time.perf_counter() - began)
+            delay = delay or (kind == "new-message" and time.perf_counter() - started_at)
         delays.append(delay)
     return statistics.median(delays[1:]) * 1e3
 

@@ -73,9 +73,9 @@ async def measure(kind: str, tool: str, url: str, ids: tuple[str, str], director
         if tool == "allocated":
             tracemalloc.start()
         before = resident("VmRSS")
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         await transfer(nairi, kind, directory / "large.bin", ids[1])
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started_at
         grown = tracemalloc.get_traced_memory()[1] if tool == "allocated" else resident("VmHWM") - before
     print(grown, seconds)
 

@@ -80,9 +80,9 @@ async def ledger_alone(directory: Path, at_once: int, count: int) -> tuple[float
             finish = partial(Ledger.finish, document='{"messages":[]}', is_done=True, cost=None)
             await writer.call(partial(finish, number=entry.number))
 
-    began, cpu = time.perf_counter(), time.process_time()
+    started_at, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(work() for _ in range(at_once)))
-    took, used = time.perf_counter() - began, time.process_time() - cpu
+    took, used = time.perf_counter() - started_at, time.process_time() - cpu
     await writer.aclose()
     path.unlink()
     return count / took, used / count * 1e6
@@ -92,7 +92,7 @@ async def asking(url: str, key: str, directory: Path, kind: str) -> tuple[float,
     """Seconds and processor seconds of this process for all prompts, with or without a ledger."""
     prompts = (f"prompt {number}" for number in range(ASKED))
     async with session(url, key) as nairi:
-        began, cpu = time.perf_counter(), time.process_time()
+        started_at, cpu = time.perf_counter(), time.process_time()
         if kind == "ask_many":
             async for outcome in nairi.ask_many(AGENT, prompts, limit=LIMIT):
                 assert outcome.reply  # noqa: S101 - what is measured must work
@@ -104,7 +104,7 @@ async def asking(url: str, key: str, directory: Path, kind: str) -> tuple[float,
                     assert ended.reply  # noqa: S101 - as above
             ledger.unlink()
             (directory / "replies.jsonl").unlink(missing_ok=True)
-        return time.perf_counter() - began, time.process_time() - cpu
+        return time.perf_counter() - started_at, time.process_time() - cpu
 
 
 async def until(condition: Callable[[], object]) -> float:
@@ -122,9 +122,9 @@ async def restart_running(url: str, key: str, directory: Path) -> list[float]:
         await until(lambda: outcomes.status.running == RESTARTED)
     for _ in range(ROUNDS):
         async with session(url, key) as nairi:
-            began = time.perf_counter()
+            started_at = time.perf_counter()
             async with Batch(nairi, AGENT, [], ledger=ledger, limit=RESTARTED) as outcomes:
-                taken.append(await until(lambda: outcomes.status.running == RESTARTED) - began)
+                taken.append(await until(lambda: outcomes.status.running == RESTARTED) - started_at)
     return taken
 
 
@@ -145,10 +145,10 @@ async def restart_ended(url: str, key: str, directory: Path) -> list[float]:
         known = RESTARTED + round_
         prompts = (f"prompt {number}" for number in range(1, known + 2))
         async with session(url, key) as nairi:
-            began = time.perf_counter()
+            started_at = time.perf_counter()
             async with Batch(nairi, AGENT, prompts, ledger=ledger, limit=LIMIT) as outcomes:
                 left = await until(lambda: outcomes.status.sending or outcomes.status.done > known)  # noqa: B023
-                taken.append(left - began)
+                taken.append(left - started_at)
                 async for _ in outcomes:
                     pass
     return taken

@@ -203,11 +203,11 @@ async def run(
     async def converse(talker: Client, turns: list[tuple[str, float, str]]) -> None:
         nonlocal wrong, first
         for agent, length, asked in turns:
-            began = clock.monotonic()
-            if began >= until:
+            started_at = clock.monotonic()
+            if started_at >= until:
                 break
             text = await talker.ask(agent, asked)
-            delays.append(clock.monotonic() - began - length)
+            delays.append(clock.monotonic() - started_at - length)
             wrong += not text.endswith("done") or text.count("done") != 1
             if len(delays) == warm_up and scenario.window is None:
                 first = mark()

@@ -68,9 +68,9 @@ async def _many(call: Callable[[], Awaitable[object]], count: int, at_once: int)
             await call()
 
     gc.collect()
-    began = time.process_time()
+    started_at = time.process_time()
     await asyncio.gather(*(worker() for _ in range(at_once)))
-    return (time.process_time() - began) / count * 1e6
+    return (time.process_time() - started_at) / count * 1e6
 
 
 async def requests(port: int) -> list[tuple[str, float, float]]:
@@ -110,14 +110,14 @@ def growing() -> tuple[str, float, float]:
     bodies = [json.dumps({"messages": messages[:count]}).encode() for count in range(10, 2001, 10)]
     mine, theirs = [], []
     for _ in range(3):
-        began = time.process_time()
+        started_at = time.process_time()
         for body in bodies:
             wire.decode_timeline(body)
-        theirs.append(time.process_time() - began)
-        began, decoder = time.process_time(), IncrementalDecoder()
+        theirs.append(time.process_time() - started_at)
+        started_at, decoder = time.process_time(), IncrementalDecoder()
         for body in bodies:
             decoder.decode(body)
-        mine.append(time.process_time() - began)
+        mine.append(time.process_time() - started_at)
     return "growing to 2,000 messages, ms CPU", statistics.median(mine) * 1e3, statistics.median(theirs) * 1e3
 
 

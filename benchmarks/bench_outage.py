@@ -33,12 +33,12 @@ class Outage:
 
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
-        self.came: list[float] = []
+        self.received_at: list[float] = []
 
     async def __call__(self, _request: web.Request) -> web.Response | None:
         """Refuse, or let the service answer."""
         now = self._clock.monotonic()
-        self.came.append(now)
+        self.received_at.append(now)
         if not BEGIN <= now < END:
             return None
         headers = {"Retry-After": str(math.ceil(END - now))}
@@ -84,9 +84,9 @@ async def measure(name: str, client: Callable[[Simulator, VirtualClock, list[str
         outage = Outage(clock)
         simulator.intercept = outage
         await client(simulator, clock, [turn.message_id for turn in turns])
-    after = Counter(int(came - END) for came in outage.came if came >= END)
-    during = sum(BEGIN <= came < END for came in outage.came)
-    before = sum(BEGIN - 10 <= came < BEGIN for came in outage.came) / 10
+    after = Counter(int(received_at - END) for received_at in outage.received_at if received_at >= END)
+    during = sum(BEGIN <= received_at < END for received_at in outage.received_at)
+    before = sum(BEGIN - 10 <= received_at < BEGIN for received_at in outage.received_at) / 10
     peaks = [max((after[second] for second in range(until)), default=0) for until in SECONDS]
     print(f"| {name} | {before:.0f} | {during} | " + " | ".join(str(peak) for peak in peaks) + " |")
 

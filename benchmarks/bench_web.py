@@ -100,11 +100,11 @@ async def measure(recipe: str) -> Row:
 
         async with http.get(url):
             await asyncio.sleep(3)
-            began = time.monotonic()
+            started_at = time.monotonic()
             app.process.terminate()
             try:
                 await asyncio.wait_for(app.process.wait(), PATIENCE)
-                row.deploy = time.monotonic() - began
+                row.deploy = time.monotonic() - started_at
             except TimeoutError:
                 app.process.kill()
     return row

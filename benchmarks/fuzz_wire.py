@@ -104,9 +104,9 @@ def main() -> int:
     rules = options.rule or [*RULES]
     if options.replay is not None:
         for rule in rules:
-            began = time.perf_counter()
+            started_at = time.perf_counter()
             RULES[rule](options.replay.read_bytes())
-            print(f"{rule}: holds, {time.perf_counter() - began:.3f} s")
+            print(f"{rule}: holds, {time.perf_counter() - started_at:.3f} s")
         return 0
     print("| rule | inputs | edges of the code | found | peak memory |\n| --- | ---: | ---: | ---: | ---: |")
     clean_run = True

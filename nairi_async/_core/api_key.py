@@ -41,7 +41,7 @@ class ApiKey:
         """A key is never replaced."""
         return 0
 
-    async def prepare(self, _caller: RequestExecutor, /) -> None:
+    async def prepare(self, _executor: RequestExecutor, /) -> None:
         """Nothing has to be done."""
 
     def refused(self, _generation: int, /) -> bool:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from nairi_async._core.aiohttp_transport import AiohttpTransport
     from nairi_async._core.rate_limits import Limiter
     from nairi_async._core.request import Credentials, Request, Response
-    from nairi_async._core.statistics import Meter
+    from nairi_async._core.statistics import Counters
     from nairi_async.clock import Clock
 
 log = logging.getLogger("nairi_async.requests")
@@ -76,7 +76,7 @@ class RequestExecutor:
         clock: Clock,
         random: Callable[[], float],
         *,
-        meter: Meter,
+        counters: Counters,
         policy: RetryPolicy,
         request_timeout: float,
         hooks: Hooks | None = None,
@@ -85,7 +85,7 @@ class RequestExecutor:
         self.limiter = limiter
         self.clock = clock
         self.random = random
-        self.meter = meter
+        self.counters = counters
         self.hooks = hooks or Hooks()
         self.server_clock = ServerClock()
         self._policy = policy
@@ -130,7 +130,7 @@ class RequestExecutor:
         deadline: float = math.inf,
     ) -> _T:
         credentials = request.credentials or self.http.credentials
-        is_second, request.began = False, None
+        is_second, request.started_at = False, None
         leaving.note(request)
         preparing = _Preparing(credentials, self)
         for attempt in itertools.count(1):
@@ -156,7 +156,7 @@ class RequestExecutor:
                 ):
                     _raise_final(request, error)
                 now = self.clock.monotonic()
-                elapsed = 0.0 if request.began is None else now - request.began
+                elapsed = 0.0 if request.started_at is None else now - request.started_at
                 delay = delay_before_retry(
                     self._policy,
                     error,
@@ -168,7 +168,7 @@ class RequestExecutor:
                 if delay is None or now + delay >= deadline:
                     _raise_final(request, error)
                 request.write_started = False
-                self.meter.retries += 1
+                self.counters.retries += 1
                 planned = RetryPlanned(
                     method=request.method, path=request.path, attempt=attempt, error=error, wait=delay
                 )
@@ -180,17 +180,17 @@ class RequestExecutor:
         request.write_started = False
         try:
             async with self.limiter.slot(deadline, request.bucket, preparing.again) as slot:
-                began = self.clock.monotonic()
-                if request.began is None:
-                    request.began = began
+                started_at = self.clock.monotonic()
+                if request.started_at is None:
+                    request.started_at = started_at
                 timeout = self._timeout(request, deadline)
-                self.meter.requests += 1
+                self.counters.requests += 1
                 request.credential_version = (request.credentials or self.http.credentials).credential_version
                 try:
                     response = await self.http.send(request, timeout)
                 except NairiError as error:
                     if self.hooks.listens(log):
-                        self._tell(request, attempt, began, error=error)
+                        self._tell(request, attempt, started_at, error=error)
                     raise
                 if response.stream is not None:
                     slot.keep()
@@ -200,14 +200,14 @@ class RequestExecutor:
             raise RequestTimeoutError(str(error), request.method, request.path) from error
         self._learn(request, response)
         if self.hooks.listens(log):
-            self._tell(request, attempt, began, response=response)
+            self._tell(request, attempt, started_at, response=response)
         if not response.is_success:
             self._raise_status(request, response)
         return response
 
     def _streamed(self, response: Response) -> Stream:
         assert response.stream is not None  # noqa: S101 - a success of a request that asked for it
-        return Stream(response.stream, self.limiter, self.meter)
+        return Stream(response.stream, self.limiter, self.counters)
 
     def _decoded(self, request: Request, response: Response, decode: Callable[[bytes], _T]) -> _T:
         try:
@@ -222,7 +222,7 @@ class RequestExecutor:
         self,
         request: Request,
         attempt: int,
-        began: float,
+        started_at: float,
         *,
         response: Response | None = None,
         error: NairiError | None = None,
@@ -231,7 +231,7 @@ class RequestExecutor:
             method=request.method,
             path=request.path,
             attempt=attempt,
-            seconds=self.clock.monotonic() - began,
+            seconds=self.clock.monotonic() - started_at,
             status=response.status if response is not None else None,
             bytes_received=len(response.body) if response is not None else 0,
             error=error,
@@ -257,10 +257,10 @@ class RequestExecutor:
 
     def _learn(self, request: Request, response: Response) -> None:
         """What an answer tells besides what was asked for."""
-        self.meter.bytes_received += len(response.body)
+        self.counters.bytes_received += len(response.body)
         if request.observe_date:
-            request.answered = self.clock.monotonic()
-            self.server_clock.observe(parse_date(response.headers.get("Date")), request.answered)
+            request.answered_at = self.clock.monotonic()
+            self.server_clock.observe(parse_date(response.headers.get("Date")), request.answered_at)
         if request.bucket is not None:
             wait = seconds_until_reset(response.headers, self.clock.time())
             if wait is not None:
@@ -270,16 +270,16 @@ class RequestExecutor:
 class _Preparing:
     """The credentials of one call, prepared once more when its turn has come: it may have waited for too long."""
 
-    __slots__ = ("_caller", "_credentials", "failure")
+    __slots__ = ("_credentials", "_executor", "failure")
 
-    def __init__(self, credentials: Credentials, caller: RequestExecutor) -> None:
-        self._credentials, self._caller = credentials, caller
+    def __init__(self, credentials: Credentials, executor: RequestExecutor) -> None:
+        self._credentials, self._executor = credentials, executor
         self.failure: NairiError | None = None
 
     async def again(self) -> None:
         """Prepare them, and keep the failure: it has been tried again already, by its own rules."""
         try:
-            await self._credentials.prepare(self._caller)
+            await self._credentials.prepare(self._executor)
         except NairiError as error:
             self.failure = error
             raise

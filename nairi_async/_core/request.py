@@ -62,7 +62,7 @@ class Credentials(Protocol):
         """Which ones these are: another number after they were replaced."""
         ...
 
-    async def prepare(self, caller: RequestExecutor, /) -> None:
+    async def prepare(self, executor: RequestExecutor, /) -> None:
         """Do what must be done before a request can carry them, such as signing in."""
         ...
 
@@ -123,11 +123,11 @@ class Request:
     """Whether, at the last attempt, any of it was given to a connection: if not, it provably never ran."""
     credential_version: int = field(default=0, init=False)
     """Which credentials the last attempt carried."""
-    began: float | None = field(default=None, init=False)
+    started_at: float | None = field(default=None, init=False)
     """When the first attempt of the call under way left, by the session's monotonic clock: waits before it are free."""
     observe_date: bool = False
     """Whether the answer's `Date` is worth reading: it tells the service's time."""
-    answered: float | None = field(default=None, init=False)
+    answered_at: float | None = field(default=None, init=False)
     """When the last answer came, by the session's monotonic clock."""
     address: Any = field(default=None, init=False, repr=False)
     """The seam's own form of the URL, kept so that a request polled for an hour is not parsed each time."""

@@ -11,7 +11,7 @@ from nairi_async._core.aiohttp_transport import AiohttpTransport
 from nairi_async._core.executor import RequestExecutor
 from nairi_async._core.rate_limits import Limiter
 from nairi_async._core.retry import RetryPolicy
-from nairi_async._core.statistics import Meter
+from nairi_async._core.statistics import Counters
 from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError
 from nairi_async.hooks import Hooks
@@ -64,12 +64,12 @@ class ServiceSession:
             per_second=requests_per_second,
             buckets=buckets,
         )
-        self._caller = RequestExecutor(
+        self._executor = RequestExecutor(
             self._http,
             limiter,
             clock,
             random.random,
-            meter=Meter(),
+            counters=Counters(),
             policy=retry or RetryPolicy(),
             request_timeout=timeout,
             hooks=Hooks(hooks),
@@ -106,4 +106,4 @@ class ServiceSession:
     @property
     def stats(self) -> Stats:
         """What the session has done so far: requests, bytes, looks, discovery delay, waiting calls."""
-        return self._caller.meter.read(waiting_calls=self._caller.limiter.waiting)
+        return self._executor.counters.read(waiting_calls=self._executor.limiter.waiting)

@@ -50,7 +50,7 @@ class Stats:
 
 
 @define
-class Meter:
+class Counters:
     """The running counts behind `Stats`."""
 
     requests: int = 0

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nairi_async._core.rate_limits import Limiter
     from nairi_async._core.request import ResponseStream
-    from nairi_async._core.statistics import Meter
+    from nairi_async._core.statistics import Counters
 
 
 class Stream:
     """The pieces of a successful answer. Read to its end or closed, it gives connection and place back at once."""
 
-    def __init__(self, incoming: ResponseStream, limiter: Limiter, meter: Meter) -> None:
+    def __init__(self, incoming: ResponseStream, limiter: Limiter, counters: Counters) -> None:
         self._incoming = incoming
         self._limiter = limiter
-        self._meter = meter
+        self._counters = counters
         self._is_open = True
 
     async def read(self) -> bytes:
@@ -27,7 +27,7 @@ class Stream:
             DecodeError: it is larger than its request allows.
         """
         piece = await self._incoming.read()
-        self._meter.bytes_received += len(piece)
+        self._counters.bytes_received += len(piece)
         if not piece:
             self.close()
         return piece

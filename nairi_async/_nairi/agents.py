@@ -39,12 +39,12 @@ _LONGEST_NAME: Final = 100
 class Agents:
     """The agents that one session can reach."""
 
-    def __init__(self, caller: RequestExecutor) -> None:
-        self._caller = caller
+    def __init__(self, executor: RequestExecutor) -> None:
+        self._executor = executor
 
     async def all(self) -> list[Agent]:
         """Every agent of the organisation, in the service's order."""
-        return await self._caller.call(Request(method="GET", path=path("agents")), decode_agents)
+        return await self._executor.call(Request(method="GET", path=path("agents")), decode_agents)
 
     async def one(self, agent_id: str) -> Agent:
         """The agent of that slug or id."""
@@ -60,7 +60,7 @@ class Agents:
         body = encode_agent({"name": name, "instances_count": instances_count})
         doubt = "the agent may have been made, or not"
         request = Request(method="POST", path=path("agents"), body=body, idempotent=False, doubt=doubt)
-        return await self._caller.call(request, decode_agent)
+        return await self._executor.call(request, decode_agent)
 
     async def update(self, agent_id: str, *, description: str | Unset, system_prompt: str | Unset | None) -> Agent:
         """The agent after the change of what was given."""
@@ -87,7 +87,7 @@ class Agents:
     async def call(self, agent_id: str, request: Request, decode: Callable[[bytes], _T]) -> _T:
         """Make a call about an agent; a 404 is explained."""
         try:
-            return await self._caller.call(request, decode)
+            return await self._executor.call(request, decode)
         except NotFoundError as error:
             await self.explain(agent_id, error)
 
@@ -97,9 +97,9 @@ class Agents:
         Listing the agents is a courtesy: where it fails or takes long, the error comes without names.
         """
         try:
-            deadline = self._caller.clock.monotonic() + _PATIENCE
+            deadline = self._executor.clock.monotonic() + _PATIENCE
             request = Request(method="GET", path=path("agents"), timeout=_PATIENCE)
-            known = await self._caller.call(request, decode_agents, deadline=deadline)
+            known = await self._executor.call(request, decode_agents, deadline=deadline)
         except NairiError:
             known = []
         if any(agent_id in {agent.agent_id, agent.id} for agent in known):

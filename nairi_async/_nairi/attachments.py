@@ -34,8 +34,8 @@ _LARGEST_BODY: Final = 72 * 1024 * 1024
 class Files:
     """Uploads and downloads of one session."""
 
-    def __init__(self, caller: RequestExecutor) -> None:
-        self._caller = caller
+    def __init__(self, executor: RequestExecutor) -> None:
+        self._executor = executor
 
     async def upload(self, upload: Upload, timeout: float | None = None, *, deadline: float = math.inf) -> str:
         """Send a file; returns the id of the attachment."""
@@ -44,7 +44,7 @@ class Files:
         request = Request(
             method="POST", path=path("attachments"), body=upload, timeout=timeout or self._allowance(size)
         )
-        return await self._caller.call(request, decode_attachment_id, deadline=deadline)
+        return await self._executor.call(request, decode_attachment_id, deadline=deadline)
 
     async def download(self, attachment_id: str, timeout: float | None = None) -> Attachment:
         """Fetch a file."""
@@ -66,7 +66,7 @@ class Files:
             max_body=_LARGEST_BODY,
             timeout=timeout or self._allowance(_LARGEST_BODY),
         )
-        return await self._caller.call(request, decode)
+        return await self._executor.call(request, decode)
 
     async def fetch(self, attachment_ids: Sequence[str]) -> list[Attachment]:
         """Download several files, in their order."""
@@ -85,7 +85,7 @@ class Files:
         return PendingUploads(self, ids, sources)
 
     def _allowance(self, size: int) -> float:
-        return self._caller.request_timeout + size / SLOWEST
+        return self._executor.request_timeout + size / SLOWEST
 
 
 class PendingUploads:

@@ -103,7 +103,7 @@ class NairiSession(ResourceMethods, ServiceSession):
             clock=clock,
             hooks=hooks,
         )
-        self._context = PollingContext(self._caller, polling or Polling())
+        self._context = PollingContext(self._executor, polling or Polling())
         if cadence is not None:
             self._context.cadence.restore(cadence)
         self._turns = TurnService(self._context)
@@ -174,7 +174,7 @@ class NairiSession(ResourceMethods, ServiceSession):
     async def message(self, message_id: str) -> Message:
         """One message as it is now (api: `GET messages/{message_id}`)."""
         location = path("messages", checks.identifier("message_id", message_id))
-        message = await self._caller.call(Request(method="GET", path=location), wire.decode_message)
+        message = await self._executor.call(Request(method="GET", path=location), wire.decode_message)
         self._turns.meter.count_final([message])
         return message
 
@@ -187,7 +187,7 @@ class NairiSession(ResourceMethods, ServiceSession):
         """
         location = path("conversations", checks.identifier("job_id", job_id), "messages")
         decode = partial(wire.decode_timeline, progress=checks.flag("progress", progress))
-        messages = list(await self._caller.call(Request(method="GET", path=location), decode))
+        messages = list(await self._executor.call(Request(method="GET", path=location), decode))
         self._turns.meter.count_final(messages)
         return messages
 

@@ -16,7 +16,7 @@ from nairi_async._nairi.polling.poller import WatchTarget
 from nairi_async._nairi.polling.tracker import Tracker
 from nairi_async._nairi.polling.turn_waiter import TurnWaiter
 from nairi_async._nairi.polling.watch import Watch
-from nairi_async._nairi.usage import Meter
+from nairi_async._nairi.usage import UsageMeter
 from nairi_async.errors import NairiError, TurnFailedError
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class TurnService:
     def __init__(self, context: PollingContext) -> None:
         self._context = context
         self.clock = context.clock
-        self.agents = Agents(context.caller)
-        self.files = Files(context.caller)
-        self.meter = Meter()
+        self.agents = Agents(context.executor)
+        self.files = Files(context.executor)
+        self.meter = UsageMeter()
         self._reconciler = Reconciler(context, self.agents)
 
     def start(self, agent_id: str, prompt: str, *, ask_mode: bool, attachment_ids: Sequence[str]) -> PendingPrompt:
@@ -75,16 +75,16 @@ class TurnService:
 
     async def learn_time(self, agent_id: str) -> None:
         """Have the service tell its time, unless it has. Where it does not, nothing is lost but precision."""
-        caller = self._context.caller
-        if math.isinf(caller.server_clock.at(self.clock.monotonic())[0]):
+        executor = self._context.executor
+        if math.isinf(executor.server_clock.at(self.clock.monotonic())[0]):
             request = Request(method="GET", path=path("agents", agent_id), observe_date=True)
             with suppress(NairiError):
-                await caller.call(request, bool, deadline=self.clock.monotonic() + _COURTESY)
+                await executor.call(request, bool, deadline=self.clock.monotonic() + _COURTESY)
 
     def moment(self) -> float:
         """Now in Unix time, by the machine's clock or the service's, whichever is behind."""
         now = self.clock.time()
-        earliest, _ = self._context.caller.server_clock.at(self.clock.monotonic())
+        earliest, _ = self._context.executor.server_clock.at(self.clock.monotonic())
         return now if math.isinf(earliest) else min(now, earliest)
 
     def ending(self, turn: Turn, timeout: float) -> TurnWaiter:

@@ -84,7 +84,7 @@ class _Recent(Generic[_T]):
         return self._known.get(key)
 
 
-class Meter:
+class UsageMeter:
     """Counts the usage on messages as they pass.
 
     Memory is bounded: of the last `REMEMBERED` messages with usage it is known that they were counted, and reading one

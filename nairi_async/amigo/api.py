@@ -31,8 +31,8 @@ _DOUBT: Final = "the message was sent, and whether the interaction is saved is n
 class Api:
     """One organisation's endpoints. Arguments are checked by whoever calls."""
 
-    def __init__(self, caller: RequestExecutor, organization_id: str, user_id: str, *, idle_timeout: float) -> None:
-        self.caller = caller
+    def __init__(self, executor: RequestExecutor, organization_id: str, user_id: str, *, idle_timeout: float) -> None:
+        self.executor = executor
         self.user_id = user_id
         self._root = path(organization_id, "conversation")
         self._idle_timeout = idle_timeout
@@ -73,48 +73,48 @@ class Api:
             path=f"{self._root}{path(conversation_id, 'finish')}/",
             bucket="finish",
             idempotent=False,
-            timeout=max(FINISH_TIMEOUT, self.caller.request_timeout),
+            timeout=max(FINISH_TIMEOUT, self.executor.request_timeout),
             doubt="the request was sent, and whether the conversation is finished is not known",
             observe_date=True,
             busy_statuses=_BUSY if is_patient else frozenset(),
         )
-        await self.caller.call(request, wire.decode_nothing)
+        await self.executor.call(request, wire.decode_nothing)
 
     async def conversations(self, query: Sequence[tuple[str, str]]) -> Page:
         """One page of conversations."""
-        return await self.caller.call(self._get("conversations", "/", query), wire.decode_conversations)
+        return await self.executor.call(self._get("conversations", "/", query), wire.decode_conversations)
 
     async def messages(self, conversation_id: str, query: Sequence[tuple[str, str]]) -> Page:
         """One page of messages."""
         location = path(conversation_id, "messages") + "/"
-        return await self.caller.call(self._get("messages", location, query), wire.decode_messages)
+        return await self.executor.call(self._get("messages", location, query), wire.decode_messages)
 
     async def source(self, conversation_id: str, message_id: str, *, long_lived: bool) -> Any:
         """Where the audio of a message is."""
         location = path(conversation_id, "messages", message_id, "source")
         query = [("long_lived", "true")] if long_lived else []
-        return await self.caller.call(self._get("source", location, query), wire.decode_source)
+        return await self.executor.call(self._get("source", location, query), wire.decode_source)
 
     async def insights(self, conversation_id: str, interaction_id: str) -> Any:
         """What the agent had in mind."""
         location = path(conversation_id, "interaction", interaction_id, "insights")
-        return await self.caller.call(self._get("insights", location, ()), wire.decode_insights)
+        return await self.executor.call(self._get("insights", location, ()), wire.decode_insights)
 
     async def tag(self, conversation_id: str, document: dict[str, Any]) -> None:
         """Change tags: the same change twice is the same as once."""
         request = self._post("tags", path(conversation_id, "tags") + "/", document)
-        await self.caller.call(request, wire.decode_nothing)
+        await self.executor.call(request, wire.decode_nothing)
 
     async def recommend(self, conversation_id: str, interaction_id: str, document: dict[str, Any]) -> tuple[str, ...]:
         """Recommended responses: a suggestion, so another one does no harm."""
         location = path(conversation_id, "interaction", interaction_id, "recommend_responses")
         request = self._post("recommend", location, document, timeout=MODEL_TIMEOUT)
-        return await self.caller.call(request, wire.decode_recommended)
+        return await self.executor.call(request, wire.decode_recommended)
 
     async def starters(self, document: dict[str, Any]) -> Any:
         """Conversation starters, which change nothing either."""
         request = self._post("starters", "/conversation_starter", document, timeout=MODEL_TIMEOUT)
-        return await self.caller.call(request, wire.decode_starters)
+        return await self.executor.call(request, wire.decode_starters)
 
     def _stream(
         self, bucket: str, location: str, query: Iterable[tuple[str, str]], body: bytes | Upload, **options: Any
@@ -139,7 +139,7 @@ class Api:
 
     def _post(self, bucket: str, location: str, document: dict[str, Any], *, timeout: float | None = None) -> Request:
         body = wire.encode(document)
-        bound = None if timeout is None else max(timeout, self.caller.request_timeout)
+        bound = None if timeout is None else max(timeout, self.executor.request_timeout)
         return Request(method="POST", path=f"{self._root}{location}", body=body, bucket=bucket, timeout=bound)
 
 

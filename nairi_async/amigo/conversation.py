@@ -126,7 +126,7 @@ class AmigoConversation:
             events=external_events,
             response_format=response_format,
             actions=current_agent_action_type,
-            now=self._api.caller.clock.time(),
+            now=self._api.executor.clock.time(),
         )
         return self._streamed(saying, timeout)
 

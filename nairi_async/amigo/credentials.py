@@ -70,26 +70,26 @@ class Tokens:
         """Number of tokens so far."""
         return self._generation
 
-    async def prepare(self, caller: RequestExecutor, /) -> None:
+    async def prepare(self, executor: RequestExecutor, /) -> None:
         """Sign in, unless there is a token that is good for a while.
 
         Raises:
             AuthenticationError, RateLimitedError, ServerError, NairiError: the sign-in failed, with its own status.
         """
-        if caller.clock.monotonic() < self._renew_at:
+        if executor.clock.monotonic() < self._renew_at:
             return
         ended_before = self._ended
         async with self._signing_in:
-            if caller.clock.monotonic() < self._renew_at:
+            if executor.clock.monotonic() < self._renew_at:
                 return
             if self._failure is not None and self._ended > ended_before:
                 raise copy(self._failure) from self._failure
-            await self._sign_in(caller)
+            await self._sign_in(executor)
 
-    async def _sign_in(self, caller: RequestExecutor) -> None:
+    async def _sign_in(self, executor: RequestExecutor) -> None:
         request = Request(method="POST", path=self._path, credentials=self._key, bucket="sign_in", observe_date=True)
         try:
-            token = await caller.call(request, decode_token, unreadable_is_transient=True)
+            token = await executor.call(request, decode_token, unreadable_is_transient=True)
         except NairiError as error:
             # A copy, which holds no frames.
             self._failure = copy(error)
@@ -99,8 +99,8 @@ class Tokens:
         self._generation += 1
         self._ended += 1
         self._failure = None
-        now = caller.clock.monotonic()
-        self._renew_at = now + _good_for(token.expires_at, _server_time(caller, now))
+        now = executor.clock.monotonic()
+        self._renew_at = now + _good_for(token.expires_at, _server_time(executor, now))
 
     def headers(self) -> Mapping[str, str]:
         """The authorisation of a request."""
@@ -131,10 +131,10 @@ def sendable(name: str, variable: str, value: object) -> str:
     return value
 
 
-def _server_time(caller: RequestExecutor, moment: float) -> float:
+def _server_time(executor: RequestExecutor, moment: float) -> float:
     """Unix time at the service, late rather than early; by our own clock as long as the service has not told."""
-    _, latest = caller.server_clock.at(moment)
-    return latest if math.isfinite(latest) else caller.clock.time()
+    _, latest = executor.server_clock.at(moment)
+    return latest if math.isfinite(latest) else executor.clock.time()
 
 
 def _good_for(expires_at: datetime | None, now: float) -> float:

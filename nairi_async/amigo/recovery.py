@@ -39,14 +39,14 @@ class LostInteraction:
     """What was said."""
     service_id: str | None = None
     """The service, for a conversation whose id never came."""
-    began: float = -math.inf
+    started_at: float = -math.inf
     """When it was sent, by the session's monotonic clock."""
     excluded: set[str] = field(factory=set)
     """Messages and interactions that are known to be earlier ones."""
 
     async def settle(self, api: Api, timeout: float) -> AmigoReply | None:
         """The reply, once it is found; `None` if nothing is found within the time."""
-        clock = api.caller.clock
+        clock = api.executor.clock
         deadline, wait = clock.monotonic() + timeout, _FIRST_WAIT
         while True:
             reply = await self._look(api)
@@ -64,7 +64,7 @@ class LostInteraction:
         """
         if self.saying.text is None:
             return None
-        clock, earliest = api.caller.clock, self._earliest(api)
+        clock, earliest = api.executor.clock, self._earliest(api)
         deadline, wait = clock.monotonic() + _PATIENCE, _FIRST_WAIT
         while True:
             ids = await self._candidates(api, earliest, ("is_finished", "false"))
@@ -117,10 +117,10 @@ class LostInteraction:
 
     def _earliest(self, api: Api) -> float:
         """The earliest time, by the service's clock, at which it may have come there."""
-        caller = api.caller
-        earliest, _ = caller.server_clock.at(self.began)
+        executor = api.executor
+        earliest, _ = executor.server_clock.at(self.started_at)
         if not math.isfinite(earliest):
-            earliest = caller.clock.time() - (caller.clock.monotonic() - self.began) - _CLOCKS_DIFFER
+            earliest = executor.clock.time() - (executor.clock.monotonic() - self.started_at) - _CLOCKS_DIFFER
         return earliest - _PRECISION
 
 

@@ -120,9 +120,9 @@ class AmigoSession(ResourceMethods, ServiceSession):
             buckets=(limits or Limits()).buckets(),
             hooks=hooks,
         )
-        self._api = Api(self._caller, organization, user, idle_timeout=idle_timeout)
+        self._api = Api(self._executor, organization, user, idle_timeout=idle_timeout)
         self._orders = ConversationLocks()
-        self._one_shots = OneShots(self._caller.clock)
+        self._one_shots = OneShots(self._executor.clock)
 
     def create_conversation(
         self,
@@ -214,7 +214,7 @@ class AmigoSession(ResourceMethods, ServiceSession):
             events=external_events,
             response_format=response_format,
             actions=current_agent_action_type,
-            now=self._caller.clock.time(),
+            now=self._executor.clock.time(),
         )
 
         async def prepare() -> Request:

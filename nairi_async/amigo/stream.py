@@ -67,7 +67,7 @@ class AmigoStream:
         note: Callable[[AmigoStream], object] | None = None,
     ) -> None:
         self._api = api
-        self._clock = api.caller.clock
+        self._clock = api.executor.clock
         self._saying = saying
         self._prepare = prepare
         self.order = order
@@ -258,9 +258,9 @@ class AmigoStream:
         self._sought.excluded.update(self.order.told)
         try:
             request = self._request = await self._prepare()
-            self._sought.began = self._clock.monotonic()
+            self._sought.started_at = self._clock.monotonic()
             try:
-                self._stream = await self._api.caller.stream(request)
+                self._stream = await self._api.executor.stream(request)
             except OutcomeUnknownError as error:
                 self._failure = error
                 raise
@@ -336,7 +336,7 @@ class AmigoStream:
         where = (self._request.method, self._request.path)
         failure: NairiError
         if isinstance(cause, DecodeError) or (not self._interaction.understood and self._interaction.excerpt):
-            excerpt = self._api.caller.http.redact(self._interaction.excerpt)
+            excerpt = self._api.executor.http.redact(self._interaction.excerpt)
             told = cause.message if cause is not None else "the answer is not a stream of events"
             failure = UnreadableOutcomeError(f"{told} ({self._request.doubt})", *where, excerpt=excerpt)
         else:
@@ -348,7 +348,7 @@ class AmigoStream:
     def _void(self) -> InteractionVoidError:
         error = self._interaction.error
         assert error is not None  # noqa: S101 - that is what makes it void
-        description = self._api.caller.http.redact(error.error_description or "no description")
+        description = self._api.executor.http.redact(error.error_description or "no description")
         failure = InteractionVoidError(description, error.http_error_code)
         self._told(failure)
         return failure

@@ -136,7 +136,7 @@ class Batch:
             writer=writer,
             doubts=doubts,
             pool=TaskPool(self._limit),
-            began=clock.time(),
+            started_at=clock.time(),
         )
         self._work.pool.spawn(self._feed(self._work))
         return self

@@ -97,7 +97,7 @@ class BatchRun:
     writer: Writer
     doubts: LostPrompts
     pool: TaskPool[tuple[BatchOutcome, int | None]]
-    began: float
+    started_at: float
     """When the ledger was opened, in seconds since the epoch: whoever wrote in it before had ended by then."""
     counts: dict[Literal["sending", "running"], int] = field(factory=lambda: {"sending": 0, "running": 0})
     _knows_earlier: bool = False
@@ -204,11 +204,11 @@ class BatchRun:
         deadline = self.clock.monotonic() + self.plan.timeout
         polls = iter(_LOOKS)
         while True:
-            began = self.clock.monotonic()
+            started_at = self.clock.monotonic()
             try:
-                return await self.session.reply(turn, timeout=max(0.0, deadline - began))
+                return await self.session.reply(turn, timeout=max(0.0, deadline - started_at))
             except NotFoundError:
-                if self.clock.monotonic() - began > sum(_LOOKS):
+                if self.clock.monotonic() - started_at > sum(_LOOKS):
                     polls = iter(_LOOKS)
                 wait = next(polls, None)
                 if wait is None:
@@ -222,7 +222,7 @@ class BatchRun:
         """
         if self._knows_earlier:
             return True
-        others = await self.writer.call(partial(Ledger.earlier, before=self.began, but=but.number))
+        others = await self.writer.call(partial(Ledger.earlier, before=self.started_at, but=but.number))
         for message_id in others:
             with suppress(NairiError), self.stoppable():
                 await self.session.message(message_id)
@@ -259,7 +259,7 @@ class BatchRun:
     async def _begun(self, entry: Entry, *, is_new: bool) -> Turn:
         """The turn of an item that has none in the ledger yet, found or begun, and noted."""
         doubt: OutcomeUnknownError | None = None
-        sent_before = self.began
+        sent_before = self.started_at
         if entry.state == "sending" and not is_new:
             doubt = OutcomeUnknownError("the prompt was sent by an earlier run, and whether it runs is not known")
         is_marked = is_new and entry.state == "sending"

@@ -26,13 +26,13 @@ class Narrator:
     def __init__(self, screen: Screen, clock: Clock) -> None:
         self._screen = screen
         self._clock = clock
-        self._began = clock.monotonic()
+        self._started_at = clock.monotonic()
         self._status: str | None = None
 
     @property
     def elapsed(self) -> float:
         """Seconds since the beginning."""
-        return self._clock.monotonic() - self._began
+        return self._clock.monotonic() - self._started_at
 
     def say(self, role: str, text: str) -> None:
         """Show what somebody says."""

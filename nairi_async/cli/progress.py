@@ -42,7 +42,7 @@ class Progress:
         self._clock = clock
         self._status = status
         self._total = total
-        self._began = clock.monotonic()
+        self._started_at = clock.monotonic()
         first = status()
         self._had_ended = first.done + first.failed
         self.is_stopping = False
@@ -75,7 +75,7 @@ class Progress:
             parts = [summary(status), f"{status.sending:,} on the way"]
         else:
             parts = [summary(status), f"{status.running + status.sending:,} running"]
-        elapsed = self._clock.monotonic() - self._began
+        elapsed = self._clock.monotonic() - self._started_at
         since = ended - self._had_ended
         if total is not None and since >= _ENOUGH and not self.is_stopping:
             parts.append(f"{_duration(max(0.0, total - ended) / since * elapsed)} left")

@@ -114,7 +114,7 @@ async def test_a_reply_that_is_saved_is_not_late() -> None:
     async with AmigoSimulator(script, clock=VirtualClock()) as service, session(service.url) as amigo:
         stream = amigo.create_conversation(service.service_id, timeout=0.2)
         assert (await stream.reply()).text == "Done."
-        assert amigo._caller.limiter._slots._value == 100
+        assert amigo._executor.limiter._slots._value == 100
 
 
 async def test_a_void_interaction_is_void_however_its_stream_is_left() -> None:
@@ -304,7 +304,7 @@ async def test_a_redirect_in_place_of_a_stream_holds_nothing() -> None:
         for _ in range(3):
             with pytest.raises(StatusError, match="which is not followed"):
                 await amigo.interact(ID, "Hi").reply()
-        assert amigo._caller.limiter._slots._value == 1
+        assert amigo._executor.limiter._slots._value == 1
 
 
 async def test_an_event_without_end_is_refused() -> None:
@@ -333,7 +333,7 @@ async def test_a_silent_stream_breaks_off() -> None:
     async with AmigoSimulator([Speak("Let me"), Hang()]) as service, session(service.url, idle_timeout=0.1) as amigo:
         with pytest.raises(InteractionUnknownError, match=r"nothing came for 0\.1 s"):
             await amigo.create_conversation(service.service_id).reply()
-        assert amigo._caller.limiter._slots._value == 100
+        assert amigo._executor.limiter._slots._value == 100
 
 
 @pytest.mark.parametrize(("steps", "until"), [([Speak("b", after=600)], 300), ([Hang()], 300), ([Hang(after=9)], 300)])
@@ -428,7 +428,7 @@ async def test_cancelled_before_sending_can_be_sent() -> None:
 async def test_leaving_frees_connection_and_conversation_at_once(leave: str) -> None:
     """However a stream is left, its connection, its place and its conversation are free when it was."""
     async with AmigoSimulator([Speak("one"), Hang()]) as hanging, session(hanging.url, max_connections=2) as amigo:
-        slots = amigo._caller.limiter._slots
+        slots = amigo._executor.limiter._slots
 
         async def read() -> None:
             if leave == "break":
@@ -486,26 +486,26 @@ async def test_closing_at_the_moment_of_the_answer_leaves_nothing_open(monkeypat
     """Where the answer has come and its reader has not run yet, another task that closes the stream closes that too."""
     async with AmigoSimulator([Speak("one"), Hang()]) as service, session(service.url, max_connections=1) as amigo:
         stream = amigo.create_conversation(service.service_id)
-        send = amigo._caller.http.send
+        send = amigo._executor.http.send
 
         async def closed_meanwhile(request: Request, timeout: float) -> Response:
             response = await send(request, timeout)
             if response.stream is not None:
                 loop = asyncio.get_running_loop()
-                came = loop.create_future()
+                received_at = loop.create_future()
 
                 def close() -> None:
-                    came.set_result(None)
+                    received_at.set_result(None)
                     with pytest.raises(StopIteration):
                         stream.aclose().send(None)
 
                 loop.call_soon(close)
-                await came
+                await received_at
             return response
 
-        monkeypatch.setattr(amigo._caller.http, "send", closed_meanwhile)
+        monkeypatch.setattr(amigo._executor.http, "send", closed_meanwhile)
         await stream
-        assert amigo._caller.limiter._slots._value == 1
+        assert amigo._executor.limiter._slots._value == 1
         with pytest.raises(InteractionUnknownError, match="closed before its end"):
             await stream.reply()
 
@@ -559,7 +559,7 @@ async def test_an_abandoned_stream_leaves_no_trace(amigo: AmigoSession, service:
     await anext(stream)
     del stream
     gc.collect()
-    assert amigo._caller.limiter._slots._value == 100
+    assert amigo._executor.limiter._slots._value == 100
 
 
 async def test_two_tasks_share_a_stream(amigo: AmigoSession, service: AmigoSimulator) -> None:

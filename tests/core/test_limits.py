@@ -211,7 +211,7 @@ async def test_waiting_behind_a_limit_costs_no_attempts() -> None:
         support.RawServer(*steps) as server,
         support.session(server.url, clock=clock, retry=RetryPolicy(total=10)) as nairi,
     ):
-        nairi._caller.limiter.quiet(60)
+        nairi._executor.limiter.quiet(60)
         assert (await nairi.message("cmsg_1")).id == "cmsg_1"
         assert len(server.seen) == 2
 
@@ -222,11 +222,11 @@ async def test_a_read_whose_time_is_over_is_not_sent() -> None:
     clock = VirtualClock()
     request = Request(method="GET", path="/agents")
     async with support.RawServer(support.answer(200)) as server, support.session(server.url, clock=clock) as nairi:
-        caller = nairi._caller
-        caller.limiter = Limiter(clock, lambda: 0.5, connections=1)
-        async with caller.limiter.slot(math.inf):
-            late = asyncio.create_task(caller.call(request, bytes, deadline=5.0))
-            await support.until(lambda: caller.limiter.waiting)
+        executor = nairi._executor
+        executor.limiter = Limiter(clock, lambda: 0.5, connections=1)
+        async with executor.limiter.slot(math.inf):
+            late = asyncio.create_task(executor.call(request, bytes, deadline=5.0))
+            await support.until(lambda: executor.limiter.waiting)
             clock.advance(60)
         with pytest.raises(RequestTimeoutError, match="no connection was free in time") as caught:
             await late
@@ -238,13 +238,13 @@ class Limited:
     """A service that refuses its first request and notes, in virtual time, when each came."""
 
     def __init__(self, clock: VirtualClock, *headers: tuple[str, str]) -> None:
-        self.came: list[float] = []
+        self.received_at: list[float] = []
         self._clock = clock
         self._headers = dict(headers)
 
     async def __call__(self, _request: web.BaseRequest) -> web.Response:
-        self.came.append(self._clock.monotonic())
-        if len(self.came) == 1:
+        self.received_at.append(self._clock.monotonic())
+        if len(self.received_at) == 1:
             return web.json_response({"error": "slow down"}, status=429, headers=self._headers)
         return web.Response(body=support.MESSAGE)
 
@@ -256,10 +256,10 @@ async def test_retry_after_holds_back_calls_that_come_later() -> None:
     service = Limited(clock, ("Retry-After", "30"))
     async with support.serve(service) as url, support.session(url, clock=clock) as nairi:
         refused = asyncio.create_task(nairi.message("cmsg_1"))
-        await support.until(lambda: nairi._caller.limiter._gate._quiet_until)
+        await support.until(lambda: nairi._executor.limiter._gate._quiet_until)
         await asyncio.gather(refused, *(nairi.message(f"cmsg_{n}") for n in range(10)))
-    assert len(service.came) == 12
-    assert all(30 <= came <= 60 for came in service.came[1:])
+    assert len(service.received_at) == 12
+    assert all(30 <= received_at <= 60 for received_at in service.received_at[1:])
 
 
 @pytest.mark.anyio
@@ -269,8 +269,8 @@ async def test_retry_after_holds_back_calls_that_wait_for_a_connection() -> None
     service = Limited(clock, ("Retry-After", "30"))
     async with support.serve(service) as url, support.session(url, clock=clock, max_connections=1) as nairi:
         await asyncio.gather(*(nairi.message(f"cmsg_{n}") for n in range(4)))
-    assert len(service.came) == 5
-    assert all(came >= 30 for came in service.came[1:])
+    assert len(service.received_at) == 5
+    assert all(received_at >= 30 for received_at in service.received_at[1:])
 
 
 @pytest.mark.anyio
@@ -280,4 +280,4 @@ async def test_requests_per_second_spaces_requests() -> None:
     service = Limited(clock)
     async with support.serve(service) as url, support.session(url, clock=clock, requests_per_second=2) as nairi:
         await asyncio.gather(*(nairi.message(f"cmsg_{n}") for n in range(6)))
-    assert all(later - earlier >= 0.5 - 1e-9 for earlier, later in pairwise(service.came))
+    assert all(later - earlier >= 0.5 - 1e-9 for earlier, later in pairwise(service.received_at))

@@ -640,10 +640,10 @@ async def test_own_trust_goes_in_through_http(authority: trustme.CA, server_tls:
 @pytest.mark.parametrize("call", [read, start])
 async def test_a_server_without_tls_is_a_failed_connection(call: Any) -> None:
     """Speaking TLS to a server that speaks plain http sends nothing and is a failed connection."""
-    came = []
+    received_at = []
 
     async def plain(request: web.BaseRequest) -> web.Response:
-        came.append(request.path)
+        received_at.append(request.path)
         return web.Response(body=MESSAGE)
 
     async with (
@@ -652,4 +652,4 @@ async def test_a_server_without_tls_is_a_failed_connection(call: Any) -> None:
     ):
         with pytest.raises(ConnectionFailedError):
             await call(nairi)
-    assert came == []
+    assert received_at == []

@@ -98,10 +98,10 @@ async def test_closing_wakes_a_task_that_waits(nairi: NairiSession, simulator: S
         task = asyncio.create_task(anext(watch, None))
         for _ in range(steps):
             await asyncio.sleep(0)
-        began = clock.monotonic()
+        started_at = clock.monotonic()
         await watch.aclose()
         assert await asyncio.wait_for(task, 1) is None
-        assert clock.monotonic() - began < 1
+        assert clock.monotonic() - started_at < 1
         await watch.aclose()
 
 
@@ -153,12 +153,12 @@ async def test_a_cancelled_wait_frees_its_connection(simulator: Simulator, nairi
     """Cancelled reads leave the limiter as they found it: as many calls as before can be under way."""
     simulator.agent("my-agent", [Done(after=10_000)])
     turn = await nairi.start("my-agent", "go")
-    slots = nairi._caller.limiter._slots._value
+    slots = nairi._executor.limiter._slots._value
     for steps in range(30):
         task = asyncio.create_task(nairi.wait(turn))
         for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    assert nairi._caller.limiter._slots._value == slots
-    assert nairi._caller.limiter.waiting == 0
+    assert nairi._executor.limiter._slots._value == slots
+    assert nairi._executor.limiter.waiting == 0

@@ -72,10 +72,10 @@ def test_what_is_written_in_a_text_is_no_value(text: str) -> None:
 @pytest.mark.parametrize("body", [b'"' + MANY * b'\\"', MANY * b'",', MANY * b'"\\'], ids=["escaped", "open", "odd"])
 def test_unbalanced_quotes_cost_no_more_than_others(body: bytes) -> None:
     """The weighing of an answer takes time in proportion to its length, whatever it is made of."""
-    began = time.process_time()
+    started_at = time.process_time()
     with pytest.raises(DecodeError):
         wire.decode_timeline(body)
-    assert time.process_time() - began < 5
+    assert time.process_time() - started_at < 5
 
 
 def test_messages_without_number_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,9 +231,9 @@ def test_subagents_of_subagents_without_end_make_a_tree_that_can_be_walked() -> 
 def test_agents_in_great_numbers_do_not_stop_the_event_loop() -> None:
     """Close names of an agent that is not there are looked for among a bounded number of names of bounded length."""
     agents = [Agent(id=str(number), name=50 * "ab" + str(number), agent_id=2_000 * "ab") for number in range(100_000)]
-    began = time.process_time()
+    started_at = time.process_time()
     assert close_names(50 * "ab", agents)
-    assert time.process_time() - began < 5
+    assert time.process_time() - started_at < 5
 
 
 # Texts that are shown.

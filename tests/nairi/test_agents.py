@@ -115,11 +115,11 @@ async def test_the_courtesy_never_hides_the_error(simulator: Simulator, nairi: N
         return answer({"error": "down"}, 503) if request.path.endswith("/agents") else None
 
     simulator.intercept = broken
-    began = clock.monotonic()
+    started_at = clock.monotonic()
     with pytest.raises(AgentNotFoundError, match=r"404 agent not found$") as caught:
         await nairi.start("nobody", "Hello")
     assert caught.value.close_names == ()
-    assert clock.monotonic() - began <= 5
+    assert clock.monotonic() - started_at <= 5
 
 
 async def test_cancelled_while_names_are_looked_up_the_prompt_is_known_not_to_run(

@@ -90,10 +90,10 @@ async def test_a_timeout_covers_the_turns_before(
     simulator.agent("my-agent", [Done(after=100)])
     conversation = nairi.conversation("my-agent")
     await conversation.send("a")
-    began = clock.monotonic()
+    started_at = clock.monotonic()
     with pytest.raises(WatchTimeoutError):
         await conversation.ask("b", timeout=10)
-    assert clock.monotonic() - began == pytest.approx(10)
+    assert clock.monotonic() - started_at == pytest.approx(10)
     assert [asked.prompt for asked in simulator.prompts] == ["a"]
 
 

@@ -258,7 +258,7 @@ async def test_closing_ends_calls_that_wait_for_a_connection() -> None:
         first = asyncio.create_task(nairi.message("cmsg_1"))
         await support.until(lambda: len(server.seen) == 1)
         second = asyncio.create_task(nairi.start("my-agent", "Hello"))
-        await support.until(lambda: nairi._caller.limiter.waiting)
+        await support.until(lambda: nairi._executor.limiter.waiting)
         await nairi.aclose()
         ended = await asyncio.gather(first, second, return_exceptions=True)
         assert [type(error) for error in ended] == [SessionClosedError] * 2

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nairi_async import Message, NairiSession, Turn, TurnFailedError, Usage, UsageReport
-from nairi_async._nairi.usage import REMEMBERED, Meter
+from nairi_async._nairi.usage import REMEMBERED, UsageMeter
 from nairi_async.testing import Fail, Say, Simulator
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def test_sums_are_exact_and_count_each_message_once(
     parts: list[tuple[str, str | None, Decimal]], data: st.DataObject
 ) -> None:
     """However often and in whatever order messages are read, the sum is that of all of them, to the last digit."""
-    meter = Meter()
+    meter = UsageMeter()
     for agent in "abc":
         meter.learn(Turn(f"job-{agent}", "cmsg", agent_id=agent))
     messages = [
@@ -53,7 +53,7 @@ def test_sums_are_exact_and_count_each_message_once(
 
 def test_absent_stays_absent() -> None:
     """A figure that nobody reported is no zero, in each share and in the total."""
-    meter = Meter()
+    meter = UsageMeter()
     meter.count([message("1", spent(tokens=3)), message("2", spent(tokens=4)), message("3", None)])
     (share,) = meter.report.shares
     assert share.usage == Usage(input_tokens=7, model="m")
@@ -64,7 +64,7 @@ def test_absent_stays_absent() -> None:
 
 def test_memory_is_bounded_and_what_is_read_again_is_kept() -> None:
     """Only so many messages are remembered; one that is read again and again is never forgotten."""
-    meter = Meter()
+    meter = UsageMeter()
     usage = spent(tokens=1)
 
     def others() -> Iterator[Message]:

@@ -65,12 +65,12 @@ async def test_a_turn_is_one_span(
     simulator.agent("my-agent", [Say("a confidential answer", after=600, usage=usage)])
     hooks = [TurnSpans(provider)]
     async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock, hooks=hooks) as nairi:
-        with provider.get_tracer("test").start_as_current_span("caller") as caller:
+        with provider.get_tracer("test").start_as_current_span("caller") as executor:
             reply = await nairi.ask("my-agent", "a confidential prompt")
     span, _ = exporter.get_finished_spans()
     assert span.name == "invoke_agent my-agent"
     assert span.kind is SpanKind.CLIENT
-    assert span.parent == caller.get_span_context()
+    assert span.parent == executor.get_span_context()
     assert span.status.status_code is StatusCode.UNSET
     attributes = dict(span.attributes or {})
     delay, polls = attributes.pop("nairi.discovery_delay"), attributes.pop("nairi.looks")
@@ -131,13 +131,13 @@ async def test_the_official_instrumentation_reports_each_request_beside_the_turn
                 await nairi.ask("my-agent", "a confidential prompt")
         requests = len(simulator.requests)
     spans = exporter.get_finished_spans()
-    (caller,) = (span for span in spans if span.name == "caller")
-    others = [span for span in spans if span is not caller]
+    (executor,) = (span for span in spans if span.name == "caller")
+    others = [span for span in spans if span is not executor]
     names = [span.name for span in others]
     assert names.count("invoke_agent my-agent") == 1
     assert names.count("POST") == 1
     assert names.count("GET") == requests - 1 == len(names) - 2
-    assert all(span.parent == caller.get_span_context() for span in others)
+    assert all(span.parent == executor.get_span_context() for span in others)
     assert not [secret for secret in SECRETS if secret in everything(spans)]
 
 

@@ -95,11 +95,11 @@ async def test_a_chat_from_prompt_to_shutdown(simulator: Simulator, http: aiohtt
 
         async with http.get(f"{url}?after={ids[-1]}") as response:
             assert await anext(aiter(parsed(response.content)))
-            began = time.monotonic()
+            started_at = time.monotonic()
             await app.shut_down()
             rest = [event async for event in parsed(response.content)]
         assert "end" not in {event.name for event in rest}
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - started_at < 3
 
 
 async def leaves(http: aiohttp.ClientSession, url: str, simulator: Simulator) -> None:

@@ -58,7 +58,7 @@ class TestInAClass:
 
     @MARK
     async def test_options(self, nairi):
-        assert nairi._caller.request_timeout == 7.0
+        assert nairi._executor.request_timeout == 7.0
 """
 MODES = {
     "anyio": ("@pytest.mark.anyio", "@pytest.fixture", ["-p", "no:asyncio"]),

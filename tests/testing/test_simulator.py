@@ -84,8 +84,8 @@ async def test_closing_leaves_nothing_behind() -> None:
             simulator.intercept = hang
             request = asyncio.create_task(http.post(simulator.url))
             await entered.wait()
-            began = asyncio.get_running_loop().time()
-        assert asyncio.get_running_loop().time() - began < 5
+            started_at = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - started_at < 5
         with pytest.raises(aiohttp.ClientConnectionError):
             await request
     assert asyncio.all_tasks() <= before

@@ -114,15 +114,15 @@ class PendingPrompt:
                 raise unknown
             self._reconciler.claims.doubt(claim)
             turn = await self._reconciler.settle(claim, self._sent, unknown, deadline=deadline)
-            return self._begun(turn, self._sent.began)
+            return self._begun(turn, self._sent.started_at)
 
     async def _send(self, claim: Claim, deadline: float) -> Turn:
         clock = self._context.clock
-        began = clock.monotonic()
+        started_at = clock.monotonic()
         job_id = self._words.job_id
         before = None if job_id is None else self._context.latest_prompt(job_id)
         try:
-            turn = await self._context.caller.call(self._request, decode_turn, deadline=deadline)
+            turn = await self._context.executor.call(self._request, decode_turn, deadline=deadline)
         except OutcomeUnknownError:
             self.is_in_doubt = True
             raise
@@ -133,9 +133,9 @@ class PendingPrompt:
             unknown = error
         else:
             self._reconciler.claims.settle(claim, turn)
-            return self._begun(turn, began)
+            return self._begun(turn, started_at)
         finally:
-            self._sent = SearchWindow(self._agent_id, began, clock.monotonic() + PATIENCE, before)
+            self._sent = SearchWindow(self._agent_id, started_at, clock.monotonic() + PATIENCE, before)
         # Outside of the handlers above: cancelled from here on, the prompt is still known not to run.
         if self.explain is not None and self._agent_id is not None:
             await self.explain(self._agent_id, unknown)
@@ -144,7 +144,9 @@ class PendingPrompt:
     def _begun(self, turn: Turn, moment: float) -> Turn:
         self.is_in_doubt = False
         self._turn = evolve(turn, agent_id=self._agent_id or self._context.agent_of_job(turn.job_id))
-        self._context.note_origin(self._turn, TurnOrigin(moment, self._request.answered, self._words.job_id is None))
+        self._context.record_origin(
+            self._turn, TurnOrigin(moment, self._request.answered_at, self._words.job_id is None)
+        )
         if self.note is not None:
             self.note(self._turn)
         return self._turn

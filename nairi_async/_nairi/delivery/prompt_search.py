@@ -66,8 +66,8 @@ class _Reading:
 class PromptSearch:
     """Reads it for one session. Every method raises `NairiError` as reading does."""
 
-    def __init__(self, caller: RequestExecutor, agents: Agents) -> None:
-        self._caller = caller
+    def __init__(self, executor: RequestExecutor, agents: Agents) -> None:
+        self._executor = executor
         self._agents = agents
         self._known: OrderedDict[str, UserMessage | None] = OrderedDict()
         self._readings: dict[str, _Reading] = {}
@@ -92,7 +92,7 @@ class PromptSearch:
     async def said(self, job_id: str) -> list[UserMessage]:
         """The user messages of a conversation, oldest first as far as the service tells."""
         request = Request(method="GET", path=path("conversations", job_id, "messages"), observe_date=True)
-        messages = await self._caller.call(request, decode_timeline, unreadable_is_transient=True)
+        messages = await self._executor.call(request, decode_timeline, unreadable_is_transient=True)
         return [_said(message, job_id) for message in messages if message.role == "user"]
 
     async def _read(

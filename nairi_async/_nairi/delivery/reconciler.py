@@ -47,7 +47,7 @@ class SearchWindow:
 
     agent_id: str | None
     """The agent; needed for one that began a conversation."""
-    began: float
+    started_at: float
     """When it was sent, by the session's monotonic clock."""
     until: float
     """How long it is looked for, by the same clock."""
@@ -76,7 +76,7 @@ class Reconciler:
     def __init__(self, context: PollingContext, agents: Agents) -> None:
         self.claims = Claims()
         self._context = context
-        self._evidence = PromptSearch(context.caller, agents)
+        self._evidence = PromptSearch(context.executor, agents)
 
     async def settle(self, claim: Claim, sent: SearchWindow, error: OutcomeUnknownError, *, deadline: float) -> Turn:
         """The turn that a prompt in doubt became.
@@ -114,7 +114,7 @@ class Reconciler:
             if turn is None:
                 return None
             turn = evolve(turn, agent_id=sent.agent_id)
-            self._context.note_origin(turn, TurnOrigin(sent.began, None, is_first=True))
+            self._context.record_origin(turn, TurnOrigin(sent.started_at, None, is_first=True))
             return turn
 
     async def _find(
@@ -128,7 +128,7 @@ class Reconciler:
         """
         clock = self._context.clock
         wait, is_whole = _FIRST_WAIT, False
-        server_clock, proofs = self._context.caller.server_clock, 0
+        server_clock, proofs = self._context.executor.server_clock, 0
         late = 0
         while True:
             polled, contradictions = clock.monotonic(), server_clock.contradictions
@@ -190,11 +190,11 @@ class Reconciler:
 
     def _window(self, sent: SearchWindow) -> tuple[float, float]:
         """Between which moments of the service's time the prompt can have arrived."""
-        earliest = min(self._service_time(sent.began)[0], sent.told)
+        earliest = min(self._service_time(sent.started_at)[0], sent.told)
         return earliest - _MARGIN, self._service_time(sent.arrived_by)[1] + _MARGIN
 
     def _service_time(self, moment: float) -> tuple[float, float]:
-        earliest, latest = self._context.caller.server_clock.at(moment)
+        earliest, latest = self._context.executor.server_clock.at(moment)
         if math.isfinite(earliest) or moment == math.inf:
             return earliest, latest
         here = self._context.clock.time() - self._context.clock.monotonic() + moment

@@ -164,12 +164,12 @@ class Schedule:
 
     __slots__ = ("_agent_id", "_alive", "_cadence", "_kind", "_known", "_origin", "_planned")
 
-    def __init__(self, cadence: Cadence, agent_id: str | None, kind: Kind, began: float, *, known: bool) -> None:
+    def __init__(self, cadence: Cadence, agent_id: str | None, kind: Kind, started_at: float, *, known: bool) -> None:
         self._cadence = cadence
         self._agent_id = agent_id
         self._kind: Kind = kind
         self._known = known
-        self._origin = began
+        self._origin = started_at
         self._alive = 0.0
         self._planned = False
 

@@ -48,9 +48,9 @@ _PATIENCE: Final = 3
 class ChangeFeed:
     """The listing of one agent."""
 
-    def __init__(self, caller: RequestExecutor, polling: Polling, agent_id: str) -> None:
-        self._caller = caller
-        self._clock = caller.clock
+    def __init__(self, executor: RequestExecutor, polling: Polling, agent_id: str) -> None:
+        self._executor = executor
+        self._clock = executor.clock
         self._agent_id = agent_id
         self.interval = 2.0 * polling.delay
         """Seconds between two readings."""
@@ -150,19 +150,19 @@ class ChangeFeed:
     async def _read(self) -> None:
         """Read what has changed since the last time, and tell those whom it concerns."""
         self._reading = True
-        began = self._clock.monotonic()
+        started_at = self._clock.monotonic()
         # Not in step with the service's seconds, nor with other sessions.
-        self._next = began + self.interval * (1.0 + _JITTER * (2.0 * self._caller.random() - 1.0))
+        self._next = started_at + self.interval * (1.0 + _JITTER * (2.0 * self._executor.random() - 1.0))
         pages = 0
         try:
             query: Query | None = self._rest or self._listing.begin()
             self._rest = None
             while query is not None and pages < _MOST_PAGES:
-                rows = await self._caller.call(
+                rows = await self._executor.call(
                     self._request(query),
                     decode_conversations,
                     unreadable_is_transient=True,
-                    deadline=began + max(self.interval, self._caller.request_timeout),
+                    deadline=started_at + max(self.interval, self._executor.request_timeout),
                 )
                 pages += 1
                 changed, query = self._listing.feed(rows)
@@ -177,11 +177,11 @@ class ChangeFeed:
             if query is None:
                 for trust in (self.ends, self.messages):
                     before = trust.state
-                    trust.read(began, self._grace)
+                    trust.read(started_at, self._grace)
                     self._tell_change(trust, before)
         finally:
             self._reading = False
-            self._caller.meter.polls += pages
+            self._executor.counters.polls += pages
             for trust in (self.ends, self.messages):
                 trust.spent(pages, 0.0)
             if len(self._jobs) < _FEW:
@@ -192,7 +192,7 @@ class ChangeFeed:
         for job_id, row in changed.items():
             job = self._jobs.get(job_id)
             if job is not None:
-                job.announce(row, at, self._caller.server_clock.at)
+                job.announce(row, at, self._executor.server_clock.at)
                 for waiter in self._waiters.get(job, ()):
                     waiter.wake()
 
@@ -215,7 +215,7 @@ class ChangeFeed:
     def _tell(self, news: News, reason: str | None) -> None:
         """Tell that the listing is used from now on, or, with a reason, that it is not any more."""
         changed = FeedChanged(agent_id=self._agent_id, news=news, is_used=reason is None, reason=reason or "")
-        self._caller.hooks.emit(log, changed, logging.WARNING if reason else logging.INFO)
+        self._executor.hooks.emit(log, changed, logging.WARNING if reason else logging.INFO)
         if reason:
             self._wake_all()
 
@@ -277,8 +277,8 @@ class _Waiter:
 class ChangeFeeds:
     """The feeds of a session's agents, each as long as somebody watches one of its conversations."""
 
-    def __init__(self, caller: RequestExecutor, polling: Polling) -> None:
-        self._caller = caller
+    def __init__(self, executor: RequestExecutor, polling: Polling) -> None:
+        self._executor = executor
         self._polling = polling
         self._feeds: dict[str, ChangeFeed] = {}
 
@@ -288,5 +288,5 @@ class ChangeFeeds:
             return None
         feed = self._feeds.get(agent_id)
         if feed is None:
-            feed = self._feeds[agent_id] = ChangeFeed(self._caller, self._polling, agent_id)
+            feed = self._feeds[agent_id] = ChangeFeed(self._executor, self._polling, agent_id)
         return None if feed.is_off else feed

@@ -36,21 +36,21 @@ class TurnOrigin:
 class PollingContext:
     """The common ground of all watchers of one session."""
 
-    def __init__(self, caller: RequestExecutor, polling: Polling) -> None:
-        self.caller = caller
-        self.clock = caller.clock
-        self.random = caller.random
-        self.meter = caller.meter
+    def __init__(self, executor: RequestExecutor, polling: Polling) -> None:
+        self.executor = executor
+        self.clock = executor.clock
+        self.random = executor.random
+        self.counters = executor.counters
         self.polling = polling
-        self.reads = SharedReads(caller)
+        self.reads = SharedReads(executor)
         self.cadence = Cadence(polling)
-        self.feeds = ChangeFeeds(caller, polling)
+        self.feeds = ChangeFeeds(executor, polling)
         # As long as somebody holds the turn: nothing piles up.
         self._origins: WeakKeyDictionary[Turn, TurnOrigin] = WeakKeyDictionary()
         self._jobs: OrderedDict[str, Turn] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
 
-    def note_origin(self, turn: Turn, origin: TurnOrigin) -> None:
+    def record_origin(self, turn: Turn, origin: TurnOrigin) -> None:
         """Remember how a turn began."""
         self._origins[turn] = origin
         # A copy: the turn itself would keep what is known of its birth alive.
@@ -63,7 +63,7 @@ class PollingContext:
         """Whether nobody has told of the end of this turn before; from now on somebody has."""
         if turn.message_id in self._ended:
             return False
-        self.meter.turns_ended += 1
+        self.counters.turns_ended += 1
         self._ended[turn.message_id] = None
         if len(self._ended) > _JOBS:
             self._ended.popitem(last=False)

@@ -126,13 +126,13 @@ class FeedTrust:
         if not self._told(job, alive):
             self._doubts.append((job, alive, found))
 
-    def read(self, began: float, grace: float) -> None:
+    def read(self, started_at: float, grace: float) -> None:
         """The listing was read to its end, beginning at `began`: what was found `grace` before must be in it."""
         pending = []
         for job, alive, found in self._doubts:
             if self._told(job, alive):
                 continue
-            if began > found + grace:
+            if started_at > found + grace:
                 self.switch_off("it did not announce a change")
             else:
                 pending.append((job, alive, found))

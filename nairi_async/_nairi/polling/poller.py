@@ -54,7 +54,6 @@ class Poller:
     """
 
     __slots__ = (
-        "_began",
         "_clock",
         "_context",
         "_deadline",
@@ -70,6 +69,7 @@ class Poller:
         "_polled_at",
         "_polls",
         "_schedule",
+        "_started_at",
         "_target",
         "_timeout",
         "was_announced",
@@ -92,7 +92,7 @@ class Poller:
         self._due = -math.inf
         self._is_fixed = False
         self._is_lagging = False
-        self._began = -math.inf
+        self._started_at = -math.inf
         self._deadline = math.inf
         self._polls = 0
         # When the end was found, and how late, until it is told.
@@ -106,8 +106,8 @@ class Poller:
         self._begin()
         self.was_announced = False
         feed = None if self._is_fixed else self._feed
-        meter = self._context.meter
-        meter.open_watches += 1
+        counters = self._context.counters
+        counters.open_watches += 1
         try:
             if feed is not None and self._leaves_it_to(feed):
                 await self._wait_for_announcement(feed)
@@ -118,15 +118,15 @@ class Poller:
                 if feed is not None:
                     await feed.try_out()
         finally:
-            meter.open_watches -= 1
+            counters.open_watches -= 1
         if self._is_over:
             raise self._target.timed_out()
 
     async def read(self, shared: SharedRead[_T], moment: float) -> Snapshot[_T]:
         """A read asked for at `moment` or later, cut short by the end of the whole wait."""
-        meter = self._context.meter
+        counters = self._context.counters
         self._polls += 1
-        meter.open_watches += 1
+        counters.open_watches += 1
         try:
             return await shared.since(moment, deadline=self._deadline)
         except NairiError as error:
@@ -134,41 +134,41 @@ class Poller:
                 raise self._target.timed_out() from error
             raise
         finally:
-            meter.open_watches -= 1
+            counters.open_watches -= 1
 
-    def polled(self, began: float, came: float, *, news: bool, explained: bool = True) -> None:
+    def polled(self, started_at: float, received_at: float, *, news: bool, explained: bool = True) -> None:
         """A look that began and came at these moments; the next is due when the cadence says.
 
         Counted from the beginning of the read, watchers that share reads fall into step; but where the read was held
         back, not at once after it. `explained` is false where a look that was announced has seen no change at all.
         """
         schedule = self._begin()
-        self._account(began, news=news)
-        self._interval = schedule.feed(began, news=news, jitter=self._context.random())
-        self._due, self._is_fixed = max(began + self._interval, came + self._interval / 2.0), False
+        self._account(started_at, news=news)
+        self._interval = schedule.feed(started_at, news=news, jitter=self._context.random())
+        self._due, self._is_fixed = max(started_at + self._interval, received_at + self._interval / 2.0), False
         # The listing may be ahead of what it announces: then the next look is this watcher's own.
         self._is_lagging = self.was_announced and not news and not explained
-        self._polled_at = began
+        self._polled_at = started_at
 
-    def ended(self, began: float) -> None:
+    def ended(self, started_at: float) -> None:
         """A look that began at this moment has found the end of what is waited for; `tell_end` says so."""
         schedule = self._begin()
-        self._end = (began, schedule.expected_delay(began))
-        self._account(began, news=True)
-        schedule.end(began)
+        self._end = (started_at, schedule.expected_delay(started_at))
+        self._account(started_at, news=True)
+        schedule.end(started_at)
 
     def tell_end(self, turn: Turn, status: str, usage: Usage | None) -> None:
         """Tell how the turn has ended whose end was found, and what it brought: once, whoever else waited for it."""
         end, self._end = self._end, None
         if end is None or not self._context.has_newly_ended(turn):
             return
-        hooks = self._context.caller.hooks
+        hooks = self._context.executor.hooks
         if hooks.listens(log):
             moment, delay = end
             ended = TurnEnded(
                 turn=turn if turn.agent_id is not None else evolve(turn, agent_id=self._target.agent_id),
                 status=status,
-                seconds=moment - (self._origin.moment if self._origin is not None else self._began),
+                seconds=moment - (self._origin.moment if self._origin is not None else self._started_at),
                 ended_at=self._clock.time() - (self._clock.monotonic() - moment),
                 discovery_delay=delay,
                 polls=self._polls,
@@ -181,10 +181,10 @@ class Poller:
         self._due, self._is_fixed = moment, True
 
     @property
-    def began(self) -> float:
+    def started_at(self) -> float:
         """When the wait began; what was read before is too old to begin with."""
         self._begin()
-        return self._began
+        return self._started_at
 
     @property
     def _is_over(self) -> bool:
@@ -199,11 +199,11 @@ class Poller:
     def _begin(self) -> Schedule:
         if self._schedule is not None:
             return self._schedule
-        now = self._began = self._clock.monotonic()
+        now = self._started_at = self._clock.monotonic()
         self._deadline = now + self._timeout
         origin, agent_id = self._origin, self._target.agent_id
-        began = origin.moment if origin is not None else now
-        self._schedule = Schedule(self._context.cadence, agent_id, self._kind, began, known=origin is not None)
+        started_at = origin.moment if origin is not None else now
+        self._schedule = Schedule(self._context.cadence, agent_id, self._kind, started_at, known=origin is not None)
         if self._kind != "progress":
             self._feed = self._context.feeds.of(agent_id)
         if self._feed is not None:
@@ -246,7 +246,7 @@ class Poller:
         return min(moment, self._deadline) - self._clock.monotonic()
 
     def _tell_plan(self, moment: float, *, is_announced: bool) -> None:
-        hooks = self._context.caller.hooks
+        hooks = self._context.executor.hooks
         if hooks.listens(log):
             planned = PollPlanned(
                 job_id=self._target.job_id,
@@ -256,20 +256,20 @@ class Poller:
             )
             hooks.emit(log, planned)
 
-    def _account(self, began: float, *, news: bool) -> None:
+    def _account(self, started_at: float, *, news: bool) -> None:
         """Tell the meter and the listing what this look has brought."""
-        if began <= self._polled_at or self._polled_at == -math.inf:
+        if started_at <= self._polled_at or self._polled_at == -math.inf:
             return
         feed, trust, job = self._feed, self._trust, self._job
         if news:
             schedule = self._begin()
-            self._context.meter.discovered(schedule.expected_delay(began))
+            self._context.counters.discovered(schedule.expected_delay(started_at))
         if feed is None or trust is None or job is None:
             return
         if news and not self.was_announced:
-            feed.found(trust, job, self._polled_at, began)
+            feed.found(trust, job, self._polled_at, started_at)
         is_moved = job.moved_at > self._polled_at and not job.is_doubtful and not job.is_only_prompt
-        waited = began - self._polled_at
+        waited = started_at - self._polled_at
         # Looks in quick succession at the beginning are no more than one reading would be.
         saved = waited / self._interval if self.was_announced else min(1.0, waited / feed.interval)
         trust.spent(1.0 if is_moved else 0.0, saved)

@@ -27,9 +27,9 @@ _T = TypeVar("_T")
 class Snapshot(Generic[_T]):
     """What a read brought."""
 
-    began: float
+    started_at: float
     """When it was asked for: what happened before this moment is in it."""
-    came: float
+    received_at: float
     """When it was answered."""
     value: _T
     """The decoded answer."""
@@ -44,10 +44,10 @@ class SharedRead(Generic[_T]):
     cancelled, the next makes it.
     """
 
-    __slots__ = ("__weakref__", "_caller", "_decode", "_latest", "_reading", "_request")
+    __slots__ = ("__weakref__", "_decode", "_executor", "_latest", "_reading", "_request")
 
-    def __init__(self, caller: RequestExecutor, location: str, decode: Callable[[bytes], _T]) -> None:
-        self._caller = caller
+    def __init__(self, executor: RequestExecutor, location: str, decode: Callable[[bytes], _T]) -> None:
+        self._executor = executor
         self._request = Request(method="GET", path=location)
         self._decode = decode
         self._reading = asyncio.Lock()
@@ -57,23 +57,25 @@ class SharedRead(Generic[_T]):
         """A snapshot asked for at `moment` or later: the last one if it is new enough, else a new one."""
         async with self._reading:
             latest = self._latest
-            if latest is None or latest.began < moment:
-                began = self._caller.clock.monotonic()
-                self._caller.meter.polls += 1
-                decode = partial(self._snapshot, began)
-                latest = await self._caller.call(self._request, decode, unreadable_is_transient=True, deadline=deadline)
+            if latest is None or latest.started_at < moment:
+                started_at = self._executor.clock.monotonic()
+                self._executor.counters.polls += 1
+                decode = partial(self._snapshot, started_at)
+                latest = await self._executor.call(
+                    self._request, decode, unreadable_is_transient=True, deadline=deadline
+                )
                 self._latest = latest
             return latest
 
-    def _snapshot(self, began: float, body: bytes) -> Snapshot[_T]:
-        return Snapshot(began, self._caller.clock.monotonic(), self._decode(body), len(body))
+    def _snapshot(self, started_at: float, body: bytes) -> Snapshot[_T]:
+        return Snapshot(started_at, self._executor.clock.monotonic(), self._decode(body), len(body))
 
 
 class SharedReads:
     """The shared reads of a session; each lives as long as somebody watches."""
 
-    def __init__(self, caller: RequestExecutor) -> None:
-        self._caller = caller
+    def __init__(self, executor: RequestExecutor) -> None:
+        self._executor = executor
         self._shared: WeakValueDictionary[tuple[str, bool], SharedRead[Any]] = WeakValueDictionary()
 
     def message(self, message_id: str) -> SharedRead[Message]:
@@ -90,7 +92,7 @@ class SharedReads:
     ) -> SharedRead[_T]:
         shared = self._shared.get((location, progress))
         if shared is None:
-            shared = self._shared[location, progress] = SharedRead(self._caller, location, decoder())
+            shared = self._shared[location, progress] = SharedRead(self._executor, location, decoder())
         return shared
 
 

@@ -62,7 +62,7 @@ class Tracker:
         )
         self._progress = progress
         self._prompts = 0
-        self._began = context.clock.monotonic()
+        self._started_at = context.clock.monotonic()
         # Until a cursor was found, progress is read too: it may stand there.
         self._whole = self._reads.timeline(subject.job_id, progress=progress or after is not None)
         self._single: tuple[str, SharedRead[Message]] | None = None
@@ -109,23 +109,23 @@ class Tracker:
             self._single = (message_id, self._reads.message(message_id))
         newer = max(math.nextafter(self._last_single, math.inf), self._last_whole)
         snapshot = await self._poller.read(self._single[1], newer)
-        self._last_single = snapshot.began
+        self._last_single = snapshot.started_at
         self._timeline.observe_message(snapshot.value)
         if self._timeline.has_ended:
-            self._poller.ended(snapshot.began)
-            self._note_end(snapshot.came)
+            self._poller.ended(snapshot.started_at)
+            self._note_end(snapshot.received_at)
         else:
-            self._poller.polled(snapshot.began, snapshot.came, news=False)
+            self._poller.polled(snapshot.started_at, snapshot.received_at, news=False)
         return ()
 
     async def _read_whole(self) -> Sequence[Message]:
         # Newer than the last one used, not older than this watch, and at the end not older than the end.
-        newer = max(math.nextafter(self._last_whole, math.inf), self._poller.began)
+        newer = max(math.nextafter(self._last_whole, math.inf), self._poller.started_at)
         if self._ended_at is not None:
             newer = max(newer, self._ended_at)
         snapshot = await self._poller.read(self._whole, newer)
-        self._last_whole = snapshot.began
-        self._next_whole = snapshot.began + timeline_spacing(self._polling, snapshot.weight)
+        self._last_whole = snapshot.started_at
+        self._next_whole = snapshot.started_at + timeline_spacing(self._polling, snapshot.weight)
         messages = self._timeline.observe(snapshot.value)
         if self._timeline.missing is None:
             self._whole = self._reads.timeline(self._target.job_id, progress=self._progress)
@@ -134,27 +134,29 @@ class Tracker:
 
     def _judge_end(self, snapshot: Snapshot[tuple[Message, ...]], messages: list[Message]) -> Sequence[Message]:
         """The last read is one that began after the end was seen and the settling time was over."""
-        is_unseen = self._timeline.prompts == 0 and snapshot.began < self._began + _UNSEEN * self._polling.settle
+        is_unseen = (
+            self._timeline.prompts == 0 and snapshot.started_at < self._started_at + _UNSEEN * self._polling.settle
+        )
         is_another = self._timeline.prompts > self._prompts
         self._prompts = self._timeline.prompts
         if not self._timeline.has_ended or is_unseen:
             self._ended_at = None
-            self._poller.polled(snapshot.began, snapshot.came, news=bool(messages))
+            self._poller.polled(snapshot.started_at, snapshot.received_at, news=bool(messages))
         elif self._ended_at is None or (is_another and not self._is_single):
             # A turn that began and ended between two looks is settled as any other.
-            self._poller.ended(snapshot.began)
-            self._note_end(snapshot.came)
+            self._poller.ended(snapshot.started_at)
+            self._note_end(snapshot.received_at)
             self._poller.due_at(self._ended_at_settled())
-        elif snapshot.began < self._ended_at_settled():
+        elif snapshot.started_at < self._ended_at_settled():
             self._poller.due_at(self._ended_at_settled())
         else:
             messages += self._timeline.finish()
             self.is_finished = not self._follow
             self._tell_end(messages)
-            self._poller.polled(snapshot.began, snapshot.came, news=bool(messages))
-            if self._follow and self._next_whole > snapshot.began:
+            self._poller.polled(snapshot.started_at, snapshot.received_at, news=bool(messages))
+            if self._follow and self._next_whole > snapshot.started_at:
                 # Nothing runs, so nothing small tells more: a heavy conversation is left alone for a while.
-                self._poller.due_at(max(self._next_whole, snapshot.began + self._polling.delay))
+                self._poller.due_at(max(self._next_whole, snapshot.started_at + self._polling.delay))
         if self._is_single:
             self._said += (message for message in messages if message.role != "progress")
         return messages

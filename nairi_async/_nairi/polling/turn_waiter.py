@@ -43,11 +43,11 @@ class TurnWaiter:
         newer = -math.inf
         while True:
             await self._poller.pause()
-            snapshot = await self._poller.read(self._prompt, max(newer, self._poller.began))
+            snapshot = await self._poller.read(self._prompt, max(newer, self._poller.started_at))
             if self._has_ended(snapshot.value, snapshot, explained=False):
                 self._poller.tell_end(self._turn, snapshot.value.status, None)
                 return snapshot.value
-            newer = math.nextafter(snapshot.began, math.inf)
+            newer = math.nextafter(snapshot.started_at, math.inf)
 
     async def reply(self) -> Reply:
         """What came of the turn: read once after its end, and once more if the reply is slower than the status."""
@@ -78,24 +78,24 @@ class TurnWaiter:
         weight = 0
         while True:
             await self._poller.pause()
-            moment = max(newer, self._poller.began)
+            moment = max(newer, self._poller.started_at)
             if self._poller.was_announced and self._is_light:
                 whole = await self._poller.read(self._timeline(), moment)
                 self._is_light = whole.weight < _LIGHT
                 prompt = next((message for message in whole.value if message.id == self._turn.message_id), None)
-                began = whole.began
+                started_at = whole.started_at
                 explained = whole.weight != weight and len(whole.value) > 1
                 weight = whole.weight
                 if prompt is not None and self._has_ended(prompt, whole, explained=explained):
-                    return prompt, whole.came, whole
+                    return prompt, whole.received_at, whole
                 if prompt is None:
-                    self._poller.polled(began, whole.came, news=False, explained=False)
+                    self._poller.polled(started_at, whole.received_at, news=False, explained=False)
             else:
                 snapshot = await self._poller.read(self._prompt, moment)
-                began = snapshot.began
+                started_at = snapshot.started_at
                 if self._has_ended(snapshot.value, snapshot, explained=False):
-                    return snapshot.value, snapshot.came, None
-            newer = math.nextafter(began, math.inf)
+                    return snapshot.value, snapshot.received_at, None
+            newer = math.nextafter(started_at, math.inf)
 
     def _timeline(self) -> SharedRead[tuple[Message, ...]]:
         """Made only when needed: thousands of turns wait, and few are read at a time."""
@@ -106,9 +106,9 @@ class TurnWaiter:
     def _has_ended(self, prompt: Message, read: Snapshot[Any], *, explained: bool) -> bool:
         self._target.status = prompt.status
         if prompt.is_terminal:
-            self._poller.ended(read.began)
+            self._poller.ended(read.started_at)
         else:
-            self._poller.polled(read.began, read.came, news=False, explained=explained)
+            self._poller.polled(read.started_at, read.received_at, news=False, explained=explained)
         return prompt.is_terminal
 
     def _turn_of(self, prompt: Message, whole: Snapshot[tuple[Message, ...]]) -> tuple[list[Message], bool]:

@@ -17,5 +17,5 @@ class RequestExecutor:
     is_lost: bool = False
 
 
-caller: ContextVar[RequestExecutor] = ContextVar("caller")
+executor: ContextVar[RequestExecutor] = ContextVar("caller")
 """Each request runs in a context of its own, or in that of its connection, one after another."""

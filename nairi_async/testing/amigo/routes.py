@@ -9,7 +9,7 @@ from attrs import frozen
 
 from nairi_async.clock import Clock
 from nairi_async.testing.amigo import forms, stream
-from nairi_async.testing.amigo.caller import caller
+from nairi_async.testing.amigo.caller import executor
 from nairi_async.testing.amigo.forms import Query, path_id
 from nairi_async.testing.amigo.views import Page, View
 from nairi_async.testing.amigo.world import World
@@ -74,7 +74,7 @@ class AmigoRoutes:
             forms.invalid("is_test must be a boolean")
         said = forms.first_words(body, Query(request.query))
         conversation, turn = self.world.create(
-            caller.get().user_id, self.world.find_service(service_id, version_set), said, self.clock.time(),
+            executor.get().user_id, self.world.find_service(service_id, version_set), said, self.clock.time(),
             version_set=version_set, tags=tags, is_test=is_test,
         )  # fmt: skip
         return await stream.send(
@@ -87,14 +87,14 @@ class AmigoRoutes:
         conversation_id = path_id(request, "conversation_id")
         said = await forms.next_words(request, Query(request.query))
         now = self.clock.time()
-        conversation = self.world.unfinished(conversation_id, caller.get().user_id, now)
+        conversation = self.world.unfinished(conversation_id, executor.get().user_id, now)
         turn = self.world.interact(conversation, said, now)
         return await stream.send(request, conversation, turn, self.clock, self.world.quirks, status=200)
 
     async def finish(self, request: web.Request) -> web.Response:
         """Finish a conversation."""
         now = self.clock.time()
-        self.world.finish(self.world.unfinished(path_id(request, "conversation_id"), caller.get().user_id, now), now)
+        self.world.finish(self.world.unfinished(path_id(request, "conversation_id"), executor.get().user_id, now), now)
         return web.Response(status=204)
 
     async def conversations(self, request: web.Request) -> web.Response:
@@ -108,7 +108,7 @@ class AmigoRoutes:
         found = [
             one
             for one in self.world.conversations.values()
-            if one.user_id == caller.get().user_id
+            if one.user_id == executor.get().user_id
             and one.created <= seen
             and self.world.exists(one, seen)
             and (not users or one.user_id in users)
@@ -161,7 +161,7 @@ class AmigoRoutes:
         body = await forms.read_object(request)
         updates = forms.tags(body, "updates", only_words=True)
         deletes = forms.texts(body, "deletes", unique=True)
-        conversation = self.world.find(conversation_id, caller.get().user_id, self.clock.time())
+        conversation = self.world.find(conversation_id, executor.get().user_id, self.clock.time())
         self.world.tag(conversation, updates, deletes)
         return web.Response(status=204)
 
@@ -214,7 +214,7 @@ class AmigoRoutes:
         return self._answer({"prompts": prompts})
 
     def _named(self, request: web.Request) -> Conversation:
-        return self.world.find(path_id(request, "conversation_id"), caller.get().user_id, self.clock.time())
+        return self.world.find(path_id(request, "conversation_id"), executor.get().user_id, self.clock.time())
 
     def _seen(self) -> float:
         return self.clock.time() - self.world.quirks.list_lag

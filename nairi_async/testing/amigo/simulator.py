@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
-from nairi_async.testing.amigo.caller import RequestExecutor, caller
+from nairi_async.testing.amigo.caller import RequestExecutor, executor
 from nairi_async.testing.amigo.faults import Fault, Faults
 from nairi_async.testing.amigo.quirks import AmigoQuirks
 from nairi_async.testing.amigo.routes import AmigoRoutes
@@ -195,7 +195,7 @@ class _House:
             raise RefusedError(403 if endpoint in _NEVER_MISSING else 404, "organization not found")
         headers = self._world.limits.take(endpoint, user, now, self._world.quirks)
         date = formatdate(now + self._world.quirks.clock_skew, usegmt=True)
-        caller.set(RequestExecutor(user, {**headers, hdrs.DATE: date}, is_lost))
+        executor.set(RequestExecutor(user, {**headers, hdrs.DATE: date}, is_lost))
         response = await handler(request)
         if is_lost:
             raise ConnectionResetError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from nairi_async.testing.amigo.caller import caller
+from nairi_async.testing.amigo.caller import executor
 from nairi_async.testing.clock import stalled
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ async def send(
     status: int,
 ) -> web.StreamResponse:
     """Stream a turn as it happens; the connection counts as open until its last byte is sent."""
-    response = web.StreamResponse(status=status, headers=caller.get().headers)
+    response = web.StreamResponse(status=status, headers=executor.get().headers)
     response.content_type = "application/x-ndjson"
     conversation.streams += 1
     try:
-        if caller.get().is_lost:
+        if executor.get().is_lost:
             raise ConnectionResetError
         await response.prepare(request)
         for at, emissions in itertools.groupby(turn.emissions, key=lambda one: one.at):

@@ -149,7 +149,7 @@ async def test_what_cannot_be_told_apart_is_left_to_the_caller(
 
 async def test_what_is_not_found_stays_unknown(nairi: NairiSession, echo: Simulator, clock: VirtualClock) -> None:
     """A prompt that never arrived cannot be told from one that will arrive: it stays unknown, after a minute."""
-    began = clock.monotonic()
+    started_at = clock.monotonic()
 
     async def drop(request: web.Request) -> None:
         if request.method == "POST":
@@ -160,14 +160,14 @@ async def test_what_is_not_found_stays_unknown(nairi: NairiSession, echo: Simula
     with pytest.raises(OutcomeUnknownError) as caught:
         await nairi.start("my-agent", "one", on_unknown="reconcile")
     assert caught.value.__notes__ == ["it was looked for, and not found"]
-    assert 59 < clock.monotonic() - began < 75
+    assert 59 < clock.monotonic() - started_at < 75
     assert echo.prompts == []
     assert len(echo.requests) < 20
 
 
 async def test_a_deadline_cuts_the_lookup(nairi: NairiSession, echo: Simulator, clock: VirtualClock) -> None:
     """The timeout of `ask` is the whole wait, looking up included."""
-    began = clock.monotonic()
+    started_at = clock.monotonic()
 
     async def drop(request: web.Request) -> None:
         if request.method == "POST":
@@ -177,7 +177,7 @@ async def test_a_deadline_cuts_the_lookup(nairi: NairiSession, echo: Simulator, 
     echo.intercept = drop
     with pytest.raises(OutcomeUnknownError):
         await nairi.ask("my-agent", "one", on_unknown="reconcile", timeout=10)
-    assert clock.monotonic() - began < 12
+    assert clock.monotonic() - started_at < 12
 
 
 async def test_a_lookup_that_fails_leaves_the_prompt_unknown(nairi: NairiSession, echo: Simulator) -> None:
@@ -272,7 +272,7 @@ async def test_a_thousand_in_doubt_share_their_lookups(nairi: NairiSession, echo
 
 async def test_a_prompt_of_a_dead_process_is_found(echo: Simulator, clock: VirtualClock) -> None:
     """Another process, which knows only what was sent and when, finds the turn, or that there is none."""
-    began = datetime.fromtimestamp(clock.time(), UTC)
+    started_at = datetime.fromtimestamp(clock.time(), UTC)
     lose(echo)
     async with another(echo, clock) as dead:
         for _ in range(2):
@@ -282,29 +282,29 @@ async def test_a_prompt_of_a_dead_process_is_found(echo: Simulator, clock: Virtu
     async with another(echo, clock) as nairi:
         told = datetime.fromtimestamp(clock.time(), UTC)
         known = {echo.prompts[0].job_id}
-        turn = await nairi.find_start("my-agent", "hello", sent_after=began, sent_before=told, exclude=known)
+        turn = await nairi.find_start("my-agent", "hello", sent_after=started_at, sent_before=told, exclude=known)
         assert turn == Turn(echo.prompts[1].job_id, echo.prompts[1].message_id)
         assert (await nairi.reply(turn)).text == "re hello"
         # What was found belongs to this session from now on.
-        assert await nairi.find_start("my-agent", "hello", sent_after=began, exclude=known, settled=0) is None
+        assert await nairi.find_start("my-agent", "hello", sent_after=started_at, exclude=known, settled=0) is None
         asked = clock.monotonic()
-        assert await nairi.find_start("my-agent", "other", sent_after=began) is None
+        assert await nairi.find_start("my-agent", "other", sent_after=started_at) is None
         assert 59 < clock.monotonic() - asked < 62
-        earlier = began - timedelta(hours=2)
+        earlier = started_at - timedelta(hours=2)
         assert await nairi.find_start("my-agent", "hello", sent_after=earlier, sent_before=earlier) is None
 
 
 async def test_two_of_a_dead_process_are_told_as_candidates(echo: Simulator, clock: VirtualClock) -> None:
     """One prompt that explains two conversations claims neither; two that are looked for at once take one each."""
-    began = datetime.fromtimestamp(clock.time(), UTC)
+    started_at = datetime.fromtimestamp(clock.time(), UTC)
     async with another(echo, clock) as dead:
         turns = [await dead.start("my-agent", "hello") for _ in range(2)]
     async with another(echo, clock) as nairi:
         with pytest.raises(OutcomeUnknownError) as caught:
-            await nairi.find_start("my-agent", "hello", sent_after=began)
+            await nairi.find_start("my-agent", "hello", sent_after=started_at)
         assert list(caught.value.candidates) == turns
         found = await asyncio.gather(
-            *(nairi.find_start("my-agent", "hello", sent_after=began, settled=5) for _ in range(2))
+            *(nairi.find_start("my-agent", "hello", sent_after=started_at, settled=5) for _ in range(2))
         )
         assert sorted(turn.job_id for turn in found if turn) == sorted(turn.job_id for turn in turns)
 

@@ -441,10 +441,10 @@ async def test_a_timeout_holds_while_another_watcher_reads_the_listing() -> None
             tasks = [asyncio.create_task(nairi.ask("my-agent", "300")) for _ in range(15)]
             await clock.sleep(45)
             turn = await nairi.start("my-agent", "300")
-            began = clock.monotonic()
+            started_at = clock.monotonic()
             with pytest.raises(WatchTimeoutError):
                 await nairi.reply(turn, timeout=3)
-            assert clock.monotonic() - began == pytest.approx(3, abs=0.01)
+            assert clock.monotonic() - started_at == pytest.approx(3, abs=0.01)
             await asyncio.gather(*tasks)
 
 
