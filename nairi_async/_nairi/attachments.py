@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from nairi_async._core import checks
 from nairi_async._core.address import path
-from nairi_async._core.gathering import gather_limited
+from nairi_async._core.fan_out import gather_limited
 from nairi_async._core.request import Request
 from nairi_async._core.upload import MAX_ATTACHMENT_BYTES, Upload
 from nairi_async._nairi.attachment_scanner import AttachmentScan

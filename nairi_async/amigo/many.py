@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from nairi_async._nairi.many import FanOut
+from nairi_async._core.fan_out import FanOut
 from nairi_async.amigo.models import AmigoOutcome
 from nairi_async.errors import NairiError
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 from attrs import evolve
 
 from nairi_async._core import checks
+from nairi_async._core.fan_out import ItemReader, TaskPool
 from nairi_async._nairi.delivery.reconciler import PATIENCE
-from nairi_async._nairi.many import DEFAULT_LIMIT, Source, TaskPool
+from nairi_async._nairi.many import DEFAULT_LIMIT
 from nairi_async._nairi.polling.watch import DEFAULT_TIMEOUT
 from nairi_async._nairi.session import NairiSession
 from nairi_async.batch.items import BatchItem, BatchOutcome, UnusableItem, place_name
@@ -205,7 +206,7 @@ class Batch:
         after = work.writer.ledger.write_started
         while ends := await work.writer.call(partial(Ledger.ends, after=after, count=_PAGE)):
             for end in ends:
-                await work.pool.room.acquire()
+                await work.pool.capacity.acquire()
                 with ledger_errors(self._path):
                     outcome = work.outcome(end)
                 work.pool.put((outcome, end.finished))
@@ -215,19 +216,19 @@ class Batch:
         after = 0
         while entries := await work.writer.call(partial(page, after=after, count=_PAGE)):
             for entry in entries:
-                await work.pool.room.acquire()
+                await work.pool.capacity.acquire()
                 work.pool.spawn(work.resume(entry))
                 after = entry.number
 
     async def _feed_new(self, work: BatchRun) -> None:
-        source: Source[Any] = Source(self._prompts)
+        source: ItemReader[Any] = ItemReader(self._prompts)
         place = 0
         while True:
-            await work.pool.room.acquire()
+            await work.pool.capacity.acquire()
             try:
                 given = await source.next()
             except StopAsyncIteration:
-                work.pool.room.release()
+                work.pool.capacity.release()
                 return
             place += 1
             try:

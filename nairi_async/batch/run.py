@@ -33,7 +33,7 @@ from nairi_async.models import Usage
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from nairi_async._nairi.many import TaskPool
+    from nairi_async._core.fan_out import TaskPool
     from nairi_async._nairi.session import NairiSession
     from nairi_async.batch.items import BatchItem
     from nairi_async.batch.ledger import End, Entry
@@ -149,7 +149,7 @@ class BatchRun:
                 self.pool.put((outcome, None))
                 return
             if entry is None:
-                self.pool.room.release()
+                self.pool.capacity.release()
             else:
                 await self._pursue(entry, is_new=True)
 

@@ -396,7 +396,7 @@ BAD_CALLS: list[tuple[str, Callable[[AmigoSession], Any]]] = [
     ("more than max_count", lambda amigo: amigo.starters(ID, "a", "b", min_count=3, max_count=2)),
     ("context", lambda amigo: amigo.recommended_responses(ID, ID, context=" ")),
     ("prompt is blank", lambda amigo: amigo.ask(ID, " ")),
-    ("prompts is an iterable", lambda amigo: amigo.ask_many(ID, "Hi")),
+    ("prompts must be an iterable", lambda amigo: amigo.ask_many(ID, "Hi")),
     ("blank", lambda amigo: amigo.resume(ID).send(" ")),
 ]
 

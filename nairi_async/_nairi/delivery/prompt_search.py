@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import define, field, frozen
 
 from nairi_async._core.address import path
-from nairi_async._core.gathering import gather_limited
+from nairi_async._core.fan_out import gather_limited
 from nairi_async._core.request import Request
 from nairi_async._nairi.delivery.claims import canonical, skeleton
 from nairi_async._nairi.listing.listing import ConversationListing
