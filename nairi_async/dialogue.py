@@ -1,4 +1,4 @@
-"""What a dialogue is, whichever service it is with: code written against this serves both."""
+"""The protocol of a conversation that both services share: code written against it works with either of them."""
 
 from __future__ import annotations
 
@@ -11,28 +11,45 @@ __all__ = ["Answer", "Dialogue", "Dialogues"]
 
 
 class Answer(Protocol):
-    """What a service said in one turn."""
+    """What an agent replied in one turn."""
 
     @property
     def text(self) -> str:
-        """The whole text; empty where the turn ended without any."""
+        """The whole text; empty if the agent said nothing."""
         ...
 
 
 class Dialogue(Protocol):
-    """One conversation: its turns run one at a time, in the order in which they were asked."""
+    """One conversation, whose turns run one at a time, in the order in which they were asked."""
 
     @property
     def id(self) -> str | None:
-        """The service's id of the conversation, for `resume`; `None` until it has begun."""
+        """The service's id of the conversation, for `resume`; `None` until the service has named it."""
         ...
 
-    async def ask(self, prompt: str, *, timeout: Duration | None = None) -> Answer:
-        """Say something when its turn has come, and wait for the whole answer.
+    @property
+    def may_be_running(self) -> bool:
+        """Whether a turn that was asked through this object may be running at the service.
+
+        It is `True` from the moment a prompt may have been sent until the end of its turn was seen. After an `ask`
+        that was cancelled or failed, `False` means that its prompt does not run and may be asked again.
+        """
+        ...
+
+    async def wait_for_id(self) -> str:
+        """Wait until the service has named the conversation, and return its `id`.
+
+        The id is known as soon as the first prompt was accepted, long before its reply: save it then, and the
+        conversation can be resumed if the process ends.
+        """
+        ...
+
+    async def ask(self, prompt: str, *, timeout: Duration | None = ...) -> Answer:
+        """Send a prompt after the turns before it, and wait for the whole reply.
 
         Args:
             prompt: What to say; not blank.
-            timeout: Seconds for the whole wait, turns before this one included.
+            timeout: Seconds for the whole wait, turns before this one included; `None` for no limit.
         """
         ...
 
@@ -41,9 +58,9 @@ class Dialogues(Protocol):
     """A session that holds dialogues."""
 
     def conversation(self, target: str, /) -> Dialogue:
-        """A new dialogue with an agent or service of this name; it begins with its first prompt."""
+        """Return a new dialogue with an agent or service; its first prompt begins the conversation."""
         ...
 
     def resume(self, id: str, /) -> Dialogue:  # noqa: A002 - the word that `Dialogue` uses
-        """A dialogue that began earlier, in this process or another."""
+        """Return the dialogue of a conversation that began earlier, in this process or another."""
         ...

@@ -1,4 +1,4 @@
-"""One dialogue: prompts go out one turn at a time, in order, however many tasks speak (design section 1)."""
+"""`Conversation`: prompts to one agent, sent one turn at a time and in order, however many tasks ask."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from attrs import define
 from nairi_async._core import checks
 from nairi_async._nairi.delivery.pending_prompt import checked_on_unknown
 from nairi_async._nairi.polling.watch import DEFAULT_TIMEOUT, Watch
-from nairi_async.errors import NairiError, WatchTimeoutError
-from nairi_async.models import Turn
+from nairi_async.errors import NairiError, TurnFailedError, WatchTimeoutError
+from nairi_async.models import TERMINAL_STATUSES, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 
 
 @define
-class _Sending:
-    """One prompt, from the queue to its turn; taken up again where a cancellation left it."""
+class _QueuedPrompt:
+    """One prompt from the queue to its turn; a cancelled call takes it up again where it stopped."""
 
-    prompt: str
-    attaching: PendingUploads
+    text: str
+    uploads: PendingUploads
     timeout: float
     on_unknown: OnUnknown
     deadline: float | None = None
-    dispatch: PendingPrompt | None = None
+    pending: PendingPrompt | None = None
 
 
 class Conversation:
-    """A dialogue with one agent. Made by `NairiSession.conversation` (new) and `NairiSession.resume` (existing).
+    """A conversation with one agent. Made by `NairiSession.conversation` (new) and `NairiSession.resume` (existing).
 
-    Prompts are sent one turn at a time, in the order in which they were awaited: a prompt leaves when the turn before
-    it has ended, whichever task sent that one and whether or not anybody read its reply. It is a small handle: keep
-    its `job_id`, and `resume` rebuilds it in another process.
+    Prompts are sent one turn at a time, in the order in which they were awaited: each is sent when the turn before it
+    has ended, whichever task sent that one and whether or not its reply was read. The object is a small handle: store
+    its `job_id`, and `resume` makes another in any process.
     """
 
     def __init__(self, turns: TurnService, *, agent_id: str | None, job_id: str | None, ask_mode: bool = False) -> None:
@@ -50,10 +50,16 @@ class Conversation:
         self._job_id = job_id
         self._ask_mode = ask_mode
         self._turn: Turn | None = None
-        self._order = asyncio.Lock()
-        # What may still run: the last turn until its end was seen, or a prompt of which nobody knows.
+        self._lock = asyncio.Lock()
+        self._has_begun = asyncio.Event()
+        # The last turn until its end was seen, and what watches it.
         self._open: Turn | None = None
-        self._is_in_doubt = False
+        self._tracker: Tracker | None = None
+        self._is_sending = False
+        # A prompt that was sent, and of which it is unknown whether it runs.
+        self._lost: PendingPrompt | None = None
+        # A turn that this handle did not begin may be running.
+        self._is_resumed = False
 
     def __repr__(self) -> str:
         return f"Conversation(agent_id={self._agent_id!r}, job_id={self._job_id!r})"
@@ -65,18 +71,34 @@ class Conversation:
 
     @property
     def job_id(self) -> str | None:
-        """The service's id of the conversation; `None` until the first prompt was sent."""
+        """The service's id of the conversation; `None` until the service has accepted the first prompt."""
         return self._job_id
 
     @property
     def id(self) -> str | None:
-        """The job id, under the name that dialogues of all services share (`nairi_async.dialogue`)."""
+        """The job id, under the name that the dialogues of all services share (`nairi_async.dialogue`)."""
         return self._job_id
 
     @property
     def turn(self) -> Turn | None:
         """The last turn begun through this handle."""
         return self._turn
+
+    @property
+    def may_be_running(self) -> bool:
+        """Whether a turn that was begun through this handle may be running.
+
+        It is `True` from the moment a prompt may have been sent until the end of its turn was seen by an `ask`, a
+        watch or the next prompt. After an `ask` that was cancelled or failed, `False` means that its prompt does not
+        run.
+        """
+        return self._is_sending or self._lost is not None or self._open_turn() is not None
+
+    async def wait_for_id(self) -> str:
+        """Wait until the service has accepted the first prompt, and return the job id."""
+        while self._job_id is None:
+            await self._has_begun.wait()
+        return self._job_id
 
     async def ask(
         self,
@@ -87,7 +109,7 @@ class Conversation:
         timeout: Duration | None = None,
         on_unknown: OnUnknown = "raise",
     ) -> Reply:
-        """Send a prompt when its turn has come, and wait for the reply.
+        """Send a prompt after the turns before it, and wait for the reply.
 
         Args:
             prompt: What to say; not blank.
@@ -105,12 +127,14 @@ class Conversation:
             OutcomeUnknownError: the prompt was sent, and whether it runs is not known.
             NairiError: as for `NairiSession.continue_`.
         """
-        sending = self._sending(prompt, attachment_ids, attachments, timeout, on_unknown)
-        turn = await self._take_turn(sending)
+        queued = self._queued(prompt, attachment_ids, attachments, timeout, on_unknown)
+        turn = await self._take_turn(queued)
         try:
-            reply = await self._turns.reply(turn, self._remaining(sending))
+            reply = await self._turns.reply(turn, self._remaining(queued))
         except NairiError as error:
             error.turn = turn
+            if isinstance(error, TurnFailedError):
+                self._note_end(turn)
             raise
         self._note_end(turn)
         return reply
@@ -125,111 +149,126 @@ class Conversation:
         timeout: Duration | None = None,
         on_unknown: OnUnknown = "raise",
     ) -> Watch:
-        """Send a prompt when its turn has come, and watch the turn.
+        """Return a watch that sends a prompt after the turns before it, and follows its turn.
 
-        The prompt leaves with the first `async for` step, on `async with`, or when the watch is awaited
+        The prompt is sent by the first `async for` step, by `async with`, or when the watch is awaited
         (`watch = await conversation.send(…)`), whichever comes first, and never twice. Arguments as for `ask`;
         `progress` adds progress messages.
         """
-        sending = self._sending(prompt, attachment_ids, attachments, timeout, on_unknown)
+        queued = self._queued(prompt, attachment_ids, attachments, timeout, on_unknown)
         with_progress = checks.flag("progress", progress)
 
         async def prepare() -> Tracker:
-            turn = await self._take_turn(sending)
-            return self._turns.tracker(turn, self._remaining(sending), progress=with_progress)
+            turn = await self._take_turn(queued)
+            tracker = self._turns.tracker(turn, self._remaining(queued), progress=with_progress)
+            if self._open is turn:
+                self._tracker = tracker
+            return tracker
 
         return Watch(prepare, turn=None, after=None, note=self._turns.meter.count)
 
     async def last_reply(self, *, after: str | None = None, timeout: Duration | None = None) -> Reply | None:
-        """The reply to the last prompt of the conversation, whoever sent it: to go on where another process ended.
+        """Return the reply to the last prompt of the conversation, whichever process sent it.
 
-        It waits until no turn of the conversation runs; prompts sent through this handle wait behind it.
+        The call waits until no turn of the conversation runs; prompts sent through this handle wait behind it.
 
         Args:
             after: Id of a user message, such as `reply.turn.message_id`: only what was said after it counts.
             timeout: Seconds for the whole wait; 6 hours unless given.
 
         Returns:
-            The reply; `None` where nobody said anything, or nothing after that message.
+            The reply; `None` if the conversation has no prompt, or none after that message.
 
         Raises:
             TurnFailedError: that turn ended as `failed`.
-            WatchTimeoutError: a turn goes on, but the timeout is over.
+            WatchTimeoutError: the timeout is over, and a turn still runs.
             NairiError: reading failed, or was refused.
         """
         deadline = self._turns.clock.monotonic() + checks.timeout(timeout, DEFAULT_TIMEOUT)
         known = None if after is None else checks.identifier("after", after)
-        async with self._order:
-            self._is_in_doubt = self._job_id is not None
+        async with self._lock:
+            self._is_resumed = self._job_id is not None
             asked = await self._until_idle(deadline - self._turns.clock.monotonic())
             if self._job_id is None or asked is None or asked == known:
                 return None
             turn = Turn(self._job_id, asked, agent_id=self._agent_id)
             return await self._turns.reply(turn, max(0.0, deadline - self._turns.clock.monotonic()))
 
-    def _note_end(self, turn: Turn) -> None:
-        if self._open is turn:
-            self._open = None
-
-    async def _wait_in_line(self, sending: _Sending) -> None:
-        """Wait until nothing runs; a prompt whose time is over by then is not sent any more."""
+    async def _wait_for_turn(self, queued: _QueuedPrompt) -> None:
+        """Wait until nothing runs; a prompt whose time is over by then is not sent."""
         try:
-            await self._until_idle(self._remaining(sending))
+            await self._until_idle(self._remaining(queued))
         except WatchTimeoutError as error:
-            told = "the prompt was not sent: the turn before it has not ended within the timeout"
-            raise WatchTimeoutError(told, None, error.status) from error
-        if self._remaining(sending) <= 0 < sending.timeout:
+            text = "the prompt was not sent: the turn before it has not ended within the timeout"
+            raise WatchTimeoutError(text, None, error.status) from error
+        if self._remaining(queued) <= 0 < queued.timeout:
             raise WatchTimeoutError("the prompt was not sent: its turn has not come within the timeout")
 
     async def _until_idle(self, timeout: float) -> str | None:
-        """Wait until nothing that was sent before may still run; the id of the last user message, if all were read."""
+        """Wait until no earlier prompt may be running; return the id of the last user message, if all were read."""
         last = None
-        if self._is_in_doubt and self._job_id is not None:
+        if (self._lost is not None or self._is_resumed) and self._job_id is not None:
             async for message in self._turns.watch(self._job_id, timeout):
                 last = message.id if message.role == "user" else last
-        elif self._open is not None:
-            await self._turns.ending(self._open, timeout).wait()
-        self._open, self._is_in_doubt = None, False
+        elif (turn := self._open_turn()) is not None:
+            await self._turns.ending(turn, timeout).wait()
+        self._open = self._tracker = self._lost = None
+        self._is_resumed = False
         return last
 
-    async def _take_turn(self, sending: _Sending) -> Turn:
-        if sending.deadline is None:
-            sending.deadline = self._turns.clock.monotonic() + sending.timeout
-        async with self._order:
-            dispatch = sending.dispatch
-            if dispatch is None or dispatch.is_unsent:
-                # In its place in the order, and while the turn before may still run.
-                files = await sending.attaching.ids(deadline=sending.deadline)
-                await self._wait_in_line(sending)
+    async def _take_turn(self, queued: _QueuedPrompt) -> Turn:
+        if queued.deadline is None:
+            queued.deadline = self._turns.clock.monotonic() + queued.timeout
+        async with self._lock:
+            pending = queued.pending
+            if pending is None or pending.is_unsent:
+                # Uploads keep the order of the prompts, and go on while the turn before may still run.
+                files = await queued.uploads.ids(deadline=queued.deadline)
+                await self._wait_for_turn(queued)
                 # Made only now, and anew after a cancellation: another prompt may have begun the conversation.
-                dispatch = sending.dispatch = self._dispatch(sending.prompt, files)
+                pending = queued.pending = self._pending(queued.text, files)
+            self._is_sending = True
             try:
-                turn = await dispatch.send(on_unknown=sending.on_unknown, deadline=sending.deadline)
+                turn = await pending.send(on_unknown=queued.on_unknown, deadline=queued.deadline)
             finally:
-                self._is_in_doubt = self._is_in_doubt or dispatch.is_in_doubt
+                self._is_sending = False
+                if pending.is_in_doubt:
+                    self._lost = pending
+                elif self._lost is pending:
+                    self._lost = None
             self._turn = self._open = turn
             self._job_id = turn.job_id
+            self._has_begun.set()
             return turn
 
-    def _remaining(self, sending: _Sending) -> float:
-        """Seconds of the whole wait that are left."""
-        return max(0.0, (sending.deadline or 0.0) - self._turns.clock.monotonic())
+    def _open_turn(self) -> Turn | None:
+        """Return the last turn unless its end was seen."""
+        is_over = self._tracker is not None and self._tracker.status in TERMINAL_STATUSES
+        return None if is_over else self._open
 
-    def _dispatch(self, prompt: str, files: Sequence[str]) -> PendingPrompt:
+    def _note_end(self, turn: Turn) -> None:
+        if self._open is turn:
+            self._open = self._tracker = None
+
+    def _remaining(self, queued: _QueuedPrompt) -> float:
+        """Return the seconds of the whole wait that are left."""
+        return max(0.0, (queued.deadline or 0.0) - self._turns.clock.monotonic())
+
+    def _pending(self, text: str, files: Sequence[str]) -> PendingPrompt:
         if self._job_id is not None:
-            return self._turns.continue_(self._job_id, prompt, attachment_ids=files, agent_id=self._agent_id)
+            return self._turns.continue_(self._job_id, text, attachment_ids=files, agent_id=self._agent_id)
         assert self._agent_id is not None  # noqa: S101 - a conversation has an agent or a job
-        return self._turns.start(self._agent_id, prompt, ask_mode=self._ask_mode, attachment_ids=files)
+        return self._turns.start(self._agent_id, text, ask_mode=self._ask_mode, attachment_ids=files)
 
-    def _sending(
+    def _queued(
         self,
         prompt: object,
         attachment_ids: Iterable[str],
         attachments: Iterable[Source],
         timeout: Duration | None,
         on_unknown: object,
-    ) -> _Sending:
-        return _Sending(
+    ) -> _QueuedPrompt:
+        return _QueuedPrompt(
             checks.prompt(prompt),
             self._turns.files.attaching(attachments, attachment_ids),
             checks.timeout(timeout, DEFAULT_TIMEOUT),

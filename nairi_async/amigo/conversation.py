@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ class AmigoConversation:
         self._before: tuple[LostInteraction | None, bool] = (None, False)
         # Whether it was to be finished before, and nobody saw the end of it.
         self._is_finishing = False
+        self._has_id = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"AmigoConversation(service_id={self._service_id!r}, id={self._id!r})"
@@ -81,6 +83,21 @@ class AmigoConversation:
     def is_completed(self) -> bool:
         """Whether it is over: ended by the agent, or finished through this handle."""
         return self._is_completed
+
+    @property
+    def may_be_running(self) -> bool:
+        """Whether a turn that was asked through this handle may be running at the service.
+
+        It is `True` from the moment a message may have been sent until the end of its interaction was seen. After an
+        `ask` that was cancelled or failed, `False` means that its message does not run.
+        """
+        return self._last is not None and self._is_in_doubt
+
+    async def wait_for_id(self) -> str:
+        """Wait until the service has named the conversation, and return its id."""
+        while self._id is None:
+            await self._has_id.wait()
+        return self._id
 
     async def ask(self, prompt: str, *, timeout: Duration | None = None) -> AmigoReply:
         """Say something when its turn has come, and wait for the whole reply.
@@ -144,7 +161,7 @@ class AmigoConversation:
                 return None
             reply = await self._last.settle(self._api, timeout)
             if reply is not None:
-                self._id = self._id or reply.conversation_id
+                self._set_id(self._id or reply.conversation_id)
                 self._is_in_doubt = False
             return reply
 
@@ -160,7 +177,7 @@ class AmigoConversation:
         """
         async with self._order:
             if self._id is None and self._is_in_doubt and self._last is not None:
-                self._id = await self._last.unfinished(self._api)
+                self._set_id(await self._last.unfinished(self._api))
             if self._is_finishing and self._id is not None and not self._is_completed:
                 self._is_completed = await self._is_finished() is not False
             if self._id is None or self._is_completed:
@@ -222,7 +239,14 @@ class AmigoConversation:
         if first is None or first is not self._last or first.interaction.end is not End.VOID or self._id is None:
             return
         if await self._is_finished() is None:
-            self._id = None
+            self._set_id(None)
+
+    def _set_id(self, conversation_id: str | None) -> None:
+        self._id = conversation_id
+        if conversation_id is None:
+            self._has_id.clear()
+        else:
+            self._has_id.set()
 
     async def _request(self, saying: OutgoingMessage) -> Request:
         if self._is_completed:
@@ -240,7 +264,7 @@ class AmigoConversation:
         if not stream.is_sent:
             self._last, self._is_in_doubt = self._before
         if self._id is None and stream.conversation_id is not None:
-            self._id = stream.conversation_id
+            self._set_id(stream.conversation_id)
             self._orders.note(stream)
         if stream.is_ended:
             self._is_in_doubt = stream.is_in_doubt

@@ -222,11 +222,20 @@ class PlainAnswer:
 class PlainDialogue:
     """What `nairi_async.dialogue` asks for, and nothing more."""
 
+    may_be_running = False
+
     def __init__(self, id: str | None) -> None:  # noqa: A002
         self.id = id
+        self._begun = asyncio.Event()
+
+    async def wait_for_id(self) -> str:
+        while self.id is None:
+            await self._begun.wait()
+        return self.id
 
     async def ask(self, prompt: str, *, timeout: Duration | None = None) -> PlainAnswer:
         self.id = self.id or "dialogue-1"
+        self._begun.set()
         return PlainAnswer(f"{prompt} within {timeout}")
 
 

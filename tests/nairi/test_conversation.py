@@ -234,3 +234,38 @@ async def test_a_conversation_that_has_not_begun_has_no_last_reply(nairi: NairiS
     with pytest.raises(InvalidArgumentError):
         await nairi.conversation("my-agent").last_reply(after="two words")
     assert simulator.requests == []
+
+
+async def test_a_dialogue_says_whether_a_turn_may_be_running(nairi: NairiSession, simulator: Simulator) -> None:
+    """From the sending of a prompt to the end of its turn, however that end was seen; the id is known long before."""
+    simulator.agent("my-agent", lambda prompt, _: [Fail("no", after=5)] if prompt == "fail" else [Done(after=5)])
+    dialogue = nairi.conversation("my-agent")
+    assert not dialogue.may_be_running
+    asking = asyncio.create_task(dialogue.ask("a"))
+    assert await asyncio.wait_for(dialogue.wait_for_id(), 5) == dialogue.id
+    assert dialogue.may_be_running
+    await asking
+    assert not dialogue.may_be_running
+    with pytest.raises(TurnFailedError):
+        await dialogue.ask("fail")
+    assert not dialogue.may_be_running
+    async with dialogue.send("b") as watch:
+        assert dialogue.may_be_running
+        assert [message async for message in watch] == []
+    assert not dialogue.may_be_running
+
+
+@pytest.mark.parametrize("steps", range(0, 60, 3))
+async def test_a_cancelled_prompt_is_known_to_run_or_not(nairi: NairiSession, simulator: Simulator, steps: int) -> None:
+    """After a cancellation anywhere, a dialogue that says that nothing runs has sent nothing."""
+    simulator.agent("my-agent", [Done(after=100)])
+    dialogue = nairi.conversation("my-agent")
+    task = asyncio.create_task(dialogue.ask("a"))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    may_be_running = dialogue.may_be_running
+    for _ in range(200):
+        await asyncio.sleep(0)
+    assert may_be_running or not simulator.prompts

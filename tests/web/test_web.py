@@ -334,8 +334,14 @@ class _Answer:
 class _Echo:
     """A dialogue of another service."""
 
+    may_be_running = False
+
     def __init__(self, dialogue_id: str | None = None) -> None:
         self.id = dialogue_id
+
+    async def wait_for_id(self) -> str:
+        assert self.id is not None
+        return self.id
 
     async def ask(self, prompt: str, *, timeout: float | timedelta | None = None) -> _Answer:  # noqa: ARG002
         if self.id == "waits":
