@@ -1,4 +1,4 @@
-"""One chat's record while a prompt is under way."""
+"""One chat's record while a prompt is under way, and the store behind it."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _log = logging.getLogger("nairi_async.bots")
 
 @frozen
 class ClockedStore:
-    """A store during whose work a virtual clock stands still: no clock sees what a thread or another process does."""
+    """A store that holds a virtual clock still while it works: no clock sees what a thread or another process does."""
 
     store: Store
     clock: Clock
 
     async def load(self, name: str) -> Record | None:
-        """As the store does."""
+        """Load a record, as `Store.load` does."""
         async with self.clock.timeout(math.inf):
             return await self.store.load(name)
 
     async def save(self, name: str, record: Record) -> None:
-        """As the store does."""
+        """Save a record, as `Store.save` does."""
         async with self.clock.timeout(math.inf):
             await self.store.save(name, record)
 
     async def open_names(self) -> list[str]:
-        """As the store does."""
+        """Return the names of open records, as `Store.open_names` does."""
         async with self.clock.timeout(math.inf):
             return await self.store.open_names()
 
@@ -47,36 +47,36 @@ class ClockedStore:
 class ChatRecord:
     """A record as the store has it."""
 
-    store: Store
+    store: ClockedStore
     name: str
     record: Record
 
     @classmethod
-    async def of(cls, store: Store, name: str) -> Self:
-        """What the store has under that name."""
+    async def load(cls, store: ClockedStore, name: str) -> Self:
+        """Load the record of a chat; an empty one if the store has none."""
         return cls(store, name, await store.load(name) or Record())
 
-    async def put(self, record: Record) -> None:
-        """Save a record, also one that is there already: whether saving works is known before a prompt leaves."""
+    async def save(self, record: Record) -> None:
+        """Save a record, even an unchanged one: a store that cannot save is noticed before a prompt is sent."""
         await self.store.save(self.name, record)
         self.record = record
 
-    async def put_or_undo(self, record: Record) -> None:
-        """The same, but nothing of it stays where it was cancelled: the store may have it all the same."""
+    async def save_or_restore(self, record: Record) -> None:
+        """Save a record; if cancelled, save the former one again, since the store may hold the new one by then."""
         before = self.record
         try:
-            await self.put(record)
+            await self.save(record)
         except asyncio.CancelledError:
             self.record = record
-            await self.put_in_any_case(before)
+            await self.save_outcome(before)
             raise
 
-    async def put_in_any_case(self, record: Record) -> None:
-        """Save what came of a prompt: also when cancelled, and a reply is not lost to a disk that is full."""
+    async def save_outcome(self, record: Record) -> None:
+        """Save the outcome of a prompt, even while cancelled. Only log a failure: a full disk must not lose a reply."""
         if record == self.record:
             return
         with anyio.CancelScope(shield=True):
             try:
-                await self.put(record)
-            except Exception as error:  # noqa: BLE001 - a store may be anybody's
-                _log.warning("what came of a prompt could not be saved: %r", error)
+                await self.save(record)
+            except Exception as error:  # noqa: BLE001 - a store of the user's may raise anything
+                _log.warning("the outcome of a prompt could not be saved: %r", error)

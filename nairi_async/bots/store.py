@@ -1,4 +1,4 @@
-"""Which dialogue belongs to which chat: what is kept of it, and where."""
+"""What a bot keeps about its chats, and where: records and stores."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from nairi_async.errors import TurnFailedError
 if TYPE_CHECKING:
     from nairi_async.dialogue import Answer
 
-KEYS_KEPT: Final = 100
-"""How many prompts of a chat are remembered, so that one delivered again is known."""
+MAX_KEYS: Final = 100
+"""How many prompts of a chat are remembered, to recognise a message that the platform delivers again."""
 
 
 @frozen
 class Record:
-    """What is known of one chat."""
+    """What is known about one chat."""
 
     dialogue_id: str | None = None
-    """The service's id of the dialogue; `None` where none has begun, or its id never came back."""
+    """The service's id of the dialogue; `None` if none has begun, or if its id never arrived."""
     is_open: bool = False
-    """Whether a prompt may be running, or its answer was not handed over: from before it leaves until then."""
-    last: str | None = None
-    """The service's id of the last prompt that was answered; `None` where there is none, or the service tells none."""
+    """Whether a prompt may be running, or its reply was not handed over: set before the prompt is sent."""
+    last_message_id: str | None = None
+    """The service's id of the last prompt that was answered; `None` if there is none, or the service names none."""
     keys: tuple[str, ...] = ()
-    """The platform's ids of the prompts that were taken on, the latest last; at most a hundred."""
+    """The platform's ids of the prompts that were accepted, the latest last; at most a hundred."""
 
-    def asking(self, key: str | None) -> Record:
-        """The record while a prompt is under way."""
-        keys = self.keys if key is None else (*self.keys, key)[-KEYS_KEPT:]
+    def with_prompt(self, key: str | None) -> Record:
+        """Return the record while a prompt is running."""
+        keys = self.keys if key is None else (*self.keys, key)[-MAX_KEYS:]
         return evolve(self, is_open=True, keys=keys)
 
-    def answered(self, outcome: Answer | TurnFailedError | None) -> Record:
-        """The record once the answer was handed over, or the failure was told."""
+    def with_outcome(self, outcome: Answer | TurnFailedError | None) -> Record:
+        """Return the record after the reply was handed over, or the failure was reported."""
         turn = outcome.turn if isinstance(outcome, Reply | TurnFailedError) else None
-        return evolve(self, is_open=False, last=turn.message_id if turn else self.last)
+        return evolve(self, is_open=False, last_message_id=turn.message_id if turn else self.last_message_id)
 
 
 class Store(Protocol):
-    """Where records are kept. One process at a time answers a chat; other keepers, such as Redis, are easily written.
+    """Where records are kept. Implement it to keep them elsewhere, such as in Redis; one process answers a chat.
 
-    `save` must have the record safe when it returns: that is what keeps a prompt from running twice after a crash.
-    Whatever either raises before a prompt was sent goes to the caller of `Chats.ask`.
+    When `save` returns, the record must be safe: this is what keeps a prompt from running twice after a crash. What
+    `load` or `save` raises before a prompt was sent goes to the caller of `Chats.ask`.
     """
 
     async def load(self, name: str) -> Record | None:
-        """What was saved last under that name; `None` for a new one."""
+        """Return the record that was saved last under that name; `None` if there is none."""
         ...
 
     async def save(self, name: str, record: Record) -> None:
-        """Keep a record, in the place of any there was."""
+        """Save a record, replacing an earlier one of that name."""
         ...
 
     async def open_names(self) -> list[str]:
-        """The names of all records that say `is_open`."""
+        """Return the names of all records with `is_open`."""
         ...
 
 
@@ -66,14 +66,17 @@ class MemoryStore:
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
 
+    def __repr__(self) -> str:
+        return f"<MemoryStore: {len(self._records)} chats>"
+
     async def load(self, name: str) -> Record | None:
-        """What was saved last under that name; `None` for a new one."""
+        """Return the record that was saved last under that name; `None` if there is none."""
         return self._records.get(name)
 
     async def save(self, name: str, record: Record) -> None:
-        """Keep a record, in the place of any there was."""
+        """Save a record, replacing an earlier one of that name."""
         self._records[name] = record
 
     async def open_names(self) -> list[str]:
-        """The names of all records that say `is_open`."""
+        """Return the names of all records with `is_open`."""
         return [name for name, record in self._records.items() if record.is_open]

@@ -52,7 +52,7 @@ async def test_a_chat_is_one_dialogue_in_order_and_chats_run_at_once(
     assert len({asked.job_id for asked in echo.prompts}) == 4
     assert clock.monotonic() < 30
     assert {await chats.dialogue_id(chat) for chat in range(4)} == {asked.job_id for asked in echo.prompts}
-    assert chats._lines == {}
+    assert len(chats._queues) == 0
 
 
 async def test_a_long_reply_comes_in_pieces(nairi: NairiSession, simulator: Simulator, clock: VirtualClock) -> None:

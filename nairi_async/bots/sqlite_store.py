@@ -1,4 +1,4 @@
-"""Chats in an SQLite file, so that a bot that is started again goes on where it stood."""
+"""Chats in an SQLite file, so that a restarted bot continues its dialogues."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-_APPLICATION: Final = 0x6E614368  # "naCh": tells these files from other people's databases
-_VERSION: Final = 1
+# "naCh", where SQLite keeps a number by which programs recognise their files.
+_APPLICATION_ID: Final = 0x6E614368
+_FORMAT: Final = 1
 _SCHEMA: Final = """
 CREATE TABLE chats (
-    name TEXT PRIMARY KEY, dialogue_id TEXT, is_open INTEGER NOT NULL, last TEXT, keys TEXT NOT NULL
+    name TEXT PRIMARY KEY, dialogue_id TEXT, is_open INTEGER NOT NULL, last_message_id TEXT, keys TEXT NOT NULL
 ) STRICT, WITHOUT ROWID
 """
-# Seconds for which another process that reads the file, such as a backup, is waited for.
-_BUSY: Final = 10.0
+# Seconds to wait for another process that uses the file, such as a backup.
+_BUSY_TIMEOUT: Final = 10.0
 
 
 class SQLiteStore:
     """Records in a file, used with `async with`. Calls run in a thread, so the event loop never waits for a disk.
 
-    A saved record is on the disk (synchronised at each commit). Used by itself, and not through `Chats`, it is not seen
-    by a virtual clock, which runs on while the thread works.
+    A saved record is on the disk: each commit is synchronised. A virtual clock stands still only for calls that `Chats`
+    makes; it runs on during calls of your own.
 
     Args:
-        path: The file; made where there is none, in a directory that exists.
+        path: The file. It is created if it is missing, in a directory that exists.
 
     Raises:
-        StoreError: on entering and in each call: the file cannot be read or written, or is none of this library's.
+        StoreError: on entering and in each call: the file cannot be read or written, or another program made it.
         ConfigurationError: used outside of `async with`.
     """
 
@@ -54,12 +55,12 @@ class SQLiteStore:
         return f"SQLiteStore({self._path!r})"
 
     async def __aenter__(self) -> Self:
-        # A thread of its own: calls run in their order, also where one was cancelled while it ran.
+        # One thread of its own: calls run in order, even if one is cancelled while it runs.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="nairi-chats")
         try:
             await self._run(self._open)
         except BaseException:
-            self._shut()
+            self._begin_closing()
             raise
         return self
 
@@ -67,21 +68,21 @@ class SQLiteStore:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._thread is not None:
-            # A cancelled wait must not take the closing with it.
-            await asyncio.shield(asyncio.wrap_future(self._shut()))
+            # A cancellation of this wait must not cancel the closing.
+            await asyncio.shield(asyncio.wrap_future(self._begin_closing()))
 
     async def load(self, name: str) -> Record | None:
-        """What was saved last under that name; `None` for a new one."""
-        query = "SELECT dialogue_id, is_open, last, keys FROM chats WHERE name = ?"
+        """Return the record that was saved last under that name; `None` if there is none."""
+        query = "SELECT dialogue_id, is_open, last_message_id, keys FROM chats WHERE name = ?"
         rows = await self._run(lambda: self._opened().execute(query, (name,)).fetchall())
         try:
             return Record(rows[0][0], bool(rows[0][1]), rows[0][2], tuple(json.loads(rows[0][3]))) if rows else None
         except (TypeError, ValueError) as error:
-            raise StoreError(f"the chats in {self._path!r} cannot be used: {error}") from error
+            raise StoreError(f"the store {self._path!r} cannot be used: {error}") from error
 
     async def save(self, name: str, record: Record) -> None:
-        """Keep a record, in the place of any there was; on the disk when this returns."""
-        row = (name, record.dialogue_id, int(record.is_open), record.last, json.dumps(record.keys))
+        """Save a record, replacing an earlier one of that name; it is on the disk when this returns."""
+        row = (name, record.dialogue_id, int(record.is_open), record.last_message_id, json.dumps(record.keys))
 
         def write() -> None:
             with self._opened() as connection:
@@ -90,17 +91,17 @@ class SQLiteStore:
         await self._run(write)
 
     async def open_names(self) -> list[str]:
-        """The names of all records that say `is_open`."""
+        """Return the names of all records with `is_open`."""
         query = "SELECT name FROM chats WHERE is_open ORDER BY name"
         return [name for (name,) in await self._run(lambda: self._opened().execute(query).fetchall())]
 
     def _opened(self) -> sqlite3.Connection:
-        assert self._connection is not None  # noqa: S101 - work runs between opening and closing, in this order
+        assert self._connection is not None  # noqa: S101 - calls run between opening and closing
         return self._connection
 
-    def _shut(self) -> Future[None]:
-        """Close the file behind what is still under way, also where nobody waits for it any more."""
-        assert self._thread is not None  # noqa: S101 - whoever calls it has entered
+    def _begin_closing(self) -> Future[None]:
+        """Close the file after the calls that still run, even if their callers were cancelled."""
+        assert self._thread is not None  # noqa: S101 - called only after entering
         thread, self._thread = self._thread, None
         closed = thread.submit(self._close)
         thread.shutdown(wait=False)
@@ -112,34 +113,36 @@ class SQLiteStore:
             self._connection = None
 
     async def _run(self, work: Callable[[], _T]) -> _T:
-        import sqlite3  # noqa: PLC0415 - loaded by those who use it
+        import sqlite3  # noqa: PLC0415 - imported only where it is used
 
         if self._thread is None:
-            raise ConfigurationError("the store is not open; use it in `async with`")
+            raise ConfigurationError("the store is not open: use it in `async with SQLiteStore(…) as store:`")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except sqlite3.Error as error:
-            raise StoreError(f"the chats in {self._path!r} cannot be used: {error}") from error
+            raise StoreError(f"the store {self._path!r} cannot be used: {error}") from error
 
     def _open(self) -> None:
-        import sqlite3  # noqa: PLC0415 - loaded by those who use it
+        import sqlite3  # noqa: PLC0415 - imported only where it is used
 
-        connection = sqlite3.connect(self._path, timeout=_BUSY, check_same_thread=False)
+        connection = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT, check_same_thread=False)
         try:
             connection.execute("PRAGMA synchronous = FULL")
             with connection:
-                # Another process may be making the same file at this moment.
+                # Another process may create the same file at this moment.
                 connection.execute("BEGIN IMMEDIATE")
                 (application,) = connection.execute("PRAGMA application_id").fetchone()
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
                 (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                is_ours = (application, version) == (_APPLICATION, _VERSION)
+                is_ours = (application, version) == (_APPLICATION_ID, _FORMAT)
                 if not is_ours and (tables or application):
-                    raise sqlite3.DatabaseError("it holds another program's data, or another version's")  # noqa: TRY301
+                    raise sqlite3.DatabaseError(
+                        "another program, or another version of this library, made it; give another path"
+                    )  # noqa: TRY301
                 if not is_ours:
                     connection.execute(_SCHEMA)
-                    connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-                    connection.execute(f"PRAGMA user_version = {_VERSION}")
+                    connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                    connection.execute(f"PRAGMA user_version = {_FORMAT}")
         except BaseException:
             connection.close()
             raise

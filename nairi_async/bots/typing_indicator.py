@@ -1,4 +1,4 @@
-"""Showing that an answer is on its way, for as long as it is."""
+"""Showing a typing indicator for as long as a turn runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine
@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from nairi_async.clock import Clock
 
 Typing = AbstractAsyncContextManager[Any] | Callable[[], Awaitable[object]]
-"""A platform's typing indicator: its own context manager, or what shows it for some seconds, which is repeated."""
+"""A platform's typing indicator: its own context manager, or a function that shows it for some seconds."""
 
+_FAILED: Final = "the typing indicator failed: %r"
 _log = logging.getLogger("nairi_async.bots")
 
 
 @asynccontextmanager
-async def beside(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
-    """Let some work go on beside a block; what is left of it at the block's end is cancelled, and over."""
+async def background(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+    """Run work in a task while the block runs; at the end of the block, cancel it and wait for its end."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -31,24 +32,24 @@ async def beside(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
 
 
 @asynccontextmanager
-async def shown(typing: Typing | None, clock: Clock, every: float) -> AsyncGenerator[None]:
-    """Show it while the block runs. A platform that fails to show it is logged, and the block runs all the same."""
+async def typing_shown(typing: Typing | None, clock: Clock, interval: float) -> AsyncGenerator[None]:
+    """Show the indicator while the block runs. Only log what the platform raises: the block runs all the same."""
     async with AsyncExitStack() as stack:
         if isinstance(typing, AbstractAsyncContextManager):
             await stack.enter_async_context(_forgiving(typing))
         elif typing is not None:
-            await stack.enter_async_context(beside(_repeated(typing, clock, every)))
+            await stack.enter_async_context(background(_repeat(typing, clock, interval)))
         yield
 
 
-async def _repeated(typing: Callable[[], Awaitable[object]], clock: Clock, every: float) -> None:
+async def _repeat(typing: Callable[[], Awaitable[object]], clock: Clock, interval: float) -> None:
     while True:
         try:
             await typing()
-        except Exception as error:  # noqa: BLE001 - whatever the platform raises, the turn is worth more
-            _log.warning("the typing indicator failed: %r", error)
+        except Exception as error:  # noqa: BLE001 - the turn matters more than any error of the platform
+            _log.warning(_FAILED, error)
             return
-        await clock.sleep(every)
+        await clock.sleep(interval)
 
 
 @asynccontextmanager
@@ -58,13 +59,13 @@ async def _forgiving(typing: AbstractAsyncContextManager[Any]) -> AsyncGenerator
         await typing.__aenter__()
         entered = True
     except Exception as error:  # noqa: BLE001 - see above
-        _log.warning("the typing indicator failed: %r", error)
+        _log.warning(_FAILED, error)
     try:
         yield
     finally:
-        # It learns nothing of how the turn ended: an indicator has no say in it.
+        # It is not given the block's exception, so that it cannot suppress one.
         if entered:
             try:
                 await typing.__aexit__(None, None, None)
             except Exception as error:  # noqa: BLE001 - see above
-                _log.warning("the typing indicator failed: %r", error)
+                _log.warning(_FAILED, error)

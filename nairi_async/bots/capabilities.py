@@ -1,0 +1,42 @@
+"""What some services' dialogues can do beyond the protocol of `nairi_async.dialogue`, recognised by their methods."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from nairi_async._nairi.results import Attachment
+    from nairi_async.dialogue import Answer
+    from nairi_async.typing import Duration
+
+
+@runtime_checkable
+class HasAttachments(Protocol):
+    """An answer with files."""
+
+    async def attachments(self) -> list[Attachment]:
+        """Download the files."""
+        ...
+
+
+@runtime_checkable
+class RecallsReplies(Protocol):
+    """A dialogue whose last reply can be read by another process."""
+
+    async def last_reply(self, *, after: str | None = None, timeout: Duration | None = None) -> Answer | None:
+        """Return the reply to the last prompt; `None` if there is none after that message."""
+        ...
+
+
+@runtime_checkable
+class CanComplete(Protocol):
+    """A dialogue that its agent may end."""
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether nothing more can be said in it."""
+        ...
+
+    async def settle(self, *, timeout: float = ...) -> object:
+        """Find out whether the last turn was saved, and whether the dialogue is over."""
+        ...
