@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from attrs import evolve
 
-from nairi_async._core import leaving
 from nairi_async._core.json_body import decode_error, shortened
 from nairi_async._core.retry import (
     RetryPolicy,
@@ -131,7 +130,6 @@ class RequestExecutor:
     ) -> _T:
         credentials = request.credentials or self.http.credentials
         is_second, request.started_at = False, None
-        leaving.note(request)
         preparing = _Preparing(credentials, self)
         for attempt in itertools.count(1):
             # In front of the limiter: what has to be done for them may be a request of its own.

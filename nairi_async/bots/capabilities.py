@@ -20,6 +20,25 @@ class HasAttachments(Protocol):
 
 
 @runtime_checkable
+class KnowsWhetherRunning(Protocol):
+    """A dialogue that says whether a prompt may be running; one that follows `Dialogue` to the letter does."""
+
+    @property
+    def may_be_running(self) -> bool:
+        """Whether a turn that was asked through this object may be running."""
+        ...
+
+
+@runtime_checkable
+class AnnouncesId(Protocol):
+    """A dialogue whose id can be waited for; one that follows `Dialogue` to the letter does."""
+
+    async def wait_for_id(self) -> str:
+        """Wait until the service has named the conversation, and return its id."""
+        ...
+
+
+@runtime_checkable
 class RecallsReplies(Protocol):
     """A dialogue whose last reply can be read by another process."""
 

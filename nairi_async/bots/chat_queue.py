@@ -43,8 +43,8 @@ class ChatQueues:
         queue = self._queues.get(name)
         if queue is not None and queue.size > self._max_waiting:
             raise ChatBusyError(
-                f"Too many messages are waiting in this chat (at most {self._max_waiting}). "
-                "Please wait for a reply, then send this one again."
+                f"{self._max_waiting} messages of this chat are waiting already, and no more can be taken; "
+                "please wait for a reply, then send this message again"
             )
 
     @asynccontextmanager

@@ -13,7 +13,7 @@ from nairi_async.bots.chat_dialogue import continued_id, open_dialogue, prepared
 from nairi_async.bots.chat_queue import ChatQueues
 from nairi_async.bots.chat_record import ChatRecord, ClockedStore
 from nairi_async.bots.chat_reply import ChatReply
-from nairi_async.bots.prompt_runner import PromptRunner
+from nairi_async.bots.prompt_runner import run_prompt
 from nairi_async.bots.recovery import Recovery
 from nairi_async.bots.split import Length, split_text
 from nairi_async.bots.store import MemoryStore, Record
@@ -94,7 +94,6 @@ class Chats:
         self._clock = clock or SystemClock()
         self._store = ClockedStore(store or MemoryStore(), self._clock)
         self._queues = ChatQueues(checks.whole("max_waiting", max_waiting))
-        self._runner = PromptRunner(session, self._clock)
         options = {} if timeout is None else {"timeout": timeout}
         self._recovery = Recovery(session, self._target, self._store, self._queues, options)
 
@@ -127,7 +126,7 @@ class Chats:
         typing: Typing | None = None,
         timeout: Duration | None = None,
     ) -> AsyncGenerator[ChatReply]:
-        """Ask a prompt when its turn in the chat has come; send the reply inside of `async with chats.turn(…) as reply`.
+        """Ask a prompt when its turn in the chat has come; send the reply inside the block: `async with chats.turn(…)`.
 
         Prompts of one chat run in the order of the calls, so enter it before you await anything else. The chat's next
         prompt waits for the end of the block: replies are sent in the order of the prompts, and do not mix. The reply
@@ -168,7 +167,7 @@ class Chats:
                     await unsent_reply(dialogue, record, self._options(deadline))
                 record, dialogue = await settled(self._session, self._target, record, dialogue, self._options(deadline))
                 call = prepared_call(dialogue, text, files, self._options(deadline))
-                answer = await self._runner.run(chat_record, record.with_prompt(message_key), dialogue, call)
+                answer = await run_prompt(chat_record, record.with_prompt(message_key), dialogue, call)
             yield self._reply(answer)
             handed_over = evolve(chat_record.record, dialogue_id=continued_id(dialogue)).with_outcome(answer)
             await chat_record.save_outcome(handed_over)

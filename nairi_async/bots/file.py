@@ -26,13 +26,9 @@ class File:
 
     def __init__(self, name: str, content: bytes | bytearray | Callable[[], Awaitable[bytes | bytearray]]) -> None:
         if not isinstance(name, str) or not name:
-            raise InvalidArgumentError(
-                f"the name of a file must be a text that is not empty, not {name!r:.{_MAX_SHOWN}}"
-            )
+            raise InvalidArgumentError(f"a file's name must be a text that is not empty, not {name!r:.{_MAX_SHOWN}}")
         if not isinstance(content, bytes | bytearray) and not callable(content):
-            raise InvalidArgumentError(
-                f"the content of a file must be bytes or a function, not {type(content).__name__}"
-            )
+            raise InvalidArgumentError(f"a file's content must be bytes or a function, not {type(content).__name__}")
         self.name = name
         self._content = content
         self._file: io.BytesIO | None = None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from nairi_async._core import leaving
-from nairi_async._core.service_session import ServiceSession
+from nairi_async.bots.capabilities import AnnouncesId, KnowsWhetherRunning
 from nairi_async.bots.chat_dialogue import continued_id
 from nairi_async.bots.typing_indicator import background
 from nairi_async.errors import (
@@ -27,55 +26,44 @@ if TYPE_CHECKING:
 
     from nairi_async.bots.chat_record import ChatRecord
     from nairi_async.bots.store import Record
-    from nairi_async.clock import Clock
-    from nairi_async.dialogue import Answer, Dialogue, Dialogues
-
-# Seconds between reads of a new dialogue's id. They cost nothing but a wake-up, and end with the first response.
-_ID_INTERVAL: Final = 0.1
+    from nairi_async.dialogue import Answer, Dialogue
 
 
-class PromptRunner:
-    """Asks prompts, and saves in each chat's record whether its prompt may be running."""
+async def run_prompt(
+    chat: ChatRecord, with_prompt: Record, dialogue: Dialogue, call: Callable[[], Awaitable[Answer]]
+) -> Answer:
+    """Save that a prompt may be running, ask it, and return the reply.
 
-    def __init__(self, session: Dialogues, clock: Clock) -> None:
-        self._session = session
-        self._clock = clock
+    If it provably did not run, the record is saved as it was before, so that its key may be used again.
+    """
+    before, after = chat.record, with_prompt
+    await chat.save_or_restore(with_prompt)
+    try:
+        async with background(_save_id(chat, dialogue)):
+            return await call()
+    except asyncio.CancelledError:
+        # Without `may_be_running`, whether it was sent is not known.
+        if isinstance(dialogue, KnowsWhetherRunning) and not dialogue.may_be_running:
+            after = before
+        raise
+    except TurnFailedError as failed:
+        after = with_prompt.with_outcome(failed)
+        raise
+    except NairiError as error:
+        if _did_not_run(error):
+            # Whether a dialogue exists whose first turn is void is not known: the next prompt settles it first.
+            is_vague = isinstance(error, InteractionVoidError) and before.dialogue_id is None
+            after = evolve(before, is_open=before.is_open or is_vague)
+        raise
+    finally:
+        await chat.save_outcome(evolve(after, dialogue_id=continued_id(dialogue)))
 
-    async def run(
-        self, chat: ChatRecord, with_prompt: Record, dialogue: Dialogue, call: Callable[[], Awaitable[Answer]]
-    ) -> Answer:
-        """Save that the prompt may be running, ask it, and return the reply.
 
-        If it provably did not run, the record is saved as it was before, so that its key may be used again.
-        """
-        before, after = chat.record, with_prompt
-        await chat.save_or_restore(with_prompt)
-        with leaving.watched() as sent:
-            try:
-                async with background(self._save_id(chat, dialogue)):
-                    return await call()
-            except asyncio.CancelledError:
-                # Other libraries' sessions do not say whether it was sent.
-                if isinstance(self._session, ServiceSession) and not sent.has_left:
-                    after = before
-                raise
-            except TurnFailedError as failed:
-                after = with_prompt.with_outcome(failed)
-                raise
-            except NairiError as error:
-                if _did_not_run(error):
-                    # Whether a dialogue exists whose first turn is void is not known: the next prompt settles it first.
-                    is_vague = isinstance(error, InteractionVoidError) and before.dialogue_id is None
-                    after = evolve(before, is_open=before.is_open or is_vague)
-                raise
-            finally:
-                await chat.save_outcome(evolve(after, dialogue_id=continued_id(dialogue)))
-
-    async def _save_id(self, chat: ChatRecord, dialogue: Dialogue) -> None:
-        """Save a new dialogue's id as soon as it is known, which is long before the reply."""
-        while dialogue.id is None:
-            await self._clock.sleep(_ID_INTERVAL)
-        await chat.save_outcome(evolve(chat.record, dialogue_id=dialogue.id))
+async def _save_id(chat: ChatRecord, dialogue: Dialogue) -> None:
+    """Save a new dialogue's id as soon as it is known, which is long before the reply."""
+    if dialogue.id is None and isinstance(dialogue, AnnouncesId):
+        dialogue_id = await dialogue.wait_for_id()
+        await chat.save_outcome(evolve(chat.record, dialogue_id=dialogue_id))
 
 
 def _did_not_run(error: NairiError) -> bool:

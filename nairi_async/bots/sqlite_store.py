@@ -136,9 +136,7 @@ class SQLiteStore:
                 (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 is_ours = (application, version) == (_APPLICATION_ID, _FORMAT)
                 if not is_ours and (tables or application):
-                    raise sqlite3.DatabaseError(
-                        "another program, or another version of this library, made it; give another path"
-                    )  # noqa: TRY301
+                    raise sqlite3.DatabaseError("another program or version made it; give another path")  # noqa: TRY301
                 if not is_ours:
                     connection.execute(_SCHEMA)
                     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")

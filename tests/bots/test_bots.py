@@ -95,7 +95,7 @@ async def test_a_file_that_is_none_is_refused(content: bytes) -> None:
     async def text() -> bytes:
         return "no bytes"  # type: ignore[return-value]
 
-    with pytest.raises(InvalidArgumentError, match="gave str"):
+    with pytest.raises(InvalidArgumentError, match="returned str"):
         await File("a.txt", text).read()
 
 
@@ -176,7 +176,7 @@ async def test_as_many_keys_are_kept_as_are_stated(chats: Chats, simulator: Simu
     """The record of a chat does not grow for ever."""
     record = Record()
     for number in range(150):
-        record = record.asking(str(number))
+        record = record.with_prompt(str(number))
     assert record.keys == tuple(map(str, range(50, 150)))
 
 
@@ -186,7 +186,9 @@ async def test_a_flood_is_turned_away(nairi: NairiSession, echo: Simulator, cloc
     calls = [chats.ask("c", str(number), key=number) for number in range(50)]
     told = await asyncio.gather(*calls, chats.ask("other", "x"), return_exceptions=True)
     assert [one.text for one in told if isinstance(one, ChatReply)] == ["1: 0", "2: 1", "3: 2", "1: x"]
-    assert sum(isinstance(one, ChatBusyError) for one in told) == 47
+    busy = [str(one) for one in told if isinstance(one, ChatBusyError)]
+    assert len(busy) == 47
+    assert "please wait for a reply" in busy[0]
     assert (await chats.ask("c", "late", key=49)).text == "4: late"
 
 
