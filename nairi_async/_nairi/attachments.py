@@ -74,7 +74,7 @@ class Files:
             [partial(self.download, attachment_id) for attachment_id in attachment_ids], at_once=AT_ONCE
         )
 
-    def attaching(self, attachments: Iterable[Source], attachment_ids: Iterable[str]) -> PendingUploads:
+    def pending(self, attachments: Iterable[Source], attachment_ids: Iterable[str]) -> PendingUploads:
         """The attachments of one prompt; refused where they are too many or no sources at all."""
         ids = checks.attachment_ids(attachment_ids)
         sources = _sources(attachments)

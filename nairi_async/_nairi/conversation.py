@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import define
 
 from nairi_async._core import checks
-from nairi_async._nairi.delivery.pending_prompt import checked_on_unknown
+from nairi_async._nairi.delivery.prompt_sender import checked_on_unknown
 from nairi_async._nairi.polling.watch import DEFAULT_TIMEOUT, Watch
 from nairi_async.errors import NairiError, TurnFailedError, WatchTimeoutError
 from nairi_async.models import TERMINAL_STATUSES, Turn
@@ -16,11 +16,11 @@ from nairi_async.models import TERMINAL_STATUSES, Turn
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from nairi_async._nairi.attachments import PendingUploads
-    from nairi_async._nairi.delivery.pending_prompt import PendingPrompt
+    from nairi_async._nairi.attachments import Files, PendingUploads
+    from nairi_async._nairi.delivery.prompt_sender import PendingPrompt, PromptSender
     from nairi_async._nairi.polling.tracker import Tracker
     from nairi_async._nairi.results import Reply
-    from nairi_async._nairi.turns import TurnService
+    from nairi_async._nairi.turn_reader import TurnReader
     from nairi_async.typing import Duration, OnUnknown, Source
 
 
@@ -44,8 +44,20 @@ class Conversation:
     its `job_id`, and `resume` makes another in any process.
     """
 
-    def __init__(self, turns: TurnService, *, agent_id: str | None, job_id: str | None, ask_mode: bool = False) -> None:
-        self._turns = turns
+    def __init__(
+        self,
+        sender: PromptSender,
+        reader: TurnReader,
+        files: Files,
+        *,
+        agent_id: str | None,
+        job_id: str | None,
+        ask_mode: bool = False,
+    ) -> None:
+        self._sender = sender
+        self._reader = reader
+        self._files = files
+        self._clock = sender.context.clock
         self._agent_id = agent_id
         self._job_id = job_id
         self._ask_mode = ask_mode
@@ -130,7 +142,7 @@ class Conversation:
         queued = self._queued(prompt, attachment_ids, attachments, timeout, on_unknown)
         turn = await self._take_turn(queued)
         try:
-            reply = await self._turns.reply(turn, self._remaining(queued))
+            reply = await self._reader.reply(turn, self._remaining(queued))
         except NairiError as error:
             error.turn = turn
             if isinstance(error, TurnFailedError):
@@ -160,12 +172,12 @@ class Conversation:
 
         async def prepare() -> Tracker:
             turn = await self._take_turn(queued)
-            tracker = self._turns.tracker(turn, self._remaining(queued), progress=with_progress)
+            tracker = self._reader.tracker(turn, self._remaining(queued), progress=with_progress)
             if self._open is turn:
                 self._tracker = tracker
             return tracker
 
-        return Watch(prepare, turn=None, after=None, note=self._turns.meter.count)
+        return Watch(prepare, turn=None, after=None, note=self._reader.meter.count)
 
     async def last_reply(self, *, after: str | None = None, timeout: Duration | None = None) -> Reply | None:
         """Return the reply to the last prompt of the conversation, whichever process sent it.
@@ -184,15 +196,15 @@ class Conversation:
             WatchTimeoutError: the timeout is over, and a turn still runs.
             NairiError: reading failed, or was refused.
         """
-        deadline = self._turns.clock.monotonic() + checks.timeout(timeout, DEFAULT_TIMEOUT)
+        deadline = self._clock.monotonic() + checks.timeout(timeout, DEFAULT_TIMEOUT)
         known = None if after is None else checks.identifier("after", after)
         async with self._lock:
             self._is_resumed = self._job_id is not None
-            asked = await self._until_idle(deadline - self._turns.clock.monotonic())
+            asked = await self._until_idle(deadline - self._clock.monotonic())
             if self._job_id is None or asked is None or asked == known:
                 return None
             turn = Turn(self._job_id, asked, agent_id=self._agent_id)
-            return await self._turns.reply(turn, max(0.0, deadline - self._turns.clock.monotonic()))
+            return await self._reader.reply(turn, max(0.0, deadline - self._clock.monotonic()))
 
     async def _wait_for_turn(self, queued: _QueuedPrompt) -> None:
         """Wait until nothing runs; a prompt whose time is over by then is not sent."""
@@ -208,17 +220,17 @@ class Conversation:
         """Wait until no earlier prompt may be running; return the id of the last user message, if all were read."""
         last = None
         if (self._lost is not None or self._is_resumed) and self._job_id is not None:
-            async for message in self._turns.watch(self._job_id, timeout):
+            async for message in self._reader.watch(self._job_id, timeout):
                 last = message.id if message.role == "user" else last
         elif (turn := self._open_turn()) is not None:
-            await self._turns.ending(turn, timeout).wait()
+            await self._reader.wait(turn, timeout)
         self._open = self._tracker = self._lost = None
         self._is_resumed = False
         return last
 
     async def _take_turn(self, queued: _QueuedPrompt) -> Turn:
         if queued.deadline is None:
-            queued.deadline = self._turns.clock.monotonic() + queued.timeout
+            queued.deadline = self._clock.monotonic() + queued.timeout
         async with self._lock:
             pending = queued.pending
             if pending is None or pending.is_unsent:
@@ -232,7 +244,7 @@ class Conversation:
                 turn = await pending.send(on_unknown=queued.on_unknown, deadline=queued.deadline)
             finally:
                 self._is_sending = False
-                if pending.is_in_doubt:
+                if pending.is_lost:
                     self._lost = pending
                 elif self._lost is pending:
                     self._lost = None
@@ -252,13 +264,13 @@ class Conversation:
 
     def _remaining(self, queued: _QueuedPrompt) -> float:
         """Return the seconds of the whole wait that are left."""
-        return max(0.0, (queued.deadline or 0.0) - self._turns.clock.monotonic())
+        return max(0.0, (queued.deadline or 0.0) - self._clock.monotonic())
 
     def _pending(self, text: str, files: Sequence[str]) -> PendingPrompt:
         if self._job_id is not None:
-            return self._turns.continue_(self._job_id, text, attachment_ids=files, agent_id=self._agent_id)
+            return self._sender.continue_(self._job_id, text, attachment_ids=files, agent_id=self._agent_id)
         assert self._agent_id is not None  # noqa: S101 - a conversation has an agent or a job
-        return self._turns.start(self._agent_id, text, ask_mode=self._ask_mode, attachment_ids=files)
+        return self._sender.start(self._agent_id, text, ask_mode=self._ask_mode, attachment_ids=files)
 
     def _queued(
         self,
@@ -270,7 +282,7 @@ class Conversation:
     ) -> _QueuedPrompt:
         return _QueuedPrompt(
             checks.prompt(prompt),
-            self._turns.files.attaching(attachments, attachment_ids),
+            self._files.pending(attachments, attachment_ids),
             checks.timeout(timeout, DEFAULT_TIMEOUT),
             checked_on_unknown(on_unknown),
         )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from nairi_async._core import checks
 from nairi_async._core.upload import Upload
-from nairi_async._nairi.delivery.claims import PromptFingerprint
-from nairi_async._nairi.delivery.reconciler import PATIENCE
+from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
+from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.listing.listing import ConversationListing, Sync
 from nairi_async._nairi.results import Reply
 from nairi_async.errors import ConfigurationError, InvalidArgumentError
@@ -18,10 +18,13 @@ from nairi_async.typing import UNSET
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
+    from nairi_async._core.executor import RequestExecutor
+    from nairi_async._nairi.agents import Agents
+    from nairi_async._nairi.attachments import Files
+    from nairi_async._nairi.delivery.prompt_sender import PromptSender
     from nairi_async._nairi.listing.checkpoint import Checkpoint
     from nairi_async._nairi.results import Attachment
-    from nairi_async._nairi.turns import TurnService
-    from nairi_async._nairi.usage import UsageReport
+    from nairi_async._nairi.usage import UsageMeter, UsageReport
     from nairi_async.models import Agent, Turn
     from nairi_async.typing import Duration, Source, Unset, UploadProgress
 
@@ -29,7 +32,11 @@ if TYPE_CHECKING:
 class ResourceMethods:
     """The part of `NairiSession` that begins no turn. Every call raises `NairiError` as design section 4 says."""
 
-    _turns: TurnService
+    _executor: RequestExecutor
+    _agents: Agents
+    _files: Files
+    _meter: UsageMeter
+    _sender: PromptSender
 
     @property
     def usage(self) -> UsageReport:
@@ -38,7 +45,7 @@ class ResourceMethods:
         Each assistant message that the session handed out counts once, however often it was read. Bounded memory:
         see `nairi_async._nairi.usage`.
         """
-        return self._turns.meter.report
+        return self._meter.report
 
     def conversations(
         self,
@@ -56,7 +63,7 @@ class ResourceMethods:
             updated_after: Only what changed strictly after this time, which has a time zone.
             sort: `created_at_desc`, `created_at_asc`, `updated_at_desc` or `updated_at_asc`.
         """
-        return ConversationListing(self._turns.agents, agent_id, status=status, updated_after=updated_after, sort=sort)
+        return ConversationListing(self._agents, agent_id, status=status, updated_after=updated_after, sort=sort)
 
     async def find_start(
         self,
@@ -67,7 +74,7 @@ class ResourceMethods:
         sent_before: datetime | None = None,
         attachment_ids: Iterable[str] = (),
         exclude: Container[str] = (),
-        settled: Duration = PATIENCE,
+        settled: Duration = SETTLING_TIME,
     ) -> Turn | None:
         """The turn of a prompt that a program sent to a new conversation before it ended, without seeing the answer.
 
@@ -96,11 +103,11 @@ class ResourceMethods:
         """
         agent, text = checks.identifier("agent_id", agent_id), checks.prompt(prompt)
         first = checks.time("sent_after", sent_after)
-        now = datetime.fromtimestamp(self._turns.clock.time(), UTC)
+        now = datetime.fromtimestamp(self._executor.clock.time(), UTC)
         last = now if sent_before is None else checks.time("sent_before", sent_before)
-        words = PromptFingerprint.of(None, text, checks.attachment_ids(attachment_ids))
-        bound = checks.timeout(settled, PATIENCE, "settled")
-        return await self._turns.find_start(agent, words, sent=(first, last), exclude=exclude, settled=bound)
+        fingerprint = PromptFingerprint.of(None, text, checks.attachment_ids(attachment_ids))
+        bound = checks.timeout(settled, SETTLING_TIME, "settled")
+        return await self._sender.find_start(agent, fingerprint, sent=(first, last), exclude=exclude, settled=bound)
 
     def sync(self, agent_id: str, since: Checkpoint | None = None) -> Sync:
         """The conversations that changed since a checkpoint, each once; `.checkpoint` is what to store for next time.
@@ -109,7 +116,7 @@ class ResourceMethods:
             agent_id: Slug or id of the agent.
             since: The `checkpoint` of an earlier synchronisation of this agent; all conversations without it.
         """
-        return Sync(self._turns.agents, agent_id, since)
+        return Sync(self._agents, agent_id, since)
 
     async def upload(
         self,
@@ -138,7 +145,7 @@ class ResourceMethods:
                 request where the source tells its size, else the upload is broken off.
         """
         upload = await Upload.prepare(source, filename=filename, content_type=content_type, progress=progress)
-        return await self._turns.files.upload(upload, _bound(timeout))
+        return await self._files.upload(upload, _bound(timeout))
 
     async def download(self, attachment_id: str, *, timeout: Duration | None = None) -> Attachment:
         """A file with its bytes, decoded as it arrives (api: get attachment).
@@ -147,21 +154,21 @@ class ResourceMethods:
             attachment_id: Its id.
             timeout: Seconds for one attempt; `request_timeout` and 288 more, for the largest file, unless given.
         """
-        return await self._turns.files.download(checks.identifier("attachment_id", attachment_id), _bound(timeout))
+        return await self._files.download(checks.identifier("attachment_id", attachment_id), _bound(timeout))
 
     async def attachments(self, of: Reply | Message) -> list[Attachment]:
         """All files of a reply or a message, in order, some fetched at a time; the first failure is raised."""
         if not isinstance(of, Reply | Message):
             raise InvalidArgumentError(f"a Reply or a Message has attachments, not {type(of).__name__}")
-        return await self._turns.files.fetch(of.attachment_ids)
+        return await self._files.fetch(of.attachment_ids)
 
     async def agents(self) -> list[Agent]:
         """The agents of the organisation (api: `GET agents`)."""
-        return await self._turns.agents.all()
+        return await self._agents.all()
 
     async def agent(self, agent_id: str) -> Agent:
         """One agent, by slug or id (api: `GET agents/{agent_id}`); `AgentNotFoundError` lists close names."""
-        return await self._turns.agents.one(agent_id)
+        return await self._agents.one(agent_id)
 
     async def create_agent(self, name: str, *, instances_count: int = 1) -> Agent:
         """Make an agent, which is not deployed yet (api: `POST agents`).
@@ -173,7 +180,7 @@ class ResourceMethods:
         Raises:
             OutcomeUnknownError: the request left, and whether the agent was made is not known.
         """
-        return await self._turns.agents.create(name, instances_count)
+        return await self._agents.create(name, instances_count)
 
     async def update_agent(
         self, agent_id: str, *, description: str | Unset = UNSET, system_prompt: str | Unset | None = UNSET
@@ -188,7 +195,7 @@ class ResourceMethods:
         Returns:
             The agent after the change.
         """
-        return await self._turns.agents.update(agent_id, description=description, system_prompt=system_prompt)
+        return await self._agents.update(agent_id, description=description, system_prompt=system_prompt)
 
     async def deploy(self, agent_id: str, *, update_config_only: bool = False) -> str:
         """Queue a deployment (api: `POST agents/{agent_id}/deploy`).
@@ -205,7 +212,7 @@ class ResourceMethods:
         Raises:
             OutcomeUnknownError: the request left, and whether it was queued is not known.
         """
-        return await self._turns.agents.deploy(agent_id, update_config_only=update_config_only)
+        return await self._agents.deploy(agent_id, update_config_only=update_config_only)
 
 
 def _bound(timeout: Duration | None) -> float | None:

@@ -13,14 +13,17 @@ from nairi_async._core.api_key import ApiKey
 from nairi_async._core.request import Request
 from nairi_async._core.service_session import ServiceSession
 from nairi_async._nairi import wire
+from nairi_async._nairi.agents import Agents
+from nairi_async._nairi.attachments import Files
 from nairi_async._nairi.conversation import Conversation
-from nairi_async._nairi.delivery.pending_prompt import checked_on_unknown
+from nairi_async._nairi.delivery.prompt_sender import PromptSender, checked_on_unknown
 from nairi_async._nairi.many import DEFAULT_LIMIT, AskMany, WatchMany
 from nairi_async._nairi.polling.cadence import Polling
 from nairi_async._nairi.polling.context import PollingContext
 from nairi_async._nairi.polling.watch import DEFAULT_TIMEOUT
 from nairi_async._nairi.resources import ResourceMethods
-from nairi_async._nairi.turns import TurnService
+from nairi_async._nairi.turn_reader import TurnReader
+from nairi_async._nairi.usage import UsageMeter
 from nairi_async.errors import ConfigurationError, InvalidArgumentError
 from nairi_async.models import Turn
 
@@ -106,7 +109,11 @@ class NairiSession(ResourceMethods, ServiceSession):
         self._context = PollingContext(self._executor, polling or Polling())
         if cadence is not None:
             self._context.cadence.restore(cadence)
-        self._turns = TurnService(self._context)
+        self._agents = Agents(self._executor)
+        self._files = Files(self._executor)
+        self._meter = UsageMeter()
+        self._sender = PromptSender(self._context, self._agents, self._meter.learn)
+        self._reader = TurnReader(self._context, self._files, self._meter)
 
     @property
     def cadence(self) -> Cadence:
@@ -147,8 +154,8 @@ class NairiSession(ResourceMethods, ServiceSession):
         """
         agent, text = checks.identifier("agent_id", agent_id), checks.prompt(prompt)
         is_reading, unknown = checks.flag("ask_mode", ask_mode), checked_on_unknown(on_unknown)
-        ids = await self._turns.files.attaching(attachments, attachment_ids).ids()
-        return await self._turns.start(agent, text, ask_mode=is_reading, attachment_ids=ids).send(on_unknown=unknown)
+        ids = await self._files.pending(attachments, attachment_ids).ids()
+        return await self._sender.start(agent, text, ask_mode=is_reading, attachment_ids=ids).send(on_unknown=unknown)
 
     async def continue_(
         self,
@@ -168,14 +175,14 @@ class NairiSession(ResourceMethods, ServiceSession):
         """
         job, text = checks.identifier("job_id", job_id), checks.prompt(prompt)
         unknown = checked_on_unknown(on_unknown)
-        ids = await self._turns.files.attaching(attachments, attachment_ids).ids()
-        return await self._turns.continue_(job, text, attachment_ids=ids).send(on_unknown=unknown)
+        ids = await self._files.pending(attachments, attachment_ids).ids()
+        return await self._sender.continue_(job, text, attachment_ids=ids).send(on_unknown=unknown)
 
     async def message(self, message_id: str) -> Message:
         """One message as it is now (api: `GET messages/{message_id}`)."""
         location = path("messages", checks.identifier("message_id", message_id))
         message = await self._executor.call(Request(method="GET", path=location), wire.decode_message)
-        self._turns.meter.count_final([message])
+        self._meter.count_final([message])
         return message
 
     async def messages(self, job_id: str, *, progress: bool = False) -> list[Message]:
@@ -188,7 +195,7 @@ class NairiSession(ResourceMethods, ServiceSession):
         location = path("conversations", checks.identifier("job_id", job_id), "messages")
         decode = partial(wire.decode_timeline, progress=checks.flag("progress", progress))
         messages = list(await self._executor.call(Request(method="GET", path=location), decode))
-        self._turns.meter.count_final(messages)
+        self._meter.count_final(messages)
         return messages
 
     def watch(
@@ -213,7 +220,7 @@ class NairiSession(ResourceMethods, ServiceSession):
         is_turn = isinstance(turn_or_job_id, Turn)
         target = _turn(turn_or_job_id) if is_turn else checks.identifier("job_id", turn_or_job_id)
         endless = checks.flag("follow", follow)
-        return self._turns.watch(
+        return self._reader.watch(
             target,
             checks.timeout(timeout, float("inf") if endless else DEFAULT_TIMEOUT),
             after=None if after is None else checks.identifier("after", after),
@@ -232,7 +239,7 @@ class NairiSession(ResourceMethods, ServiceSession):
             WatchTimeoutError: the turn goes on, but the timeout is over.
             NairiError: reading failed for longer than the retry policy bears, or was refused.
         """
-        return await self._turns.ending(_turn(turn), checks.timeout(timeout, DEFAULT_TIMEOUT)).wait()
+        return await self._reader.wait(_turn(turn), checks.timeout(timeout, DEFAULT_TIMEOUT))
 
     async def reply(self, turn: Turn, *, timeout: Duration | None = None) -> Reply:
         """Wait for the end of a turn and give what came of it: text, messages, usage. Arguments as for `wait`.
@@ -243,7 +250,7 @@ class NairiSession(ResourceMethods, ServiceSession):
             TurnFailedError: the turn ended as `failed`; the error holds the service's text and the messages.
             WatchTimeoutError, NairiError: as for `wait`.
         """
-        return await self._turns.reply(_turn(turn), checks.timeout(timeout, DEFAULT_TIMEOUT))
+        return await self._reader.reply(_turn(turn), checks.timeout(timeout, DEFAULT_TIMEOUT))
 
     async def ask(
         self,
@@ -301,16 +308,23 @@ class NairiSession(ResourceMethods, ServiceSession):
             timeout: Seconds for each turn; 6 hours unless given.
         """
         bound = checks.timeout(timeout, DEFAULT_TIMEOUT)
-        return WatchMany([_turn(turn) for turn in turns], lambda turn: self._turns.watch(turn, bound))
+        return WatchMany([_turn(turn) for turn in turns], lambda turn: self._reader.watch(turn, bound))
 
     def conversation(self, agent_id: str, *, ask_mode: bool = False) -> Conversation:
         """A new dialogue; it begins with its first prompt."""
         checked = checks.identifier("agent_id", agent_id)
-        return Conversation(self._turns, agent_id=checked, job_id=None, ask_mode=checks.flag("ask_mode", ask_mode))
+        return self._conversation(agent_id=checked, ask_mode=checks.flag("ask_mode", ask_mode))
 
     def resume(self, job_id: str) -> Conversation:
         """A dialogue that began earlier, in this process or another."""
-        return Conversation(self._turns, agent_id=None, job_id=checks.identifier("job_id", job_id))
+        return self._conversation(job_id=checks.identifier("job_id", job_id))
+
+    def _conversation(
+        self, *, agent_id: str | None = None, job_id: str | None = None, ask_mode: bool = False
+    ) -> Conversation:
+        return Conversation(
+            self._sender, self._reader, self._files, agent_id=agent_id, job_id=job_id, ask_mode=ask_mode
+        )
 
 
 def _turn(value: object) -> Turn:

@@ -11,7 +11,7 @@ from attrs import evolve
 
 from nairi_async._core import checks
 from nairi_async._core.fan_out import ItemReader, TaskPool
-from nairi_async._nairi.delivery.reconciler import PATIENCE
+from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.many import DEFAULT_LIMIT
 from nairi_async._nairi.polling.watch import DEFAULT_TIMEOUT
 from nairi_async._nairi.session import NairiSession
@@ -93,7 +93,7 @@ class Batch:
         timeout: Duration | None = None,
         on_unknown: OnUnknown = "reconcile",
         retry_failed: bool = False,
-        settle: Duration = PATIENCE,
+        settle: Duration = SETTLING_TIME,
     ) -> None:
         if not isinstance(session, NairiSession):
             raise InvalidArgumentError(f"Batch needs a NairiSession, not {type(session).__name__}")
@@ -109,7 +109,7 @@ class Batch:
             raise InvalidArgumentError("the output is another file than the ledger and what SQLite keeps beside it")
         self._limit = checks.limit(limit)
         self._retry_failed = checks.flag("retry_failed", retry_failed)
-        self._settle = checks.timeout(settle, PATIENCE, "settle")
+        self._settle = checks.timeout(settle, SETTLING_TIME, "settle")
         self._plan = Plan(
             agent_id=checks.identifier("agent_id", agent_id),
             ask_mode=checks.flag("ask_mode", ask_mode),
@@ -122,7 +122,7 @@ class Batch:
     async def __aenter__(self) -> Self:
         if self._work is not None:
             raise InvalidArgumentError("a batch runs once; make another one to go on")
-        clock = self._session._turns.clock  # noqa: SLF001 - parts of one package
+        clock = self._session._executor.clock  # noqa: SLF001 - parts of one package
         base_url = self._session._base_url  # noqa: SLF001 - as above
         writer = await Writer.open(self._path, self._plan.agent_id, self._output, clock, base_url=base_url)
         try:
@@ -195,7 +195,7 @@ class Batch:
         with work.stoppable():
             await self._feed_ends(work)
             # A prompt that gets lost can be looked for by the service's own time, should this machine's clock be set.
-            await self._session._turns.learn_time(self._plan.agent_id)  # noqa: SLF001 - as above
+            await self._session._sender.observe_server_time(self._plan.agent_id)  # noqa: SLF001 - as above
             if self._retry_failed:
                 await work.writer.call(Ledger.retry_failed)
             await self._feed_known(work, Ledger.open_entries)

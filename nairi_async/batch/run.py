@@ -111,7 +111,7 @@ class BatchRun:
 
     def moment(self) -> float:
         """When a prompt is about to leave, for the ledger."""
-        return self.session._turns.moment()  # noqa: SLF001 - parts of one package
+        return self.session._sender.timestamp()  # noqa: SLF001 - parts of one package
 
     @property
     def is_stopped(self) -> bool:

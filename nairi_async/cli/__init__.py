@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, TextIO
 
 import nairi_async
-from nairi_async._nairi.delivery.reconciler import PATIENCE
+from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.listing.listing import JOB_STATUSES
 from nairi_async._nairi.listing.paging import SORTS
 from nairi_async.cli.completion import SHELLS, completion
@@ -214,7 +214,7 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="look for prompts whose answer was lost, or only report them (%(default)s)",
     )
     command.add_argument(
-        "--settle", type=float, default=PATIENCE, metavar="SECONDS", help="how long to look for them (%(default)s)"
+        "--settle", type=float, default=SETTLING_TIME, metavar="SECONDS", help="how long to look for them (%(default)s)"
     )
     command.add_argument("--status", action="store_true", help="show where a batch stands, and ask nothing")
     _add_reading(command, json_of="the status")

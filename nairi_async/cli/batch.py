@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nairi_async._core.jsonline import json_line
-from nairi_async._nairi.delivery.reconciler import PATIENCE
+from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async.batch import Batch, JsonLines, read_status
 from nairi_async.batch.documents import ended, line
 from nairi_async.cli.feeding import Fed
@@ -212,7 +212,7 @@ def _command(options: Namespace) -> str:
     words += ["--ask-mode"] if options.ask_mode else []
     words += ["--timeout", f"{options.timeout:g}"] if options.timeout is not None else []
     words += ["--on-unknown", options.on_unknown] if options.on_unknown != "reconcile" else []
-    words += ["--settle", f"{options.settle:g}"] if options.settle != PATIENCE else []
+    words += ["--settle", f"{options.settle:g}"] if options.settle != SETTLING_TIME else []
     words += ["--base-url", options.base_url] if options.base_url is not None else []
     return clean(shlex.join(words))
 

@@ -109,7 +109,7 @@ async def test_an_unknown_agent_is_told_with_close_names(simulator: Simulator, n
 
 async def test_the_courtesy_never_hides_the_error(simulator: Simulator, nairi: NairiSession) -> None:
     """Where the agents cannot be listed, the 404 comes without names, and soon."""
-    clock = nairi._turns.clock
+    clock = nairi._executor.clock
 
     async def broken(request: web.Request) -> web.StreamResponse | None:
         return answer({"error": "down"}, 503) if request.path.endswith("/agents") else None

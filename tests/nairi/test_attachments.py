@@ -472,7 +472,7 @@ async def test_a_wrong_id_is_refused_before_any_request(
 
 def test_an_allowance_of_time_grows_with_the_file(clock: VirtualClock) -> None:
     """A large file on a slow line is not cut by the time for one small request."""
-    files = NairiSession("nr_x", base_url="http://127.0.0.1:9", request_timeout=7, clock=clock)._turns.files
+    files = NairiSession("nr_x", base_url="http://127.0.0.1:9", request_timeout=7, clock=clock)._files
     assert files._allowance(0) == 7
     assert files._allowance(MAX_ATTACHMENT_BYTES) == 7 + 200
 

@@ -106,7 +106,7 @@ async def test_an_unfinished_message_counts_when_it_is_final(simulator: Simulato
     """A plain read of a reply that still grows counts nothing; the same message counts once it is final."""
     simulator.agent("slow", [Say("Long text", unfinished_for=10, usage={"output_tokens": 7})])
     turn = await nairi.start("slow", "Go")
-    await nairi._turns.clock.sleep(1)
+    await nairi._executor.clock.sleep(1)
     assert [entry.is_terminal for entry in await nairi.messages(turn.job_id) if entry.role == "assistant"] == [False]
     assert nairi.usage.shares == ()
     await nairi.reply(turn)

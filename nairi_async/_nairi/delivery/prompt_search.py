@@ -1,4 +1,4 @@
-"""What the service knows of prompts: how an agent's newest conversations began, what was said in one of them."""
+"""Reads the user messages that may be a lost prompt: first messages of an agent's conversations, or all of one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 from nairi_async._core.address import path
 from nairi_async._core.fan_out import gather_limited
 from nairi_async._core.request import Request
-from nairi_async._nairi.delivery.claims import canonical, skeleton
+from nairi_async._nairi.delivery.fingerprint import canonical, skeleton
 from nairi_async._nairi.listing.listing import ConversationListing
 from nairi_async._nairi.wire import decode_timeline
 from nairi_async.errors import BadRequestError, NotFoundError
@@ -27,81 +27,85 @@ if TYPE_CHECKING:
     from nairi_async._nairi.agents import Agents
     from nairi_async.models import Message
 
-# Conversations whose beginning is remembered; it never changes.
-_REMEMBERED: Final = 10_000
-# Timelines read at once for one agent: looking back must not crowd out what goes on.
+# Conversations whose first message is cached; it never changes.
+_CACHED: Final = 10_000
+# Timelines read at once for one agent, so that a search does not crowd out the turns that run.
 _AT_ONCE: Final = 5
-# Seconds for which `updated_at` may lie before the beginning of its conversation, by whatever fault.
+# Seconds by which `updated_at` may wrongly precede the start of its conversation.
 _SLACK: Final = 60.0
 
 
 @frozen
 class UserMessage:
-    """One user message, as evidence."""
+    """A user message that may be the prompt searched for."""
 
     turn: Turn
+    """The turn that it started."""
     prompt: str
+    """Its text, in canonical form."""
     attachment_ids: frozenset[str]
-    at: float
-    """When, in Unix time of the service; NaN if it does not tell."""
+    """Its files."""
+    created_at: float
+    """Unix time of the service; NaN where the service does not state it."""
     skeleton: str = field(eq=False, repr=False)
-    """What is left of the prompt when all is gone that the service might have changed of it."""
+    """Its text without what the service might have changed; see `fingerprint.skeleton`."""
 
 
 @define(eq=False)
 class _Reading:
-    """The last reading of an agent's conversations, which all may use who asked before it began.
+    """The last reading of an agent's conversations, shared by all callers that asked before it began.
 
-    One that failed or was cancelled reached nothing.
+    A reading that failed or was cancelled reached nothing.
     """
 
     lock: asyncio.Lock = field(factory=asyncio.Lock)
-    begun: int = 0
-    reached: float = math.inf
+    number: int = 0
+    since: float = math.inf
     leave_out: Callable[[str], bool] | None = None
-    beginnings: tuple[UserMessage, ...] = ()
-    is_whole: bool = True
+    first_messages: tuple[UserMessage, ...] = ()
+    is_complete: bool = True
 
 
 class PromptSearch:
-    """Reads it for one session. Every method raises `NairiError` as reading does."""
+    """Reads user messages for one session. Its methods raise `NairiError` when reading fails for good."""
 
     def __init__(self, executor: RequestExecutor, agents: Agents) -> None:
         self._executor = executor
         self._agents = agents
-        self._known: OrderedDict[str, UserMessage | None] = OrderedDict()
+        self._cache: OrderedDict[str, UserMessage | None] = OrderedDict()
         self._readings: dict[str, _Reading] = {}
 
-    async def beginnings(
+    async def first_messages(
         self, agent_id: str, since: float, *, leave_out: Callable[[str], bool]
     ) -> tuple[Sequence[UserMessage], bool]:
-        """How the agent's conversations began since a moment of Unix time, oldest first, and whether all could be told.
+        """Return the first messages of the agent's conversations started since `since`, and whether all were readable.
 
-        Those of `leave_out` are not read. A reading is shared by all who asked for the like of it before it began.
+        `since` is Unix time of the service; the messages come oldest first. Conversations of `leave_out` are not read.
+        Callers that ask for the same while a reading is due share it.
         """
         reading = self._readings.setdefault(agent_id, _Reading())
-        asked = reading.begun
+        asked_at = reading.number
         async with reading.lock:
-            if reading.begun == asked or reading.reached > since or reading.leave_out != leave_out:
-                reading.begun += 1
-                reading.reached = math.inf
-                reading.beginnings, reading.is_whole = await self._read(agent_id, since, leave_out)
-                reading.reached, reading.leave_out = since, leave_out
-            return reading.beginnings, reading.is_whole
+            if reading.number == asked_at or reading.since > since or reading.leave_out != leave_out:
+                reading.number += 1
+                reading.since = math.inf
+                reading.first_messages, reading.is_complete = await self._read(agent_id, since, leave_out)
+                reading.since, reading.leave_out = since, leave_out
+            return reading.first_messages, reading.is_complete
 
-    async def said(self, job_id: str) -> list[UserMessage]:
-        """The user messages of a conversation, oldest first as far as the service tells."""
+    async def user_messages(self, job_id: str) -> list[UserMessage]:
+        """Return the user messages of a conversation, in the service's order."""
         request = Request(method="GET", path=path("conversations", job_id, "messages"), observe_date=True)
         messages = await self._executor.call(request, decode_timeline, unreadable_is_transient=True)
-        return [_said(message, job_id) for message in messages if message.role == "user"]
+        return [_user_message(message, job_id) for message in messages if message.role == "user"]
 
     async def _read(
         self, agent_id: str, since: float, leave_out: Callable[[str], bool]
     ) -> tuple[tuple[UserMessage, ...], bool]:
         after = datetime.fromtimestamp(max(0.0, since - _SLACK), UTC)
         listing = ConversationListing(self._agents, agent_id, status=(), updated_after=after, sort="created_at_desc")
-        beginnings: list[UserMessage] = []
-        is_whole, is_over = True, False
+        found: list[UserMessage] = []
+        is_complete, is_over = True, False
         batch: list[str] = []
         while not is_over:
             row = await anext(listing, None)
@@ -110,47 +114,51 @@ class PromptSearch:
                 batch.append(row.id)
             if len(batch) < _AT_ONCE and not is_over:
                 continue
-            # Newest first: behind one that began earlier, all others did, too.
-            for job_id, said in zip(batch, await self._begun(batch), strict=True):
-                if said is None:
-                    is_whole = is_whole and job_id in self._known
-                elif said.at < since:
+            # Newest first: conversations behind one that started too early started earlier still.
+            for job_id, first in zip(batch, await self._first_of_each(batch), strict=True):
+                if first is None:
+                    is_complete = is_complete and job_id in self._cache
+                elif first.created_at < since:
                     is_over = True
                 else:
-                    beginnings.append(said)
+                    found.append(first)
             batch.clear()
-        return tuple(reversed(beginnings)), is_whole
+        return tuple(reversed(found)), is_complete
 
-    async def _begun(self, job_ids: Sequence[str]) -> list[UserMessage | None]:
-        """The first prompts of some conversations; `None` where there is none, or none yet."""
-        unknown = [job_id for job_id in job_ids if job_id not in self._known]
-        firsts = await gather_limited([partial(self._first, job_id) for job_id in unknown], at_once=_AT_ONCE)
-        found = dict(zip(unknown, firsts, strict=True))
-        return [found.get(job_id) or self._known.get(job_id) for job_id in job_ids]
+    async def _first_of_each(self, job_ids: Sequence[str]) -> list[UserMessage | None]:
+        """Return the first prompts of some conversations; `None` where there is none, or none yet."""
+        unread = [job_id for job_id in job_ids if job_id not in self._cache]
+        firsts = await gather_limited([partial(self._first, job_id) for job_id in unread], at_once=_AT_ONCE)
+        read = dict(zip(unread, firsts, strict=True))
+        return [read.get(job_id) or self._cache.get(job_id) for job_id in job_ids]
 
     async def _first(self, job_id: str) -> UserMessage | None:
         try:
-            said = await self.said(job_id)
+            messages = await self.user_messages(job_id)
         except (NotFoundError, BadRequestError):
-            # Gone, or not made through this API: it can be nobody's.
-            self._remember(job_id, None)
+            # Deleted, or not started through this API: it cannot be a prompt of ours.
+            self._store(job_id, None)
             return None
-        if not said:
-            # The service may show a new conversation before its first message.
+        if not messages:
+            # The service may list a new conversation before it shows its first message.
             return None
-        first = min(said, key=lambda one: one.at) if all(one.at == one.at for one in said) else said[0]
-        self._remember(job_id, first)
+        has_times = all(not math.isnan(message.created_at) for message in messages)
+        first = min(messages, key=lambda message: message.created_at) if has_times else messages[0]
+        self._store(job_id, first)
         return first
 
-    def _remember(self, job_id: str, said: UserMessage | None) -> None:
-        self._known[job_id] = said
-        if len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+    def _store(self, job_id: str, first: UserMessage | None) -> None:
+        self._cache[job_id] = first
+        if len(self._cache) > _CACHED:
+            self._cache.popitem(last=False)
 
 
-def _said(message: Message, job_id: str) -> UserMessage:
-    at = math.nan if message.created_at is None else message.created_at.timestamp()
-    turn = Turn(job_id, message.id)
+def _user_message(message: Message, job_id: str) -> UserMessage:
+    created_at = math.nan if message.created_at is None else message.created_at.timestamp()
     return UserMessage(
-        turn, canonical(message.content), frozenset(message.attachment_ids), at, skeleton(message.content)
+        Turn(job_id, message.id),
+        canonical(message.content),
+        frozenset(message.attachment_ids),
+        created_at,
+        skeleton(message.content),
     )

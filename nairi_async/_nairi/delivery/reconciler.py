@@ -1,9 +1,9 @@
-"""Looking up what became of a prompt whose answer did not come back (design section 6).
+"""Finds the turn of a prompt whose response was lost, by comparing it with the service's user messages.
 
-The service knows no key that would make a prompt its own twin (api: idempotency), so evidence is all there is: a user
-message of equal text and attachments, made after the prompt was sent, that belongs to no other prompt of this session.
-Equal prompts that are in doubt at once take one turn each; whose is whose does not matter, for they are equal. Where
-more is found than they explain, somebody else said the same at the same time, and nothing is claimed.
+The service knows no idempotency key (https://nairi.ai/docs/api). What remains is evidence: a user message of equal text
+and files, made after the prompt was sent, that no other prompt of this session started. Equal prompts that are lost at
+the same time take one turn each; which takes which does not matter, because they are equal. If more turns are found
+than those prompts explain, someone else sent the same text at the same time, and none is taken.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import evolve, field, frozen
 
-from nairi_async._nairi.delivery.claims import Claims, is_like, skeleton
+from nairi_async._nairi.delivery.claims import Claims
+from nairi_async._nairi.delivery.fingerprint import is_like, skeleton
 from nairi_async._nairi.delivery.prompt_search import PromptSearch
 from nairi_async._nairi.polling.context import TurnOrigin
 from nairi_async.errors import NairiError, OutcomeUnknownError
@@ -23,45 +24,46 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nairi_async._nairi.agents import Agents
-    from nairi_async._nairi.delivery.claims import Claim, Match, PromptFingerprint
+    from nairi_async._nairi.delivery.claims import Claim, Match
+    from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
     from nairi_async._nairi.delivery.prompt_search import UserMessage
     from nairi_async._nairi.polling.context import PollingContext
     from nairi_async.models import Turn
 
-PATIENCE: Final = 60.0
-"""Seconds for which a prompt is looked for; a service that shows it later than that is not waited for."""
-# Seconds by which the times of messages may differ from those of the service's answers.
+SETTLING_TIME: Final = 60.0
+"""Seconds for which a lost prompt is searched for; a service that shows it later than that is not waited for."""
+# Seconds by which the times of messages may differ from the `Date` of responses.
 _MARGIN: Final = 5.0
-# Seconds by which the service's clock may differ from this machine's, where its answers do not tell.
+# Seconds by which the service's clock may differ from this machine's, where no response is dated.
 _UNDATED_MARGIN: Final = 300.0
-# Looks when that time is over, at most: a service whose servers differ in time proves nothing.
-_LATE_LOOKS: Final = 6
-# Seconds between the first two looks; it doubles.
+# Searches after the settling time, at most: a service whose servers disagree about the time proves nothing.
+_LATE_SEARCHES: Final = 6
+# Seconds between the first two searches; it doubles.
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 8.0
 
 
 @frozen
 class SearchWindow:
-    """A prompt that may have arrived."""
+    """When a prompt may have arrived, and where to search for it. Times are of the session's monotonic clock."""
 
     agent_id: str | None
-    """The agent; needed for one that began a conversation."""
-    started_at: float
-    """When it was sent, by the session's monotonic clock."""
-    until: float
-    """How long it is looked for, by the same clock."""
-    after: str | None = None
+    """The agent; required for a prompt that started a conversation."""
+    sent_from: float
+    """The earliest time at which it was sent."""
+    search_until: float
+    """The end of the settling time: the last search begins no earlier."""
+    previous_message_id: str | None = None
     """The user message before it, where that is known."""
     arrived_by: float = math.inf
-    """When at the latest it can have arrived, by the same clock."""
-    told: float = math.inf
-    """When it was sent in Unix time, as was noted by whichever clock; this machine's may have been set since."""
+    """The latest time at which it can have arrived."""
+    recorded_at: float = math.inf
+    """The Unix time recorded when it was sent, by whichever clock; this machine's clock may have been set since."""
 
 
 @frozen
-class _Others:
-    """Conversations that cannot be the one looked for; two are alike if they leave out by the same objects."""
+class _Exclusion:
+    """Conversations that cannot be the one searched for. Two are equal if they consist of the same objects."""
 
     owns: Callable[[str], bool]
     exclude: Container[str] = field(eq=id)
@@ -71,23 +73,26 @@ class _Others:
 
 
 class Reconciler:
-    """Looks up the prompts of one session."""
+    """Finds the lost prompts of one session."""
 
     def __init__(self, context: PollingContext, agents: Agents) -> None:
         self.claims = Claims()
         self._context = context
-        self._evidence = PromptSearch(context.executor, agents)
+        self._search = PromptSearch(context.executor, agents)
 
-    async def settle(self, claim: Claim, sent: SearchWindow, error: OutcomeUnknownError, *, deadline: float) -> Turn:
-        """The turn that a prompt in doubt became.
+    async def find_lost(
+        self, claim: Claim, window: SearchWindow, error: OutcomeUnknownError, *, deadline: float
+    ) -> Turn:
+        """Return the turn that a lost prompt of this session started.
 
         Raises:
-            OutcomeUnknownError: the error that was given, if nothing was found until the deadline or within a minute,
-                or more than can be told apart: then `candidates` names it. It is never certain that a prompt will not
-                arrive yet, so finding nothing decides nothing.
+            OutcomeUnknownError: `error`, if no turn was found within the settling time or until the deadline; a prompt
+                may always arrive later still, so this proves nothing. Likewise if several turns match: then
+                `candidates` names them.
         """
+        self.claims.mark_lost(claim)
         try:
-            turn, _ = await self._find(claim, sent, self._context.owns, deadline)
+            turn, _ = await self._find(claim, window, self._context.owns, deadline)
         except OutcomeUnknownError as undecided:
             error.candidates = undecided.candidates
             error.add_note(undecided.message)
@@ -99,109 +104,120 @@ class Reconciler:
             error.add_note("it was looked for, and not found")
         raise error
 
-    async def find_start(self, words: PromptFingerprint, sent: SearchWindow, exclude: Container[str]) -> Turn | None:
-        """The turn of a prompt that began a conversation, sent by another process; `None` if there is none.
+    async def find_start(
+        self, fingerprint: PromptFingerprint, window: SearchWindow, exclude: Container[str]
+    ) -> Turn | None:
+        """Return the turn of a prompt that started a conversation in another process; `None` if there is none.
 
         Raises:
-            OutcomeUnknownError: it cannot be told.
+            OutcomeUnknownError: several turns match, or not everything could be compared.
             NairiError: reading failed for good.
         """
-        with self.claims.open(words) as claim:
-            self.claims.doubt(claim)
-            turn, is_whole = await self._find(claim, sent, _Others(self._context.owns, exclude), math.inf)
-            if turn is None and not is_whole:
-                raise OutcomeUnknownError("not found, but not all that may be it could be told apart from it")
+        with self.claims.open(fingerprint) as claim:
+            self.claims.mark_lost(claim)
+            exclusion = _Exclusion(self._context.owns, exclude)
+            turn, is_complete = await self._find(claim, window, exclusion, math.inf)
+            if turn is None and not is_complete:
+                raise OutcomeUnknownError("not found, but some conversations could not be compared with it")
             if turn is None:
                 return None
-            turn = evolve(turn, agent_id=sent.agent_id)
-            self._context.record_origin(turn, TurnOrigin(sent.started_at, None, is_first=True))
+            turn = evolve(turn, agent_id=window.agent_id)
+            self._context.record_origin(turn, TurnOrigin(window.sent_from, None, is_first=True))
             return turn
 
     async def _find(
-        self, claim: Claim, sent: SearchWindow, leave_out: Callable[[str], bool], deadline: float
+        self, claim: Claim, window: SearchWindow, leave_out: Callable[[str], bool], deadline: float
     ) -> tuple[Turn | None, bool]:
-        """The turn, or `None` if none was found in time; and whether everything that might be it could be read.
+        """Search until the turn is found or the time is over; return it, and whether everything could be compared.
 
         Raises:
-            OutcomeUnknownError: more was found than can be told apart.
+            OutcomeUnknownError: several turns match.
             NairiError: reading failed for good.
         """
         clock = self._context.clock
-        wait, is_whole = _FIRST_WAIT, False
-        server_clock, proofs = self._context.executor.server_clock, 0
-        late = 0
+        server_clock = self._context.executor.server_clock
+        wait, proofs, late_searches = _FIRST_WAIT, 0, 0
         while True:
-            polled, contradictions = clock.monotonic(), server_clock.contradictions
-            choice, is_whole = await self._look(claim, sent, leave_out)
-            if choice.turn is not None:
-                self.claims.settle(claim, choice.turn)
-                return choice.turn, is_whole
-            if choice.candidates:
-                undecided = OutcomeUnknownError(f"{len(choice.candidates)} turns may be the one that was sent")
-                undecided.candidates = choice.candidates
+            searched_at, contradictions = clock.monotonic(), server_clock.contradictions
+            match, is_complete = await self._search_once(claim, window, leave_out)
+            if match.turn is not None:
+                self.claims.assign(claim, match.turn)
+                return match.turn, is_complete
+            if match.candidates:
+                undecided = OutcomeUnknownError(f"{len(match.candidates)} turns may be the one that was sent")
+                undecided.candidates = match.candidates
                 raise undecided
             now = clock.monotonic()
-            # One look may be behind, or dated by a server whose clock is wrong; and only one that began when the time
-            # was over has seen all of it.
+            # One search may be answered by a replica that lags, or dated by a server whose clock is wrong. Only a
+            # search that began after the settling time can have seen everything.
             proofs += server_clock.contradictions == contradictions
-            if now >= deadline or (proofs > 1 and polled >= sent.until):
-                return None, is_whole
-            late += polled >= sent.until
-            if late == _LATE_LOOKS:
+            is_late = searched_at >= window.search_until
+            if now >= deadline or (proofs > 1 and is_late):
+                return None, is_complete
+            late_searches += is_late
+            if late_searches == _LATE_SEARCHES:
                 return None, False
-            rest = sent.until - now if now < sent.until else math.inf
+            rest = window.search_until - now if now < window.search_until else math.inf
             await clock.sleep(min(wait * (0.5 + self._context.random()), _LONGEST_WAIT, rest, deadline - now))
             wait *= 2.0
 
-    async def _look(self, claim: Claim, sent: SearchWindow, leave_out: Callable[[str], bool]) -> tuple[Match, bool]:
-        if claim.words.job_id is None:
-            assert sent.agent_id is not None  # noqa: S101 - whoever began a conversation knows with whom
-            since = self._window(sent)[0]
-            said, is_whole = await self._evidence.beginnings(sent.agent_id, since, leave_out=leave_out)
-            # The reading has told the service's time more closely.
-            found = [one for one in said if not leave_out(one.turn.job_id) and self._fits(one, sent)]
+    async def _search_once(
+        self, claim: Claim, window: SearchWindow, leave_out: Callable[[str], bool]
+    ) -> tuple[Match, bool]:
+        fingerprint = claim.fingerprint
+        if fingerprint.job_id is None:
+            assert window.agent_id is not None  # noqa: S101 - a prompt that starts a conversation names its agent
+            since = self._bounds(window)[0]
+            messages, is_complete = await self._search.first_messages(window.agent_id, since, leave_out=leave_out)
+            # Read again: the responses of the search have narrowed down the service's time.
+            found = [one for one in messages if not leave_out(one.turn.job_id) and self._fits(one, window)]
         else:
-            said, is_whole = await self._evidence.said(claim.words.job_id), True
-            found = self._later(said, sent)
-        equal = [one for one in found if (one.prompt, one.attachment_ids) == claim.words.content]
-        # Those whose answers are still under way may own what was found; what is sent from now on cannot.
-        for rival in self.claims.out(claim):
-            await rival.answered.wait()
-        choice = self.claims.choose(claim, [one.turn for one in equal])
+            messages, is_complete = await self._search.user_messages(fingerprint.job_id), True
+            found = self._later(messages, window)
+        equal = [one for one in found if (one.prompt, one.attachment_ids) == fingerprint.content]
+        # Responses in flight may name a turn that was found. Prompts sent from now on cannot have started it.
+        for rival in self.claims.in_flight(claim):
+            await rival.decided.wait()
+        match = self.claims.match(claim, [one.turn for one in equal])
         if not equal:
-            is_whole = is_whole and not _any_like(found, claim.words)
-        if any(math.isnan(one.at) for one in equal) and claim.words.job_id is None:
-            # Nobody knows how old it is.
-            choice = choice.undecided()
-        return choice, is_whole
+            is_complete = is_complete and not _any_like(found, fingerprint)
+        if any(math.isnan(one.created_at) for one in equal) and fingerprint.job_id is None:
+            # Without a time, the conversation may be years old.
+            match = match.undecided()
+        return match, is_complete
 
-    def _later(self, said: Sequence[UserMessage], sent: SearchWindow) -> list[UserMessage]:
-        """What was said in a conversation after the prompt was sent."""
-        times = {one.at for one in said}
-        if len(said) > 1 and len(times) > 1 and not any(math.isnan(time) for time in times):
-            return [one for one in said if self._fits(one, sent) and one.turn.message_id != sent.after]
+    def _later(self, messages: Sequence[UserMessage], window: SearchWindow) -> list[UserMessage]:
+        """Return the user messages of a conversation that are later than the sending of the prompt."""
+        times = {one.created_at for one in messages}
+        if len(messages) > 1 and len(times) > 1 and not any(math.isnan(time) for time in times):
+            return [
+                one for one in messages if self._fits(one, window) and one.turn.message_id != window.previous_message_id
+            ]
         # Without times of their own, messages have only their order.
-        ids = [one.turn.message_id for one in said]
-        return list(said[ids.index(sent.after) + 1 :]) if sent.after in ids else []
+        ids = [one.turn.message_id for one in messages]
+        if window.previous_message_id not in ids:
+            return []
+        return list(messages[ids.index(window.previous_message_id) + 1 :])
 
-    def _fits(self, one: UserMessage, sent: SearchWindow) -> bool:
-        earliest, latest = self._window(sent)
-        return not (one.at < earliest or one.at > latest)
+    def _fits(self, message: UserMessage, window: SearchWindow) -> bool:
+        earliest, latest = self._bounds(window)
+        # A time that is not stated (NaN) fits.
+        return not (message.created_at < earliest or message.created_at > latest)
 
-    def _window(self, sent: SearchWindow) -> tuple[float, float]:
-        """Between which moments of the service's time the prompt can have arrived."""
-        earliest = min(self._service_time(sent.started_at)[0], sent.told)
-        return earliest - _MARGIN, self._service_time(sent.arrived_by)[1] + _MARGIN
+    def _bounds(self, window: SearchWindow) -> tuple[float, float]:
+        """Return the earliest and latest service time at which the prompt can have arrived."""
+        earliest = min(self._service_time(window.sent_from)[0], window.recorded_at)
+        return earliest - _MARGIN, self._service_time(window.arrived_by)[1] + _MARGIN
 
-    def _service_time(self, moment: float) -> tuple[float, float]:
-        earliest, latest = self._context.executor.server_clock.at(moment)
-        if math.isfinite(earliest) or moment == math.inf:
+    def _service_time(self, at: float) -> tuple[float, float]:
+        earliest, latest = self._context.executor.server_clock.at(at)
+        if math.isfinite(earliest) or at == math.inf:
             return earliest, latest
-        here = self._context.clock.time() - self._context.clock.monotonic() + moment
+        here = self._context.clock.time() - self._context.clock.monotonic() + at
         return here - _UNDATED_MARGIN, here + _UNDATED_MARGIN
 
 
-def _any_like(found: Sequence[UserMessage], words: PromptFingerprint) -> bool:
-    """Whether one of the messages may be the prompt after all, with its text or files not as they were sent."""
-    sent = skeleton(words.prompt)
-    return any(one.attachment_ids <= words.attachment_ids and is_like(one.skeleton, sent) for one in found)
+def _any_like(found: Sequence[UserMessage], fingerprint: PromptFingerprint) -> bool:
+    """Return whether one of the messages may be the prompt with its text or files changed by the service."""
+    sent = skeleton(fingerprint.prompt)
+    return any(one.attachment_ids <= fingerprint.attachment_ids and is_like(one.skeleton, sent) for one in found)

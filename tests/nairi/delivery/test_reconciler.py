@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nairi_async import InvalidArgumentError, NairiSession, OutcomeUnknownError, Turn
-from nairi_async._nairi.delivery.claims import Claims, PromptFingerprint
+from nairi_async._nairi.delivery.claims import Claims
+from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 from nairi_async.testing import Quirks, Say, Simulator, VirtualClock
 
 if TYPE_CHECKING:
@@ -325,11 +326,11 @@ def test_no_turn_is_given_twice(prompts: int, turns: int, data: st.DataObject) -
     scopes = [claims.open(words) for _ in range(prompts)]
     open_claims = [scope.__enter__() for scope in scopes]
     for claim in open_claims:
-        claims.doubt(claim)
+        claims.mark_lost(claim)
     for number in data.draw(st.permutations(range(prompts))):
-        choice = claims.choose(open_claims[number], found)
+        choice = claims.match(open_claims[number], found)
         if choice.turn is not None:
-            claims.settle(open_claims[number], choice.turn)
+            claims.assign(open_claims[number], choice.turn)
             given_out.append(choice.turn)
         scopes[number].__exit__(None, None, None)
     assert len(set(given_out)) == len(given_out)

@@ -1,0 +1,192 @@
+"""Sends prompts: each becomes one turn at most, whatever is cancelled or fails meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from attrs import define, evolve, field
+
+from nairi_async._core.address import path
+from nairi_async._core.request import Request
+from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
+from nairi_async._nairi.delivery.reconciler import SETTLING_TIME, Reconciler, SearchWindow
+from nairi_async._nairi.polling.context import TurnOrigin
+from nairi_async._nairi.wire import decode_turn, encode_continue, encode_start
+from nairi_async.errors import InvalidArgumentError, NairiError, NotFoundError, OutcomeUnknownError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Sequence
+    from datetime import datetime
+
+    from nairi_async._nairi.agents import Agents
+    from nairi_async._nairi.delivery.claims import Claim
+    from nairi_async._nairi.polling.context import PollingContext
+    from nairi_async.models import Turn
+    from nairi_async.typing import OnUnknown
+
+# Seconds for the request that asks the service for its time.
+_TIME_REQUEST_LIMIT: Final = 10.0
+
+
+class PromptSender:
+    """Sends the prompts of one session, and finds those whose responses were lost. Callers check the arguments.
+
+    `on_turn` is called with each turn that a prompt of this session has become.
+    """
+
+    def __init__(self, context: PollingContext, agents: Agents, on_turn: Callable[[Turn], object]) -> None:
+        self.context = context
+        self.agents = agents
+        self.on_turn = on_turn
+        self.reconciler = Reconciler(context, agents)
+
+    def start(self, agent_id: str, prompt: str, *, ask_mode: bool, attachment_ids: Sequence[str]) -> PendingPrompt:
+        """Return the first prompt of a new conversation, not yet sent."""
+        body = encode_start(agent_id, prompt, ask_mode=ask_mode, attachment_ids=attachment_ids)
+        fingerprint = PromptFingerprint.of(None, prompt, attachment_ids)
+        return PendingPrompt(self, _post(path("conversations", "start"), body), fingerprint, agent_id)
+
+    def continue_(
+        self, job_id: str, prompt: str, *, attachment_ids: Sequence[str], agent_id: str | None = None
+    ) -> PendingPrompt:
+        """Return a further prompt of a conversation, not yet sent."""
+        body = encode_continue(prompt, attachment_ids=attachment_ids)
+        fingerprint = PromptFingerprint.of(job_id, prompt, attachment_ids)
+        return PendingPrompt(self, _post(path("conversations", job_id, "continue"), body), fingerprint, agent_id)
+
+    async def find_start(
+        self,
+        agent_id: str,
+        fingerprint: PromptFingerprint,
+        *,
+        sent: tuple[datetime, datetime],
+        exclude: Container[str],
+        settled: float,
+    ) -> Turn | None:
+        """Return the turn of a prompt that another process sent between two times; `None` if there is none.
+
+        Raises:
+            OutcomeUnknownError: several turns match, or not everything could be compared.
+            NairiError: reading failed for good.
+        """
+        clock = self.context.clock
+        first, last = (at.timestamp() - clock.time() + clock.monotonic() for at in sent)
+        recorded_at = sent[0].timestamp()
+        until = last + settled
+        window = SearchWindow(agent_id, first, until, arrived_by=until, recorded_at=recorded_at)
+        return await self.reconciler.find_start(fingerprint, window, exclude)
+
+    async def observe_server_time(self, agent_id: str) -> None:
+        """Read the service's time once, if no response has stated it yet. A failure costs precision only."""
+        executor = self.context.executor
+        if math.isinf(executor.server_clock.at(executor.clock.monotonic())[0]):
+            request = Request(method="GET", path=path("agents", agent_id), observe_date=True)
+            with suppress(NairiError):
+                await executor.call(request, bool, deadline=executor.clock.monotonic() + _TIME_REQUEST_LIMIT)
+
+    def timestamp(self) -> float:
+        """Return now in Unix time, by the machine's clock or the service's, whichever is behind."""
+        now = self.context.clock.time()
+        earliest, _ = self.context.executor.server_clock.at(self.context.clock.monotonic())
+        return now if math.isinf(earliest) else min(now, earliest)
+
+
+@define(eq=False)
+class PendingPrompt:
+    """A prompt that becomes one turn at most. Made by `PromptSender`.
+
+    `send` may be called again after it was cancelled or has failed, one call at a time.
+    """
+
+    _sender: PromptSender
+    _request: Request
+    _fingerprint: PromptFingerprint
+    _agent_id: str | None
+    is_lost: bool = field(default=False, init=False)
+    """Whether it was sent and its response did not come."""
+    _window: SearchWindow | None = field(default=None, init=False)
+    _turn: Turn | None = field(default=None, init=False)
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether the prompt provably does not run."""
+        return self._turn is None and not self.is_lost
+
+    async def send(self, *, on_unknown: OnUnknown = "raise", deadline: float = math.inf) -> Turn:
+        """Send the prompt unless it was sent before, and return its turn.
+
+        `deadline` is a time of the clock's `monotonic`, after which nothing is tried again.
+
+        Raises:
+            OutcomeUnknownError: it was sent, and whether it runs is not known. Every later call raises it too, unless
+                it searches (`on_unknown="reconcile"`) and finds the turn.
+            NairiError: it was not sent, or was refused; it may be sent again.
+        """
+        if self._turn is not None:
+            return self._turn
+        reconciler = self._sender.reconciler
+        with reconciler.claims.open(self._fingerprint, self._request) as claim:
+            if not self.is_lost:
+                try:
+                    return await self._send(claim, deadline)
+                except OutcomeUnknownError as error:
+                    unknown = error
+            else:
+                text = "the prompt was sent before, and whether it runs is not known"
+                unknown = OutcomeUnknownError(text, self._request.method, self._request.path)
+            if on_unknown == "raise" or self._window is None:
+                raise unknown
+            turn = await reconciler.find_lost(claim, self._window, unknown, deadline=deadline)
+            return self._accept(turn, self._window.sent_from)
+
+    async def _send(self, claim: Claim, deadline: float) -> Turn:
+        context = self._sender.context
+        started_at = context.clock.monotonic()
+        job_id = self._fingerprint.job_id
+        previous = None if job_id is None else context.latest_prompt(job_id)
+        try:
+            turn = await context.executor.call(self._request, decode_turn, deadline=deadline)
+        except OutcomeUnknownError:
+            self.is_lost = True
+            raise
+        except asyncio.CancelledError:
+            self.is_lost = self._request.write_started
+            raise
+        except NotFoundError as error:
+            not_found = error
+        else:
+            self._sender.reconciler.claims.assign(claim, turn)
+            return self._accept(turn, started_at)
+        finally:
+            until = context.clock.monotonic() + SETTLING_TIME
+            self._window = SearchWindow(self._agent_id, started_at, until, previous)
+        # Outside of the handlers: a cancellation from here on does not make the prompt a lost one.
+        if job_id is None and self._agent_id is not None:
+            # A 404 to a new conversation can only mean its agent.
+            await self._sender.agents.explain(self._agent_id, not_found)
+        raise not_found
+
+    def _accept(self, turn: Turn, sent_at: float) -> Turn:
+        context = self._sender.context
+        self.is_lost = False
+        self._turn = evolve(turn, agent_id=self._agent_id or context.agent_of_job(turn.job_id))
+        is_first = self._fingerprint.job_id is None
+        context.record_origin(self._turn, TurnOrigin(sent_at, self._request.answered_at, is_first))
+        self._sender.on_turn(self._turn)
+        return self._turn
+
+
+def _post(location: str, body: bytes) -> Request:
+    return Request(method="POST", path=location, body=body, idempotent=False, observe_date=True)
+
+
+def checked_on_unknown(value: object) -> OnUnknown:
+    """Return a valid `on_unknown=`; raise `InvalidArgumentError` for anything else."""
+    if value == "raise":
+        return "raise"
+    if value == "reconcile":
+        return "reconcile"
+    raise InvalidArgumentError(f"on_unknown is {value!r}: 'raise' or 'reconcile' is needed")

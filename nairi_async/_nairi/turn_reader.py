@@ -1,0 +1,77 @@
+"""Reads turns: watch the messages of a turn, wait for its end, fetch its reply."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nairi_async._nairi.polling.poller import WatchTarget
+from nairi_async._nairi.polling.tracker import Tracker
+from nairi_async._nairi.polling.turn_waiter import TurnWaiter
+from nairi_async._nairi.polling.watch import Watch
+from nairi_async.errors import TurnFailedError
+
+if TYPE_CHECKING:
+    from nairi_async._nairi.attachments import Files
+    from nairi_async._nairi.polling.context import PollingContext
+    from nairi_async._nairi.results import Reply
+    from nairi_async._nairi.usage import UsageMeter
+    from nairi_async.models import Message, Turn
+
+
+class TurnReader:
+    """Reads the turns of one session, and counts their usage. Callers check the arguments."""
+
+    def __init__(self, context: PollingContext, files: Files, meter: UsageMeter) -> None:
+        self.meter = meter
+        self._context = context
+        self._files = files
+
+    async def wait(self, turn: Turn, timeout: float) -> Message:
+        """Return the turn's user message once it is terminal."""
+        return await TurnWaiter(self._context, turn, timeout).wait()
+
+    async def reply(self, turn: Turn, timeout: float) -> Reply:
+        """Return the reply of a turn once it has ended; the reply can fetch its files."""
+        self.meter.learn(turn)
+        try:
+            reply = await TurnWaiter(self._context, turn, timeout).reply()
+        except TurnFailedError as failed:
+            self.meter.count(failed.messages)
+            raise
+        self.meter.count(reply.messages)
+        return reply.reached_by(self._files.fetch)
+
+    def tracker(
+        self,
+        target: Turn | str,
+        timeout: float,
+        *,
+        after: str | None = None,
+        follow: bool = False,
+        progress: bool = False,
+    ) -> Tracker:
+        """Return what polls for a watch over a turn or a whole conversation."""
+        if isinstance(target, str):
+            watched = WatchTarget(target, None, self._context.agent_of_job(target), cursor=after)
+        else:
+            watched = WatchTarget(target.job_id, target, self._context.agent_of(target), cursor=after)
+        return Tracker(self._context, watched, after=after, follow=follow, progress=progress, timeout=timeout)
+
+    def watch(
+        self,
+        target: Turn | str,
+        timeout: float,
+        *,
+        after: str | None = None,
+        follow: bool = False,
+        progress: bool = False,
+    ) -> Watch:
+        """Return a watch over a turn or a whole conversation."""
+        tracker = self.tracker(target, timeout, after=after, follow=follow, progress=progress)
+
+        async def prepared() -> Tracker:
+            return tracker
+
+        if tracker.turn is not None:
+            self.meter.learn(tracker.turn)
+        return Watch(prepared, turn=tracker.turn, after=after, note=self.meter.count)
