@@ -5,6 +5,16 @@ from __future__ import annotations
 from nairi_async.batch.batch import Batch
 from nairi_async.batch.items import BatchItem, BatchOutcome, BatchStatus, UnusableItem
 from nairi_async.batch.jsonl import JsonLines
-from nairi_async.batch.ledger import read_status
+from nairi_async.batch.ledger_views import read_status
+from nairi_async.batch.run import BatchOnUnknown
 
-__all__ = ["Batch", "BatchItem", "BatchOutcome", "BatchStatus", "JsonLines", "UnusableItem", "read_status"]
+__all__ = [
+    "Batch",
+    "BatchItem",
+    "BatchOnUnknown",
+    "BatchOutcome",
+    "BatchStatus",
+    "JsonLines",
+    "UnusableItem",
+    "read_status",
+]

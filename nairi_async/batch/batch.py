@@ -19,7 +19,7 @@ from nairi_async.batch.items import BatchItem, BatchOutcome, UnusableItem, place
 from nairi_async.batch.ledger import Ledger
 from nairi_async.batch.ledger_file import companions, ledger_errors, ledger_path
 from nairi_async.batch.lost_prompts import LostPrompts
-from nairi_async.batch.run import BatchRun, Plan
+from nairi_async.batch.run import BatchOptions, BatchRun
 from nairi_async.batch.writer import Writer
 from nairi_async.errors import InvalidArgumentError
 
@@ -31,53 +31,56 @@ if TYPE_CHECKING:
 
     from nairi_async.batch.items import BatchStatus
     from nairi_async.batch.ledger import Entry
-    from nairi_async.batch.run import OnUnknown
+    from nairi_async.batch.run import BatchOnUnknown
     from nairi_async.typing import Duration
 
-# Entries of the ledger that are read at a time.
-_PAGE: Final = 256
+# Rows that are read from the ledger at a time.
+_PAGE_SIZE: Final = 256
 
 Prompt = str | BatchItem | Mapping[str, object] | UnusableItem
-"""What a source may give: a plain prompt, or a record with `prompt` and, if wanted, `id` and `attachments`."""
+"""What a source may contain: a plain prompt, or a record with `prompt` and optionally `id` and `attachments`."""
 
 
 class Batch:
-    """The outcomes of many prompts, as each ends, and a ledger from which any later process goes on.
+    """An async iterator over the outcomes of many prompts, with a ledger from which any later process goes on.
 
         async with Batch(nairi, "my-agent", prompts, ledger="run.sqlite", limit=200) as outcomes:
             async for outcome in outcomes:
                 ...
 
-    A prompt is in the ledger, durably, before it leaves; so is what came of it before the outcome is handed over.
-    Killed at any instant and begun again with the same arguments:
+    A prompt is durably in the ledger before it is sent, and its result before the outcome is handed over. If the
+    process is killed at any instant and the batch is run again with the same arguments:
 
-    * What has ended is not asked again, and passed over without an outcome. Your code has dealt with an outcome when it
-      comes back for the next one: those that it did not come back from are handed over once more, from the ledger.
-    * What had begun is waited for, by its job id.
-    * What was on its way is looked for at the service (`on_unknown="reconcile"`): found, it is waited for; provably
-      not there, it is asked; undecided, its outcome holds an `OutcomeUnknownError`, and the next run looks again.
+    * Prompts that have ended are not sent again, and have no further outcome. An outcome counts as handled when your
+      code asks for the next one: outcomes that were not handled are handed over again, from the ledger.
+    * Turns that were running are waited for, by their job ids.
+    * Prompts that were on their way are looked up at the service (`on_unknown="reconcile"`): one that is found is waited
+      for; one that provably does not run is sent; where neither is certain, the outcome holds an `OutcomeUnknownError`,
+      and the next run looks again.
 
-    The ledger comes first, then the source, which is read only as far as there is room: memory does not depend on the
-    number of prompts. Errors of one prompt are in its outcome. What would meet every prompt ends the batch when what
-    is on its way has been noted: a refused key, an unknown agent, a ledger that cannot be written.
+    The ledger comes first, then the source, which is read only as fast as conversations end: memory does not grow with
+    the number of prompts. An error of one prompt is in its outcome. An error that would affect every prompt ends the
+    batch, once the prompts on their way are recorded: a refused key, an unknown agent, a ledger that cannot be written.
 
     Args:
         session: An open session.
-        agent_id: Slug or id of the agent; a ledger belongs to one, and to one service.
-        prompts: An iterable or async iterable of prompts or records. Identity is the record's `id`, else the place.
-        ledger: The SQLite file, made if it is missing. One process at a time.
+        agent_id: Slug or id of the agent; a ledger belongs to one agent of one service.
+        prompts: An iterable or async iterable of prompts or records. A record is identified by its `id`, or by its
+            place where it has none.
+        ledger: The SQLite file, created if it is missing. One process at a time can use it.
         limit: Conversations at once.
-        output: A file to which each end is appended as one line of JSON, exactly once.
+        output: A file to which each final outcome is appended as one line of JSON, exactly once.
         ask_mode: Let the agent read only, without tools.
-        timeout: Seconds to wait for each turn; 6 hours unless given. The next run waits on.
-        on_unknown: What to do about a prompt whose answer was lost: `reconcile`, or only `report` it.
-        retry_failed: Ask again, once, what had ended without a reply; its new end is a further line of the output.
-        settle: Seconds for which a prompt whose answer was lost is looked for, before it is taken not to have arrived.
+        timeout: Seconds to wait for each turn; the next run waits again.
+        on_unknown: What to do about a prompt whose response was lost: `reconcile`, or only `report` it.
+        retry_failed: Send again, once, the prompts that ended without a reply; each new outcome is a further line of
+            the output.
+        settle: Seconds for which a prompt whose response was lost is looked for before it counts as not arrived.
 
     Raises:
         InvalidArgumentError: an argument cannot be used.
-        LedgerError: from `async with`: the ledger or the output is in use, something else's, or cannot be written;
-            from the iteration: not any more.
+        LedgerError: in `async with`: the ledger or the output is in use, is another kind of file, or cannot be written;
+            while iterating: the ledger or the output cannot be written any more.
     """
 
     def __init__(
@@ -91,144 +94,148 @@ class Batch:
         output: str | os.PathLike[str] | None = None,
         ask_mode: bool = False,
         timeout: Duration | None = None,
-        on_unknown: OnUnknown = "reconcile",
+        on_unknown: BatchOnUnknown = "reconcile",
         retry_failed: bool = False,
         settle: Duration = SETTLING_TIME,
     ) -> None:
         if not isinstance(session, NairiSession):
             raise InvalidArgumentError(f"Batch needs a NairiSession, not {type(session).__name__}")
         if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable | AsyncIterable):
-            raise InvalidArgumentError("prompts is an iterable of prompts, not a single one")
+            raise InvalidArgumentError("prompts must be an iterable of prompts, not a single one")
         if on_unknown not in {"reconcile", "report"}:
-            raise InvalidArgumentError(f"on_unknown is {on_unknown!r}: 'reconcile' or 'report' is needed")
+            raise InvalidArgumentError(f"on_unknown must be 'reconcile' or 'report', not {on_unknown!r}")
         self._session = session
         self._prompts = prompts
         self._path = ledger_path(ledger)
         self._output = None if output is None else ledger_path(output)
         if self._output in companions(self._path):
-            raise InvalidArgumentError("the output is another file than the ledger and what SQLite keeps beside it")
+            raise InvalidArgumentError("the output must be another file than the ledger and SQLite's files next to it")
         self._limit = checks.limit(limit)
         self._retry_failed = checks.flag("retry_failed", retry_failed)
         self._settle = checks.timeout(settle, SETTLING_TIME, "settle")
-        self._plan = Plan(
+        self._options = BatchOptions(
             agent_id=checks.identifier("agent_id", agent_id),
             ask_mode=checks.flag("ask_mode", ask_mode),
             timeout=checks.timeout(timeout, DEFAULT_TIMEOUT),
             on_unknown=on_unknown,
         )
-        self._work: BatchRun | None = None
-        self._given: int | None = None
+        self._run: BatchRun | None = None
+        self._sequence: int | None = None
+        """The outcome that was handed over last, by its place in the order of outcomes."""
+
+    def __repr__(self) -> str:
+        state = "not begun" if self._run is None else f"{self.status.done} done, {self.status.failed} failed"
+        return f"<Batch {self._options.agent_id} {str(self._path)!r} {state}>"
 
     async def __aenter__(self) -> Self:
-        if self._work is not None:
+        if self._run is not None:
             raise InvalidArgumentError("a batch runs once; make another one to go on")
         clock = self._session._executor.clock  # noqa: SLF001 - parts of one package
         base_url = self._session._base_url  # noqa: SLF001 - as above
-        writer = await Writer.open(self._path, self._plan.agent_id, self._output, clock, base_url=base_url)
+        writer = await Writer.open(self._path, self._options.agent_id, self._output, clock, base_url=base_url)
         try:
-            doubts = LostPrompts(self._session, self._plan.agent_id, writer, self._settle)
+            lost_prompts = LostPrompts(self._session, self._options.agent_id, writer, self._settle)
         except BaseException:
             await writer.aclose()
             raise
-        self._work = BatchRun(
+        self._run = BatchRun(
             session=self._session,
             clock=clock,
-            plan=self._plan,
+            options=self._options,
             writer=writer,
-            doubts=doubts,
+            lost_prompts=lost_prompts,
             pool=TaskPool(self._limit),
             started_at=clock.time(),
         )
-        self._work.pool.spawn(self._feed(self._work))
+        self._run.pool.spawn(self._feed(self._run))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        work = self._running
+        run = self._active_run
         try:
-            work.stop()
-            # What is on its way is noted, unless there is no time: then it is in doubt, and the next run settles it.
+            run.stop()
+            # Prompts on their way are recorded, unless this was cancelled: then the next run looks them up.
             if kind is None or not issubclass(kind, asyncio.CancelledError):
-                while work.pool.tasks:
-                    await asyncio.wait(tuple(work.pool.tasks))
+                while run.pool.tasks:
+                    await asyncio.wait(tuple(run.pool.tasks))
         finally:
-            await work.pool.aclose()
-            work.doubts.close()
-            await work.writer.aclose()
+            await run.pool.aclose()
+            run.lost_prompts.close()
+            await run.writer.aclose()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> BatchOutcome:
-        """The next outcome, in the order in which they end."""
-        work = self._running
-        if self._given is not None:
-            work.writer.ledger.write_started = self._given
-            self._given = None
-        outcome, self._given = await work.pool.get()
+        """Return the next outcome, in the order in which they end."""
+        run = self._active_run
+        if self._sequence is not None:
+            run.writer.ledger.handled = self._sequence
+            self._sequence = None
+        outcome, self._sequence = await run.pool.get()
         return outcome
 
     def stop(self) -> None:
-        """Begin nothing more and wait for no reply: the iteration ends when what is on its way has been noted.
+        """Send nothing more and wait for no reply: the iteration ends when the prompts on their way are recorded.
 
-        Everything can be gone on with by the next run. May be called again, and from a signal handler of the loop.
+        The next run goes on with everything. May be called again, and from a signal handler of the loop.
         """
-        self._running.stop()
+        self._active_run.stop()
 
     @property
     def status(self) -> BatchStatus:
-        """Where the batch stands: ends as in the ledger, and what this run is doing."""
-        work = self._running
-        counts = work.counts
-        return evolve(work.writer.ledger.totals, running=counts["running"], sending=counts["sending"])
+        """How far the batch is: ended prompts as in the ledger, and what this run is doing."""
+        run = self._active_run
+        return evolve(run.writer.ledger.totals, running=run.counts["running"], sending=run.counts["sending"])
 
     @property
-    def _running(self) -> BatchRun:
-        if self._work is None:
+    def _active_run(self) -> BatchRun:
+        if self._run is None:
             raise InvalidArgumentError("use Batch in `async with`: `async with Batch(…) as outcomes`")
-        return self._work
+        return self._run
 
-    async def _feed(self, work: BatchRun) -> None:
-        """Give out the work: what was not handed over, what has not ended, what is new, what could not be used."""
-        # What the source of prompts raises comes out when everything asked before has ended.
-        with work.stoppable():
-            await self._feed_ends(work)
-            # A prompt that gets lost can be looked for by the service's own time, should this machine's clock be set.
-            await self._session._sender.observe_server_time(self._plan.agent_id)  # noqa: SLF001 - as above
+    async def _feed(self, run: BatchRun) -> None:
+        """Feed the pool: outcomes that were not handled, items that have not ended, new ones, unusable ones."""
+        # An error of the source is raised when everything that was sent before has ended.
+        with run.stoppable():
+            await self._feed_outcomes(run)
+            # A lost prompt can then be looked up by the service's time, even if this machine's clock is set meanwhile.
+            await self._session._sender.observe_server_time(self._options.agent_id)  # noqa: SLF001 - as above
             if self._retry_failed:
-                await work.writer.call(Ledger.retry_failed)
-            await self._feed_known(work, Ledger.open_entries)
-            await self._feed_new(work)
-            await self._feed_known(work, Ledger.unusable_entries)
+                await run.writer.call(Ledger.retry_failed)
+            await self._feed_known(run, Ledger.open_entries)
+            await self._feed_new(run)
+            await self._feed_known(run, Ledger.unusable_entries)
 
-    async def _feed_ends(self, work: BatchRun) -> None:
-        after = work.writer.ledger.write_started
-        while ends := await work.writer.call(partial(Ledger.ends, after=after, count=_PAGE)):
-            for end in ends:
-                await work.pool.capacity.acquire()
+    async def _feed_outcomes(self, run: BatchRun) -> None:
+        after = run.writer.ledger.handled
+        while recorded := await run.writer.call(partial(Ledger.outcomes, after=after, count=_PAGE_SIZE)):
+            for one in recorded:
+                await run.pool.capacity.acquire()
                 with ledger_errors(self._path):
-                    outcome = work.outcome(end)
-                work.pool.put((outcome, end.finished))
-                after = end.finished
+                    outcome = run.restore_outcome(one)
+                run.pool.put((outcome, one.sequence))
+                after = one.sequence
 
-    async def _feed_known(self, work: BatchRun, page: Callable[..., list[Entry]]) -> None:
+    async def _feed_known(self, run: BatchRun, read_page: Callable[..., list[Entry]]) -> None:
         after = 0
-        while entries := await work.writer.call(partial(page, after=after, count=_PAGE)):
+        while entries := await run.writer.call(partial(read_page, after=after, count=_PAGE_SIZE)):
             for entry in entries:
-                await work.pool.capacity.acquire()
-                work.pool.spawn(work.resume(entry))
+                await run.pool.capacity.acquire()
+                run.pool.spawn(run.run_known(entry))
                 after = entry.number
 
-    async def _feed_new(self, work: BatchRun) -> None:
+    async def _feed_new(self, run: BatchRun) -> None:
         source: ItemReader[Any] = ItemReader(self._prompts)
         place = 0
         while True:
-            await work.pool.capacity.acquire()
+            await run.pool.capacity.acquire()
             try:
                 given = await source.next()
             except StopAsyncIteration:
-                work.pool.capacity.release()
+                run.pool.capacity.release()
                 return
             place += 1
             try:
@@ -238,9 +245,9 @@ class Batch:
                 item = BatchItem.of(given, place)
             except InvalidArgumentError as error:
                 outcome = BatchOutcome(id=place_name(place), place=place, prompt="", error=error, is_final=False)
-                work.writer.submit(Ledger.pass_over)
-                work.pool.put((outcome, None))
+                run.writer.submit(Ledger.pass_over)
+                run.pool.put((outcome, None))
                 continue
             place = item.place or place
-            claim = work.writer.submit(partial(Ledger.claim, item=item, now=work.moment()))
-            work.pool.spawn(work.take(item, claim))
+            claim = run.writer.submit(partial(Ledger.claim, item=item, now=run.now()))
+            run.pool.spawn(run.run_new(item, claim))

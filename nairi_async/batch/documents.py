@@ -21,36 +21,36 @@ if TYPE_CHECKING:
 _COUNTS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 
 
-def ended(turn: Turn | None, result: Reply | NairiError) -> str:
-    """What is stored of an end: the messages, from which all else follows, and the error."""
+def encode_result(turn: Turn | None, result: Reply | NairiError) -> str:
+    """Encode a result as the ledger stores it: the messages, from which all else follows, and the error."""
     messages = getattr(result, "messages", ())
-    document: dict[str, Any] = {"messages": [_raw(message) for message in messages]}
+    document: dict[str, Any] = {"messages": [_encode_message(message) for message in messages]}
     if turn is not None:
         document["turn"] = [turn.job_id, turn.message_id]
     if isinstance(result, NairiError):
-        document["error"] = _error(result)
+        document["error"] = _encode_error(result)
     return json.dumps(document, separators=(",", ":"))
 
 
-def restored(text: str, agent_id: str) -> tuple[Turn | None, Reply | NairiError]:
-    """The turn and what came of it, from what was stored."""
+def decode_result(text: str, agent_id: str) -> tuple[Turn | None, Reply | NairiError]:
+    """Return the turn and its result, from the text that the ledger stored."""
     document = json.loads(text)
     turn = Turn(*document["turn"], agent_id=agent_id) if "turn" in document else None
     messages = tuple(structure_message(raw) for raw in document["messages"])
     if "error" in document:
-        return turn, _restored_error(document["error"], turn, messages)
-    assert turn is not None, "only what was asked has a reply"  # noqa: S101 - written by `ended`
+        return turn, _decode_error(document["error"], turn, messages)
+    assert turn is not None, "only a turn has a reply"  # noqa: S101 - written by `encode_result`
     return turn, Reply.of(turn, messages)
 
 
-def line(id_: str, text: str) -> bytes:
-    """The line of the output for an item: ASCII JSON, from nothing but what is stored."""
-    turn, result = restored(text, "")
+def output_line(id_: str, text: str) -> bytes:
+    """Return the output's line for an item: ASCII JSON, made from nothing but the stored text."""
+    turn, result = decode_result(text, "")
     document: dict[str, Any] = {"id": id_, "status": "completed"}
     if isinstance(result, Reply):
         document |= {
             "text": result.text,
-            "usage": _usage(result.usage) or None,
+            "usage": _encode_usage(result.usage) or None,
             "attachment_ids": list(result.attachment_ids),
         }
     else:
@@ -60,8 +60,8 @@ def line(id_: str, text: str) -> bytes:
     return json.dumps(document).encode() + b"\n"
 
 
-def _raw(message: Message) -> dict[str, Any]:
-    """A message as the service would print it, as far as it says anything."""
+def _encode_message(message: Message) -> dict[str, Any]:
+    """Encode a message as the service would, without the fields that it does not have."""
     raw = {
         "id": message.id,
         "job_id": message.job_id,
@@ -71,12 +71,12 @@ def _raw(message: Message) -> dict[str, Any]:
         "created_at": None if message.created_at is None else message.created_at.isoformat(),
         "updated_at": None if message.updated_at is None else message.updated_at.isoformat(),
         "attachment_ids": list(message.attachment_ids) or None,
-        **_usage(message.usage),
+        **_encode_usage(message.usage),
     }
     return {name: value for name, value in raw.items() if value is not None}
 
 
-def _usage(usage: Usage | None) -> dict[str, Any]:
+def _encode_usage(usage: Usage | None) -> dict[str, Any]:
     if usage is None:
         return {}
     cost = None if usage.cost_usd is None else f"{usage.cost_usd:f}"
@@ -84,15 +84,15 @@ def _usage(usage: Usage | None) -> dict[str, Any]:
     return {"cost_usd": cost, **counts, "model": usage.model}
 
 
-def _error(error: NairiError) -> dict[str, Any]:
-    """The plain fields; a cause is a matter of the process that saw it."""
+def _encode_error(error: NairiError) -> dict[str, Any]:
+    """Encode the plain fields of an error; its cause means nothing outside of the process that raised it."""
     kind: Any = type(error)
-    plain = {name: getattr(error, name) for name in fields_dict(kind)}
-    kept = {name: value for name, value in plain.items() if isinstance(value, str | int | float)}
-    return {"type": type(error).__name__, **kept}
+    values = {name: getattr(error, name) for name in fields_dict(kind)}
+    plain = {name: value for name, value in values.items() if isinstance(value, str | int | float)}
+    return {"type": type(error).__name__, **plain}
 
 
-def _restored_error(stored: dict[str, Any], turn: Turn | None, messages: Iterable[Message]) -> NairiError:
+def _decode_error(stored: dict[str, Any], turn: Turn | None, messages: Iterable[Message]) -> NairiError:
     name = stored.pop("type")
     if name == TurnFailedError.__name__ or name not in errors.__all__:
         return TurnFailedError(stored["message"], turn, tuple(messages))

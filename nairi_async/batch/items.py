@@ -14,9 +14,9 @@ from nairi_async.errors import InvalidArgumentError, NairiError
 from nairi_async.models import Turn
 
 _LONGEST_ID: Final = 1024
-# Bits of a whole number; Python refuses to write out what is much longer.
+# In bits: Python refuses to write out much longer numbers.
 _WIDEST_ID: Final = 1024
-# What SQLite can hold.
+# The largest integer of SQLite.
 _LAST_PLACE: Final = 2**63 - 1
 _FIELDS: Final = ("prompt", "id", "attachments")
 
@@ -26,9 +26,9 @@ class BatchItem:
     """One prompt of a batch, with the caller's own name for it."""
 
     prompt: str
-    """What to ask."""
+    """The prompt's text."""
     id: str | None = field(default=None, kw_only=True)
-    """Its identity in the ledger, unlike all others of the batch; its place, such as `#3`, where there is none."""
+    """Its identity in the ledger, unique in the batch; its place, such as `#3`, where it has none."""
     attachments: tuple[str, ...] = field(default=(), kw_only=True)
     """Paths of files to upload first; at most ten."""
     place: int | None = field(default=None, kw_only=True)
@@ -36,14 +36,14 @@ class BatchItem:
 
     @classmethod
     def of(cls, given: object, place: int | None = None) -> BatchItem:
-        """A checked item from a plain prompt, a mapping of the same fields, or an item.
+        """Return a checked item, made from a plain prompt, a mapping of the same fields, or an item.
 
         Args:
-            given: The prompt or record; keys of a mapping that mean nothing here are left alone.
+            given: The prompt or record; other keys of a mapping are ignored.
             place: Where it stands.
 
         Raises:
-            InvalidArgumentError: nothing that could be asked.
+            InvalidArgumentError: it cannot be sent.
         """
         match given:
             case str():
@@ -54,9 +54,8 @@ class BatchItem:
             case Mapping():
                 fields = given
             case _:
-                raise InvalidArgumentError(f"a prompt or a record is needed, not {type(given).__name__}")
+                raise InvalidArgumentError(f"expected a prompt or a record, not {type(given).__name__}")
         id_ = _identity(fields.get("id"))
-        # Said here, since a missing prompt is no prompt of the wrong type.
         if "prompt" not in fields:
             raise InvalidArgumentError("the record has no prompt")
         prompt = _storable("prompt", checks.prompt(fields["prompt"]))
@@ -64,77 +63,77 @@ class BatchItem:
 
     @property
     def identity(self) -> str:
-        """The id in the ledger: the caller's, or else the place."""
+        """The id in the ledger: the caller's own, else the place."""
         return self.id if self.id is not None else place_name(self.place or 0)
 
 
 @frozen(kw_only=True)
 class UnusableItem:
-    """A place in the source where there is nothing that could be asked; it becomes an outcome with this error."""
+    """A record of the source that cannot be sent; it becomes an outcome with this error."""
 
     error: InvalidArgumentError
     """Why not."""
     place: int
-    """Where, from 1."""
+    """Where it stands in the source, from 1."""
 
 
 @frozen(kw_only=True)
 class BatchOutcome:
-    """How one prompt of a batch stands, now that this run is done with it."""
+    """How one prompt of a batch stands after this run."""
 
     id: str
     """The caller's id, or the place, such as `#3`."""
     place: int
-    """Where it stood in the source when it was first taken, from 1."""
+    """Where it stood in the source when the batch first took it, from 1."""
     prompt: str
-    """The prompt; empty where there was none to read."""
+    """The prompt; empty where none could be read."""
     turn: Turn | None = None
-    """The turn, if one is known to have begun."""
+    """The turn, if it is known that one was started."""
     reply: Reply | None = None
-    """The reply, unless there is none."""
+    """The reply, if there is one."""
     error: NairiError | None = None
     """Why there is no reply."""
     is_final: bool
     """Whether the ledger holds this as the end: the prompt is not asked again, unless failures are to be retried.
 
-    Otherwise the next run goes on with it: it waits for a turn that has begun, settles one in doubt, asks one that was
-    not asked, and reads once more what could not be used.
+    Otherwise the next run goes on with it: it waits for a turn that runs, looks up a prompt whose response was lost,
+    sends a prompt that was not sent, and reads again a record that could not be used.
     """
 
 
 @frozen(kw_only=True)
 class BatchStatus:
-    """Where a batch stands, in numbers of prompts."""
+    """How far a batch is, in numbers of prompts."""
 
     agent_id: str
-    """The agent, as the batch was begun with."""
+    """The agent, as it was given when the batch began."""
     base_url: str = ""
-    """Where the service is that it was begun at."""
+    """Base URL of the service."""
     done: int = 0
-    """Those that have a reply."""
+    """Prompts that have a reply."""
     failed: int = 0
-    """Those that ended without one."""
+    """Prompts that ended without a reply."""
     running: int = 0
-    """Turns that have begun and whose end is not recorded."""
+    """Turns that were started and whose end is not recorded."""
     sending: int = 0
-    """Those on their way to the service; once no process works on the batch, those whose fate is in doubt."""
+    """Prompts on their way to the service. While no process works on the batch: prompts that may or may not run."""
     unsent: int = 0
-    """Those that were taken and provably do not run: the next run asks them. What was not read yet is not counted."""
+    """Prompts that were read and provably do not run: the next run sends them. Unread ones are not counted."""
     unusable: int = 0
-    """Records that cannot be asked as they are, as far as the latest run has read: they are to be corrected."""
+    """Records that the latest run read and could not send: they must be corrected."""
     cost_usd: Decimal = Decimal(0)
-    """US dollars that agents reported for what has ended, summed exactly."""
+    """US dollars that agents reported for ended turns, summed exactly."""
     is_active: bool = False
     """Whether a process works on the batch."""
 
     @property
     def open(self) -> int:
-        """Those that are taken and have not ended."""
+        """Prompts that were read and have not ended."""
         return self.running + self.sending + self.unsent
 
 
 def place_name(place: int) -> str:
-    """The identity of an item that has no id of its own."""
+    """Return the identity of an item that has no id of its own."""
     return f"#{place}"
 
 
@@ -144,13 +143,13 @@ def _identity(given: object) -> str | None:
     if isinstance(given, int) and not isinstance(given, bool) and given.bit_length() < _WIDEST_ID:
         return str(given)
     if not isinstance(given, str) or not given.strip() or len(given) > _LONGEST_ID:
-        raise InvalidArgumentError(f"an id is a whole number or a text of at most {_LONGEST_ID} characters")
+        raise InvalidArgumentError(f"an id must be an integer or a string of at most {_LONGEST_ID} characters")
     return _storable("id", given)
 
 
 def _place(given: object) -> int:
     if not isinstance(given, int) or isinstance(given, bool) or not 0 < given <= _LAST_PLACE:
-        raise InvalidArgumentError("a place is a whole number from 1 on")
+        raise InvalidArgumentError("a place must be an integer of at least 1")
     return given
 
 
@@ -158,10 +157,10 @@ def _paths(given: object) -> tuple[str, ...]:
     if given is None:
         return ()
     if isinstance(given, str) or not isinstance(given, Iterable):
-        raise InvalidArgumentError("attachments is a list of paths")
+        raise InvalidArgumentError("attachments must be a list of paths")
     paths = tuple(given)
     if not all(isinstance(path, str) and path for path in paths):
-        raise InvalidArgumentError("attachments is a list of paths")
+        raise InvalidArgumentError("attachments must be a list of paths")
     if len(paths) > checks.MAX_ATTACHMENTS:
         raise InvalidArgumentError(f"{len(paths)} attachments: the service takes at most {checks.MAX_ATTACHMENTS}")
     return tuple(_storable("path", path) for path in paths)
@@ -171,5 +170,7 @@ def _storable(name: str, text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidArgumentError(f"the {name} holds half a character, which no request can carry") from error
+        raise InvalidArgumentError(
+            f"the {name} holds half a character (a lone surrogate), which no request can carry"
+        ) from error
     return text

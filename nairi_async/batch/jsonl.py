@@ -1,4 +1,4 @@
-"""Prompts from lines of JSON: one line at a time, and a line that cannot be read costs no other."""
+"""Prompts from JSON lines: one line at a time; an unreadable line does not affect the others."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 LONGEST_LINE: Final = 16 * 1024 * 1024
-"""Bytes of a line that is still read."""
+"""Bytes; a longer line is not read."""
 
 
 class JsonLines:
-    """The items of a file that is opened for bytes, to be iterated over once.
+    """The items of a binary file, to be iterated over once.
 
-    A line is a JSON string, which is a prompt, or an object with `prompt` and, if wanted, `id` and `attachments`.
-    Blank lines mean nothing. A line that is none of this becomes an `UnusableItem` that says why; the rest goes on.
+    Each line is a JSON string, which is a prompt, or an object with `prompt` and optionally `id` and `attachments`.
+    Blank lines are ignored. Any other line becomes an `UnusableItem` with the reason; the others are not affected.
 
     Args:
-        stream: The file. Reading blocks.
+        stream: The file; reading it may block.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.bytes_read = 0
-        """Bytes of the lines that were taken so far."""
+        """Bytes of the lines that were read so far."""
         self.items_read = 0
-        """Items that were taken so far."""
+        """Items that were read so far."""
         self.is_at_end = False
-        """Whether everything was taken."""
+        """Whether the whole file was read."""
 
     def __iter__(self) -> Iterator[BatchItem | UnusableItem]:
         number = 0
@@ -44,26 +44,26 @@ class JsonLines:
             self.bytes_read += len(line)
             is_too_long = len(line) > LONGEST_LINE
             if is_too_long:
-                self._skip(line)
+                self._skip_rest(line)
             if line.strip():
                 self.items_read += 1
-                yield _item(b"" if is_too_long else line, number)
+                yield _read_item(b"" if is_too_long else line, number)
         self.is_at_end = True
 
-    def _skip(self, line: bytes) -> None:
+    def _skip_rest(self, line: bytes) -> None:
         while line and not line.endswith(b"\n"):
             line = self._stream.readline(LONGEST_LINE)
             self.bytes_read += len(line)
 
 
-def _item(line: bytes, number: int) -> BatchItem | UnusableItem:
+def _read_item(line: bytes, number: int) -> BatchItem | UnusableItem:
     try:
-        return evolve(BatchItem.of(_parsed(line)), place=number)
+        return evolve(BatchItem.of(_parse(line)), place=number)
     except InvalidArgumentError as error:
         return UnusableItem(error=error, place=number)
 
 
-def _parsed(line: bytes) -> Any:
+def _parse(line: bytes) -> Any:
     if not line:
         raise InvalidArgumentError(f"longer than {LONGEST_LINE} bytes")
     try:
@@ -72,7 +72,7 @@ def _parsed(line: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise InvalidArgumentError("not UTF-8") from error
     except json.JSONDecodeError as error:
-        # Its own text numbers lines as well, within this one.
+        # str(error) would give a line number within this line.
         raise InvalidArgumentError(f"not JSON: {error.msg}, at character {error.pos + 1}") from error
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"not JSON: {error}") from error

@@ -1,41 +1,50 @@
 """The ledger: what was asked and what came of it, in a file that outlives every process.
 
-All of this blocks, so it is called in the ledger's own thread (see `writer`), many calls in one transaction.
+States of an item, and what the ledger holds durably before the next step:
+
+| state | meaning | next |
+| --- | --- | --- |
+| `unsent` | the prompt provably does not run | `sending`, or `unusable` |
+| `sending` | the prompt is about to leave, or has left; after a crash it may or may not run | `running`, `unsent`, `failed` |
+| `running` | the prompt became a turn, whose ids are stored | `done`, `failed` |
+| `unusable` | the item cannot be sent as it is, such as one whose file is missing | `sending`, `unsent` |
+| `failed` | it ended without a reply; the error is stored | `unsent`, by `retry_failed` |
+| `done` | it has a reply, which is stored | |
+
+* An item without files is claimed as `sending`; one with files as `unsent`, until the files are uploaded. The prompt
+  leaves only after `sending` is on the disk, so that no prompt runs that the ledger does not know.
+* After a crash `sending` is looked up at the service: found, the item is `running`; provably absent, it is sent again.
+* An outcome is on the disk before it is handed over, and its place in the order of outcomes never changes. Which
+  outcomes the consumer has handled becomes durable with the next commit; after a crash the last ones are handed over
+  again.
+
+All of this blocks, so it runs in the ledger's own thread (see `writer`), many calls in one transaction.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, Literal
 
 from attrs import frozen
 
 from nairi_async.batch.items import BatchStatus, place_name
-from nairi_async.batch.ledger_file import (
-    OPEN,
-    check_kind,
-    is_locked,
-    ledger_errors,
-    ledger_path,
-    open_ledger,
-    open_to_read,
-)
-from nairi_async.errors import InvalidArgumentError, LedgerError
+from nairi_async.batch.ledger_file import OPEN, ledger_errors, open_ledger
+from nairi_async.errors import InvalidArgumentError
 from nairi_async.models import Turn
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
     from typing import Any
 
     from nairi_async.batch.items import BatchItem
 
 State = Literal["unsent", "sending", "running", "unusable", "failed", "done"]
-# Turns that are looked for to tell whether this is where the batch was begun.
+# Turns that are looked up to find out whether this service and key are those that the batch began with.
 _WITNESSES: Final = 3
 _COLUMNS: Final = "number, id, place, prompt, attachments, state, sent_at, attachment_ids, job_id, message_id"
 
@@ -51,32 +60,33 @@ class Entry:
     attachments: tuple[str, ...]
     state: State
     sent_at: float | None
-    """Seconds since the epoch, not later than the prompt itself left: by the service's clock or by that of the machine
-    that sent it, whichever was behind."""
+    """A time before the prompt left, in seconds since the epoch: by the service's clock or the sending machine's,
+    whichever was behind."""
     attachment_ids: tuple[str, ...] = ()
-    """Ids of the files that it was sent with."""
+    """Ids of the files that the prompt was sent with."""
     turn: Turn | None = None
 
 
 @frozen(kw_only=True)
-class End:
-    """An item's end, as the ledger holds it: everything but when it came."""
+class RecordedOutcome:
+    """An item's outcome, as the ledger holds it."""
 
-    finished: int
-    """Its place in the order of ends, from 1."""
+    sequence: int
+    """Its place in the order of outcomes, from 1."""
     id: str
     place: int
     prompt: str
     document: str
+    """The result, encoded by `documents`."""
 
 
 class Ledger:
-    """An open ledger. Changes hold from `commit` on.
+    """An open ledger. Changes are durable from `commit` on.
 
     Args:
-        path: The file, made if it is missing.
-        agent_id: Whose it is.
-        base_url: Where the service is.
+        path: The file; it is created if it is missing.
+        agent_id: The batch's agent.
+        base_url: The service.
 
     Raises:
         LedgerError: as for `open_ledger`.
@@ -88,27 +98,25 @@ class Ledger:
         self._db, self._lock = open_ledger(path, agent_id, base_url)
         try:
             with ledger_errors(path):
-                # What this run has met: on the disk, since a batch may be larger than memory; and gone with the
-                # connection.
-                self._db.execute("CREATE TEMP TABLE met (number INTEGER PRIMARY KEY)")
-                # What has proved unusable in this run.
-                self._db.execute("CREATE TEMP TABLE spoilt (number INTEGER PRIMARY KEY)")
-                self._head = _head(self._db)
-                self._written = dict(self._head)
-                # They are read again.
-                self._head["passed_over"] = 0
-                self.write_started = self._whole("write_started")
-                """The last end that the consumer has dealt with, in the order of ends."""
-                self.totals = self._counted()
-                self._last = self._newest()
+                # Temporary tables: on the disk, since a batch may be larger than memory; dropped with the connection.
+                self._db.execute("CREATE TEMP TABLE seen_this_run (number INTEGER PRIMARY KEY)")
+                self._db.execute("CREATE TEMP TABLE unusable_this_run (number INTEGER PRIMARY KEY)")
+                self._meta = read_meta(self._db)
+                self._written = dict(self._meta)
+                # This run reads those records again.
+                self._meta["passed_over"] = 0
+                self.handled = self._count("handled")
+                """The last outcome that the consumer has handled, by its place in the order of outcomes."""
+                self.totals = self._read_totals()
+                self._last = self._last_sequence()
         except BaseException:
             self._db.close()
             self._lock.close()
             raise
 
     def close(self) -> None:
-        """Keep what `head` says, and let others in. Harmless when repeated."""
-        # The disk may be full: what is lost then is given again.
+        """Store what is pending, and release the ledger. Harmless when repeated."""
+        # The disk may be full: outcomes whose handling is not stored are handed over again.
         with suppress(sqlite3.Error):
             self.begin()
             self.commit()
@@ -121,156 +129,156 @@ class Ledger:
 
     def commit(self) -> None:
         """Make everything since `begin` durable."""
-        self._head["write_started"] = self.write_started
-        for name, value in self._head.items():
+        self._meta["handled"] = self.handled
+        for name, value in self._meta.items():
             if self._written.get(name) != value:
-                self._db.execute("INSERT OR REPLACE INTO head VALUES (?, ?)", (name, value))
+                self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
         self._db.execute("COMMIT")
-        self._written = dict(self._head)
-        self.totals = self._counted()
+        self._written = dict(self._meta)
+        self.totals = self._read_totals()
 
     def rollback(self) -> None:
-        """Undo everything since `begin`, as far as SQLite has not done so itself; the ledger is of no more use."""
-        self._head = dict(self._written)
+        """Undo everything since `begin`, where SQLite has not done so itself; the ledger cannot be used afterwards."""
+        self._meta = dict(self._written)
         with suppress(sqlite3.Error):
             self._db.execute("ROLLBACK")
 
     def claim(self, item: BatchItem, now: float) -> Entry | None:
-        """Take an item into the ledger: as `sending`, or as `unsent` where files are to be uploaded first.
+        """Take an item into the ledger: as `sending`, or as `unsent` where files must be uploaded first.
 
         Returns:
-            The entry, if it is new, or could not be used before; `None` if it is known, and dealt with elsewhere.
+            The entry, if the item is new or was unusable before; `None` if the ledger knows it.
 
         Raises:
-            InvalidArgumentError: the id was met before in this run, or is known with another prompt.
+            InvalidArgumentError: the id occurred before in this run, or the ledger knows it with another prompt.
         """
         id_ = item.identity
         query = (
-            "SELECT number, place, state = 'unusable', number IN (SELECT number FROM spoilt), prompt, attachments"
-            " FROM items WHERE id = ?"
+            "SELECT number, place, state = 'unusable', number IN (SELECT number FROM unusable_this_run), prompt,"
+            " attachments FROM items WHERE id = ?"
         )
         known = self._db.execute(query, (id_,)).fetchone()
         if known is None:
-            entry = self._taken(None, item, now)
-            self._db.execute("INSERT INTO met VALUES (?)", (entry.number,))
+            entry = self._insert(None, item, now)
+            self._db.execute("INSERT INTO seen_this_run VALUES (?)", (entry.number,))
             return entry
-        number, first, is_unusable, is_spoilt, *content = known
-        if not self._db.execute("INSERT OR IGNORE INTO met VALUES (?)", (number,)).rowcount:
+        number, first_place, is_unusable, was_tried, *content = known
+        if not self._db.execute("INSERT OR IGNORE INTO seen_this_run VALUES (?)", (number,)).rowcount:
             self.pass_over()
-            raise InvalidArgumentError(f"the id {id_!r} was already taken by {place_name(first)}")
+            raise InvalidArgumentError(f"the id {id_!r} was already taken by {place_name(first_place)}")
         is_changed = content != [item.prompt, json.dumps(item.attachments)]
-        if is_unusable and (is_changed or not is_spoilt):
-            self._head["unusable"] = self._whole("unusable") - 1
-            return self._taken(number, item, now)
+        if is_unusable and (is_changed or not was_tried):
+            self._meta["unusable"] = self._count("unusable") - 1
+            return self._insert(number, item, now)
         if is_changed:
             self.pass_over()
             raise InvalidArgumentError(f"the ledger knows {id_!r} with another prompt or other attachments")
         return None
 
     def open_entries(self, after: int, count: int) -> list[Entry]:
-        """Items that have not ended, in the order in which they were taken, behind a number."""
+        """Return items that have not ended, in the order in which they were claimed, after a number."""
         query = f"SELECT {_COLUMNS} FROM items WHERE {OPEN} AND number > ? ORDER BY number LIMIT ?"  # noqa: S608 - ours
         return [self._entry(row) for row in self._db.execute(query, (after, count))]
 
     def unusable_entries(self, after: int, count: int) -> list[Entry]:
-        """Items that earlier runs could not use and that this one has not met, behind a number; `unsent` from now on.
+        """Make `unsent` what earlier runs could not use and this run has not tried, and return it, after a number.
 
-        Whoever corrects a record gives it again, so these come last.
+        A corrected record replaces its item, so the source must be read before these.
         """
         query = (
             f"SELECT {_COLUMNS} FROM items WHERE state = 'unusable' AND number > ?"  # noqa: S608 - ours
-            " AND number NOT IN (SELECT number FROM spoilt) ORDER BY number LIMIT ?"
+            " AND number NOT IN (SELECT number FROM unusable_this_run) ORDER BY number LIMIT ?"
         )
         entries = [self._entry(row) for row in self._db.execute(query, (after, count))]
         for entry in entries:
-            self.unsent(entry.number)
-        self._head["unusable"] = self._whole("unusable") - len(entries)
+            self.mark_unsent(entry.number)
+        self._meta["unusable"] = self._count("unusable") - len(entries)
         return entries
 
-    def twins(self, entry: Entry) -> int:
-        """How many items ask the same as this one and are marked as being sent, itself included."""
+    def count_equal_sending(self, entry: Entry) -> int:
+        """Return how many items with this prompt and these files are `sending`, including this one."""
         query = f"SELECT count(*) FROM items WHERE {OPEN} AND state = 'sending' AND prompt = ? AND attachment_ids = ?"  # noqa: S608
         found = self._db.execute(query, (entry.prompt, json.dumps(entry.attachment_ids)))
         return int(found.fetchone()[0])
 
-    def earlier(self, before: float, but: int) -> list[str]:
-        """User messages of some other items, the newest of those that were sent before a moment."""
+    def earlier_messages(self, before: float, excluding: int) -> list[str]:
+        """Return user messages of some other items: the latest of those that were sent before a time."""
         query = (
             "SELECT message_id FROM items WHERE message_id IS NOT NULL AND sent_at < ? AND number <> ?"
             " ORDER BY number DESC LIMIT ?"
         )
-        return [message_id for (message_id,) in self._db.execute(query, (before, but, _WITNESSES))]
+        return [message_id for (message_id,) in self._db.execute(query, (before, excluding, _WITNESSES))]
 
-    def sending(self, number: int, now: float, attachment_ids: Sequence[str]) -> None:
-        """The prompt is about to leave."""
+    def mark_sending(self, number: int, now: float, attachment_ids: Sequence[str]) -> None:
+        """Record that the prompt is about to leave."""
         self._db.execute(
             "UPDATE items SET state = 'sending', sent_at = ?, attachment_ids = ? WHERE number = ?",
             (now, json.dumps(attachment_ids), number),
         )
 
-    def unsent(self, number: int) -> None:
-        """The prompt provably does not run."""
+    def mark_unsent(self, number: int) -> None:
+        """Record that the prompt provably does not run."""
         self._db.execute("UPDATE items SET state = 'unsent' WHERE number = ?", (number,))
 
-    def unusable(self, number: int) -> None:
-        """An item that was not sent cannot be, as it is: its files are missing, for one."""
+    def mark_unusable(self, number: int) -> None:
+        """Record that an unsent item cannot be sent as it is."""
         query = "UPDATE items SET state = 'unusable' WHERE number = ? AND state = 'unsent'"
-        self._head["unusable"] = self._whole("unusable") + self._db.execute(query, (number,)).rowcount
-        self._db.execute("INSERT OR IGNORE INTO spoilt VALUES (?)", (number,))
+        self._meta["unusable"] = self._count("unusable") + self._db.execute(query, (number,)).rowcount
+        self._db.execute("INSERT OR IGNORE INTO unusable_this_run VALUES (?)", (number,))
 
-    def pass_over(self) -> None:
-        """There was a record that cannot be taken; it is counted, and no more."""
-        self._head["passed_over"] = self._whole("passed_over") + 1
-
-    def running(self, number: int, turn: Turn) -> None:
-        """The prompt has become this turn."""
+    def mark_running(self, number: int, turn: Turn) -> None:
+        """Record the turn that the prompt became."""
         self._db.execute(
             "UPDATE items SET state = 'running', job_id = ?, message_id = ? WHERE number = ?",
             (turn.job_id, turn.message_id, number),
         )
         self._db.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?)", (turn.job_id, number))
 
+    def pass_over(self) -> None:
+        """Count a record that cannot be claimed."""
+        self._meta["passed_over"] = self._count("passed_over") + 1
+
     def finish(self, number: int, document: str, *, is_done: bool, cost: Decimal | None) -> int:
-        """The item has ended; returns its place in the order of ends."""
+        """Record an item's outcome, and return its place in the order of outcomes."""
         name: State = "done" if is_done else "failed"
         self._db.execute("UPDATE items SET state = ? WHERE number = ?", (name, number))
         self._last += 1
         self._db.execute("INSERT INTO outcomes VALUES (?, ?, ?)", (self._last, number, document))
-        self._head[name] = self._whole(name) + 1
+        self._meta[name] = self._count(name) + 1
         if cost is not None:
-            self._head["cost_usd"] = str(self._cost() + cost)
+            self._meta["cost_usd"] = str(self._cost() + cost)
         return self._last
 
     def retry_failed(self) -> None:
-        """Ask again what ended without a reply."""
+        """Make `unsent` what ended without a reply."""
         changed = self._db.execute("UPDATE items SET state = 'unsent' WHERE state = 'failed'").rowcount
-        self._head["failed"] = self._whole("failed") - changed
+        self._meta["failed"] = self._count("failed") - changed
 
-    def ends(self, after: int, count: int) -> list[End]:
-        """How items ended, in the order of ends, behind one of them."""
+    def outcomes(self, after: int, count: int) -> list[RecordedOutcome]:
+        """Return outcomes in their order, after one of them."""
         query = (
-            "SELECT finished, id, place, prompt, document FROM outcomes JOIN items ON number = item"
-            " WHERE finished > ? ORDER BY finished LIMIT ?"
+            "SELECT sequence, id, place, prompt, document FROM outcomes JOIN items ON number = item"
+            " WHERE sequence > ? ORDER BY sequence LIMIT ?"
         )
         rows = self._db.execute(query, (after, count))
         return [
-            End(finished=finished, id=id_, place=place, prompt=prompt, document=document)
-            for finished, id_, place, prompt, document in rows
+            RecordedOutcome(sequence=sequence, id=id_, place=place, prompt=prompt, document=document)
+            for sequence, id_, place, prompt, document in rows
         ]
 
     @property
     def output(self) -> tuple[int, int] | None:
-        """The last end in the output file, and the size of the file behind it; `None` if it never had one."""
-        if "output_size" not in self._head:
+        """The last outcome in the output file and the file's size behind it; `None` if the batch has had no output."""
+        if "output_size" not in self._meta:
             return None
-        return self._whole("output_end"), self._whole("output_size")
+        return self._count("output_sequence"), self._count("output_size")
 
     @output.setter
     def output(self, mark: tuple[int, int]) -> None:
-        self._head["output_end"], self._head["output_size"] = mark
+        self._meta["output_sequence"], self._meta["output_size"] = mark
 
-    def _taken(self, number: int | None, item: BatchItem, now: float) -> Entry:
-        """Write an item down, as a new one or in the place of one that could not be used."""
+    def _insert(self, number: int | None, item: BatchItem, now: float) -> Entry:
+        """Store an item, as a new one or in place of one that could not be used."""
         state: State = "unsent" if item.attachments else "sending"
         place = item.place or 0
         values = (number, item.identity, place, item.prompt, json.dumps(item.attachments), state, now)
@@ -305,87 +313,28 @@ class Ledger:
             turn=turn,
         )
 
-    def _newest(self) -> int:
-        return int(self._db.execute("SELECT coalesce(max(finished), 0) FROM outcomes").fetchone()[0])
+    def _last_sequence(self) -> int:
+        return int(self._db.execute("SELECT coalesce(max(sequence), 0) FROM outcomes").fetchone()[0])
 
-    def _whole(self, name: str) -> int:
-        return int(self._head.get(name, 0))
+    def _count(self, name: str) -> int:
+        return int(self._meta.get(name, 0))
 
     def _cost(self) -> Decimal:
-        return Decimal(self._head.get("cost_usd", "0"))
+        return Decimal(self._meta.get("cost_usd", "0"))
 
-    def _counted(self) -> BatchStatus:
+    def _read_totals(self) -> BatchStatus:
         return BatchStatus(
             agent_id=self._agent_id,
             base_url=self._base_url,
-            done=self._whole("done"),
-            failed=self._whole("failed"),
-            unusable=self._whole("unusable") + self._whole("passed_over"),
+            done=self._count("done"),
+            failed=self._count("failed"),
+            unusable=self._count("unusable") + self._count("passed_over"),
             cost_usd=self._cost(),
             is_active=True,
         )
 
 
-class Jobs:
-    """The conversations of a ledger's items, to be looked up while another connection writes.
-
-    What was committed counts. A look takes microseconds, so it may be made on the event loop.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with ledger_errors(path):
-            self._db = open_to_read(path)
-
-    def __contains__(self, job_id: object) -> bool:
-        with ledger_errors(self._path):
-            return self._db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone() is not None
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._db.close()
-
-
-def read_status(path: str | os.PathLike[str]) -> BatchStatus:
-    """Where a batch stands, from its ledger, whether a process works on it or not. Blocks for a moment.
-
-    Args:
-        path: The ledger.
-
-    Raises:
-        LedgerError: there is no ledger, or it cannot be read.
-    """
-    place = ledger_path(path)
-    with ledger_errors(place):
-        if not place.exists():
-            raise LedgerError("there is no such ledger", str(place))
-        with closing(open_to_read(place)) as connection:
-            if check_kind(connection, place):
-                raise LedgerError("is empty: no batch has begun", str(place))
-            return _status(connection, place)
-
-
-def _status(connection: sqlite3.Connection, path: Path) -> BatchStatus:
-    connection.execute("BEGIN")
-    head = _head(connection)
-    counts = dict(connection.execute(f"SELECT state, count(*) FROM items WHERE {OPEN} GROUP BY state"))  # noqa: S608
-    return BatchStatus(
-        agent_id=str(head["agent_id"]),
-        base_url=str(head["base_url"]),
-        done=int(head.get("done", 0)),
-        failed=int(head.get("failed", 0)),
-        running=counts.get("running", 0),
-        sending=counts.get("sending", 0),
-        unsent=counts.get("unsent", 0),
-        unusable=int(head.get("unusable", 0)) + int(head.get("passed_over", 0)),
-        cost_usd=Decimal(head.get("cost_usd", "0")),
-        is_active=is_locked(path),
-    )
-
-
-def _head(connection: sqlite3.Connection) -> dict[str, Any]:
-    return dict(_pairs(connection))
-
-
-def _pairs(connection: sqlite3.Connection) -> Iterator[tuple[str, Any]]:
-    yield from connection.execute("SELECT name, value FROM head")
+def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
+    """Return what the ledger stores about the whole batch, by name."""
+    rows: list[tuple[str, Any]] = connection.execute("SELECT name, value FROM meta").fetchall()
+    return dict(rows)

@@ -1,11 +1,11 @@
-"""Opening a ledger: is the file ours, does nobody else work with it, and does it stand where it is believed to.
+"""Opening a ledger: the file must be a ledger, of this agent and service, writable, and used by no other process.
 
-The file is an SQLite database in WAL mode, with `synchronous=FULL`: a commit is on the disk before it returns, also
-where the power fails the moment after. `NORMAL` would survive a killed process, but a power failure could take back
-the note that a prompt is being sent, and the prompt would run twice. Group commit makes up for what it costs.
+The file is an SQLite database in WAL mode with `synchronous=FULL`: a commit is on the disk before it returns, even if
+the power fails right after. `NORMAL` would survive a killed process, but a power failure could undo the record that a
+prompt is being sent, and the prompt would run twice. Group commit makes up for the cost.
 
-Nobody but SQLite opens the file: POSIX takes all locks of a process on a file back as soon as the process closes it
-anywhere, and then another process may take the log of a running batch for its own and throw it away.
+Only SQLite opens the file: POSIX drops all of a process's locks on a file as soon as the process closes it anywhere,
+and another process could then take over the log of a running batch and delete it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from nairi_async.errors import InvalidArgumentError, LedgerError, NairiError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Version of the tables, in `PRAGMA user_version`."""
-# "NAIR", where SQLite keeps a number for programs to know their files by.
-_APPLICATION: Final = 0x4E41_4952
-# Seconds that other programs, such as a backup, may hold the file; and that a look at the lock may last.
-_PATIENCE: Final = 10.0
-_BRIEFLY: Final = 1.0
+# "NAIR", in the field by which programs recognise their SQLite files.
+_APPLICATION_ID: Final = 0x4E41_4952
+# Seconds for which another program, such as a backup, may hold the file, and for which the lock may be probed.
+_BUSY_TIMEOUT: Final = 10.0
+_LOCK_TIMEOUT: Final = 1.0
 
 OPEN: Final = "state IN ('unsent', 'sending', 'running')"
-"""The condition of the index over items that have not ended; spelled the same wherever it is to be used."""
+"""The condition of the index over items that have not ended; SQLite uses the index only for this very text."""
 _SCHEMA: Final = (
-    "CREATE TABLE head (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     """CREATE TABLE items (
         number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, place INTEGER NOT NULL, prompt TEXT NOT NULL,
         attachments TEXT NOT NULL, state TEXT NOT NULL, sent_at REAL,
@@ -42,15 +42,15 @@ _SCHEMA: Final = (
     "CREATE INDEX items_failed ON items (number) WHERE state = 'failed'",
     "CREATE INDEX items_unusable ON items (number) WHERE state = 'unusable'",
     "CREATE TABLE jobs (id TEXT PRIMARY KEY, item INTEGER NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE outcomes (finished INTEGER PRIMARY KEY, item INTEGER NOT NULL, document TEXT NOT NULL)",
-    f"PRAGMA application_id = {_APPLICATION}",
+    "CREATE TABLE outcomes (sequence INTEGER PRIMARY KEY, item INTEGER NOT NULL, document TEXT NOT NULL)",
+    f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {FORMAT}",
 )
 
 
 @contextmanager
 def ledger_errors(path: Path) -> Generator[None]:
-    """What SQLite or the disk refuses, and what nobody can make sense of, as a `LedgerError`."""
+    """Raise as a `LedgerError` what SQLite or the disk refuses, and what a damaged ledger causes."""
     try:
         yield
     except NairiError:
@@ -63,45 +63,45 @@ def ledger_errors(path: Path) -> Generator[None]:
 
 
 _EXPLAINED: Final = {
-    "unable to open database file": "cannot be opened: its directory must be there, and writable",
+    "unable to open database file": "cannot be opened: its directory must exist and be writable",
     "attempt to write a readonly database": "is read-only",
-    "file is not a database": "is no ledger of a batch: another kind of file",
-    "database or disk is full": "the disk is full",
+    "file is not a database": "is not a batch's ledger but another kind of file; name another --ledger",
+    "database or disk is full": "the disk is full; free some space and run the batch again",
     "database disk image is malformed": "is damaged",
     "disk I/O error": "the disk refuses to be read or written",
 }
 
 
 def ledger_path(path: str | os.PathLike[str]) -> Path:
-    """The one name of a file: two ways to it are one ledger."""
+    """Return the resolved path: two ways to a file are one ledger."""
     try:
         return Path(path).resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise InvalidArgumentError(f"{os.fspath(path)!r} leads nowhere: {error}") from error
+        raise InvalidArgumentError(f"{os.fspath(path)!r} cannot be resolved: {error}") from error
 
 
 def companions(path: Path) -> set[Path]:
-    """The ledger and the files beside it."""
+    """Return the ledger and the files that SQLite keeps next to it."""
     kinds = ("lock", "lock-journal", "wal", "shm", "journal")
     return {path, *(path.with_name(f"{path.name}-{kind}") for kind in kinds)}
 
 
 def open_ledger(path: Path, agent_id: str, base_url: str) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-    """A connection to the ledger, made if it is missing, and the lock: closing it lets others in.
+    """Open the ledger, creating it if it is missing, and its lock; closing the lock releases the ledger.
 
     Raises:
-        LedgerError: the file is something else, another agent's or service's, in use, or cannot be written.
+        LedgerError: the file is not a ledger, belongs to another agent or service, is in use, or cannot be written.
     """
     with ledger_errors(path):
-        connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         lock = None
         try:
-            is_new = check_kind(connection, path)
-            lock = _lock(path, _BRIEFLY)
+            is_new = check_format(connection, path)
+            lock = _lock(path, _LOCK_TIMEOUT)
             _check_writable(path)
-            if is_new and check_kind(connection, path):
-                _make(connection, agent_id, base_url)
-            check_owner(connection, path, agent_id, base_url)
+            if is_new and check_format(connection, path):
+                _create(connection, agent_id, base_url)
+            check_agent(connection, path, agent_id, base_url)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
         except BaseException:
@@ -112,13 +112,13 @@ def open_ledger(path: Path, agent_id: str, base_url: str) -> tuple[sqlite3.Conne
         return connection, lock
 
 
-def open_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing; others may write meanwhile."""
-    return sqlite3.connect(f"{path.as_uri()}?mode=ro", timeout=_PATIENCE, uri=True, isolation_level=None)
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """Open a connection that changes nothing; others may write meanwhile."""
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro", timeout=_BUSY_TIMEOUT, uri=True, isolation_level=None)
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process works with the ledger."""
+    """Return whether a process uses the ledger."""
     if not lock_path(path).exists():
         return False
     try:
@@ -129,29 +129,28 @@ def is_locked(path: Path) -> bool:
 
 
 def lock_path(path: Path) -> Path:
-    """The file whose lock says that the ledger is in use."""
+    """Return the file whose lock says that the ledger is in use."""
     return path.with_name(f"{path.name}-lock")
 
 
-def check_kind(connection: sqlite3.Connection, path: Path) -> bool:
-    """Refuse another program's database; returns whether there is nothing in it yet."""
+def check_format(connection: sqlite3.Connection, path: Path) -> bool:
+    """Refuse another program's database; return whether the database is empty."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
-    if application == _APPLICATION:
+    if application == _APPLICATION_ID:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version != FORMAT:
-            raise LedgerError(
-                f"was made by another version of this library (format {version}, not {FORMAT})", str(path)
-            )
+            advice = "finish it with that version, or name another --ledger"
+            raise LedgerError(f"has format {version} of another version, not format {FORMAT}: {advice}", str(path))
         return False
     if application or connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise LedgerError("is no ledger of a batch: another program's database", str(path))
+        raise LedgerError("is not a batch's ledger but another program's database; name another --ledger", str(path))
     return True
 
 
-def check_owner(connection: sqlite3.Connection, path: Path, agent_id: str, base_url: str) -> None:
-    """Refuse the ledger of a batch for another agent, or at another service: there its turns are not."""
-    head = dict(connection.execute("SELECT name, value FROM head WHERE name IN ('agent_id', 'base_url')"))
-    agent, service = head["agent_id"], head["base_url"]
+def check_agent(connection: sqlite3.Connection, path: Path, agent_id: str, base_url: str) -> None:
+    """Refuse the ledger of a batch for another agent or at another service, which does not know its turns."""
+    meta = dict(connection.execute("SELECT name, value FROM meta WHERE name IN ('agent_id', 'base_url')"))
+    agent, service = meta["agent_id"], meta["base_url"]
     if service != base_url:
         raise LedgerError(f"belongs to a batch at {service}, not {base_url}", str(path))
     if agent != agent_id:
@@ -159,32 +158,34 @@ def check_owner(connection: sqlite3.Connection, path: Path, agent_id: str, base_
 
 
 def _check_writable(path: Path) -> None:
-    """SQLite opens what it may not write to read it: then the lock locks nobody out, and the ledger fails late."""
+    """Refuse what may only be read: SQLite would open it all the same, take a lock that locks nothing, and fail late."""
     for file in (path, lock_path(path)):
         if not os.access(file, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             raise LedgerError("is read-only", str(file))
 
 
-def _make(connection: sqlite3.Connection, agent_id: str, base_url: str) -> None:
+def _create(connection: sqlite3.Connection, agent_id: str, base_url: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for statement in _SCHEMA:
         connection.execute(statement)
-    connection.execute("INSERT INTO head VALUES ('agent_id', ?), ('base_url', ?)", (agent_id, base_url))
+    connection.execute("INSERT INTO meta VALUES ('agent_id', ?), ('base_url', ?)", (agent_id, base_url))
     connection.execute("COMMIT")
 
 
-def _lock(path: Path, idle_timeout: float) -> sqlite3.Connection:
-    """An exclusive transaction on an empty database beside the ledger.
+def _lock(path: Path, timeout: float) -> sqlite3.Connection:
+    """Lock the ledger by an exclusive transaction on an empty database next to it.
 
-    To SQLite that is nothing but a lock on a file, on every system, which the system takes back when the process ends,
-    however it does. The ledger itself stays free to be read.
+    SQLite implements it on every system as a lock on a file, which the system releases when the process ends, even when
+    it is killed. The ledger itself can still be read.
     """
-    lock = sqlite3.connect(lock_path(path), timeout=idle_timeout, isolation_level=None, check_same_thread=False)
+    lock = sqlite3.connect(lock_path(path), timeout=timeout, isolation_level=None, check_same_thread=False)
     try:
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error as error:
         lock.close()
         if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-            raise LedgerError("another process works on this batch", str(path)) from error
+            raise LedgerError(
+                "another process works on this batch; wait until it has ended, or stop it", str(path)
+            ) from error
         raise
     return lock

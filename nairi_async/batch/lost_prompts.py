@@ -1,4 +1,4 @@
-"""Prompts that were sent and whose answer nobody has: found again at the service, each conversation claimed once."""
+"""Prompts whose response was lost: found again at the service, each conversation claimed once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from attrs import define, evolve, field
 
-from nairi_async.batch.ledger import Jobs, Ledger
+from nairi_async.batch.ledger import Ledger
+from nairi_async.batch.ledger_views import KnownJobs
 from nairi_async.errors import OutcomeUnknownError
 
 if TYPE_CHECKING:
@@ -22,24 +23,26 @@ if TYPE_CHECKING:
     from nairi_async.batch.writer import Writer
     from nairi_async.models import Turn
 
-_Words = tuple[str, tuple[str, ...]]
+# A prompt and the ids of its files: by these alone can the service's messages be compared with it.
+_Content = tuple[str, tuple[str, ...]]
 
 
 @define(eq=False)
-class _Equals:
-    """Items that ask the same and are looked for, one after another."""
+class _EqualPrompts:
+    """Lookups of items with equal content, which run one after another."""
 
     lock: asyncio.Lock = field(factory=asyncio.Lock)
     count: int = 0
-    left: deque[Turn] = field(factory=deque)
-    """Turns that were found and are, as was shown, theirs; which is whose does not matter."""
+    unassigned: deque[Turn] = field(factory=deque)
+    """Turns that were found and belong to these items; which turn belongs to which item does not matter."""
 
 
 class LostPrompts:
-    """Settles what is in doubt. What was found is in the ledger before an equal prompt is looked for.
+    """Looks up prompts that were sent and whose response was lost.
 
-    The session keeps prompts apart that this process sends, and those of other processes are kept apart by the ledger,
-    which knows all conversations of the batch. Closing ends no lookup.
+    A turn that was found is in the ledger before an equal prompt is looked up. The session keeps apart the prompts that
+    this process sends; the ledger, which knows all conversations of the batch, keeps apart those of other processes.
+    Closing does not end a lookup.
     """
 
     def __init__(self, session: NairiSession, agent_id: str, writer: Writer, settle: float) -> None:
@@ -47,53 +50,56 @@ class LostPrompts:
         self._agent_id = agent_id
         self._writer = writer
         self._settle = settle
-        self._jobs = Jobs(writer.ledger.path)
-        self._sought: dict[_Words, _Equals] = {}
-        self._flying: Counter[_Words] = Counter()
+        self._known_jobs = KnownJobs(writer.ledger.path)
+        self._lookups: dict[_Content, _EqualPrompts] = {}
+        self._in_flight: Counter[_Content] = Counter()
 
     def close(self) -> None:
-        """Let go of the ledger. Harmless when repeated."""
-        self._jobs.close()
+        """Close the connection to the ledger. Harmless when repeated."""
+        self._known_jobs.close()
 
     @contextmanager
     def sending(self, entry: Entry) -> Generator[None]:
-        """The time in which the ledger calls an item `sending` and this process knows better."""
-        words = _words(entry)
-        self._flying[words] += 1
+        """Count an item as being sent by this process, while the ledger calls it `sending`."""
+        content = _content(entry)
+        self._in_flight[content] += 1
         try:
             yield
         finally:
-            self._flying[words] -= 1
-            if not self._flying[words]:
-                del self._flying[words]
+            self._in_flight[content] -= 1
+            if not self._in_flight[content]:
+                del self._in_flight[content]
 
     async def find(self, entry: Entry, sent_before: float) -> Turn | None:
-        """The turn that the prompt has become, noted in the ledger; `None` if it provably does not run.
+        """Find the turn that the prompt became and record it; return `None` if the prompt provably does not run.
 
         Args:
-            entry: What is in doubt.
-            sent_before: When it was sent at the latest, in seconds since the epoch.
+            entry: The item.
+            sent_before: A time after the prompt was sent, in seconds since the epoch.
 
         Raises:
             OutcomeUnknownError: it cannot be decided.
             NairiError: the service could not be asked.
         """
-        words = _words(entry)
-        equals = self._sought.setdefault(words, _Equals())
+        content = _content(entry)
+        equals = self._lookups.setdefault(content, _EqualPrompts())
         equals.count += 1
         try:
             async with equals.lock:
-                turn = equals.left.popleft() if equals.left else await self._found(entry, sent_before, equals)
+                if equals.unassigned:
+                    turn: Turn | None = equals.unassigned.popleft()
+                else:
+                    turn = await self._look_up(entry, sent_before, equals)
                 if turn is not None:
                     turn = evolve(turn, agent_id=self._agent_id)
-                    await self._writer.call(partial(Ledger.running, number=entry.number, turn=turn))
+                    await self._writer.call(partial(Ledger.mark_running, number=entry.number, turn=turn))
                 return turn
         finally:
             equals.count -= 1
             if not equals.count:
-                del self._sought[words]
+                del self._lookups[content]
 
-    async def _found(self, entry: Entry, sent_before: float, equals: _Equals) -> Turn | None:
+    async def _look_up(self, entry: Entry, sent_before: float, equals: _EqualPrompts) -> Turn | None:
         try:
             return await self._session.find_start(
                 self._agent_id,
@@ -101,17 +107,18 @@ class LostPrompts:
                 sent_after=datetime.fromtimestamp(entry.sent_at or 0.0, UTC),
                 sent_before=datetime.fromtimestamp(sent_before, UTC),
                 attachment_ids=entry.attachment_ids,
-                exclude=self._jobs,
+                exclude=self._known_jobs,
                 settled=self._settle,
             )
         except OutcomeUnknownError as error:
-            doubtful = await self._writer.call(partial(Ledger.twins, entry=entry)) - self._flying[_words(entry)]
-            if not 0 < len(error.candidates) <= doubtful:
+            sending = await self._writer.call(partial(Ledger.count_equal_sending, entry=entry))
+            lost = sending - self._in_flight[_content(entry)]
+            if not 0 < len(error.candidates) <= lost:
                 raise
-            # No more than the items in doubt that ask the same: each is one of theirs.
-            equals.left.extend(error.candidates)
-            return equals.left.popleft()
+            # No more candidates than lost items with this content: each candidate belongs to one of them.
+            equals.unassigned.extend(error.candidates)
+            return equals.unassigned.popleft()
 
 
-def _words(entry: Entry) -> _Words:
+def _content(entry: Entry) -> _Content:
     return entry.prompt, entry.attachment_ids

@@ -1,4 +1,4 @@
-"""What is done about one item of a batch, from wherever the ledger says that it stands to its outcome."""
+"""One run of a batch: each item, from the state in which the ledger holds it, to its outcome."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from attrs import define, evolve, field
 
 from nairi_async._nairi.results import Reply
-from nairi_async.batch.documents import ended, restored
+from nairi_async.batch.documents import decode_result, encode_result
 from nairi_async.batch.items import BatchOutcome
 from nairi_async.batch.ledger import Ledger
 from nairi_async.errors import (
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nairi_async._core.fan_out import TaskPool
     from nairi_async._nairi.session import NairiSession
     from nairi_async.batch.items import BatchItem
-    from nairi_async.batch.ledger import End, Entry
+    from nairi_async.batch.ledger import Entry, RecordedOutcome
     from nairi_async.batch.lost_prompts import LostPrompts
     from nairi_async.batch.writer import Writer
     from nairi_async.clock import Clock
@@ -44,20 +44,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nairi_async.batch")
 
-OnUnknown = Literal["reconcile", "report"]
+BatchOnUnknown = Literal["reconcile", "report"]
+"""What a batch does about a prompt whose response was lost: look it up, or only report it."""
 
-# How often a prompt that provably did not run is sent after its answer was lost, in one run.
-_SENDINGS: Final = 3
-# Seconds between looks for a turn that the service says it does not know: a copy may be behind, a proxy astray. A wait
-# that lasted longer than all of them together did find it.
-_LOOKS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-# What a service says of a prompt, its files and where it goes; and what may be said when it was taken after all, so
-# that it is not asked again by itself. Everything else, such as a redirect to a page about maintenance or an unpaid
-# bill, is no word about the prompt, which can be asked when that is over.
-_REFUSALS: Final = frozenset({400, 404, 409, 410, 413, 414, 415, 422, 431, 303, 408})
-# Prompts refused with a 403 one after another, from which on it is no matter of the prompts.
-_BARRED: Final = 10
-# What would meet every other item as well: the batch ends.
+# How often one run sends a prompt whose response is lost each time and that provably did not run.
+_MAX_SENDS: Final = 3
+# Seconds between polls for a turn that the service says it does not know: a replica may lag, a proxy may misroute. If
+# the last wait outlasted the whole schedule, the turn was found meanwhile, and the schedule starts again.
+_NOT_FOUND_WAITS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+# Statuses that refuse this very prompt, its files or its target, or may hide that it was accepted: it is not sent again
+# unless the caller asks for it. Any other status, such as a redirect to a maintenance page or an unpaid bill, says
+# nothing about the prompt, which can be sent later.
+_REFUSED_STATUSES: Final = frozenset({400, 404, 409, 410, 413, 414, 415, 422, 431, 303, 408})
+# So many prompts in a row refused with 403 mean that the key is not permitted, and not that the prompts are disliked.
+_MAX_FORBIDDEN: Final = 10
+# What would affect every other item as well: the batch ends.
 _FATAL: Final = (
     LedgerError,
     SessionClosedError,
@@ -68,8 +69,8 @@ _FATAL: Final = (
 )
 
 
-class _BarredError(Exception):
-    """A 403 that meets one prompt, such as a firewall gives that dislikes its words."""
+class _ItemForbiddenError(Exception):
+    """A 403 for one prompt, as a firewall gives that dislikes its text."""
 
     def __init__(self, error: PermissionDeniedError, *, is_final: bool) -> None:
         super().__init__(error)
@@ -78,59 +79,59 @@ class _BarredError(Exception):
 
 
 @define(kw_only=True)
-class Plan:
-    """What the caller decided."""
+class BatchOptions:
+    """The caller's arguments that apply to each item."""
 
     agent_id: str
     ask_mode: bool
     timeout: float
-    on_unknown: OnUnknown
+    on_unknown: BatchOnUnknown
 
 
 @define(kw_only=True)
 class BatchRun:
-    """The items of one run, each in a task of its own. An outcome goes to the crowd with its place in the ledger."""
+    """The items of one run, each in a task of its own. The pool receives each outcome with its place in the ledger."""
 
     session: NairiSession
     clock: Clock
-    plan: Plan
+    options: BatchOptions
     writer: Writer
-    doubts: LostPrompts
+    lost_prompts: LostPrompts
     pool: TaskPool[tuple[BatchOutcome, int | None]]
     started_at: float
-    """When the ledger was opened, in seconds since the epoch: whoever wrote in it before had ended by then."""
+    """When the ledger was opened, in seconds since the epoch: processes that wrote to it earlier had ended by then."""
     counts: dict[Literal["sending", "running"], int] = field(factory=lambda: {"sending": 0, "running": 0})
-    _knows_earlier: bool = False
-    """Whether a turn of an earlier run was found here: the service, and the organisation of the key, are the same."""
-    _is_let_in: bool = False
-    """Whether a prompt of this run has become a turn."""
-    _barred: int = 0
-    """Prompts that were refused with a 403 since."""
+    _found_earlier_turn: bool = False
+    """Whether a turn of an earlier run was found: the service, and the key's organisation, are the same as then."""
+    _was_accepted: bool = False
+    """Whether a prompt of this run became a turn."""
+    _forbidden: int = 0
+    """Prompts that were refused with 403 since then."""
     _stoppable: set[asyncio.Task[object]] = field(factory=set)
     _stopped: asyncio.Event = field(factory=asyncio.Event)
 
-    def moment(self) -> float:
-        """When a prompt is about to leave, for the ledger."""
+    def now(self) -> float:
+        """Return the time that the ledger records for a prompt about to leave."""
         return self.session._sender.timestamp()  # noqa: SLF001 - parts of one package
 
     @property
     def is_stopped(self) -> bool:
-        """Whether nothing more is begun."""
+        """Whether nothing more is started."""
         return self._stopped.is_set()
 
     def stop(self) -> None:
-        """Begin nothing more and stop waiting; what is on its way is still noted. Harmless when repeated."""
+        """Start nothing more and stop waiting; prompts on their way are still recorded. Harmless when repeated."""
         self._stopped.set()
         for task in self._stoppable:
             task.cancel()
 
     @contextmanager
     def stoppable(self) -> Generator[None]:
-        """A time in which the current task may be cancelled without leaving a doubt behind."""
+        """Let `stop` cancel the current task in this block, where that leaves no prompt in doubt."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         if self.is_stopped:
-            # At once: a cancellation would come at the next wait only, which may be behind the block.
+            # Raised here: a cancellation would only come at the next wait, which may be after the block.
             raise asyncio.CancelledError
         self._stoppable.add(task)
         try:
@@ -138,9 +139,9 @@ class BatchRun:
         finally:
             self._stoppable.discard(task)
 
-    async def take(self, item: BatchItem, claim: asyncio.Future[Entry | None]) -> None:
-        """Ask what is new, once it is in the ledger."""
-        with self._ending_all():
+    async def run_new(self, item: BatchItem, claim: asyncio.Future[Entry | None]) -> None:
+        """Run a new item, once it is in the ledger."""
+        with self._stopping_on_error():
             try:
                 entry = await self.writer.wait(claim)
             except InvalidArgumentError as error:
@@ -151,38 +152,38 @@ class BatchRun:
             if entry is None:
                 self.pool.capacity.release()
             else:
-                await self._pursue(entry, is_new=True)
+                await self._run(entry, is_new=True)
 
-    async def resume(self, entry: Entry) -> None:
-        """Go on with what an earlier run left."""
-        with self._ending_all():
-            await self._pursue(entry, is_new=False)
+    async def run_known(self, entry: Entry) -> None:
+        """Go on with an item of an earlier run."""
+        with self._stopping_on_error():
+            await self._run(entry, is_new=False)
 
-    def outcome(self, end: End) -> BatchOutcome:
-        """The outcome of an item that had ended before."""
-        turn, result = restored(end.document, self.plan.agent_id)
-        return self._outcome(end, turn, result, is_final=True)
+    def restore_outcome(self, recorded: RecordedOutcome) -> BatchOutcome:
+        """Return the outcome of an item that has ended."""
+        turn, result = decode_result(recorded.document, self.options.agent_id)
+        return self._outcome(recorded, turn, result, is_final=True)
 
     @contextmanager
-    def _ending_all(self) -> Generator[None]:
-        """What gets through to here would meet other items as well, so nothing more is begun."""
+    def _stopping_on_error(self) -> Generator[None]:
+        """Stop the run on an error that gets here: it would affect other items as well."""
         try:
             yield
         except Exception:
             self.stop()
             raise
 
-    async def _pursue(self, entry: Entry, *, is_new: bool) -> None:
+    async def _run(self, entry: Entry, *, is_new: bool) -> None:
         """Go on with an item until it has ended, or until this run can do no more about it."""
         turn = entry.turn
         try:
             if turn is None:
                 with self._counted("sending"):
-                    turn = await self._begun(entry, is_new=is_new)
+                    turn = await self._find_or_send(entry, is_new=is_new)
             with self._counted("running"), self.stoppable():
-                reply = await self._reply(turn)
-        except _BarredError as barred:
-            await self._put(entry, None, barred.error, is_final=barred.is_final)
+                reply = await self._wait_for_reply(turn)
+        except _ItemForbiddenError as forbidden:
+            await self._finish(entry, None, forbidden.error, is_final=forbidden.is_final)
         except _FATAL:
             raise
         except NairiError as error:
@@ -190,61 +191,62 @@ class BatchRun:
                 is_final = _is_refusal(error)
                 turn = error.turn
                 if isinstance(error, InvalidArgumentError):
-                    await self.writer.call(partial(Ledger.unusable, number=entry.number))
+                    await self.writer.call(partial(Ledger.mark_unusable, number=entry.number))
             else:
                 is_final = isinstance(error, TurnFailedError)
                 if isinstance(error, NotFoundError):
-                    is_final = entry.turn is None or await self._is_at_home(entry) is True
-            await self._put(entry, turn, error, is_final=is_final)
+                    is_final = entry.turn is None or await self._knows_earlier_turns(entry) is True
+            await self._finish(entry, turn, error, is_final=is_final)
         else:
-            await self._put(entry, turn, reply, is_final=True)
+            await self._finish(entry, turn, reply, is_final=True)
 
-    async def _reply(self, turn: Turn) -> Reply:
-        """What came of a turn. It runs and is paid for, so it takes more than one 404 to give it up."""
-        deadline = self.clock.monotonic() + self.plan.timeout
-        polls = iter(_LOOKS)
+    async def _wait_for_reply(self, turn: Turn) -> Reply:
+        """Wait for a turn's reply. It runs and is paid for, so a single 404 does not end the wait."""
+        deadline = self.clock.monotonic() + self.options.timeout
+        waits = iter(_NOT_FOUND_WAITS)
         while True:
             started_at = self.clock.monotonic()
             try:
                 return await self.session.reply(turn, timeout=max(0.0, deadline - started_at))
             except NotFoundError:
-                if self.clock.monotonic() - started_at > sum(_LOOKS):
-                    polls = iter(_LOOKS)
-                wait = next(polls, None)
+                if self.clock.monotonic() - started_at > sum(_NOT_FOUND_WAITS):
+                    waits = iter(_NOT_FOUND_WAITS)
+                wait = next(waits, None)
                 if wait is None:
                     raise
             await self.clock.sleep(wait)
 
-    async def _is_at_home(self, but: Entry) -> bool | None:
-        """Whether other turns of an earlier run are known here; if not, another key or address may have led astray.
+    async def _knows_earlier_turns(self, excluded: Entry) -> bool | None:
+        """Return whether the service knows other turns of earlier runs; `None` if there are none.
 
-        `None` if there are none.
+        If it knows none of them, the key or the address may be another one than then.
         """
-        if self._knows_earlier:
+        if self._found_earlier_turn:
             return True
-        others = await self.writer.call(partial(Ledger.earlier, before=self.started_at, but=but.number))
-        for message_id in others:
+        read = partial(Ledger.earlier_messages, before=self.started_at, excluding=excluded.number)
+        message_ids = await self.writer.call(read)
+        for message_id in message_ids:
             with suppress(NairiError), self.stoppable():
                 await self.session.message(message_id)
-                self._knows_earlier = True
+                self._found_earlier_turn = True
                 return True
-        return False if others else None
+        return False if message_ids else None
 
-    async def _put(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, *, is_final: bool) -> None:
-        finished: int | None = None
+    async def _finish(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, *, is_final: bool) -> None:
+        sequence: int | None = None
         if is_final:
             is_done = isinstance(result, Reply)
-            # A turn that failed has cost what it said until then.
-            seen = result.messages if isinstance(result, TurnFailedError) else ()
-            usage = result.usage if isinstance(result, Reply) else Usage.total(message.usage for message in seen)
+            # A failed turn has cost what its messages say.
+            messages = result.messages if isinstance(result, TurnFailedError) else ()
+            usage = result.usage if isinstance(result, Reply) else Usage.total(message.usage for message in messages)
             cost = None if usage is None else usage.cost_usd
-            finish = partial(Ledger.finish, document=ended(turn, result), is_done=is_done, cost=cost)
-            finished = await self.writer.call(partial(finish, number=entry.number))
-        # No await from here on: outcomes are handed over in the order of ends.
-        self.pool.put((self._outcome(entry, turn, result, is_final=is_final), finished))
+            finish = partial(Ledger.finish, document=encode_result(turn, result), is_done=is_done, cost=cost)
+            sequence = await self.writer.call(partial(finish, number=entry.number))
+        # No await from here on: outcomes are handed over in the order of the ledger.
+        self.pool.put((self._outcome(entry, turn, result, is_final=is_final), sequence))
 
     def _outcome(
-        self, item: Entry | End, turn: Turn | None, result: Reply | NairiError, *, is_final: bool
+        self, item: Entry | RecordedOutcome, turn: Turn | None, result: Reply | NairiError, *, is_final: bool
     ) -> BatchOutcome:
         return BatchOutcome(
             id=item.id,
@@ -256,85 +258,85 @@ class BatchRun:
             is_final=is_final,
         )
 
-    async def _begun(self, entry: Entry, *, is_new: bool) -> Turn:
-        """The turn of an item that has none in the ledger yet, found or begun, and noted."""
-        doubt: OutcomeUnknownError | None = None
+    async def _find_or_send(self, entry: Entry, *, is_new: bool) -> Turn:
+        """Return the turn of an item that has none in the ledger yet; it is found or started, and recorded."""
+        unknown: OutcomeUnknownError | None = None
         sent_before = self.started_at
         if entry.state == "sending" and not is_new:
-            doubt = OutcomeUnknownError("the prompt was sent by an earlier run, and whether it runs is not known")
+            unknown = OutcomeUnknownError("the prompt was sent by an earlier run, and whether it runs is not known")
         is_marked = is_new and entry.state == "sending"
-        for _ in range(_SENDINGS):
-            if doubt is not None:
-                if self.plan.on_unknown == "report":
-                    raise doubt
-                turn = await self._found(entry, sent_before)
+        for _ in range(_MAX_SENDS):
+            if unknown is not None:
+                if self.options.on_unknown == "report":
+                    raise unknown
+                turn = await self._find(entry, sent_before)
                 if turn is not None:
                     return turn
-                if not is_new and await self._is_at_home(entry) is False:
+                if not is_new and await self._knows_earlier_turns(entry) is False:
                     raise OutcomeUnknownError("neither the prompt nor earlier turns of the batch are known here")
-                log.info("%r left and is nowhere to be found: it is sent again", entry.id)
+                log.info("prompt %r was sent and did not arrive: sending it again", entry.id)
             if not is_marked:
-                entry = await self._marked(entry)
+                entry = await self._mark_sending(entry)
             try:
-                return await self._sent(entry)
+                return await self._send(entry)
             except OutcomeUnknownError as error:
-                doubt, sent_before, is_marked = error, self.clock.time(), False
-        assert doubt is not None  # noqa: S101 - the loop ends here by it only
-        raise doubt
+                unknown, sent_before, is_marked = error, self.clock.time(), False
+        assert unknown is not None  # noqa: S101 - the loop ends here only after an error
+        raise unknown
 
-    async def _found(self, entry: Entry, sent_before: float) -> Turn | None:
-        """What the prompt has become. That it cannot be looked up decides nothing about it."""
+    async def _find(self, entry: Entry, sent_before: float) -> Turn | None:
+        """Find what the prompt became. A lookup that fails decides nothing about the prompt."""
         try:
             with self.stoppable():
-                return await self.doubts.find(entry, sent_before)
+                return await self.lost_prompts.find(entry, sent_before)
         except NairiError as error:
-            # A service without listings does not know the path, which says nothing about the agent.
+            # A service without listings responds with 404 to the path, which says nothing about the agent.
             if isinstance(error, (OutcomeUnknownError, *_FATAL)) and not isinstance(error, NotFoundError):
                 raise
             raise OutcomeUnknownError(f"the prompt was sent, and could not be looked up: {error}") from error
 
-    async def _marked(self, entry: Entry) -> Entry:
-        """The item with its files uploaded, and the ledger saying that its prompt is about to leave."""
+    async def _mark_sending(self, entry: Entry) -> Entry:
+        """Upload the item's files, and record that its prompt is about to leave."""
         with self.stoppable():
             ids = tuple([await self.session.upload(path) for path in entry.attachments])
-        now = self.moment()
+        now = self.now()
         entry = evolve(entry, sent_at=now, attachment_ids=ids)
-        await self.writer.call(partial(Ledger.sending, number=entry.number, now=now, attachment_ids=ids))
+        await self.writer.call(partial(Ledger.mark_sending, number=entry.number, now=now, attachment_ids=ids))
         return entry
 
-    async def _sent(self, entry: Entry) -> Turn:
-        """Send the prompt, and note what it has become."""
-        with self.doubts.sending(entry):
-            # Between the note and the prompt the batch may have been stopped: then it did not leave.
+    async def _send(self, entry: Entry) -> Turn:
+        """Send the prompt, and record the turn that it became."""
+        with self.lost_prompts.sending(entry):
+            # If the batch was stopped since the item was marked, the prompt does not leave.
             if self.is_stopped:
-                await self._unsent(entry)
+                await self._mark_unsent(entry)
                 raise asyncio.CancelledError
             try:
                 turn = await self.session.start(
-                    self.plan.agent_id,
+                    self.options.agent_id,
                     entry.prompt,
-                    ask_mode=self.plan.ask_mode,
+                    ask_mode=self.options.ask_mode,
                     attachment_ids=entry.attachment_ids,
                 )
             except OutcomeUnknownError:
                 raise
             except PermissionDeniedError as error:
-                await self._unsent(entry)
-                self._barred += 1
-                if self._barred >= _BARRED:
+                await self._mark_unsent(entry)
+                self._forbidden += 1
+                if self._forbidden >= _MAX_FORBIDDEN:
                     raise
-                # Where nobody was let in yet, it may still be the key: then nothing ends by it.
-                raise _BarredError(error, is_final=self._is_let_in) from error
+                # Until a prompt is accepted the key may be the cause: then the item has not ended.
+                raise _ItemForbiddenError(error, is_final=self._was_accepted) from error
             except NairiError as error:
                 if not _is_refusal(error):
-                    await self._unsent(entry)
+                    await self._mark_unsent(entry)
                 raise
-            self._is_let_in, self._barred = True, 0
-            await self.writer.call(partial(Ledger.running, number=entry.number, turn=turn))
+            self._was_accepted, self._forbidden = True, 0
+            await self.writer.call(partial(Ledger.mark_running, number=entry.number, turn=turn))
             return turn
 
-    async def _unsent(self, entry: Entry) -> None:
-        await self.writer.call(partial(Ledger.unsent, number=entry.number))
+    async def _mark_unsent(self, entry: Entry) -> None:
+        await self.writer.call(partial(Ledger.mark_unsent, number=entry.number))
 
     @contextmanager
     def _counted(self, name: Literal["sending", "running"]) -> Generator[None]:
@@ -346,5 +348,5 @@ class BatchRun:
 
 
 def _is_refusal(error: NairiError) -> bool:
-    """Whether the service said no to this very prompt, so that asking again would be refused again."""
-    return isinstance(error, StatusError) and error.status in _REFUSALS and not isinstance(error, _FATAL)
+    """Return whether the service refused this very prompt, and would refuse it again."""
+    return isinstance(error, StatusError) and error.status in _REFUSED_STATUSES and not isinstance(error, _FATAL)
