@@ -76,7 +76,7 @@ async def ledger_alone(directory: Path, at_once: int, count: int) -> tuple[float
             entry = await writer.call(partial(Ledger.claim, item=BatchItem(f"prompt {number}", place=number), now=0.0))
             assert entry is not None  # noqa: S101 - it is new
             turn = Turn(f"job_{number}", f"cmsg_{number}")
-            await writer.call(partial(Ledger.running, number=entry.number, turn=turn))
+            await writer.call(partial(Ledger.mark_running, number=entry.number, turn=turn))
             finish = partial(Ledger.finish, document='{"messages":[]}', is_done=True, cost=None)
             await writer.call(partial(finish, number=entry.number))
 
@@ -137,7 +137,7 @@ async def restart_ended(url: str, key: str, directory: Path) -> list[float]:
         for number in range(1, RESTARTED + 1):
             ledger.claim(BatchItem(f"prompt {number}", place=number), 0.0)
             ledger.finish(number, '{"messages":[],"turn":["job_1","cmsg_1"]}', is_done=True, cost=None)
-        ledger.write_started = RESTARTED
+        ledger.handled = RESTARTED
 
     await writer.call(fill)
     await writer.aclose()

@@ -54,9 +54,9 @@ class Batch:
     * Prompts that have ended are not sent again, and have no further outcome. An outcome counts as handled when your
       code asks for the next one: outcomes that were not handled are handed over again, from the ledger.
     * Turns that were running are waited for, by their job ids.
-    * Prompts that were on their way are looked up at the service (`on_unknown="reconcile"`): one that is found is waited
-      for; one that provably does not run is sent; where neither is certain, the outcome holds an `OutcomeUnknownError`,
-      and the next run looks again.
+    * Prompts that were on their way are looked up at the service (`on_unknown="reconcile"`): one that is found is
+      waited for; one that provably does not run is sent; where neither is certain, the outcome holds an
+      `OutcomeUnknownError`, and the next run looks again.
 
     The ledger comes first, then the source, which is read only as fast as conversations end: memory does not grow with
     the number of prompts. An error of one prompt is in its outcome. An error that would affect every prompt ends the

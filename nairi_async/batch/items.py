@@ -170,7 +170,5 @@ def _storable(name: str, text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidArgumentError(
-            f"the {name} holds half a character (a lone surrogate), which no request can carry"
-        ) from error
+        raise InvalidArgumentError(f"the {name} holds half a character, which no request can carry") from error
     return text

@@ -5,7 +5,7 @@ States of an item, and what the ledger holds durably before the next step:
 | state | meaning | next |
 | --- | --- | --- |
 | `unsent` | the prompt provably does not run | `sending`, or `unusable` |
-| `sending` | the prompt is about to leave, or has left; after a crash it may or may not run | `running`, `unsent`, `failed` |
+| `sending` | the prompt may have left; after a crash it may run or not | `running`, `unsent`, `failed` |
 | `running` | the prompt became a turn, whose ids are stored | `done`, `failed` |
 | `unusable` | the item cannot be sent as it is, such as one whose file is missing | `sending`, `unsent` |
 | `failed` | it ended without a reply; the error is stored | `unsent`, by `retry_failed` |

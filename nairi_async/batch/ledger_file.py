@@ -158,7 +158,7 @@ def check_agent(connection: sqlite3.Connection, path: Path, agent_id: str, base_
 
 
 def _check_writable(path: Path) -> None:
-    """Refuse what may only be read: SQLite would open it all the same, take a lock that locks nothing, and fail late."""
+    """Refuse what may only be read: SQLite would open it, take a lock that locks nothing, and fail late."""
     for file in (path, lock_path(path)):
         if not os.access(file, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             raise LedgerError("is read-only", str(file))
@@ -175,7 +175,7 @@ def _create(connection: sqlite3.Connection, agent_id: str, base_url: str) -> Non
 def _lock(path: Path, timeout: float) -> sqlite3.Connection:
     """Lock the ledger by an exclusive transaction on an empty database next to it.
 
-    SQLite implements it on every system as a lock on a file, which the system releases when the process ends, even when
+    SQLite implements it on every system as a lock on a file, which the system releases when the process ends, also if
     it is killed. The ledger itself can still be read.
     """
     lock = sqlite3.connect(lock_path(path), timeout=timeout, isolation_level=None, check_same_thread=False)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from nairi_async._core.jsonline import json_line
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async.batch import Batch, JsonLines, read_status
-from nairi_async.batch.documents import ended, line
+from nairi_async.batch.documents import encode_result, output_line
 from nairi_async.cli.feeding import Fed
 from nairi_async.cli.output import PROGRAM, clean, one_line
 from nairi_async.cli.progress import Progress, summary
@@ -130,7 +130,7 @@ def _which(outcome: BatchOutcome) -> str:
 def _line(outcome: BatchOutcome) -> str:
     result = outcome.reply or outcome.error
     assert result is not None  # noqa: S101 - one of them is there
-    return line(outcome.id, ended(outcome.turn, result)).decode().rstrip("\n")
+    return output_line(outcome.id, encode_result(outcome.turn, result)).decode().rstrip("\n")
 
 
 @contextmanager

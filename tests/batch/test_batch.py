@@ -222,16 +222,16 @@ async def test_bad_records_are_errors_of_their_own(runs: Runs, simulator: Simula
         (7, "not int"),
         ({"id": "x"}, "no prompt"),
         ({"prompt": 3}, "not int"),
-        ({"prompt": "p", "id": ""}, "id is"),
-        ({"prompt": "p", "id": True}, "id is"),
-        ({"prompt": "p", "id": "x" * 2000}, "id is"),
+        ({"prompt": "p", "id": ""}, "id must be"),
+        ({"prompt": "p", "id": True}, "id must be"),
+        ({"prompt": "p", "id": "x" * 2000}, "id must be"),
         ({"prompt": "p", "attachments": "file"}, "list of paths"),
         ({"prompt": "p", "attachments": [1]}, "list of paths"),
         ({"prompt": "p", "attachments": ["f"] * 11}, "at most 10"),
         ("\ud800", "half a character"),
         ({"prompt": "p", "id": "\ud800"}, "half a character"),
-        (BatchItem("p", place=0), "a place is"),
-        (BatchItem("p", place=2**70), "a place is"),
+        (BatchItem("p", place=0), "a place must be"),
+        (BatchItem("p", place=2**70), "a place must be"),
     ]
     outcomes = await runs.all([record for record, _ in bad] + ["a"])
     for place, (_, reason) in enumerate(bad, 1):
@@ -344,9 +344,9 @@ async def test_nothing_is_kept_of_what_has_ended(runs: Runs) -> None:
             number += 1
             if number in {50, 350}:
                 counts.append(kept())
-        work = outcomes._work
-        assert work is not None
-        assert not any((work.pool.tasks, work._stoppable, work.doubts._sought, work.doubts._flying))
+        run = outcomes._run
+        assert run is not None
+        assert not any((run.pool.tasks, run._stoppable, run.lost_prompts._lookups, run.lost_prompts._in_flight))
     assert abs(counts[1] - counts[0]) <= 60
 
 
@@ -638,9 +638,9 @@ async def test_stopping_puts_nothing_into_doubt(runs: Runs, simulator: Simulator
     simulator.intercept = closed
     await runs.all([f"p{number}" for number in range(10)])
     async with runs.batch([]) as outcomes:
-        work = outcomes._work
-        assert work is not None
-        await until(lambda: len(work.pool.tasks) > 1)
+        run = outcomes._run
+        assert run is not None
+        await until(lambda: len(run.pool.tasks) > 1)
         outcomes.stop()
         assert [outcome async for outcome in outcomes] == []
     status = read_status(runs.ledger)

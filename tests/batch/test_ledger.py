@@ -20,7 +20,7 @@ from batches import AGENT, Runs
 from nairi_async import InvalidArgumentError, LedgerError, NairiSession
 from nairi_async._nairi.results import Reply
 from nairi_async.batch import BatchItem, read_status
-from nairi_async.batch.documents import ended, line, restored
+from nairi_async.batch.documents import decode_result, encode_result, output_line
 from nairi_async.batch.ledger import Ledger
 from nairi_async.batch.ledger_file import lock_path
 from nairi_async.batch.writer import Writer
@@ -62,7 +62,7 @@ async def test_other_files_are_refused_and_left_alone(runs: Runs, tmp_path: Path
         await runs.all([], agent_id="other")
     with closing(sqlite3.connect(runs.ledger)) as connection:
         connection.execute("PRAGMA user_version = 9")
-    with pytest.raises(LedgerError, match="format 9, not 2"):
+    with pytest.raises(LedgerError, match="has format 9"):
         await runs.all([])
 
 
@@ -86,7 +86,7 @@ async def test_places_that_cannot_hold_a_ledger(runs: Runs, tmp_path: Path) -> N
     """A missing directory, a file for a directory, a directory for a file: a ledger error that names the file."""
     (tmp_path / "file").write_text("")
     for place, reason in (
-        (tmp_path / "gone" / "run.sqlite", "its directory must be there"),
+        (tmp_path / "gone" / "run.sqlite", "its directory must exist"),
         (tmp_path / "file" / "run.sqlite", "irectory"),
         (tmp_path, "irectory"),
     ):
@@ -122,7 +122,7 @@ async def test_places_that_may_only_be_read(runs: Runs, open_place: Path, simula
     """A directory or a ledger that may not be written: told before anything is asked; its status may be read."""
     runs.ledger = open_place / "run.sqlite"
     _allow(open_place, 0o555)
-    with ordinary(), pytest.raises(LedgerError, match="its directory must be there, and writable"):
+    with ordinary(), pytest.raises(LedgerError, match="its directory must exist and be writable"):
         await runs.all(["a"])
     _allow(open_place, 0o777)
     await runs.all([])
@@ -194,9 +194,9 @@ async def test_a_damaged_ledger_is_an_error(runs: Runs) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        "DELETE FROM head WHERE name = 'agent_id'",
-        "UPDATE head SET value = 'x' WHERE name = 'done'",
-        "INSERT OR REPLACE INTO head VALUES ('cost_usd', 'x')",
+        "DELETE FROM meta WHERE name = 'agent_id'",
+        "UPDATE meta SET value = 'x' WHERE name = 'done'",
+        "INSERT OR REPLACE INTO meta VALUES ('cost_usd', 'x')",
         "UPDATE items SET state = 'unsent', attachments = 'x'",
         "UPDATE outcomes SET document = '{'",
         "DELETE FROM outcomes",
@@ -221,7 +221,7 @@ async def test_a_process_without_files_left_frees_the_ledger(runs: Runs, monkeyp
         raise sqlite3.OperationalError("unable to open database file")
 
     with monkeypatch.context() as patched:
-        patched.setattr("nairi_async.batch.ledger.open_to_read", refuse)
+        patched.setattr("nairi_async.batch.ledger_views.open_read_only", refuse)
         with pytest.raises(LedgerError, match="cannot be opened"):
             await runs.all(["a"])
     assert len(await runs.all(["a"])) == 1
@@ -240,8 +240,8 @@ async def test_a_full_disk_loses_nothing(runs: Runs, simulator: Simulator) -> No
 
     async def work() -> None:
         async with runs.batch(prompts, limit=10) as outcomes:
-            assert outcomes._work is not None
-            await outcomes._work.writer.call(lambda ledger: _only(ledger, 20))
+            assert outcomes._run is not None
+            await outcomes._run.writer.call(lambda ledger: _only(ledger, 20))
             async for _ in outcomes:
                 pass
 
@@ -258,7 +258,7 @@ async def test_a_full_disk_loses_nothing(runs: Runs, simulator: Simulator) -> No
 def test_an_error_of_a_newer_version_comes_back_as_a_failure() -> None:
     """A word that this version does not know is no reason to fail."""
     document = json.dumps({"messages": [], "error": {"type": "NewError", "message": "something new"}})
-    turn, error = restored(document, AGENT)
+    turn, error = decode_result(document, AGENT)
     assert (turn, str(error)) == (None, "something new")
 
 
@@ -310,11 +310,11 @@ async def test_one_call_that_fails_costs_no_other(tmp_path: Path) -> None:
 
 async def test_a_disk_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for the disk is bounded."""
-    monkeypatch.setattr("nairi_async.batch.writer._HANGS", 0.05)
+    monkeypatch.setattr("nairi_async.batch.writer._DISK_TIMEOUT", 0.05)
     writer = await Writer.open(tmp_path / "run.sqlite", AGENT, None, SystemClock())
     held = asyncio.Event()
     loop = asyncio.get_running_loop()
-    with pytest.raises(LedgerError, match="not answered"):
+    with pytest.raises(LedgerError, match="not responded"):
         await writer.call(lambda _: asyncio.run_coroutine_threadsafe(held.wait(), loop).result())
     held.set()
     await writer.aclose()
@@ -360,8 +360,8 @@ MESSAGE = Message(
 )
 def test_what_is_stored_comes_back(result: Any) -> None:
     """An end survives being written and read, and its line is always the same."""
-    document = ended(TURN, result)
-    turn, again = restored(document, AGENT)
+    document = encode_result(TURN, result)
+    turn, again = decode_result(document, AGENT)
     assert turn == TURN
     assert type(again) is type(result)
     assert str(again) == str(result)
@@ -369,9 +369,9 @@ def test_what_is_stored_comes_back(result: Any) -> None:
         assert again == result
     else:
         assert getattr(again, "turn", None) == TURN
-    assert line("x", document) == line("x", ended(turn, again))
-    assert line("x", document).isascii()
-    printed = json.loads(line("x", document))
+    assert output_line("x", document) == output_line("x", encode_result(turn, again))
+    assert output_line("x", document).isascii()
+    printed = json.loads(output_line("x", document))
     assert (printed["id"], printed["status"]) == ("x", "completed" if isinstance(result, Reply) else "failed")
 
 

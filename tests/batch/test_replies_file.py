@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nairi_async import LedgerError
-from nairi_async.batch.output import Output
+from nairi_async.batch.replies_file import RepliesFile
 from nairi_async.testing import Fail, Say
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ async def test_a_full_disk_under_the_file(runs: Runs, simulator: Simulator) -> N
     """What cannot be written ends the batch; the ledger has it, and the next run writes it."""
     async with runs.batch(PROMPTS, output=runs.output, limit=2) as outcomes:
         await anext(outcomes)
-        made = [thing for thing in gc.get_objects() if isinstance(thing, Output) and hasattr(thing, "_file")]
+        made = [thing for thing in gc.get_objects() if isinstance(thing, RepliesFile) and hasattr(thing, "_file")]
         [output] = [thing for thing in made if not thing._file.closed]
         with runs.ledger.open("rb") as read_only:
             os.dup2(read_only.fileno(), output._file.fileno())
