@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from nairi_async._core.checks import MAX_ATTACHMENTS
 from nairi_async._core.retry import RetryPolicy
-from nairi_async._core.statistics import Stats
+from nairi_async._core.statistics import RequestStats
 from nairi_async._core.upload import MAX_ATTACHMENT_BYTES
 from nairi_async._nairi.activity import Activity
 from nairi_async._nairi.conversation import Conversation
@@ -36,6 +36,7 @@ from nairi_async._nairi.listing.checkpoint import Checkpoint
 from nairi_async._nairi.listing.listing import ConversationListing, Sync
 from nairi_async._nairi.many import AskMany, WatchMany
 from nairi_async._nairi.polling.cadence import Cadence, Polling
+from nairi_async._nairi.polling.statistics import Stats
 from nairi_async._nairi.polling.watch import Watch
 from nairi_async._nairi.results import Attachment, Outcome, Reply
 from nairi_async._nairi.session import NairiSession
@@ -114,6 +115,7 @@ __all__ = [  # noqa: RUF022 - in Python's own order
     "Progress",
     "RateLimitedError",
     "Reply",
+    "RequestStats",
     "RequestTimeoutError",
     "RetryPolicy",
     "ServerError",

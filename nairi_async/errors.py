@@ -136,6 +136,11 @@ class ConnectionFailedError(_ExchangeError):
     """Whether any of the request's body (for a GET: the request) may have reached the service."""
     is_lasting: bool = False
     """Whether trying again cannot help: a certificate that is not accepted, settings that contradict each other."""
+    hint: str = ""
+    """What to do about it, where something can be done."""
+
+    def __str__(self) -> str:
+        return _with_hint(super().__str__(), self.hint)
 
 
 @define(auto_exc=True, slots=False)
@@ -178,6 +183,12 @@ class NotAnApiJobError(BadRequestError):
 @define(auto_exc=True, slots=False)
 class AuthenticationError(StatusError):
     """401: the API key is missing, wrong or revoked."""
+
+    hint: str = ""
+    """What to check, and which service was asked."""
+
+    def __str__(self) -> str:
+        return _with_hint(super().__str__(), self.hint)
 
 
 @define(auto_exc=True, slots=False)
@@ -354,3 +365,7 @@ class StoreError(NairiError):
     """What a bot keeps of its chats could not be read or written; the prompt was not sent."""
 
     message: str
+
+
+def _with_hint(text: str, hint: str) -> str:
+    return f"{text}; {hint}" if hint else text

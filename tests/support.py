@@ -17,6 +17,7 @@ from attrs import frozen
 from nairi_async import NairiSession
 from nairi_async._core.aiohttp_transport import AiohttpTransport
 from nairi_async._core.api_key import ApiKey
+from nairi_async._nairi.service import SERVICE
 from nairi_async.clock import SystemClock
 from nairi_async.testing.clock import VirtualClock
 
@@ -203,7 +204,7 @@ def session(url: str, **options: Any) -> NairiSession:
 @asynccontextmanager
 async def client(url: str) -> AsyncIterator[AiohttpTransport]:
     """Give the bare HTTP client, which sends one request and nothing more."""
-    http = AiohttpTransport(url, ApiKey(KEY), SystemClock(), lent=None, connections=2)
+    http = AiohttpTransport(SERVICE, url, ApiKey(KEY), SystemClock(), lent=None, connections=2)
     http.open()
     try:
         yield http

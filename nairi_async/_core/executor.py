@@ -1,68 +1,41 @@
-"""One call from first attempt to last: limiter, seam, meaning of the status, retries (design section 6)."""
+"""One call from its first attempt to its last: rate limits, transport, typed errors, retries."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import math
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from attrs import evolve
 
-from nairi_async._core.json_body import decode_error, shortened
+from nairi_async._core.failures import raise_final, status_error
+from nairi_async._core.json_body import shortened
+from nairi_async._core.request import CallState
 from nairi_async._core.retry import (
     RetryPolicy,
     delay_before_retry,
     is_refusal,
     is_transient,
     parse_date,
-    parse_retry_after,
     seconds_until_reset,
 )
 from nairi_async._core.server_clock import ServerClock
-from nairi_async._core.streaming import Stream
-from nairi_async.errors import (
-    AuthenticationError,
-    BadRequestError,
-    ConflictError,
-    ConnectionFailedError,
-    DecodeError,
-    NairiError,
-    NotAnApiJobError,
-    NotFoundError,
-    OutcomeUnknownError,
-    PermissionDeniedError,
-    RateLimitedError,
-    RequestTimeoutError,
-    ServerError,
-    ServerOutcomeError,
-    StatusError,
-    UnreadableOutcomeError,
-)
+from nairi_async._core.statistics import RequestCounters, RequestStats
+from nairi_async.errors import AuthenticationError, DecodeError, NairiError, RequestTimeoutError
 from nairi_async.hooks import Hooks, RequestDone, RetryPlanned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nairi_async._core.aiohttp_transport import AiohttpTransport
-    from nairi_async._core.rate_limits import Limiter
-    from nairi_async._core.request import Credentials, Request, Response
-    from nairi_async._core.statistics import Counters
+    from nairi_async._core.rate_limits import RateLimiter
+    from nairi_async._core.request import Credentials, Request, Response, ResponseStream, Send
     from nairi_async.clock import Clock
 
 log = logging.getLogger("nairi_async.requests")
 
 _T = TypeVar("_T")
-_SERVER_ERRORS: Final = range(500, 600)
-_REDIRECTS: Final = range(300, 400)
-_BY_STATUS: Final[dict[int, type[StatusError]]] = {
-    400: BadRequestError,
-    401: AuthenticationError,
-    409: ConflictError,
-    403: PermissionDeniedError,
-    404: NotFoundError,
-    429: RateLimitedError,
-}
 
 
 class RequestExecutor:
@@ -71,24 +44,36 @@ class RequestExecutor:
     def __init__(
         self,
         http: AiohttpTransport,
-        limiter: Limiter,
+        limiter: RateLimiter,
         clock: Clock,
         random: Callable[[], float],
         *,
-        counters: Counters,
         policy: RetryPolicy,
         request_timeout: float,
+        server_clock: ServerClock | None = None,
         hooks: Hooks | None = None,
     ) -> None:
         self.http = http
         self.limiter = limiter
         self.clock = clock
         self.random = random
-        self.counters = counters
         self.hooks = hooks or Hooks()
-        self.server_clock = ServerClock()
-        self._policy = policy
+        self.server_clock = server_clock or ServerClock()
         self.request_timeout = request_timeout
+        self._policy = policy
+        self._counters = RequestCounters()
+
+    @property
+    def stats(self) -> RequestStats:
+        """What was sent and received so far."""
+        return RequestStats(
+            requests=self._counters.requests,
+            retries=self._counters.retries,
+            bytes_received=self._counters.bytes_received,
+            open_connections=self.limiter.open,
+            free_connections=self.limiter.free,
+            waiting_calls=self.limiter.waiting,
+        )
 
     async def call(
         self,
@@ -97,52 +82,60 @@ class RequestExecutor:
         *,
         unreadable_is_transient: bool = False,
         deadline: float = math.inf,
+        state: CallState | None = None,
     ) -> _T:
-        """The decoded answer of a request that succeeded.
+        """Send a request until it succeeds, and return the decoded body of its response.
 
-        `deadline` is a moment of the clock's `monotonic` that cuts attempts and waits short.
+        Args:
+            request: The request.
+            decode: Decodes the body; raises `DecodeError` where it cannot.
+            unreadable_is_transient: Repeat the request after a `DecodeError` too.
+            deadline: When to stop, by the clock's `monotonic`; it shortens attempts and waits.
+            state: Where to write what becomes of the request, for a caller that wants to know.
 
         Raises:
             NairiError: the last failure, when the policy allows no further attempt.
-            OutcomeUnknownError: for a request that must not run twice, when nobody can say whether it ran.
+            OutcomeUnknownError: a request that must not run twice left, and it is unknown whether it ran.
         """
-        return await self._answered(
+        return await self._call(
             request,
-            lambda response: self._decoded(request, response, decode),
+            state or CallState(),
+            lambda response: self._decode(request, response, decode),
             unreadable_is_transient=unreadable_is_transient,
             deadline=deadline,
         )
 
-    async def stream(self, request: Request) -> Stream:
-        """The body of a request that succeeded, to be read as it comes; raises as `call`. Close it when done.
+    async def stream(self, request: Request, *, state: CallState | None = None) -> Stream:
+        """Send a request until it succeeds, and return its body, to be read as it arrives. Raises as `call` does.
 
-        It holds its place among the session's connections until it is closed.
+        The stream holds a connection of the session until it is closed.
         """
-        return await self._answered(request, self._streamed)
+        return await self._call(request, state or CallState(), self._open_stream)
 
-    async def _answered(
+    async def _call(
         self,
         request: Request,
+        state: CallState,
         take: Callable[[Response], _T],
         *,
         unreadable_is_transient: bool = False,
         deadline: float = math.inf,
     ) -> _T:
         credentials = request.credentials or self.http.credentials
-        is_second, request.started_at = False, None
-        preparing = _Preparing(credentials, self)
+        is_second, state.started_at, state.write_started = False, None, False
+        fresh = _FreshCredentials(credentials, self.call)
         for attempt in itertools.count(1):
-            # In front of the limiter: what has to be done for them may be a request of its own.
-            await credentials.prepare(self)
+            # In front of the limiter, because acquiring them may take a request of its own.
+            await credentials.acquire(self.call)
             try:
-                return take(await self._attempt(request, deadline, attempt, preparing))
+                return take(await self._attempt(request, state, deadline, attempt, fresh))
             except NairiError as error:
-                if error is preparing.failure:
+                if error is fresh.failure:
                     raise
                 if (
                     isinstance(error, AuthenticationError)
                     and not is_second
-                    and credentials.refused(request.credential_version)
+                    and credentials.invalidate(state.credential_version)
                 ):
                     is_second = True
                     continue
@@ -152,9 +145,9 @@ class RequestExecutor:
                     unreadable=unreadable_is_transient,
                     busy_statuses=request.busy_statuses,
                 ):
-                    _raise_final(request, error)
+                    raise_final(request, error)
                 now = self.clock.monotonic()
-                elapsed = 0.0 if request.started_at is None else now - request.started_at
+                elapsed = 0.0 if state.started_at is None else now - state.started_at
                 delay = delay_before_retry(
                     self._policy,
                     error,
@@ -164,9 +157,9 @@ class RequestExecutor:
                     busy_statuses=request.busy_statuses,
                 )
                 if delay is None or now + delay >= deadline:
-                    _raise_final(request, error)
-                request.write_started = False
-                self.counters.retries += 1
+                    raise_final(request, error)
+                state.write_started = False
+                self._counters.retries += 1
                 planned = RetryPlanned(
                     method=request.method, path=request.path, attempt=attempt, error=error, wait=delay
                 )
@@ -174,21 +167,23 @@ class RequestExecutor:
             await self.clock.sleep(delay)
         raise AssertionError("unreachable")  # pragma: no cover
 
-    async def _attempt(self, request: Request, deadline: float, attempt: int, preparing: _Preparing) -> Response:
-        request.write_started = False
+    async def _attempt(
+        self, request: Request, state: CallState, deadline: float, attempt: int, fresh: _FreshCredentials
+    ) -> Response:
+        state.write_started = False
         try:
-            async with self.limiter.slot(deadline, request.bucket, preparing.again) as slot:
+            async with self.limiter.slot(deadline, request.bucket, fresh.acquire) as slot:
                 started_at = self.clock.monotonic()
-                if request.started_at is None:
-                    request.started_at = started_at
+                if state.started_at is None:
+                    state.started_at = started_at
                 timeout = self._timeout(request, deadline)
-                self.counters.requests += 1
-                request.credential_version = (request.credentials or self.http.credentials).credential_version
+                self._counters.requests += 1
+                state.credential_version = (request.credentials or self.http.credentials).credential_version
                 try:
-                    response = await self.http.send(request, timeout)
+                    response = await self.http.send(request, state, timeout)
                 except NairiError as error:
                     if self.hooks.listens(log):
-                        self._tell(request, attempt, started_at, error=error)
+                        self._emit_done(request, attempt, started_at, error=error)
                     raise
                 if response.stream is not None:
                     slot.keep()
@@ -196,27 +191,27 @@ class RequestExecutor:
             if isinstance(error, NairiError):
                 raise
             raise RequestTimeoutError(str(error), request.method, request.path) from error
-        self._learn(request, response)
+        self._observe(request, state, response)
         if self.hooks.listens(log):
-            self._tell(request, attempt, started_at, response=response)
+            self._emit_done(request, attempt, started_at, response=response)
         if not response.is_success:
             self._raise_status(request, response)
         return response
 
-    def _streamed(self, response: Response) -> Stream:
-        assert response.stream is not None  # noqa: S101 - a success of a request that asked for it
-        return Stream(response.stream, self.limiter, self.counters)
+    def _open_stream(self, response: Response) -> Stream:
+        assert response.stream is not None  # noqa: S101 - a success of a request that asked for a stream
+        return Stream(response.stream, self.limiter, self._counters)
 
-    def _decoded(self, request: Request, response: Response, decode: Callable[[bytes], _T]) -> _T:
+    def _decode(self, request: Request, response: Response, decode: Callable[[bytes], _T]) -> _T:
         try:
             return decode(response.body)
         except DecodeError as error:
             unreadable = error
-        # Made anew, outside of the handler: the original would stay in the chain with what the service had repeated.
+        # A new error, outside of the handler: the original would keep what the service repeated in the chain.
         excerpt = shortened(self.http.redact(unreadable.excerpt))
         raise evolve(unreadable, method=request.method, path=request.path, excerpt=excerpt) from unreadable.__cause__
 
-    def _tell(
+    def _emit_done(
         self,
         request: Request,
         attempt: int,
@@ -239,7 +234,7 @@ class RequestExecutor:
     def _timeout(self, request: Request, deadline: float) -> float:
         timeout = request.timeout or self.request_timeout
         if not request.idempotent:
-            # A prompt under way is not cut short: nobody would know whether it runs.
+            # A deadline does not cut short what must not run twice: its outcome would be unknown.
             return timeout
         remaining = deadline - self.clock.monotonic()
         if remaining <= 0:
@@ -247,75 +242,68 @@ class RequestExecutor:
         return min(timeout, remaining)
 
     def _raise_status(self, request: Request, response: Response) -> NoReturn:
-        text = shortened(self.http.redact(decode_error(response.body)))
-        error = status_error(request, response, text, now=self.clock.time())
+        service = self.http.service
+        text = shortened(self.http.redact(service.read_error(response.body)))
+        error = status_error(service, self.http.base_url, request, response, text, now=self.clock.time())
         if error.retry_after is not None and is_refusal(error):
-            self.limiter.quiet(min(error.retry_after, self._policy.retry_after_max), request.bucket)
+            self.limiter.throttle(min(error.retry_after, self._policy.retry_after_max), request.bucket)
         raise error
 
-    def _learn(self, request: Request, response: Response) -> None:
-        """What an answer tells besides what was asked for."""
-        self.counters.bytes_received += len(response.body)
+    def _observe(self, request: Request, state: CallState, response: Response) -> None:
+        """Learn from the headers of a response: the service's time, and how much of a rate limit is left."""
+        self._counters.bytes_received += len(response.body)
         if request.observe_date:
-            request.answered_at = self.clock.monotonic()
-            self.server_clock.observe(parse_date(response.headers.get("Date")), request.answered_at)
+            state.answered_at = self.clock.monotonic()
+            self.server_clock.observe(parse_date(response.headers.get("Date")), state.answered_at)
         if request.bucket is not None:
             wait = seconds_until_reset(response.headers, self.clock.time())
             if wait is not None:
-                self.limiter.quiet(min(wait, self._policy.retry_after_max), request.bucket)
+                self.limiter.throttle(min(wait, self._policy.retry_after_max), request.bucket)
 
 
-class _Preparing:
-    """The credentials of one call, prepared once more when its turn has come: it may have waited for too long."""
+class Stream:
+    """The body of a success, read as it arrives. At its end, or closed, it releases its connection."""
 
-    __slots__ = ("_credentials", "_executor", "failure")
+    def __init__(self, response: ResponseStream, limiter: RateLimiter, counters: RequestCounters) -> None:
+        self._response = response
+        self._limiter = limiter
+        self._counters = counters
+        self._is_open = True
 
-    def __init__(self, credentials: Credentials, executor: RequestExecutor) -> None:
-        self._credentials, self._executor = credentials, executor
+    async def read(self) -> bytes:
+        """Read the next piece; empty at the end. A cancelled call loses nothing.
+
+        Raises:
+            ConnectionFailedError, RequestTimeoutError: the stream broke, or no data came for too long.
+            DecodeError: it is larger than its request allows.
+        """
+        piece = await self._response.read()
+        self._counters.bytes_received += len(piece)
+        if not piece:
+            self.close()
+        return piece
+
+    def close(self) -> None:
+        """Release the connection. Harmless when repeated."""
+        if self._is_open:
+            self._is_open = False
+            self._response.close()
+            self._limiter.release()
+
+
+class _FreshCredentials:
+    """The credentials of one call, acquired once more when its turn has come: they may have expired by then."""
+
+    __slots__ = ("_credentials", "_send", "failure")
+
+    def __init__(self, credentials: Credentials, send: Send) -> None:
+        self._credentials, self._send = credentials, send
         self.failure: NairiError | None = None
 
-    async def again(self) -> None:
-        """Prepare them, and keep the failure: it has been tried again already, by its own rules."""
+    async def acquire(self) -> None:
+        """Acquire them, and keep a failure: it has already been retried by the rules of its own request."""
         try:
-            await self._credentials.prepare(self._executor)
+            await self._credentials.acquire(self._send)
         except NairiError as error:
             self.failure = error
             raise
-
-
-def status_error(request: Request, response: Response, text: str, *, now: float) -> StatusError:
-    """The typed error of an answer that is not success.
-
-    A `Retry-After` date is read by the clock that wrote it, the answer's own `Date`; `now`, the session's Unix time,
-    stands in where there is none.
-    """
-    status = response.status
-    kind = _BY_STATUS.get(status, ServerError if status in _SERVER_ERRORS else StatusError)
-    if kind is BadRequestError and text == "job is not an API job":
-        kind = NotAnApiJobError
-    if status in _REDIRECTS:
-        text = "a redirect, which is not followed, because the key would go with it"
-    dated = parse_date(response.headers.get("Date"))
-    retry_after = parse_retry_after(response.headers.get("Retry-After"), now if dated is None else dated)
-    return kind(status, text or "no text", retry_after, request.method, request.path)
-
-
-def _raise_final(request: Request, error: NairiError) -> NoReturn:
-    """Raise the failure as it is, or, for what must not run twice and may have run, as an unknown outcome."""
-    if request.idempotent or is_refusal(error, request.busy_statuses):
-        raise error
-    where = (request.method, request.path)
-    doubt = request.doubt
-    if isinstance(error, ServerError):
-        raise ServerOutcomeError(
-            message=f"{error.message} ({doubt})",
-            status=error.status,
-            retry_after=error.retry_after,
-            method=error.method,
-            path=error.path,
-        ) from error
-    if isinstance(error, DecodeError):
-        raise UnreadableOutcomeError(f"{error.message} ({doubt})", *where, excerpt=error.excerpt) from error
-    if isinstance(error, ConnectionFailedError | RequestTimeoutError) and error.sent:
-        raise OutcomeUnknownError(f"{error.message} ({doubt})", *where) from error
-    raise error

@@ -11,9 +11,14 @@ import re
 from collections.abc import Mapping
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from decimal import Decimal
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from attrs import asdict
 
 from nairi_async.errors import DecodeError
+
+if TYPE_CHECKING:
+    from attrs import AttrsInstance
 
 EXCERPT: Final = 200
 """Characters of a foreign body that an error repeats."""
@@ -35,6 +40,19 @@ Raw = Mapping[str, Any]
 def encode(document: Mapping[str, Any]) -> bytes:
     """A body of JSON, in ASCII."""
     return json.dumps(document, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+
+
+def json_line(model: AttrsInstance) -> str:
+    """Return a model as one line of ASCII JSON, for the command line and for browsers.
+
+    Times and decimals become strings. `Progress.raw` is left out: the content of the message is the same text.
+    """
+    document = asdict(model, filter=lambda attribute, _: attribute.name != "raw")
+    return json.dumps(document, default=_as_text, ensure_ascii=True)
+
+
+def _as_text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def decode_error(body: bytes) -> str:

@@ -1,4 +1,20 @@
-"""How much the service is asked of at once: the limiter that stands before the connection pool (design section 6)."""
+"""Rate limits, and the limiter that stands in front of the connection pool.
+
+Three bounds apply to each request, whichever service it is for:
+
+* **Connections.** At most `max_connections` requests are under way. A semaphore counts them in front of the HTTP
+  library, so that waiting costs no connection and none of a request's own timeout.
+* **Rate.** With `per_second`, requests leave one spacing apart. A service may also limit the requests of each endpoint:
+  such a limit is a *bucket*, with at most `limit` requests in any window of 61 seconds. A sliding window is correct
+  whether the service counts in fixed or in sliding minutes; the extra second is for requests that travel unequally
+  fast.
+* **Throttling.** After a 429 or `Retry-After`, calls wait: those of the bucket, or the whole session's, because a limit
+  belongs to the key and not to one request. Afterwards each call starts at a random moment of a quarter of that time,
+  so that they do not run into the limit together again.
+
+Calls of one bucket pass in order: one at a time watches the clock, and those behind it wait for their turn, so a call
+that is cancelled costs nothing of the rate.
+"""
 
 from __future__ import annotations
 
@@ -14,50 +30,69 @@ if TYPE_CHECKING:
 
     from nairi_async.clock import Clock
 
-# Calls that a quiet time has held back start again spread over this part of it, so that they do not all come at once.
-_REOPENING: Final = 0.25
+# Throttled calls start again spread over this part of the time for which they were held back.
+_RESTART_SPREAD: Final = 0.25
 
-Ready = Callable[[], Awaitable[None]]
-"""What is done when a call's turn has come, before it leaves."""
+BeforeSending = Callable[[], Awaitable[None]]
+"""What is awaited when a call's turn has come, before it is sent."""
 
 WINDOW: Final = 61.0
-"""Seconds over which a limit per minute is counted: one more, since requests do not travel equally fast."""
+"""Seconds over which a limit per minute is counted."""
 
 
-class Gate:
-    """When the next request may leave, as plain arithmetic on the caller's clock."""
+class RateGate:
+    """When the next request may leave, as plain arithmetic on the caller's clock: spacing and throttling."""
 
     def __init__(self, per_second: float | None) -> None:
         self._spacing = 1.0 / per_second if per_second else 0.0
-        self._next_slot = 0.0
-        self._quiet_until = 0.0
-        self._reopening = 0.0
+        self._next_at = 0.0
+        self._throttled_until = 0.0
+        self._spread = 0.0
 
-    def wait(self, now: float) -> float:
-        """Seconds until the rate lets the next request leave."""
-        return max(0.0, self._next_slot - now)
+    def time_until_next(self, now: float) -> float:
+        """Return the seconds until the rate allows the next request."""
+        return max(0.0, self._next_at - now)
 
-    def leave(self, now: float) -> None:
-        """A request leaves now; the next one a spacing later."""
-        self._next_slot = now + self._spacing
+    def drip(self, now: float) -> None:
+        """Count a request that leaves now."""
+        self._next_at = now + self._spacing
 
-    def quiet(self, now: float, seconds: float) -> None:
-        """Let nothing pass for a time; a shorter one never cuts a longer one."""
-        if now + seconds > self._quiet_until:
-            self._quiet_until = now + seconds
-            self._reopening = seconds * _REOPENING
+    def throttle(self, now: float, seconds: float) -> None:
+        """Let nothing pass for some seconds; a shorter time never cuts a longer one."""
+        if now + seconds > self._throttled_until:
+            self._throttled_until = now + seconds
+            self._spread = seconds * _RESTART_SPREAD
 
-    def closed_for(self, now: float, jitter: float) -> float:
-        """Seconds to stay away, staggered by `jitter` in [0, 1); zero when the gate is open."""
-        remaining = self._quiet_until - now
-        return remaining + jitter * self._reopening if remaining > 0 else 0.0
+    def is_throttled(self, now: float) -> bool:
+        """Return whether nothing may pass."""
+        return now < self._throttled_until
+
+    def time_until_restart(self, now: float, jitter: float) -> float:
+        """Return the seconds for which a throttled call waits, spread by `jitter` in [0, 1); 0 if not throttled."""
+        remaining = self._throttled_until - now
+        return remaining + jitter * self._spread if remaining > 0 else 0.0
 
 
-class Limiter:
-    """A bound on requests at once and, if wanted, on requests a second, for the whole session.
+class SlidingWindow:
+    """At most `limit` requests in any `WINDOW` seconds, as plain arithmetic; `None` for no limit."""
 
-    Waiting here costs no connection and none of a request's own time.
-    """
+    def __init__(self, limit: int | None) -> None:
+        self._left_at: deque[float] | None = deque(maxlen=limit) if limit is not None else None
+
+    def time_until_next(self, now: float) -> float:
+        """Return the seconds until the next request may leave."""
+        if self._left_at is None or len(self._left_at) != self._left_at.maxlen:
+            return 0.0
+        return max(0.0, self._left_at[0] + WINDOW - now)
+
+    def drip(self, now: float) -> None:
+        """Count a request that leaves now."""
+        if self._left_at is not None:
+            self._left_at.append(now)
+
+
+class RateLimiter:
+    """The bounds on a session's requests: at once, per second, and per bucket."""
 
     def __init__(
         self,
@@ -70,104 +105,103 @@ class Limiter:
     ) -> None:
         self._clock = clock
         self._random = random
-        self._slots = asyncio.Semaphore(connections)
-        self._gate = Gate(per_second)
-        # With a rate, calls pass one by one: only the first in line watches the clock, so one that gives up costs no
-        # place, and after a quiet time the rate still holds.
+        self._connections = connections
+        self._semaphore = asyncio.Semaphore(connections)
+        self._gate = RateGate(per_second)
+        # With a rate, calls pass one by one: only the first in line watches the clock.
         self._turnstile = asyncio.Lock() if per_second else None
         self._buckets = {name: _Bucket(limit) for name, limit in (buckets or {}).items()}
+        self.open = 0
+        """Requests that hold a connection right now."""
         self.waiting = 0
         """Calls that wait for their turn right now."""
 
-    def quiet(self, seconds: float, bucket: str | None = None) -> None:
-        """Hold calls back: those of a lane, else every call, since a limit is the key's and not the request's."""
-        gate = self._gate if bucket is None else self._buckets[bucket].gate
-        gate.quiet(self._clock.monotonic(), seconds)
+    @property
+    def free(self) -> int:
+        """Connections that are not in use right now."""
+        return self._connections - self.open
 
-    def slot(self, deadline: float, bucket: str | None = None, ready: Ready | None = None) -> _Slot:
-        """The right to have one request under way; `TimeoutError` where the gate stays shut until the deadline.
+    def is_throttled(self, bucket: str | None = None) -> bool:
+        """Return whether the calls of a bucket, or those without one, are held back right now."""
+        return self._gate_of(bucket).is_throttled(self._clock.monotonic())
 
-        `ready` is awaited when the lane's turn has come, which may be long after the call, and before a connection is
-        taken, since it may need one itself.
-        Waiting for another request to end is bounded by that request's own timeout, not by the deadline.
+    def throttle(self, seconds: float, bucket: str | None = None) -> None:
+        """Hold back the calls of a bucket, or all calls."""
+        self._gate_of(bucket).throttle(self._clock.monotonic(), seconds)
+
+    def slot(self, deadline: float, bucket: str | None = None, before_sending: BeforeSending | None = None) -> Slot:
+        """Return the right to have one request under way, as an async context manager.
+
+        Entering it raises `TimeoutError` where a limit holds the call back until the deadline. The wait for other
+        requests to end is bounded by their timeouts, not by the deadline. `before_sending` is awaited when the
+        bucket's turn has come, which may be long after the call; the call holds no connection then, since
+        `before_sending` may need one.
         """
-        return _Slot(self, deadline, bucket, ready)
+        return Slot(self, deadline, bucket, before_sending)
 
-    async def enter(self, deadline: float, bucket: str | None = None, ready: Ready | None = None) -> None:
-        """Wait for a slot; see `slot`."""
+    async def acquire(
+        self, deadline: float, bucket: str | None = None, before_sending: BeforeSending | None = None
+    ) -> None:
+        """Wait for the right to send; see `slot`."""
         self.waiting += 1
         try:
             if bucket is None:
-                await self._connect(deadline)
+                await self._acquire_connection(deadline)
             else:
-                await self._pass(self._buckets[bucket], deadline, ready)
+                await self._pass(self._buckets[bucket], deadline, before_sending)
+            self.open += 1
         finally:
             self.waiting -= 1
 
-    async def _pass(self, bucket: _Bucket, deadline: float, ready: Ready | None) -> None:
-        # The lane first: a wait of a minute must not hold a connection that calls of other lanes could use.
-        async with bucket.turnstile:
-            await self._until(bucket.shut_for, deadline)
-            if ready is not None:
-                await ready()
-            await self._connect(deadline)
-            bucket.leave(self._clock.monotonic())
+    def release(self) -> None:
+        """Return the right: the request is over."""
+        self.open -= 1
+        self._semaphore.release()
 
-    async def _connect(self, deadline: float) -> None:
-        await self._acquire(deadline)
+    async def _pass(self, bucket: _Bucket, deadline: float, before_sending: BeforeSending | None) -> None:
+        # The bucket first: a wait of a minute must not hold a connection that calls of other buckets could use.
+        async with bucket.turnstile:
+            await self._wait_while(bucket.time_until_next, deadline)
+            if before_sending is not None:
+                await before_sending()
+            await self._acquire_connection(deadline)
+            bucket.window.drip(self._clock.monotonic())
+
+    async def _acquire_connection(self, deadline: float) -> None:
+        await self._acquire_unthrottled(deadline)
         if self._turnstile is not None:
             try:
                 async with self._turnstile:
-                    await self._until(self._shut_for, deadline)
-                    self._gate.leave(self._clock.monotonic())
+                    await self._wait_while(self._time_until_next, deadline)
+                    self._gate.drip(self._clock.monotonic())
             except BaseException:
-                self._slots.release()
+                self._semaphore.release()
                 raise
 
-    async def _acquire(self, deadline: float) -> None:
-        """Wait for a connection, and with one in hand meet the gate as it is then.
+    async def _acquire_unthrottled(self, deadline: float) -> None:
+        """Wait for a connection, and while throttled wait without holding one.
 
-        Where it is shut, the connection is given back: those who wait for the end of a quiet time must all have their
-        own moment to start again, not only as many as there are connections, with the others close behind them.
+        Otherwise only `max_connections` callers would draw a jittered restart, and the rest would follow in a burst.
         """
         while True:
-            await self._slots.acquire()
-            if self._turnstile is not None or self._shut_for(self._clock.monotonic(), self._random()) <= 0:
+            await self._semaphore.acquire()
+            if self._turnstile is not None or self._time_until_next(self._clock.monotonic(), self._random()) <= 0:
                 return
-            self._slots.release()
-            await self._until(self._shut_for, deadline)
+            self._semaphore.release()
+            await self._wait_while(self._time_until_next, deadline)
 
-    def leave(self) -> None:
-        """Give a slot back."""
-        self._slots.release()
-
-    async def _until(self, shut_for: Callable[[float, float], float], deadline: float) -> None:
-        while (shut := shut_for(self._clock.monotonic(), self._random())) > 0:
+    async def _wait_while(self, time_until_next: Callable[[float, float], float], deadline: float) -> None:
+        while (wait := time_until_next(self._clock.monotonic(), self._random())) > 0:
             remaining = deadline - self._clock.monotonic()
-            await self._clock.sleep(min(shut, remaining))
-            if shut > remaining:
-                raise TimeoutError("the session was held back by a limit")
+            await self._clock.sleep(min(wait, remaining))
+            if wait > remaining:
+                raise TimeoutError("a rate limit held the request back until its deadline")
 
-    def _shut_for(self, now: float, jitter: float) -> float:
-        return max(self._gate.wait(now), self._gate.closed_for(now, jitter))
+    def _time_until_next(self, now: float, jitter: float) -> float:
+        return max(self._gate.time_until_next(now), self._gate.time_until_restart(now, jitter))
 
-
-class Window:
-    """At most so many requests in any minute, as plain arithmetic: right for fixed and for sliding windows."""
-
-    def __init__(self, limit: int | None) -> None:
-        self._left: deque[float] | None = deque(maxlen=limit) if limit is not None else None
-
-    def wait(self, now: float) -> float:
-        """Seconds until the next request may leave."""
-        if self._left is None or len(self._left) != self._left.maxlen:
-            return 0.0
-        return max(0.0, self._left[0] + WINDOW - now)
-
-    def leave(self, now: float) -> None:
-        """A request leaves now."""
-        if self._left is not None:
-            self._left.append(now)
+    def _gate_of(self, bucket: str | None) -> RateGate:
+        return self._gate if bucket is None else self._buckets[bucket].gate
 
 
 class _Bucket:
@@ -175,38 +209,37 @@ class _Bucket:
 
     def __init__(self, per_minute: int | None) -> None:
         self.turnstile = asyncio.Lock()
-        self.gate = Gate(None)
-        self._window = Window(per_minute)
+        self.gate = RateGate(None)
+        self.window = SlidingWindow(per_minute)
 
-    def shut_for(self, now: float, jitter: float) -> float:
-        return max(self._window.wait(now), self.gate.closed_for(now, jitter))
-
-    def leave(self, now: float) -> None:
-        self._window.leave(now)
+    def time_until_next(self, now: float, jitter: float) -> float:
+        return max(self.window.time_until_next(now), self.gate.time_until_restart(now, jitter))
 
 
-class _Slot:
-    """A slot as a context: a class, because a generator would cost several times as much at each request."""
+class Slot:
+    """The right to have one request under way. A class, because a generator would cost several times as much."""
 
-    __slots__ = ("_bucket", "_deadline", "_is_kept", "_limiter", "_ready")
+    __slots__ = ("_before_sending", "_bucket", "_deadline", "_is_kept", "_limiter")
 
-    def __init__(self, limiter: Limiter, deadline: float, bucket: str | None, ready: Ready | None) -> None:
+    def __init__(
+        self, limiter: RateLimiter, deadline: float, bucket: str | None, before_sending: BeforeSending | None
+    ) -> None:
         self._limiter = limiter
         self._deadline = deadline
         self._bucket = bucket
-        self._ready = ready
+        self._before_sending = before_sending
         self._is_kept = False
 
     def keep(self) -> None:
-        """Leave the slot taken after the block: whoever took the request over calls `Limiter.leave`."""
+        """Do not release it at the end of the block: the new owner of the request calls `RateLimiter.release`."""
         self._is_kept = True
 
     async def __aenter__(self) -> Self:
-        await self._limiter.enter(self._deadline, self._bucket, self._ready)
+        await self._limiter.acquire(self._deadline, self._bucket, self._before_sending)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if not self._is_kept:
-            self._limiter.leave()
+            self._limiter.release()

@@ -1,30 +1,32 @@
-"""What passes through the seam: a request on its way, and an answer. Nothing here knows aiohttp."""
+"""What passes through the seam to the HTTP library: a request, the state of one call, a response.
+
+Nothing here knows aiohttp.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol, TypeVar
 
 from attrs import define, field, frozen
 
-if TYPE_CHECKING:
-    from nairi_async._core.executor import RequestExecutor
-
 MAX_BODY: Final = 64 * 1024 * 1024
-"""Largest answer that is read, in bytes after decompression: far above a real timeline, far below a machine."""
+"""Largest response body that is read, in bytes after decompression: far above a real timeline, far below a machine."""
+
+_T = TypeVar("_T")
 
 
 class StreamingBody(Protocol):
-    """A body that is produced while it is sent."""
+    """A request body that is produced while it is sent."""
 
     @property
     def content_type(self) -> str:
-        """The header of that name."""
+        """Its `Content-Type` header."""
         ...
 
     @property
     def size(self) -> int | None:
-        """Bytes in all; `None` where nobody knows before the end."""
+        """Its length in bytes; `None` where the length is unknown until the end."""
         ...
 
     @property
@@ -34,113 +36,132 @@ class StreamingBody(Protocol):
 
     @property
     def failure(self) -> Exception | None:
-        """Why it could not be produced to its end at the last attempt, if that was why."""
+        """The error that stopped its production at the last attempt, if one did."""
         ...
 
     def chunks(self) -> AsyncGenerator[bytes]:
-        """All of it, in pieces, from the beginning."""
+        """Produce the whole body in pieces, from the beginning."""
         ...
 
 
 class ResponseStream(Protocol):
-    """The body of an answer that is read as it comes."""
+    """A response body that is read as it arrives."""
 
     async def read(self) -> bytes:
-        """The next piece; none at the end. After a cancellation nothing is lost, and reading can go on."""
+        """Read the next piece; empty at the end. A cancelled call loses nothing, and reading can go on."""
         ...
 
     def close(self) -> None:
-        """Let go of the connection at once. Harmless when repeated."""
+        """Release the connection at once. Harmless when repeated."""
+        ...
+
+
+class Send(Protocol):
+    """Sends a request and returns the decoded body of its response; `RequestExecutor.call` is one."""
+
+    def __call__(
+        self, request: Request, decode: Callable[[bytes], _T], /, *, unreadable_is_transient: bool = False
+    ) -> Awaitable[_T]:
+        """Send it; see `RequestExecutor.call`."""
         ...
 
 
 class Credentials(Protocol):
-    """What lets a request in, and how to keep it out of texts."""
+    """What authorises requests."""
 
     @property
     def credential_version(self) -> int:
-        """Which ones these are: another number after they were replaced."""
+        """A number that changes whenever the credentials are replaced."""
         ...
 
-    async def prepare(self, executor: RequestExecutor, /) -> None:
-        """Do what must be done before a request can carry them, such as signing in."""
+    async def acquire(self, send: Send, /) -> None:
+        """Make sure that valid credentials are there; `send` makes the requests that this takes, such as a sign-in."""
         ...
 
     def headers(self) -> Mapping[str, str]:
-        """The headers that authorise a request."""
+        """Return the headers that authorise a request."""
         ...
 
-    def refused(self, credential_version: int, /) -> bool:
-        """The service did not accept those of this generation; returns whether others can be had."""
+    def invalidate(self, credential_version: int, /) -> bool:
+        """Discard the credentials of this version, which the service refused; return whether others can be had."""
         ...
 
     def redact(self, text: str, /) -> str:
-        """A text without the secret."""
+        """Return the text without the secrets."""
         ...
 
 
 class Sink(Protocol):
-    """What takes an answer piece by piece instead of having it gathered."""
+    """Takes a response body piece by piece, so that it is not collected in memory."""
 
     def write(self, chunk: bytes, /) -> bool:
-        """Take the next piece; returns whether more is wanted."""
+        """Take the next piece; return whether more is wanted."""
         ...
 
 
 @define(kw_only=True, eq=False)
 class Request:
-    """One request. It may be sent several times; only `write_started` and the cached address change."""
+    """One request, which may be sent any number of times. What becomes of it at a call stands in a `CallState`."""
 
     method: str
     """HTTP method."""
     path: str
-    """Encoded path below the base URL; it stands in errors and logs."""
+    """Encoded path below the base URL; it is shown in errors and logs."""
     query: str = field(default="", repr=False)
     """Encoded query, without the question mark."""
     body: bytes | StreamingBody | None = field(default=None, repr=False)
-    """JSON, or a stream; prompts are the caller's business and are never shown."""
+    """JSON, or a stream. It is never shown, because it may hold a prompt."""
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
+    """Headers in addition to those of credentials and body."""
+    credentials: Credentials | None = field(default=None, repr=False)
+    """What authorises this request, where that is not the session's credentials: a sign-in has its own."""
     idempotent: bool = True
-    """Whether running it twice does no harm: false for what starts a turn."""
-    max_body: int = MAX_BODY
-    """Largest answer that is read, in bytes."""
-    sink: Callable[[], Sink] | None = field(default=None, repr=False)
-    """Makes what takes a successful answer at each attempt; the answer's own body is then empty."""
+    """Whether sending it twice does no harm: false for what starts a turn."""
+    unknown_outcome_message: str = "the request was sent, and whether it was carried out is not known"
+    """What an error says when a request that is not idempotent left and no response came back."""
+    busy_statuses: frozenset[int] = frozenset()
+    """Statuses in addition to 429 by which this service refuses for the moment, without having run anything."""
+    bucket: str | None = None
+    """The rate limit that it counts against, where the service has several; otherwise the session's own."""
+    observe_date: bool = False
+    """Whether the response's `Date` header is read, to learn the time of the service's clock."""
     timeout: float | None = None
     """Seconds that one attempt may take, where that is not the session's `request_timeout`."""
-    doubt: str = "the prompt was sent, and whether it runs is not known"
-    """What to say when a request that is not repeatable left and its answer did not come back."""
-    headers: Mapping[str, str] | None = field(default=None, repr=False)
-    """Headers besides those of credentials and body."""
-    credentials: Credentials | None = field(default=None, repr=False)
-    """What lets this request in, where that is not what lets the session in: a request that signs in."""
-    bucket: str | None = None
-    """The rate limit that it falls under, where the service has several; else the session's own."""
     idle_timeout: float | None = None
-    """For an answer that is read as it comes: seconds without any of it after which it has broken off."""
-    busy_statuses: frozenset[int] = frozenset()
-    """Statuses besides 429 with which this service refuses for the moment, without having run anything."""
-    write_started: bool = field(default=False, init=False)
-    """Whether, at the last attempt, any of it was given to a connection: if not, it provably never ran."""
-    credential_version: int = field(default=0, init=False)
-    """Which credentials the last attempt carried."""
-    started_at: float | None = field(default=None, init=False)
-    """When the first attempt of the call under way left, by the session's monotonic clock: waits before it are free."""
-    observe_date: bool = False
-    """Whether the answer's `Date` is worth reading: it tells the service's time."""
-    answered_at: float | None = field(default=None, init=False)
-    """When the last answer came, by the session's monotonic clock."""
+    """For a response that is read as it arrives: the seconds without data after which it counts as broken."""
+    max_body: int = MAX_BODY
+    """Largest response body that is read, in bytes."""
+    sink: Callable[[], Sink] | None = field(default=None, repr=False)
+    """Makes what takes the body of a success at each attempt; `Response.body` is then empty."""
     address: Any = field(default=None, init=False, repr=False)
-    """The seam's own form of the URL, kept so that a request polled for an hour is not parsed each time."""
+    """The transport's own form of the URL, cached so that a request polled for an hour is parsed once."""
 
     @property
     def is_spent(self) -> bool:
-        """Whether it cannot be sent again, because its body was a stream that is gone."""
+        """Whether it cannot be sent again, because its body was a stream that has been used up."""
         return self.body is not None and not isinstance(self.body, bytes) and self.body.is_spent
+
+
+@define(eq=False)
+class CallState:
+    """What has become of a request at one call.
+
+    The executor and the transport write it while they work, so a caller that was cancelled can still read it.
+    """
+
+    write_started: bool = False
+    """Whether the last attempt gave any part of the request to a connection: if not, the service never ran it."""
+    credential_version: int = 0
+    """Version of the credentials that the last attempt carried."""
+    started_at: float | None = None
+    """When the first attempt left, by the session's monotonic clock; waits in front of it do not count."""
+    answered_at: float | None = None
+    """When the last response came, by the session's monotonic clock."""
 
 
 @frozen
 class Response:
-    """An answer, whatever its status."""
+    """A response, whatever its status."""
 
     status: int
     """HTTP status."""
@@ -149,14 +170,14 @@ class Response:
     body: bytes = field(repr=False)
     """The body, decompressed; it may hold secrets."""
     stream: ResponseStream | None = None
-    """The body of a success, where the request asked to read it as it comes."""
+    """The body of a success, where the request asked to read it as it arrives."""
 
     @property
     def is_success(self) -> bool:
-        """2xx: the service's success codes are not all documented, so the whole class counts."""
+        """Whether the status is 2xx: not all success codes of the services are documented, so the class counts."""
         return is_success(self.status)
 
 
 def is_success(status: int) -> bool:
-    """Whether a status is of the class that RFC 9110 calls successful."""
+    """Return whether a status is of the class that RFC 9110 calls successful."""
     return 200 <= status < 300  # noqa: PLR2004 - that class

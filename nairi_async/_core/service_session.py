@@ -1,4 +1,4 @@
-"""What the sessions of all services have in common: settings, connections, opening, closing (design section 2)."""
+"""What the sessions of all services have in common: settings, connections, opening, closing."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from warnings import warn
 from nairi_async._core import checks
 from nairi_async._core.aiohttp_transport import AiohttpTransport
 from nairi_async._core.executor import RequestExecutor
-from nairi_async._core.rate_limits import Limiter
+from nairi_async._core.rate_limits import RateLimiter
 from nairi_async._core.retry import RetryPolicy
-from nairi_async._core.statistics import Counters
 from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError
 from nairi_async.hooks import Hooks
@@ -24,18 +23,21 @@ if TYPE_CHECKING:
     import aiohttp
 
     from nairi_async._core.request import Credentials
-    from nairi_async._core.statistics import Stats
+    from nairi_async._core.server_clock import ServerClock
+    from nairi_async._core.service import Service
+    from nairi_async._core.statistics import RequestStats
     from nairi_async.clock import Clock
     from nairi_async.hooks import Hook
     from nairi_async.typing import Duration
 
 
 class ServiceSession:
-    """A pool of connections to one service, with what lets requests in."""
+    """A pool of connections to one service, with the credentials that authorise requests."""
 
     def __init__(
         self,
-        url: str,
+        service: Service,
+        base_url: str,
         credentials: Credentials,
         *,
         http: aiohttp.ClientSession | None,
@@ -43,6 +45,7 @@ class ServiceSession:
         retry: RetryPolicy | None,
         max_connections: int,
         clock: Clock | None,
+        server_clock: ServerClock | None = None,
         requests_per_second: float | None = None,
         buckets: Mapping[str, int | None] | None = None,
         hooks: Iterable[Hook] = (),
@@ -53,11 +56,11 @@ class ServiceSession:
         if requests_per_second is not None:
             checks.positive("requests_per_second", requests_per_second)
         if retry is not None and not isinstance(retry, RetryPolicy):
-            raise ConfigurationError(f"retry is a RetryPolicy, not {type(retry).__name__}")
+            raise ConfigurationError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
         clock = clock or SystemClock()
-        self._base_url = url
-        self._http = AiohttpTransport(url, credentials, clock, lent=http, connections=max_connections)
-        limiter = Limiter(
+        self._base_url = base_url
+        self._http = AiohttpTransport(service, base_url, credentials, clock, lent=http, connections=max_connections)
+        limiter = RateLimiter(
             clock,
             random.random,
             connections=self._http.connections,
@@ -69,14 +72,14 @@ class ServiceSession:
             limiter,
             clock,
             random.random,
-            counters=Counters(),
             policy=retry or RetryPolicy(),
             request_timeout=timeout,
+            server_clock=server_clock,
             hooks=Hooks(hooks),
         )
 
     def __repr__(self) -> str:
-        # A session that was refused in `__init__` is shown too, by whoever prints local variables of a traceback.
+        # Also for a session that `__init__` refused: a traceback that shows local variables calls this.
         http = getattr(self, "_http", None)
         state = "open" if http is not None and http.is_open else "not open"
         return f"<{type(self).__name__} {getattr(self, '_base_url', '')} {state}>"
@@ -104,6 +107,6 @@ class ServiceSession:
         await self._http.aclose()
 
     @property
-    def stats(self) -> Stats:
-        """What the session has done so far: requests, bytes, looks, discovery delay, waiting calls."""
-        return self._executor.counters.read(waiting_calls=self._executor.limiter.waiting)
+    def stats(self) -> RequestStats:
+        """What the session has done so far: requests, retries, bytes, connections, waiting calls."""
+        return self._executor.stats

@@ -58,8 +58,10 @@ class Agents:
         if isinstance(instances_count, bool) or not isinstance(instances_count, int) or instances_count < 1:
             raise InvalidArgumentError(f"instances_count is {instances_count!r}: a number of at least 1 is needed")
         body = encode_agent({"name": name, "instances_count": instances_count})
-        doubt = "the agent may have been made, or not"
-        request = Request(method="POST", path=path("agents"), body=body, idempotent=False, doubt=doubt)
+        unknown = "the agent may have been created, or not"
+        request = Request(
+            method="POST", path=path("agents"), body=body, idempotent=False, unknown_outcome_message=unknown
+        )
         return await self._executor.call(request, decode_agent)
 
     async def update(self, agent_id: str, *, description: str | Unset, system_prompt: str | Unset | None) -> Agent:
@@ -80,8 +82,8 @@ class Agents:
         """Queue a deployment; returns the service's word for how it stands."""
         location = path("agents", checks.identifier("agent_id", agent_id), "deploy")
         body = encode_agent({"update_config_only": checks.flag("update_config_only", update_config_only)})
-        doubt = "the deployment may have been queued, or not"
-        request = Request(method="POST", path=location, body=body, idempotent=False, doubt=doubt)
+        unknown = "the deployment may have been queued, or not"
+        request = Request(method="POST", path=location, body=body, idempotent=False, unknown_outcome_message=unknown)
         return await self.call(agent_id, request, decode_deployment)
 
     async def call(self, agent_id: str, request: Request, decode: Callable[[bytes], _T]) -> _T:

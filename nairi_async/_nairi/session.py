@@ -22,6 +22,7 @@ from nairi_async._nairi.polling.cadence import Polling
 from nairi_async._nairi.polling.context import PollingContext
 from nairi_async._nairi.polling.watch import DEFAULT_TIMEOUT
 from nairi_async._nairi.resources import ResourceMethods
+from nairi_async._nairi.service import SERVICE
 from nairi_async._nairi.turn_reader import TurnReader
 from nairi_async._nairi.usage import UsageMeter
 from nairi_async.errors import ConfigurationError, InvalidArgumentError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from nairi_async._core.retry import RetryPolicy
     from nairi_async._nairi.polling.cadence import Cadence
+    from nairi_async._nairi.polling.statistics import Stats
     from nairi_async._nairi.polling.watch import Watch
     from nairi_async._nairi.results import Reply
     from nairi_async.clock import Clock
@@ -96,6 +98,7 @@ class NairiSession(ResourceMethods, ServiceSession):
         if polling is not None and not isinstance(polling, Polling):
             raise ConfigurationError(f"polling is a Polling, not {type(polling).__name__}")
         super().__init__(
+            SERVICE,
             checked_base_url(base_url, prefix=API_PREFIX),
             key,
             http=http,
@@ -114,6 +117,11 @@ class NairiSession(ResourceMethods, ServiceSession):
         self._meter = UsageMeter()
         self._sender = PromptSender(self._context, self._agents, self._meter.learn)
         self._reader = TurnReader(self._context, self._files, self._meter)
+
+    @property
+    def stats(self) -> Stats:
+        """What the session has done so far: requests, bytes, polls, discovery delay, connections, waiting calls."""
+        return self._context.counters.stats(self._executor.stats)
 
     @property
     def cadence(self) -> Cadence:

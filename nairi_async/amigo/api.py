@@ -25,7 +25,7 @@ FINISH_TIMEOUT: Final = 60.0
 
 _STREAM: Final = {"Accept": "application/x-ndjson"}
 _BUSY: Final = frozenset({409})
-_DOUBT: Final = "the message was sent, and whether the interaction is saved is not known"
+_UNKNOWN: Final = "the message was sent, and whether the interaction is saved is not known"
 
 
 class Api:
@@ -74,7 +74,7 @@ class Api:
             bucket="finish",
             idempotent=False,
             timeout=max(FINISH_TIMEOUT, self.executor.request_timeout),
-            doubt="the request was sent, and whether the conversation is finished is not known",
+            unknown_outcome_message="the request was sent, and whether the conversation is finished is not known",
             observe_date=True,
             busy_statuses=_BUSY if is_patient else frozenset(),
         )
@@ -129,7 +129,7 @@ class Api:
             bucket=bucket,
             idle_timeout=self._idle_timeout,
             observe_date=True,
-            doubt=_DOUBT,
+            unknown_outcome_message=_UNKNOWN,
             **options,
         )
 

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from nairi_async._core.executor import RequestExecutor
+    from nairi_async._core.request import Send
+    from nairi_async._core.server_clock import ServerClock
     from nairi_async.amigo.wire import Token
+    from nairi_async.clock import Clock
 
 # A token is renewed so many seconds before it expires, or, if it is short-lived, this part of its life before.
 _MARGIN: Final = 60.0
@@ -54,8 +56,10 @@ class Tokens:
     waited, each with an error of its own.
     """
 
-    def __init__(self, key: AmigoKey, organization_id: str) -> None:
+    def __init__(self, key: AmigoKey, organization_id: str, clock: Clock, server_clock: ServerClock) -> None:
         self._key = key
+        self._clock = clock
+        self._server_clock = server_clock
         self._path = path(organization_id, "user", "signin_with_api_key")
         self._signing_in = asyncio.Lock()
         # The last is the current one; none of them is shown by its repr.
@@ -70,26 +74,26 @@ class Tokens:
         """Number of tokens so far."""
         return self._generation
 
-    async def prepare(self, executor: RequestExecutor, /) -> None:
+    async def acquire(self, send: Send, /) -> None:
         """Sign in, unless there is a token that is good for a while.
 
         Raises:
             AuthenticationError, RateLimitedError, ServerError, NairiError: the sign-in failed, with its own status.
         """
-        if executor.clock.monotonic() < self._renew_at:
+        if self._clock.monotonic() < self._renew_at:
             return
         ended_before = self._ended
         async with self._signing_in:
-            if executor.clock.monotonic() < self._renew_at:
+            if self._clock.monotonic() < self._renew_at:
                 return
             if self._failure is not None and self._ended > ended_before:
                 raise copy(self._failure) from self._failure
-            await self._sign_in(executor)
+            await self._sign_in(send)
 
-    async def _sign_in(self, executor: RequestExecutor) -> None:
+    async def _sign_in(self, send: Send) -> None:
         request = Request(method="POST", path=self._path, credentials=self._key, bucket="sign_in", observe_date=True)
         try:
-            token = await executor.call(request, decode_token, unreadable_is_transient=True)
+            token = await send(request, decode_token, unreadable_is_transient=True)
         except NairiError as error:
             # A copy, which holds no frames.
             self._failure = copy(error)
@@ -99,14 +103,13 @@ class Tokens:
         self._generation += 1
         self._ended += 1
         self._failure = None
-        now = executor.clock.monotonic()
-        self._renew_at = now + _good_for(token.expires_at, _server_time(executor, now))
+        self._renew_at = self._clock.monotonic() + _good_for(token.expires_at, self._server_time())
 
     def headers(self) -> Mapping[str, str]:
         """The authorisation of a request."""
         return {"Authorization": f"Bearer {self._tokens[-1].value}"}
 
-    def refused(self, credential_version: int, /) -> bool:
+    def invalidate(self, credential_version: int, /) -> bool:
         """Discard the token that was refused, unless it was replaced meanwhile."""
         if credential_version == self._generation:
             self._renew_at = -math.inf
@@ -117,6 +120,11 @@ class Tokens:
         for token in self._tokens:
             text = text.replace(token.value, "***")
         return self._key.redact(text)
+
+    def _server_time(self) -> float:
+        """Return the Unix time at the service, late rather than early; by our own clock until a response showed it."""
+        _, latest = self._server_clock.at(self._clock.monotonic())
+        return latest if math.isfinite(latest) else self._clock.time()
 
     def __repr__(self) -> str:
         return f"<Tokens: {self._generation} so far, not shown>"
@@ -129,12 +137,6 @@ def sendable(name: str, variable: str, value: object) -> str:
     if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value:
         raise ConfigurationError(f"{name} is text without spaces, control or non-ASCII characters")
     return value
-
-
-def _server_time(executor: RequestExecutor, moment: float) -> float:
-    """Unix time at the service, late rather than early; by our own clock as long as the service has not told."""
-    _, latest = executor.server_clock.at(moment)
-    return latest if math.isfinite(latest) else executor.clock.time()
 
 
 def _good_for(expires_at: datetime | None, now: float) -> float:

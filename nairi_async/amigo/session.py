@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nairi_async._core import checks
 from nairi_async._core.address import base_url as checked_base_url
+from nairi_async._core.failures import error_class
+from nairi_async._core.json_body import decode_error
+from nairi_async._core.server_clock import ServerClock
+from nairi_async._core.service import Service
 from nairi_async._core.service_session import ServiceSession
 from nairi_async.amigo.api import Api
 from nairi_async.amigo.checks import identifier, text
@@ -22,6 +26,7 @@ from nairi_async.amigo.outgoing_message import first_words, further_words
 from nairi_async.amigo.recovery import LostInteraction
 from nairi_async.amigo.resources import ResourceMethods
 from nairi_async.amigo.stream import AmigoStream
+from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -50,6 +55,14 @@ API_PREFIX: Final = "/v1"
 """The path of the API below the host."""
 SILENCE: Final = 300.0
 """Seconds that the agent may be silent: replies take minutes, and the service sends no sign of life (api: framing)."""
+
+SERVICE: Final = Service(
+    key_variable="AMIGO_API_KEY",
+    url_variable="AMIGO_BASE_URL",
+    read_error=decode_error,
+    error_class=error_class,
+)
+"""What the core has to know of the service."""
 
 
 class AmigoSession(ResourceMethods, ServiceSession):
@@ -109,14 +122,17 @@ class AmigoSession(ResourceMethods, ServiceSession):
             raise ConfigurationError(f"limits is a Limits, not {type(limits).__name__}")
         idle_timeout = checks.seconds(idle_timeout)
         checks.positive("idle_timeout", idle_timeout)
+        clock, server_clock = clock or SystemClock(), ServerClock()
         super().__init__(
+            SERVICE,
             checked_base_url(_address(base_url, region), prefix=API_PREFIX),
-            Tokens(key, organization),
+            Tokens(key, organization, clock, server_clock),
             http=http,
             request_timeout=request_timeout,
             retry=retry,
             max_connections=max_connections,
             clock=clock,
+            server_clock=server_clock,
             buckets=(limits or Limits()).buckets(),
             hooks=hooks,
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from nairi_async._core.request import CallState
 from nairi_async.amigo.interaction import End, Interaction, Lines
 from nairi_async.amigo.wire import decode_event
 from nairi_async.errors import (
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from nairi_async._core.executor import Stream
     from nairi_async._core.request import Request
-    from nairi_async._core.streaming import Stream
     from nairi_async.amigo.api import Api
     from nairi_async.amigo.conversation_locks import ConversationLock
     from nairi_async.amigo.events import Event
@@ -257,15 +258,16 @@ class AmigoStream:
         self._holds_order = True
         self._sought.excluded.update(self.order.told)
         try:
-            request = self._request = await self._prepare()
+            request, call = await self._prepare(), CallState()
+            self._request = request
             self._sought.started_at = self._clock.monotonic()
             try:
-                self._stream = await self._api.executor.stream(request)
+                self._stream = await self._api.executor.stream(request, state=call)
             except OutcomeUnknownError as error:
                 self._failure = error
                 raise
             except asyncio.CancelledError:
-                if request.write_started:
+                if call.write_started:
                     self._failure = self._unknown("cancelled before a stream had begun")
                 raise
         except BaseException as error:
@@ -333,15 +335,15 @@ class AmigoStream:
 
     def _broken_off(self, cause: NairiError | None) -> NairiError:
         assert self._request is not None  # noqa: S101 - something was read
-        where = (self._request.method, self._request.path)
+        where, unknown = (self._request.method, self._request.path), self._request.unknown_outcome_message
         failure: NairiError
         if isinstance(cause, DecodeError) or (not self._interaction.understood and self._interaction.excerpt):
             excerpt = self._api.executor.http.redact(self._interaction.excerpt)
             told = cause.message if cause is not None else "the answer is not a stream of events"
-            failure = UnreadableOutcomeError(f"{told} ({self._request.doubt})", *where, excerpt=excerpt)
+            failure = UnreadableOutcomeError(f"{told} ({unknown})", *where, excerpt=excerpt)
         else:
             told = cause.message if cause is not None else "the stream ended before the interaction was complete"
-            failure = InteractionUnknownError(f"{told} ({self._request.doubt})", *where)
+            failure = InteractionUnknownError(f"{told} ({unknown})", *where)
         failure.__cause__ = cause
         return failure
 

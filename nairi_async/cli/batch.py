@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nairi_async._core.jsonline import json_line
+from nairi_async._core.json_body import json_line
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async.batch import Batch, JsonLines, read_status
 from nairi_async.batch.documents import encode_result, output_line

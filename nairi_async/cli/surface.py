@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from nairi_async._core.jsonline import json_line
+from nairi_async._core.json_body import json_line
 from nairi_async.cli.output import clock_time, message_entry, one_line
 from nairi_async.cli.style import Screen
 from nairi_async.cli.table import Table

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from nairi_async._core.jsonline import json_line
+from nairi_async._core.json_body import json_line
 from nairi_async._nairi.results import Reply
 from nairi_async._nairi.session import NairiSession
 from nairi_async.cli.live import Narrator

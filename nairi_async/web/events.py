@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from nairi_async._core.jsonline import json_line
+from nairi_async._core.json_body import json_line
 from nairi_async._core.retry import is_transient
 from nairi_async.errors import (
     BadRequestError,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support import RawServer, answer, refusal
 
 from nairi_async import RateLimitedError, RetryPolicy
-from nairi_async._core.rate_limits import WINDOW, Limiter, Window
+from nairi_async._core.rate_limits import WINDOW, RateLimiter, SlidingWindow
 from nairi_async._core.retry import seconds_until_reset
 from nairi_async.amigo import Limits
 from nairi_async.testing import VirtualClock
@@ -37,25 +37,25 @@ GAPS = st.integers(min_value=0, max_value=800).map(lambda eighths: eighths / 8)
 @given(st.lists(GAPS, min_size=1, max_size=60), st.integers(min_value=1, max_value=10))
 def test_no_minute_has_more_than_the_limit(gaps: Sequence[float], limit: int) -> None:
     """However calls arrive, no minute sees more than the limit, and none waits while there is room."""
-    window, now = Window(limit), 0.0
+    window, now = SlidingWindow(limit), 0.0
     left: list[float] = []
     for gap in gaps:
         now += gap
-        wait = window.wait(now)
+        wait = window.time_until_next(now)
         if wait:
             assert sum(moment > now - WINDOW for moment in left) == limit
         now += wait
-        window.leave(now)
+        window.drip(now)
         left.append(now)
     assert all(later - earlier >= 60 for earlier, later in zip(left, left[limit:], strict=False))
 
 
 def test_no_limit_is_no_wait() -> None:
     """Without a limit nobody waits."""
-    window = Window(None)
+    window = SlidingWindow(None)
     for _ in range(100):
-        window.leave(0.0)
-    assert window.wait(0.0) == 0
+        window.drip(0.0)
+    assert window.time_until_next(0.0) == 0
 
 
 @pytest.mark.parametrize(
@@ -151,25 +151,25 @@ async def test_waiting_for_a_turn_is_not_trying() -> None:
 async def test_waiting_for_a_lane_holds_no_connection() -> None:
     """While one endpoint's calls wait for the next minute, the only connection serves another's."""
     clock = VirtualClock()
-    limiter = Limiter(clock, lambda: 0.5, connections=1, buckets={"a": 1, "b": None})
+    limiter = RateLimiter(clock, lambda: 0.5, connections=1, buckets={"a": 1, "b": None})
     async with limiter.slot(math.inf, "a"):
         pass
-    waiting = asyncio.ensure_future(limiter.enter(math.inf, "a"))
+    waiting = asyncio.ensure_future(limiter.acquire(math.inf, "a"))
     await asyncio.sleep(0)
     async with limiter.slot(math.inf, "b"):
         assert clock.monotonic() == 0
     await waiting
     assert clock.monotonic() >= 60
-    limiter.leave()
+    limiter.release()
 
 
 @pytest.mark.anyio
 async def test_a_cancelled_call_leaves_its_lane() -> None:
     """Who is cancelled in a lane holds nobody up, and costs no place in the window."""
     clock = VirtualClock()
-    limiter = Limiter(clock, lambda: 0.5, connections=1, buckets={"a": 2})
+    limiter = RateLimiter(clock, lambda: 0.5, connections=1, buckets={"a": 2})
     async with limiter.slot(math.inf, "a"):
-        waiting = [asyncio.ensure_future(limiter.enter(math.inf, "a")) for _ in range(2)]
+        waiting = [asyncio.ensure_future(limiter.acquire(math.inf, "a")) for _ in range(2)]
         await asyncio.sleep(0)
         waiting[0].cancel()
         await asyncio.sleep(0)

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from support import Step
 
-    from nairi_async._core.request import Request, Response
+    from nairi_async._core.request import CallState, Request, Response
 
 pytestmark = pytest.mark.anyio
 
@@ -114,7 +114,7 @@ async def test_a_reply_that_is_saved_is_not_late() -> None:
     async with AmigoSimulator(script, clock=VirtualClock()) as service, session(service.url) as amigo:
         stream = amigo.create_conversation(service.service_id, timeout=0.2)
         assert (await stream.reply()).text == "Done."
-        assert amigo._executor.limiter._slots._value == 100
+        assert amigo.stats.free_connections == 100
 
 
 async def test_a_void_interaction_is_void_however_its_stream_is_left() -> None:
@@ -304,7 +304,7 @@ async def test_a_redirect_in_place_of_a_stream_holds_nothing() -> None:
         for _ in range(3):
             with pytest.raises(StatusError, match="which is not followed"):
                 await amigo.interact(ID, "Hi").reply()
-        assert amigo._executor.limiter._slots._value == 1
+        assert amigo.stats.free_connections == 1
 
 
 async def test_an_event_without_end_is_refused() -> None:
@@ -331,9 +331,9 @@ async def test_lines_that_are_no_events_are_handed_over(amigo: AmigoSession, ser
 async def test_a_silent_stream_breaks_off() -> None:
     """Silence beyond the session's bound is an unknown outcome that says so, and frees the connection."""
     async with AmigoSimulator([Speak("Let me"), Hang()]) as service, session(service.url, idle_timeout=0.1) as amigo:
-        with pytest.raises(InteractionUnknownError, match=r"nothing came for 0\.1 s"):
+        with pytest.raises(InteractionUnknownError, match=r"no data came for 0\.1 s"):
             await amigo.create_conversation(service.service_id).reply()
-        assert amigo._executor.limiter._slots._value == 100
+        assert amigo.stats.free_connections == 100
 
 
 @pytest.mark.parametrize(("steps", "until"), [([Speak("b", after=600)], 300), ([Hang()], 300), ([Hang(after=9)], 300)])
@@ -342,7 +342,7 @@ async def test_silence_is_virtual_too(
 ) -> None:
     """With one virtual clock on both sides a silence of minutes is met at its very second, and costs no real one."""
     service.service([Speak("a"), *steps], service_id=service.service_id)
-    with pytest.raises(InteractionUnknownError, match="nothing came for 300 s"):
+    with pytest.raises(InteractionUnknownError, match="no data came for 300 s"):
         await amigo.create_conversation(service.service_id).reply()
     assert clock.monotonic() == until
 
@@ -428,7 +428,6 @@ async def test_cancelled_before_sending_can_be_sent() -> None:
 async def test_leaving_frees_connection_and_conversation_at_once(leave: str) -> None:
     """However a stream is left, its connection, its place and its conversation are free when it was."""
     async with AmigoSimulator([Speak("one"), Hang()]) as hanging, session(hanging.url, max_connections=2) as amigo:
-        slots = amigo._executor.limiter._slots
 
         async def read() -> None:
             if leave == "break":
@@ -452,7 +451,7 @@ async def test_leaving_frees_connection_and_conversation_at_once(leave: str) -> 
         fails = leave in {"error", "cancel"}
         with pytest.raises((ZeroDivisionError, asyncio.CancelledError)) if fails else nullcontext():
             await asyncio.ensure_future(read())
-        assert slots._value == 2
+        assert amigo.stats.free_connections == 2
         assert not any(order.locked() for order in amigo._orders._of.values())
 
 
@@ -488,8 +487,8 @@ async def test_closing_at_the_moment_of_the_answer_leaves_nothing_open(monkeypat
         stream = amigo.create_conversation(service.service_id)
         send = amigo._executor.http.send
 
-        async def closed_meanwhile(request: Request, timeout: float) -> Response:
-            response = await send(request, timeout)
+        async def closed_meanwhile(request: Request, state: CallState, timeout: float) -> Response:
+            response = await send(request, state, timeout)
             if response.stream is not None:
                 loop = asyncio.get_running_loop()
                 received_at = loop.create_future()
@@ -505,7 +504,7 @@ async def test_closing_at_the_moment_of_the_answer_leaves_nothing_open(monkeypat
 
         monkeypatch.setattr(amigo._executor.http, "send", closed_meanwhile)
         await stream
-        assert amigo._executor.limiter._slots._value == 1
+        assert amigo.stats.free_connections == 1
         with pytest.raises(InteractionUnknownError, match="closed before its end"):
             await stream.reply()
 
@@ -559,7 +558,7 @@ async def test_an_abandoned_stream_leaves_no_trace(amigo: AmigoSession, service:
     await anext(stream)
     del stream
     gc.collect()
-    assert amigo._executor.limiter._slots._value == 100
+    assert amigo.stats.free_connections == 100
 
 
 async def test_two_tasks_share_a_stream(amigo: AmigoSession, service: AmigoSimulator) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nairi_async._core.jsonline import json_line
+from nairi_async._core.json_body import json_line
 from nairi_async.cli.output import (
     clean,
     clock_time,

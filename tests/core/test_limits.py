@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nairi_async import RequestTimeoutError, RetryPolicy
-from nairi_async._core.rate_limits import Gate, Limiter
+from nairi_async._core.rate_limits import RateGate, RateLimiter
 from nairi_async._core.request import Request
 from nairi_async.testing.clock import VirtualClock
 
@@ -28,11 +28,11 @@ waits = st.floats(min_value=0.001, max_value=100)
 @given(gaps, st.floats(min_value=0.1, max_value=1000))
 def test_the_rate_is_never_exceeded(arrivals: Sequence[float], rate: float) -> None:
     """However calls arrive, they leave in order and at least the spacing of the rate apart."""
-    gate, now, leaving = Gate(rate), 0.0, []
+    gate, now, leaving = RateGate(rate), 0.0, []
     for gap in arrivals:
         now += gap
-        now += gate.wait(now)
-        gate.leave(now)
+        now += gate.time_until_next(now)
+        gate.drip(now)
         leaving.append(now)
     assert all(later - earlier >= 1 / rate - 1e-9 for earlier, later in pairwise(leaving))
 
@@ -40,27 +40,27 @@ def test_the_rate_is_never_exceeded(arrivals: Sequence[float], rate: float) -> N
 @given(gaps)
 def test_no_rate_is_no_wait(arrivals: Sequence[float]) -> None:
     """Without a rate nobody waits."""
-    gate = Gate(None)
+    gate = RateGate(None)
     for index in range(len(arrivals)):
         now = sum(arrivals[:index])
-        assert gate.wait(now) == 0
-        gate.leave(now)
+        assert gate.time_until_next(now) == 0
+        gate.drip(now)
 
 
 @given(waits, waits, st.floats(min_value=0, max_value=1, exclude_max=True))
 def test_the_longest_quiet_time_holds(first: float, second: float, jitter: float) -> None:
     """Nothing passes before the end of the longest quiet time, and everything soon after it."""
-    gate, end = Gate(None), max(first, second)
-    gate.quiet(0, first)
-    gate.quiet(0, second)
-    assert end <= gate.closed_for(0, jitter) <= end * 1.25
-    assert gate.closed_for(end, jitter) == 0
+    gate, end = RateGate(None), max(first, second)
+    gate.throttle(0, first)
+    gate.throttle(0, second)
+    assert end <= gate.time_until_restart(0, jitter) <= end * 1.25
+    assert gate.time_until_restart(end, jitter) == 0
 
 
 @pytest.mark.anyio
 async def test_at_most_so_many_at_once() -> None:
     """Never more calls than connections hold a slot, and all of them get one."""
-    limiter, inside, most = Limiter(VirtualClock(), lambda: 0.5, connections=3), 0, 0
+    limiter, inside, most = RateLimiter(VirtualClock(), lambda: 0.5, connections=3), 0, 0
 
     async def call() -> None:
         nonlocal inside, most
@@ -77,7 +77,7 @@ async def test_at_most_so_many_at_once() -> None:
 @pytest.mark.anyio
 async def test_a_call_that_fails_gives_its_place_back() -> None:
     """An error inside a slot frees it."""
-    limiter = Limiter(VirtualClock(), lambda: 0.5, connections=1)
+    limiter = RateLimiter(VirtualClock(), lambda: 0.5, connections=1)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
             async with limiter.slot(math.inf):
@@ -89,7 +89,7 @@ async def test_a_call_that_fails_gives_its_place_back() -> None:
 @pytest.mark.anyio
 async def test_a_cancelled_waiter_gives_its_place_back() -> None:
     """Who waits for a connection and is cancelled neither keeps a slot nor holds up those behind."""
-    limiter, order = Limiter(VirtualClock(), lambda: 0.5, connections=1), []
+    limiter, order = RateLimiter(VirtualClock(), lambda: 0.5, connections=1), []
     release = asyncio.Event()
 
     async def call(name: str) -> None:
@@ -109,7 +109,7 @@ async def test_a_cancelled_waiter_gives_its_place_back() -> None:
 async def test_cancelled_waiters_leave_the_rate_to_others() -> None:
     """Calls that were cancelled while the rate held them back do not delay the next call."""
     clock = VirtualClock()
-    limiter = Limiter(clock, lambda: 0.5, connections=100, per_second=1)
+    limiter = RateLimiter(clock, lambda: 0.5, connections=100, per_second=1)
 
     async def call() -> None:
         async with limiter.slot(math.inf):
@@ -130,7 +130,7 @@ async def test_cancelled_waiters_leave_the_rate_to_others() -> None:
 async def test_the_rate_holds_for_calls_that_waited_for_a_connection() -> None:
     """Calls that queue up behind a slow one leave no faster than the rate when it ends."""
     clock, left = VirtualClock(), list[float]()
-    limiter = Limiter(clock, lambda: 0.5, connections=1, per_second=1)
+    limiter = RateLimiter(clock, lambda: 0.5, connections=1, per_second=1)
 
     async def call(seconds: float) -> None:
         async with limiter.slot(math.inf):
@@ -145,8 +145,8 @@ async def test_the_rate_holds_for_calls_that_waited_for_a_connection() -> None:
 async def test_a_deadline_bounds_the_wait_at_a_shut_gate() -> None:
     """A gate that stays shut beyond the deadline ends the wait at the deadline, as a timeout."""
     clock = VirtualClock()
-    limiter = Limiter(clock, lambda: 0.5, connections=1)
-    limiter.quiet(60)
+    limiter = RateLimiter(clock, lambda: 0.5, connections=1)
+    limiter.throttle(60)
     with pytest.raises(TimeoutError):
         async with limiter.slot(5.0):
             pytest.fail("the gate was shut")
@@ -157,8 +157,8 @@ async def test_a_deadline_bounds_the_wait_at_a_shut_gate() -> None:
 async def test_calls_beyond_the_connections_start_again_staggered_too() -> None:
     """After a quiet time a crowd comes back evenly over a quarter of it, however few connections there are."""
     clock, left, seed = VirtualClock(), list[float](), Random(1)
-    limiter = Limiter(clock, seed.random, connections=10)
-    limiter.quiet(60)
+    limiter = RateLimiter(clock, seed.random, connections=10)
+    limiter.throttle(60)
 
     async def call() -> None:
         async with limiter.slot(math.inf):
@@ -175,8 +175,8 @@ async def test_calls_beyond_the_connections_start_again_staggered_too() -> None:
 async def test_calls_beyond_the_connections_keep_their_deadlines_at_a_shut_gate() -> None:
     """A quiet time longer than the deadline ends every wait at the deadline, not only those that hold a connection."""
     clock = VirtualClock()
-    limiter = Limiter(clock, lambda: 0.5, connections=2)
-    limiter.quiet(60)
+    limiter = RateLimiter(clock, lambda: 0.5, connections=2)
+    limiter.throttle(60)
 
     async def call() -> None:
         async with limiter.slot(5.0):
@@ -211,7 +211,7 @@ async def test_waiting_behind_a_limit_costs_no_attempts() -> None:
         support.RawServer(*steps) as server,
         support.session(server.url, clock=clock, retry=RetryPolicy(total=10)) as nairi,
     ):
-        nairi._executor.limiter.quiet(60)
+        nairi._executor.limiter.throttle(60)
         assert (await nairi.message("cmsg_1")).id == "cmsg_1"
         assert len(server.seen) == 2
 
@@ -223,7 +223,7 @@ async def test_a_read_whose_time_is_over_is_not_sent() -> None:
     request = Request(method="GET", path="/agents")
     async with support.RawServer(support.answer(200)) as server, support.session(server.url, clock=clock) as nairi:
         executor = nairi._executor
-        executor.limiter = Limiter(clock, lambda: 0.5, connections=1)
+        executor.limiter = RateLimiter(clock, lambda: 0.5, connections=1)
         async with executor.limiter.slot(math.inf):
             late = asyncio.create_task(executor.call(request, bytes, deadline=5.0))
             await support.until(lambda: executor.limiter.waiting)
@@ -256,7 +256,7 @@ async def test_retry_after_holds_back_calls_that_come_later() -> None:
     service = Limited(clock, ("Retry-After", "30"))
     async with support.serve(service) as url, support.session(url, clock=clock) as nairi:
         refused = asyncio.create_task(nairi.message("cmsg_1"))
-        await support.until(lambda: nairi._executor.limiter._gate._quiet_until)
+        await support.until(nairi._executor.limiter.is_throttled)
         await asyncio.gather(refused, *(nairi.message(f"cmsg_{n}") for n in range(10)))
     assert len(service.received_at) == 12
     assert all(30 <= received_at <= 60 for received_at in service.received_at[1:])

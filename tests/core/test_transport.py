@@ -37,7 +37,7 @@ from nairi_async import (
     Turn,
     UnreadableOutcomeError,
 )
-from nairi_async._core.request import Request
+from nairi_async._core.request import CallState, Request
 from nairi_async.testing.clock import VirtualClock
 
 if TYPE_CHECKING:
@@ -337,7 +337,7 @@ async def test_a_body_above_the_limit_is_refused(flood: bytes) -> None:
     """A body is refused as soon as more than the limit has come, without waiting for its end."""
     async with RawServer(flood) as server, support.client(server.url) as http:
         with pytest.raises(DecodeError, match="larger than 100000 bytes"):
-            await http.send(Request(method="GET", path="/flood", max_body=SMALL), 5.0)
+            await http.send(Request(method="GET", path="/flood", max_body=SMALL), CallState(), 5.0)
 
 
 async def test_a_body_at_the_limit_is_read() -> None:
@@ -348,7 +348,7 @@ async def test_a_body_at_the_limit_is_read() -> None:
         support.client(server.url) as http,
     ):
         for _ in range(2):
-            response = await http.send(Request(method="GET", path="/flood", max_body=SMALL), 5.0)
+            response = await http.send(Request(method="GET", path="/flood", max_body=SMALL), CallState(), 5.0)
             assert response.body == SMALL * b" "
 
 
@@ -360,7 +360,7 @@ async def test_a_compressed_bomb_costs_little_memory(coding: str) -> None:
         tracemalloc.start()
         try:
             with pytest.raises(DecodeError, match="larger than"):
-                await http.send(Request(method="GET", path="/bomb", max_body=SMALL), 5.0)
+                await http.send(Request(method="GET", path="/bomb", max_body=SMALL), CallState(), 5.0)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -410,7 +410,7 @@ async def test_refusals_are_typed_and_final(status: int, text: str, kind: type[S
         assert len(server.seen) == 1
     assert type(error) is kind
     assert (error.status, error.message, error.retry_after) == (status, text, None)
-    assert str(error).endswith(f": {status} {text}")
+    assert f": {status} {text}" in str(error)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>gone</html>", b'{"error":{"code":7}}', b"[]", 100_000 * b"["])

@@ -93,7 +93,7 @@ async def test_closing_from_another_loop_is_clean_or_says_so() -> None:
 
     async def first(nairi: NairiSession) -> None:
         async with RawServer(answer(200, MESSAGE)) as server:
-            nairi._http._base_url = server.url
+            nairi._http.base_url = server.url
             await nairi.__aenter__()
             await nairi.message("cmsg_1")
 

@@ -21,6 +21,7 @@ VALUES: dict[str, Any] = {
     "retry_after": 2.5,
     "sent": True,
     "is_lasting": True,
+    "hint": "check NAIRI_API_KEY",
     "excerpt": "<html>",
     "agent_id": "refnd-agent",
     "close_names": ("refund-agent",),

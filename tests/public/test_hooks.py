@@ -13,8 +13,7 @@ import pytest
 import support
 from support import KEY, MESSAGE, STARTED, Act, RawServer, answer, refusal
 
-from nairi_async import ConfigurationError, NairiSession, RetryPolicy, ServerError, TurnFailedError, Usage
-from nairi_async._core.statistics import Stats
+from nairi_async import ConfigurationError, NairiSession, RetryPolicy, ServerError, Stats, TurnFailedError, Usage
 from nairi_async.hooks import Event, FeedChanged, PollPlanned, RequestDone, RetryPlanned, TurnEnded
 from nairi_async.testing import Fail, Quirks, Say, Simulator, Text, VirtualClock
 
@@ -292,17 +291,18 @@ async def test_open_watches_are_counted_while_they_wait_and_while_they_read() ->
 def test_what_is_counted_reads_well() -> None:
     """The session's figures print as four lines, and without figures that do not exist yet."""
     counted = {"requests": 12_345, "retries": 12, "bytes_received": 1_234_567, "polls": 9_800, "turns_ended": 1_000}
-    stats = Stats(**counted, discoveries=1_001, discovery_delay=0.943, open_watches=12, waiting_calls=3)
+    now = {"open_watches": 12, "open_connections": 5, "free_connections": 95, "waiting_calls": 3}
+    stats = Stats(**counted, **now, discoveries=1_001, discovery_delay=0.943)
     assert str(stats) == (
         "requests  12,345 (12 retries), 1.2 MB received\n"
-        "looks     9,800: 9.8 for each of 1,000 turns that ended\n"
-        "news      found 1,001 times, 0.94 s late on the mean\n"
-        "now       12 watches open, 3 calls waiting"
+        "polls     9,800: 9.8 for each of 1,000 turns that ended\n"
+        "news      found 1,001 times, 0.94 s late on average\n"
+        "now       12 watches open, 5 connections in use, 3 calls waiting"
     )
     fresh = NairiSession(KEY).stats
     assert fresh.polls_per_turn is None
     assert str(fresh).splitlines()[:3] == [
         "requests  0 (0 retries), 0 bytes received",
-        "looks     0",
+        "polls     0",
         "news      found 0 times",
     ]

@@ -13,7 +13,7 @@ from nairi_async.models import Turn
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from nairi_async._core.request import Request
+    from nairi_async._core.request import CallState
     from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 
 
@@ -22,8 +22,8 @@ class Claim:
     """One prompt, from its sending until it is known which turn it started."""
 
     fingerprint: PromptFingerprint
-    request: Request | None
-    """The request that carries it; `None` for a prompt that another process sent."""
+    call: CallState | None
+    """The call that carries it; `None` for a prompt that another process sent."""
     is_lost: bool = False
     """Whether it was sent and its response will not come."""
     decided: asyncio.Event = field(factory=asyncio.Event)
@@ -32,7 +32,7 @@ class Claim:
     @property
     def is_in_flight(self) -> bool:
         """Whether the service may have the prompt while its response is still awaited."""
-        return not self.decided.is_set() and self.request is not None and self.request.write_started
+        return not self.decided.is_set() and self.call is not None and self.call.write_started
 
 
 @define(eq=False)
@@ -50,10 +50,10 @@ class Claims:
         self._open: dict[PromptFingerprint, _EqualPrompts] = {}
 
     @contextmanager
-    def open(self, fingerprint: PromptFingerprint, request: Request | None = None) -> Generator[Claim]:
+    def open(self, fingerprint: PromptFingerprint, call: CallState | None = None) -> Generator[Claim]:
         """Hold a claim for as long as the block runs."""
         equals = self._open.setdefault(fingerprint, _EqualPrompts())
-        claim = Claim(fingerprint, request)
+        claim = Claim(fingerprint, call)
         equals.claims.append(claim)
         try:
             yield claim

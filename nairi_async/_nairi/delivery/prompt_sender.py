@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import define, evolve, field
 
 from nairi_async._core.address import path
-from nairi_async._core.request import Request
+from nairi_async._core.request import CallState, Request
 from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME, Reconciler, SearchWindow
 from nairi_async._nairi.polling.context import TurnOrigin
@@ -107,6 +107,7 @@ class PendingPrompt:
     _agent_id: str | None
     is_lost: bool = field(default=False, init=False)
     """Whether it was sent and its response did not come."""
+    _call: CallState = field(factory=CallState, init=False)
     _window: SearchWindow | None = field(default=None, init=False)
     _turn: Turn | None = field(default=None, init=False)
 
@@ -128,7 +129,7 @@ class PendingPrompt:
         if self._turn is not None:
             return self._turn
         reconciler = self._sender.reconciler
-        with reconciler.claims.open(self._fingerprint, self._request) as claim:
+        with reconciler.claims.open(self._fingerprint, self._call) as claim:
             if not self.is_lost:
                 try:
                     return await self._send(claim, deadline)
@@ -148,12 +149,12 @@ class PendingPrompt:
         job_id = self._fingerprint.job_id
         previous = None if job_id is None else context.latest_prompt(job_id)
         try:
-            turn = await context.executor.call(self._request, decode_turn, deadline=deadline)
+            turn = await context.executor.call(self._request, decode_turn, deadline=deadline, state=self._call)
         except OutcomeUnknownError:
             self.is_lost = True
             raise
         except asyncio.CancelledError:
-            self.is_lost = self._request.write_started
+            self.is_lost = self._call.write_started
             raise
         except NotFoundError as error:
             not_found = error
@@ -174,13 +175,21 @@ class PendingPrompt:
         self.is_lost = False
         self._turn = evolve(turn, agent_id=self._agent_id or context.agent_of_job(turn.job_id))
         is_first = self._fingerprint.job_id is None
-        context.record_origin(self._turn, TurnOrigin(sent_at, self._request.answered_at, is_first))
+        context.record_origin(self._turn, TurnOrigin(sent_at, self._call.answered_at, is_first))
         self._sender.on_turn(self._turn)
         return self._turn
 
 
 def _post(location: str, body: bytes) -> Request:
-    return Request(method="POST", path=location, body=body, idempotent=False, observe_date=True)
+    unknown = "the prompt was sent, and whether it runs is not known"
+    return Request(
+        method="POST",
+        path=location,
+        body=body,
+        idempotent=False,
+        observe_date=True,
+        unknown_outcome_message=unknown,
+    )
 
 
 def checked_on_unknown(value: object) -> OnUnknown:

@@ -29,6 +29,7 @@ from nairi_async.hooks import FeedChanged, News
 if TYPE_CHECKING:
     from nairi_async._core.executor import RequestExecutor
     from nairi_async._nairi.polling.cadence import Polling
+    from nairi_async._nairi.polling.statistics import PollCounters
     from nairi_async.models import ConversationSummary
 
 log = logging.getLogger("nairi_async.polling")
@@ -48,8 +49,9 @@ _PATIENCE: Final = 3
 class ChangeFeed:
     """The listing of one agent."""
 
-    def __init__(self, executor: RequestExecutor, polling: Polling, agent_id: str) -> None:
+    def __init__(self, executor: RequestExecutor, polling: Polling, counters: PollCounters, agent_id: str) -> None:
         self._executor = executor
+        self._counters = counters
         self._clock = executor.clock
         self._agent_id = agent_id
         self.interval = 2.0 * polling.delay
@@ -181,7 +183,7 @@ class ChangeFeed:
                     self._tell_change(trust, before)
         finally:
             self._reading = False
-            self._executor.counters.polls += pages
+            self._counters.polls += pages
             for trust in (self.ends, self.messages):
                 trust.spent(pages, 0.0)
             if len(self._jobs) < _FEW:
@@ -277,8 +279,9 @@ class _Waiter:
 class ChangeFeeds:
     """The feeds of a session's agents, each as long as somebody watches one of its conversations."""
 
-    def __init__(self, executor: RequestExecutor, polling: Polling) -> None:
+    def __init__(self, executor: RequestExecutor, polling: Polling, counters: PollCounters) -> None:
         self._executor = executor
+        self._counters = counters
         self._polling = polling
         self._feeds: dict[str, ChangeFeed] = {}
 
@@ -288,5 +291,5 @@ class ChangeFeeds:
             return None
         feed = self._feeds.get(agent_id)
         if feed is None:
-            feed = self._feeds[agent_id] = ChangeFeed(self._executor, self._polling, agent_id)
+            feed = self._feeds[agent_id] = ChangeFeed(self._executor, self._polling, self._counters, agent_id)
         return None if feed.is_off else feed

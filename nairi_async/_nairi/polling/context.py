@@ -11,6 +11,7 @@ from attrs import evolve, frozen
 from nairi_async._nairi.polling.cadence import Cadence
 from nairi_async._nairi.polling.change_feed import ChangeFeeds
 from nairi_async._nairi.polling.shared_reads import SharedReads
+from nairi_async._nairi.polling.statistics import PollCounters
 
 if TYPE_CHECKING:
     from nairi_async._core.executor import RequestExecutor
@@ -40,11 +41,11 @@ class PollingContext:
         self.executor = executor
         self.clock = executor.clock
         self.random = executor.random
-        self.counters = executor.counters
+        self.counters = PollCounters()
         self.polling = polling
-        self.reads = SharedReads(executor)
+        self.reads = SharedReads(executor, self.counters)
         self.cadence = Cadence(polling)
-        self.feeds = ChangeFeeds(executor, polling)
+        self.feeds = ChangeFeeds(executor, polling, self.counters)
         # As long as somebody holds the turn: nothing piles up.
         self._origins: WeakKeyDictionary[Turn, TurnOrigin] = WeakKeyDictionary()
         self._jobs: OrderedDict[str, Turn] = OrderedDict()

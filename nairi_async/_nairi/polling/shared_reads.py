@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nairi_async._core.executor import RequestExecutor
+    from nairi_async._nairi.polling.statistics import PollCounters
     from nairi_async.models import Message
 
 _T = TypeVar("_T")
@@ -44,10 +45,13 @@ class SharedRead(Generic[_T]):
     cancelled, the next makes it.
     """
 
-    __slots__ = ("__weakref__", "_decode", "_executor", "_latest", "_reading", "_request")
+    __slots__ = ("__weakref__", "_counters", "_decode", "_executor", "_latest", "_reading", "_request")
 
-    def __init__(self, executor: RequestExecutor, location: str, decode: Callable[[bytes], _T]) -> None:
+    def __init__(
+        self, executor: RequestExecutor, counters: PollCounters, location: str, decode: Callable[[bytes], _T]
+    ) -> None:
         self._executor = executor
+        self._counters = counters
         self._request = Request(method="GET", path=location)
         self._decode = decode
         self._reading = asyncio.Lock()
@@ -59,7 +63,7 @@ class SharedRead(Generic[_T]):
             latest = self._latest
             if latest is None or latest.started_at < moment:
                 started_at = self._executor.clock.monotonic()
-                self._executor.counters.polls += 1
+                self._counters.polls += 1
                 decode = partial(self._snapshot, started_at)
                 latest = await self._executor.call(
                     self._request, decode, unreadable_is_transient=True, deadline=deadline
@@ -74,8 +78,9 @@ class SharedRead(Generic[_T]):
 class SharedReads:
     """The shared reads of a session; each lives as long as somebody watches."""
 
-    def __init__(self, executor: RequestExecutor) -> None:
+    def __init__(self, executor: RequestExecutor, counters: PollCounters) -> None:
         self._executor = executor
+        self._counters = counters
         self._shared: WeakValueDictionary[tuple[str, bool], SharedRead[Any]] = WeakValueDictionary()
 
     def message(self, message_id: str) -> SharedRead[Message]:
@@ -92,7 +97,7 @@ class SharedReads:
     ) -> SharedRead[_T]:
         shared = self._shared.get((location, progress))
         if shared is None:
-            shared = self._shared[location, progress] = SharedRead(self._executor, location, decoder())
+            shared = self._shared[location, progress] = SharedRead(self._executor, self._counters, location, decoder())
         return shared
 
 

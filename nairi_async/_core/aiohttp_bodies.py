@@ -1,0 +1,207 @@
+"""Bodies over aiohttp: what a request carries, and a response body read whole, into a sink, or as it arrives."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import aiohttp
+
+from nairi_async._core.request import is_success
+from nairi_async.errors import DecodeError, RequestTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nairi_async._core.request import Request, Sink, StreamingBody
+    from nairi_async.clock import Clock
+
+    OnWrite = Callable[[], object]
+
+_JSON: Final = "application/json"
+# Enough of an error page to recognise it.
+_MAX_ERROR_BODY: Final = 64 * 1024
+
+
+class JsonPayload(aiohttp.BytesPayload):
+    """A JSON body that calls `on_write` when it is handed to a connection.
+
+    Before that the service cannot have run the request, whatever went wrong: the proof that it may be sent again.
+    """
+
+    def __init__(self, body: bytes, on_write: OnWrite) -> None:
+        super().__init__(body, content_type=_JSON)
+        self._on_write = on_write
+
+    async def write_with_length(self, writer: Any, content_length: int | None) -> None:
+        """Write the body."""
+        self._on_write()
+        await super().write_with_length(writer, content_length)
+
+    async def write(self, writer: Any) -> None:
+        """Write the body."""
+        self._on_write()
+        await super().write(writer)
+
+
+class StreamingPayload(aiohttp.Payload):
+    """A body that is produced while it is sent, and calls `on_write` when that begins."""
+
+    def __init__(self, body: StreamingBody, on_write: OnWrite) -> None:
+        super().__init__(body, content_type=body.content_type)
+        self._body = body
+        self._on_write = on_write
+
+    @property
+    def size(self) -> int | None:
+        """Its length in bytes, where it is known."""
+        return self._body.size
+
+    @property
+    def autoclose(self) -> bool:
+        """That aiohttp need not close it: its pieces are closed where they are written."""
+        return True
+
+    @property
+    def failure(self) -> Exception | None:
+        """The error that stopped its production."""
+        return self._body.failure
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002 - aiohttp's signature
+        """Refuse: aiohttp calls this to show a body."""
+        raise TypeError("a stream can be sent, not shown")
+
+    async def write_with_length(self, writer: Any, content_length: int | None) -> None:  # noqa: ARG002 - as above
+        """Write the body: a stream keeps to the length that it announced, or fails."""
+        await self.write(writer)
+
+    async def write(self, writer: Any) -> None:
+        """Write the body."""
+        self._on_write()
+        async with aclosing(self._body.chunks()) as chunks:
+            async for chunk in chunks:
+                await writer.write(chunk)
+
+
+def make_payload(request: Request, on_write: OnWrite) -> JsonPayload | StreamingPayload | None:
+    """Return the body of a request for one attempt; `on_write` is called when it is handed to a connection."""
+    if request.body is None:
+        return None
+    if isinstance(request.body, bytes):
+        return JsonPayload(request.body, on_write)
+    return StreamingPayload(request.body, on_write)
+
+
+async def read_body(response: aiohttp.ClientResponse, request: Request) -> bytes:
+    """Read a whole body, or the beginning of that of an error; more than the limit is refused, decompressed."""
+    is_wanted = is_success(response.status)
+    limit = request.max_body if is_wanted else _MAX_ERROR_BODY
+    if request.sink is not None and is_wanted:
+        return await _pour(response, request, request.sink())
+    length = response.content_length
+    if length is not None and length > limit and is_wanted:
+        response.close()
+        raise _too_large(request)
+    if length is not None and length <= limit and "Content-Encoding" not in response.headers:
+        return await response.read()
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            response.close()
+            break
+    if size > limit and is_wanted:
+        raise _too_large(request)
+    return b"".join(chunks)[:limit]
+
+
+async def _pour(response: aiohttp.ClientResponse, request: Request, sink: Sink) -> bytes:
+    """Give the body to a sink, within the same limit; return what is left here, which is nothing."""
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > request.max_body:
+            response.close()
+            raise _too_large(request)
+        if not sink.write(chunk):
+            response.close()
+            break
+    return b""
+
+
+class AiohttpResponseStream:
+    """The body of a success, read as it arrives. It holds its connection until its end."""
+
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        request: Request,
+        clock: Clock,
+        raise_failure: Callable[[Exception], NoReturn],
+    ) -> None:
+        assert request.idle_timeout is not None  # noqa: S101 - only such a request is read as it arrives
+        self._response = response
+        self._request = request
+        self._raise_failure = raise_failure
+        self._idle_timeout = clock.idle_timeout(request.idle_timeout, self._expire)
+        self._size = 0
+
+    async def read(self) -> bytes:
+        """Read the next piece; empty at the end."""
+        content = self._response.content
+        self._idle_timeout.begin()
+        try:
+            piece = await content.readany()
+        except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
+            # aiohttp raises RuntimeError where the session was closed meanwhile.
+            piece = _read_what_arrived_before(content)
+            if not piece:
+                self._raise(error)
+        finally:
+            self._idle_timeout.end()
+        self._size += len(piece)
+        if self._size > self._request.max_body:
+            raise _too_large(self._request)
+        return piece
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._idle_timeout.close()
+        # A body that was read to its end leaves its connection to the next request.
+        self._response.close()
+
+    def _expire(self) -> None:
+        """End the wait for data that has lasted too long."""
+        self._response.content.set_exception(aiohttp.SocketTimeoutError("no data"))
+
+    def _raise(self, error: Exception) -> NoReturn:
+        if isinstance(error, TimeoutError):
+            raise RequestTimeoutError(
+                f"no data came for {self._request.idle_timeout:.3g} s",
+                self._request.method,
+                self._request.path,
+                sent=True,
+            ) from error
+        self._raise_failure(error)
+
+
+def _read_what_arrived_before(content: aiohttp.StreamReader) -> bytes:
+    """Read what arrived before the connection broke, which aiohttp would withhold.
+
+    It may be the very event that says how a turn ended.
+    """
+    failure = content.exception()
+    if failure is None:
+        return b""
+    # Declared for exceptions only; a test proves that aiohttp takes `None` back.
+    content.set_exception(None)  # type: ignore[arg-type]
+    try:
+        return content.read_nowait()
+    finally:
+        content.set_exception(failure)
+
+
+def _too_large(request: Request) -> DecodeError:
+    return DecodeError(f"the response body is larger than {request.max_body} bytes", request.method, request.path)

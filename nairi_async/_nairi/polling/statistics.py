@@ -1,0 +1,75 @@
+"""What a `NairiSession` has done so far: its requests, and what it found by polling."""
+
+from __future__ import annotations
+
+from attrs import define, frozen
+
+from nairi_async._core.statistics import RequestStats
+
+
+@frozen(kw_only=True)
+class Stats(RequestStats):
+    """What a session has done so far; `print` shows it in four lines."""
+
+    polls: int
+    """Requests that looked for news: of statuses, timelines and listings."""
+    turns_ended: int
+    """Turns whose end was found."""
+    discoveries: int
+    """Polls that found news."""
+    discovery_delay: float | None
+    """Mean seconds between an event and its discovery, taken as half of the time since the poll before; `None` before
+    the first."""
+    open_watches: int
+    """Watchers that wait for news right now, between two polls or for the response to one."""
+
+    @property
+    def polls_per_turn(self) -> float | None:
+        """Polls for each turn whose end was found, those of turns that still run included; `None` before the first."""
+        return self.polls / self.turns_ended if self.turns_ended else None
+
+    def __str__(self) -> str:
+        each = (
+            f": {self.polls_per_turn:.1f} for each of {self.turns_ended:,} turns that ended" if self.turns_ended else ""
+        )
+        late = f", {self.discovery_delay:.2f} s late on average" if self.discovery_delay is not None else ""
+        return "\n".join(
+            (
+                self._requests_line(),
+                f"polls     {self.polls:,}{each}",
+                f"news      found {self.discoveries:,} times{late}",
+                f"now       {self.open_watches:,} watches open, {self._now()}",
+            )
+        )
+
+
+@define
+class PollCounters:
+    """The running counts of polling behind `Stats`."""
+
+    polls: int = 0
+    turns_ended: int = 0
+    discoveries: int = 0
+    delays: float = 0.0
+    open_watches: int = 0
+
+    def discovered(self, delay: float) -> None:
+        """Count a poll that found news, on average `delay` seconds old."""
+        self.discoveries += 1
+        self.delays += delay
+
+    def stats(self, requests: RequestStats) -> Stats:
+        """Return the counts as they are now, with those of the requests."""
+        return Stats(
+            requests=requests.requests,
+            retries=requests.retries,
+            bytes_received=requests.bytes_received,
+            open_connections=requests.open_connections,
+            free_connections=requests.free_connections,
+            waiting_calls=requests.waiting_calls,
+            polls=self.polls,
+            turns_ended=self.turns_ended,
+            discoveries=self.discoveries,
+            discovery_delay=self.delays / self.discoveries if self.discoveries else None,
+            open_watches=self.open_watches,
+        )
