@@ -1,9 +1,9 @@
-"""Peak memory of one 50 MB upload and one 50 MB download, beside the size of the file.
+"""Peak memory of one 50 MB upload and one 50 MB download, as a multiple of the size of the file.
 
-Run `python benchmarks/bench_attachments.py`. Each row is a process of its own, against a simulated service in another
-process. `resident` is the process's high-water mark over what it had after a small transfer of the same kind, read from
-/proc, so on Linux only; `allocated` is the peak that tracemalloc saw over the same stretch, in another process, since
-it costs memory itself.
+Run `python benchmarks/bench_attachments.py`. Each row is measured in a process of its own, against a service
+simulated in another process. `resident` is the growth of the resident memory at its peak since a small transfer of the
+same kind, read from /proc, so on Linux only. `allocated` is the peak of tracemalloc for the same transfer, measured in
+a further process because tracemalloc takes memory itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KINDS = ("upload path", "upload file object", "upload stream", "download", "down
 
 
 async def serve() -> None:
-    """Run the service until standard input ends; tells its URL and the ids of a small and a large file."""
+    """Run the service until standard input ends; print its URL and the ids of a small and a large file."""
     async with Simulator() as simulator:
         ids = [simulator.attachment(f"{size}.bin", os.urandom(size)) for size in (SMALL, SIZE)]
         print(simulator.url, *ids, flush=True)
@@ -36,9 +36,9 @@ async def serve() -> None:
 
 
 async def transfer(nairi: NairiSession, kind: str, path: Path, attachment_id: str) -> None:
-    """One transfer of that kind."""
+    """Make one transfer of that kind."""
 
-    async def pieces() -> object:
+    async def chunks() -> object:
         with path.open("rb") as file:
             while chunk := file.read(1 << 16):
                 yield chunk
@@ -50,7 +50,7 @@ async def transfer(nairi: NairiSession, kind: str, path: Path, attachment_id: st
             with path.open("rb", buffering=io.DEFAULT_BUFFER_SIZE) as file:
                 await nairi.upload(file)
         case "upload stream":
-            await nairi.upload(pieces())  # type: ignore[arg-type]
+            await nairi.upload(chunks())  # type: ignore[arg-type]
         case "download":
             await nairi.download(attachment_id)
         case _:
@@ -58,16 +58,16 @@ async def transfer(nairi: NairiSession, kind: str, path: Path, attachment_id: st
 
 
 def resident(word: str) -> int:
-    """`VmRSS`, the memory that this process has resident now, or `VmHWM`, the most it ever had, in bytes.
+    """Return `VmRSS`, the resident memory of this process now, or `VmHWM`, its peak, in bytes.
 
-    Not `ru_maxrss`, which begins with what the parent process had.
+    `ru_maxrss` does not serve: it starts with the value of the parent process.
     """
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(word))
 
 
 async def measure(kind: str, tool: str, url: str, ids: tuple[str, str], directory: Path) -> None:
-    """Do a small transfer, then a large one; tells the growth in bytes and the seconds."""
+    """Make a small transfer, then a large one; print the growth in bytes and the seconds."""
     async with NairiSession("nr_simulator", base_url=url) as nairi:
         await transfer(nairi, kind, directory / "small.bin", ids[0])
         if tool == "allocated":
@@ -81,10 +81,10 @@ async def measure(kind: str, tool: str, url: str, ids: tuple[str, str], director
 
 
 def figures(kind: str, tool: str, *arguments: str) -> tuple[float, float]:
-    """Measure in a process of its own: times the size of the file, and seconds."""
+    """Measure in a process of its own; return the growth as a multiple of the size of the file, and the seconds."""
     command = [sys.executable, __file__, "measure", kind, tool, *arguments]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()  # noqa: S603 - ourselves
-    return float(told[0]) / SIZE, float(told[1])
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()  # noqa: S603 - ourselves
+    return float(printed[0]) / SIZE, float(printed[1])
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ async def gather_limited(calls: Sequence[Callable[[], Awaitable[_T]]], *, at_onc
 class TaskPool(Generic[_T]):
     """Tasks that put items into one queue for one consumer.
 
-    Whoever adds an item or a task acquires `capacity` first; `get` releases it. The pool holds no reference to its
+    The producer of an item acquires `capacity` first, and `get` releases it. The pool holds no reference to its
     consumer, so an abandoned consumer is collected at once and can cancel the tasks.
     """
 
@@ -176,7 +176,7 @@ async def _run_one(
 
 
 class ItemReader(Generic[_T]):
-    """Reads items one by one, from either kind of iterable."""
+    """A reader of items one by one, from either kind of iterable."""
 
     def __init__(self, items: Iterable[_T] | AsyncIterable[_T]) -> None:
         self._plain: Iterator[_T] | None = None

@@ -1,4 +1,4 @@
-"""What can be uploaded: a path, bytes, a file object, a stream; each looked at once, and read in pieces."""
+"""Sources of an upload: a path, bytes, a file object or a stream, inspected once and read in chunks."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from attrs import frozen
 
 from nairi_async.errors import InvalidArgumentError
 
-CHUNK: Final = 256 * 1024
-"""Bytes that are read at once."""
+CHUNK_SIZE: Final = 256 * 1024
+"""Bytes read at a time."""
 
 _Chunks = AsyncGenerator[bytes]
 
 
 @frozen
 class Content:
-    """A source that was looked at, and found to be one."""
+    """An inspected source."""
 
     name: str | None
     """The file's own name, if it has one."""
     size: int | None
-    """Bytes; `None` where only reading tells."""
+    """Bytes; `None` if it is unknown before the end."""
     is_replayable: bool
-    """Whether it can be read from the beginning again."""
+    """Whether it can be read again from the beginning."""
     read: Callable[[], _Chunks]
-    """The bytes, from the beginning."""
+    """Returns an iterator over the bytes, from the beginning."""
 
 
-async def look_at(source: object) -> Content:
-    """A source, ready to be read; `InvalidArgumentError` if nothing can be read from it.
+async def inspect_source(source: object) -> Content:
+    """Return a source ready to be read; raise `InvalidArgumentError` if nothing can be read from it.
 
-    Reading itself raises what the file, its own reading code, or the disk raises.
+    Reading it may still raise what its own code or the operating system raises.
     """
     try:
         match source:
@@ -60,15 +60,15 @@ async def look_at(source: object) -> Content:
         if isinstance(error, InvalidArgumentError):
             raise
         raise InvalidArgumentError(f"cannot read {_shown(source)}: {error}") from error
-    raise InvalidArgumentError(f"a path, bytes, a file or a stream is needed, not {type(source).__name__}")
+    raise InvalidArgumentError(f"cannot upload {type(source).__name__}: give a path, bytes, a binary file or a stream")
 
 
 def _of_bytes(given: bytes | bytearray | memoryview) -> Content:
     view = memoryview(given).cast("B")
 
     async def read() -> _Chunks:
-        for begin in range(0, len(view), CHUNK):
-            yield bytes(view[begin : begin + CHUNK])
+        for begin in range(0, len(view), CHUNK_SIZE):
+            yield bytes(view[begin : begin + CHUNK_SIZE])
 
     return Content(None, len(view), is_replayable=True, read=read)
 
@@ -81,39 +81,39 @@ def _of_path(given: str | bytes) -> Content:
     is_regular = stat.S_ISREG(mode)
     size = None
     if is_regular:
-        # Opened now, so that a file that may not be read is refused before anything is sent.
+        # Opened now, so that an unreadable file is refused before anything is sent.
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
 
     async def read() -> _Chunks:
         async with await anyio.open_file(path, "rb") as file:
-            while chunk := await file.read(CHUNK):
+            while chunk := await file.read(CHUNK_SIZE):
                 yield chunk
 
-    # What is no regular file, such as the named pipe of a shell's <(command), can be read once.
+    # Other kinds, such as the named pipe of a shell's <(command), can be read only once.
     return Content(path.name, size, is_replayable=is_regular, read=read)
 
 
 async def _of_file(file: Any) -> Content:
-    # A text file is known by its encoding, which also the wrappers of tempfile and anyio pass on.
+    # A text file has an encoding, also inside the wrappers of tempfile and anyio.
     if isinstance(file, io.TextIOBase) or isinstance(getattr(file, "encoding", None), str):
-        raise InvalidArgumentError("a file that is opened as text cannot be uploaded; open it with 'rb'")
+        raise InvalidArgumentError("a file opened in text mode cannot be uploaded; open it with 'rb'")
     name = getattr(file, "name", None)
-    # A file may have a number for a name, or a word such as <stdin>.
+    # The name may be a file descriptor, or a word such as <stdin>.
     name = PurePath(name).name if isinstance(name, str) and not name.startswith("<") else None
     begin, size = await _extent(file)
 
     async def read() -> _Chunks:
         if begin is not None:
             await _call(file.seek, begin)
-        while chunk := _checked(await _call(file.read, CHUNK)):
+        while chunk := _checked(await _call(file.read, CHUNK_SIZE)):
             yield chunk
 
     return Content(name, size, is_replayable=begin is not None, read=read)
 
 
 async def _extent(file: Any) -> tuple[int | None, int | None]:
-    """Where reading begins and how much there is behind; `None` for what cannot be wound back."""
+    """Return where reading begins and the number of bytes from there; `None` for a file that cannot seek."""
     if not callable(getattr(file, "seekable", None)) or not await _call(file.seekable):
         return None, None
     begin = await _call(file.tell)
@@ -136,11 +136,11 @@ async def _stream(source: AsyncIterable[bytes]) -> _Chunks:
 
 
 async def _call(method: Callable[..., Any], *arguments: object) -> Any:
-    """What a method returns, whether it is a coroutine function or blocks, in which case a thread waits."""
+    """Call a method: await a coroutine function, and run a blocking one in a thread."""
     if inspect.iscoroutinefunction(method):
         return await method(*arguments)
-    answer = await to_thread.run_sync(lambda: method(*arguments))
-    return await answer if inspect.isawaitable(answer) else answer
+    result = await to_thread.run_sync(lambda: method(*arguments))
+    return await result if inspect.isawaitable(result) else result
 
 
 def _checked(chunk: object) -> bytes:
@@ -148,7 +148,7 @@ def _checked(chunk: object) -> bytes:
         return chunk
     if isinstance(chunk, bytearray | memoryview):
         return bytes(chunk)
-    raise InvalidArgumentError(f"reading gave {type(chunk).__name__} where bytes are needed")
+    raise InvalidArgumentError(f"the source must yield bytes, not {type(chunk).__name__}")
 
 
 def _shown(source: object) -> str:

@@ -1,4 +1,4 @@
-"""One file on its way to the service, as a form that is written while it is sent (api: attachments)."""
+"""A file upload: a multipart form that is produced while it is sent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import unicodedata
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
-from nairi_async._core.sources import Content, look_at
+from nairi_async._core.sources import Content, inspect_source
 from nairi_async.errors import InvalidArgumentError, NairiError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nairi_async.typing import UploadProgress
 
 MAX_ATTACHMENT_BYTES: Final = 50 * 1024 * 1024
-"""Largest file that the service takes, in bytes (api: attachments)."""
+"""Largest file that the service takes, in bytes (https://nairi.ai/docs/api/attachments)."""
 
 _UNKNOWN_TYPE: Final = "application/octet-stream"
 _COMPRESSED: Final = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
@@ -28,9 +28,9 @@ _ESCAPED: Final = str.maketrans({"\\": "\\\\", '"': '\\"'})
 
 
 class Upload:
-    """A checked file as the body of a request; it is produced anew for each attempt.
+    """A checked file as the body of a request. Each attempt produces the body anew.
 
-    `name` is the form's name for the file, `fields` are what stands in the form before it.
+    `name` is the form's name for the file; `fields` come before it in the form.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Upload:
         self._content = content
         self._progress = progress
         self._boundary = secrets.token_hex(16)
-        self._is_begun = False
+        self._is_started = False
         self._failure: Exception | None = None
         parts = [
             f'--{self._boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{value}\r\n'
@@ -71,10 +71,10 @@ class Upload:
         name: str = "file",
         fields: Iterable[tuple[str, str]] = (),
     ) -> Upload:
-        """Look at a source; `InvalidArgumentError`, before any request, if it cannot be uploaded."""
+        """Inspect a source and return its upload; raise `InvalidArgumentError` if it cannot be uploaded."""
         if progress is not None and not callable(progress):
-            raise InvalidArgumentError("progress is something to call with the bytes sent and the size")
-        content = await look_at(source)
+            raise InvalidArgumentError("progress must be callable with the bytes sent and the size")
+        content = await inspect_source(source)
         filename = checked_filename(filename if filename is not None else content.name or "attachment")
         if content.size == 0:
             raise InvalidArgumentError(f"{filename!r} is empty")
@@ -85,47 +85,47 @@ class Upload:
 
     @property
     def content_type(self) -> str:
-        """The type of the form."""
+        """The `Content-Type` of the form."""
         return f"multipart/form-data; boundary={self._boundary}"
 
     @property
     def file_size(self) -> int | None:
-        """Bytes of the file; `None` where only reading tells."""
+        """Bytes of the file; `None` if it is unknown before the end."""
         return self._content.size
 
     @property
     def size(self) -> int | None:
-        """Bytes of the form; `None` where only reading tells."""
+        """Bytes of the form; `None` if it is unknown before the end."""
         return None if self.file_size is None else len(self._head) + self.file_size + len(self._tail)
 
     @property
     def is_spent(self) -> bool:
-        """Whether it was begun and cannot be read from the beginning again."""
-        return self._is_begun and not self._content.is_replayable
+        """Whether it was read in part and cannot be read again from the beginning."""
+        return self._is_started and not self._content.is_replayable
 
     @property
     def failure(self) -> Exception | None:
-        """What went wrong on this side, at the last attempt."""
+        """The failure to read the source at the last attempt, if there was one."""
         return self._failure
 
     async def chunks(self) -> AsyncGenerator[bytes]:
-        """The form, piece by piece."""
-        self._is_begun, self._failure = True, None
+        """Yield the form in chunks."""
+        self._is_started, self._failure = True, None
         yield self._head
-        async with aclosing(self._file()) as pieces:
-            async for piece in pieces:
-                yield piece
+        async with aclosing(self._file()) as chunks:
+            async for chunk in chunks:
+                yield chunk
         yield self._tail
 
     async def _file(self) -> AsyncGenerator[bytes]:
         sent = 0
         try:
-            async with aclosing(self._content.read()) as pieces:
-                async for piece in pieces:
-                    self._check(sent + len(piece))
-                    yield piece
-                    # Asked for the next one: this one is with the connection.
-                    sent += len(piece)
+            async with aclosing(self._content.read()) as chunks:
+                async for chunk in chunks:
+                    self._check(sent + len(chunk))
+                    yield chunk
+                    # The next chunk was asked for, so this one was handed to the connection.
+                    sent += len(chunk)
                     if self._progress is not None:
                         self._progress(sent, self.file_size)
             self._check(sent, at_end=True)
@@ -133,7 +133,7 @@ class Upload:
             self._failure = error if isinstance(error, NairiError) else _unreadable(error)
             raise
         except Exception as error:
-            # A callback or a stream of the caller's: whatever it raised is the caller's to see.
+            # The caller's own callback or stream raised it, so the caller gets it unchanged.
             self._failure = error
             raise
 
@@ -144,22 +144,22 @@ class Upload:
         if at_end and size == 0:
             raise InvalidArgumentError("the stream is empty")
         if expected is not None and (size > expected or (at_end and size < expected)):
-            raise InvalidArgumentError(f"the file changed while it was read: {expected} bytes were there before")
+            raise InvalidArgumentError(f"the file changed while it was read: it had {expected} bytes before")
 
 
 def checked_filename(name: object) -> str:
-    """A name that can stand in the header of a form, as it is: no control characters, no half characters."""
+    """Return a name that can be sent in a form's header unchanged; raise `InvalidArgumentError` for any other."""
     if not isinstance(name, str):
-        raise InvalidArgumentError(f"a filename is a string, not {type(name).__name__}")
+        raise InvalidArgumentError(f"filename must be a string, not {type(name).__name__}")
     if not name.strip():
         raise InvalidArgumentError("the filename is blank")
     if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in name):
-        raise InvalidArgumentError(f"the filename {name[:80]!r} holds control characters; give another as filename=")
+        raise InvalidArgumentError(f"the filename {name[:80]!r} has control characters; give another as filename=")
     return name
 
 
 def guessed_type(filename: str) -> str:
-    """The content type that a name suggests."""
+    """Return the content type that a filename suggests."""
     kind, encoding = mimetypes.guess_type(filename, strict=False)
     if encoding is not None:
         return _COMPRESSED.get(encoding, _UNKNOWN_TYPE)
@@ -170,7 +170,7 @@ def _checked_type(content_type: object) -> str | None:
     if content_type is None:
         return None
     if not isinstance(content_type, str) or not _CONTENT_TYPE.fullmatch(content_type):
-        raise InvalidArgumentError(f"content_type {content_type!r} is not of the form type/subtype")
+        raise InvalidArgumentError(f"content_type must have the form type/subtype, got {content_type!r}")
     return content_type
 
 

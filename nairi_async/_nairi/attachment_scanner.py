@@ -1,8 +1,9 @@
-"""Taking the file out of an attachment's JSON while it arrives: pure, and fed in pieces of any size.
+"""Decodes an attachment while its JSON arrives, in pieces of any size: pure.
 
-The service sends a file as base64 inside one JSON document (api: get attachment). Decoded as a whole, a file of 50 MB
-would be held as the body, as the text of `data` and as bytes, 180 MB in all. Here the text of `data` is decoded as it
-comes, and only the rest of the document, a few hundred bytes, is kept for the ordinary decoder.
+The service sends a file as base64 inside one JSON document (https://nairi.ai/docs/api/attachments/get). Decoded as a
+whole, a file of 50 MB would be held three times, as the body, as the text of `data` and as bytes: 180 MB in all. Here
+the text of `data` is decoded piece by piece, and only the rest of the document, a few hundred bytes, is buffered for
+the ordinary decoder.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ _ESCAPES: Final = {b"/": b"/", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _UNICODE_ESCAPE: Final = 5
 
 
-class AttachmentScan:
-    """The body of one attachment: `write` takes pieces, `attachment` gives what they held.
+class AttachmentScanner:
+    """The sink for the response body of one attachment: `write` takes pieces, `attachment` returns the file.
 
-    Whatever is not plainly the top-level string `data` goes to the ordinary decoder, which judges the document: this
-    class only has to know where strings begin and end.
+    Everything except the top-level string `data` goes to the ordinary decoder, which validates the document. The
+    scanner only has to know where strings begin and end.
     """
 
     def __init__(self) -> None:
@@ -47,14 +48,14 @@ class AttachmentScan:
         self._failure: ValueError | None = None
 
     def write(self, chunk: bytes) -> bool:
-        """Take the next piece; returns whether more is wanted, which is not so once the data is no base64."""
+        """Take the next piece; return whether more is wanted. Nothing is once the data has proved to be no base64."""
         position = 0
         while position < len(chunk) and self._failure is None:
             position = self._read(chunk, position)
         return self._failure is None
 
     def attachment(self) -> Attachment:
-        """The file, once the body has ended; `DecodeError` if it is none."""
+        """Return the file, once the body has ended; raise `DecodeError` if the body holds none."""
         rest = bytes(self._rest)
         if self._data is None:
             return decode_attachment(rest)
@@ -63,11 +64,11 @@ class AttachmentScan:
                 raise self._failure
             content = self._data.finish() if self._read != self._inside_data else None
         except ValueError as error:
-            raise DecodeError("the answer cannot be read: its data is not base64", excerpt=excerpt(rest)) from error
+            raise DecodeError("the response cannot be read: its data is not base64", excerpt=excerpt(rest)) from error
         return decode_attachment(rest, content)
 
     def _outside(self, chunk: bytes, position: int) -> int:
-        """Between strings, where the structure of the document is."""
+        """Read on between strings, where the structure of the document is."""
         end = position
         while end < len(chunk) and chunk[end] not in _STRUCTURE:
             end += 1
@@ -91,7 +92,7 @@ class AttachmentScan:
     def _begin_string(self) -> None:
         is_top = self._depth == 1 and self._is_object
         if is_top and not self._expects_key and self._last_key == b"data":
-            # Of a name that stands twice, the last counts, as for every JSON reader in Python.
+            # Of a repeated name the last counts, as for Python's JSON decoder.
             self._data, self._escape, self._read = _Base64(), None, self._inside_data
             return
         self._key = bytearray() if is_top and self._expects_key else None
@@ -99,7 +100,7 @@ class AttachmentScan:
 
     def _inside_string(self, chunk: bytes, position: int) -> int:
         if self._escape is not None:
-            # One character is enough: what follows in \uXXXX are letters and digits, which end nothing.
+            # One character is enough: the digits of \uXXXX end no string.
             self._escape = None
             return self._keep(chunk, position, position + 1)
         end = _next_mark(chunk, position)
@@ -142,10 +143,10 @@ class AttachmentScan:
             self._failure = error
 
     def _unescape(self, data: _Base64, escape: bytearray, chunk: bytes, position: int) -> int:
-        r"""Base64 needs no escapes, but some encoders write `/` as `\/` and `+` as `\u002B`."""
+        r"""Decode an escape. Base64 needs none, but some encoders write `/` as `\/` and `+` as `\u002B`."""
         escape.append(chunk[position])
         if escape[:1] != b"u":
-            # What is no escape at all stays as it is, and is no base64.
+            # An invalid escape stays as it is, and is no base64.
             self._feed(data, _ESCAPES.get(bytes(escape), b"\\"))
         elif len(escape) < _UNICODE_ESCAPE:
             return position + 1
@@ -156,35 +157,35 @@ class AttachmentScan:
 
 
 class _Base64:
-    """Strict base64, decoded in slices; `ValueError` for what is none."""
+    """A strict base64 decoder for text in slices; it raises `ValueError` for anything else."""
 
     def __init__(self) -> None:
-        # Its `getvalue` hands the buffer over without a copy.
+        # `BytesIO.getvalue` returns its buffer without a copy.
         self._decoded = BytesIO()
-        self._left = b""
+        self._remainder = b""
         self._is_padded = False
 
     def feed(self, text: bytes) -> None:
         if not text:
             return
         if self._is_padded:
-            raise binascii.Error("text behind the padding")
-        text = self._left + text if self._left else text
+            raise binascii.Error("text after the padding")
+        text = self._remainder + text if self._remainder else text
         whole = len(text) - len(text) % 4
-        self._left = text[whole:]
+        self._remainder = text[whole:]
         self._decoded.write(binascii.a2b_base64(memoryview(text)[:whole], strict_mode=True))
         self._is_padded = whole > 0 and text[whole - 1] == _PADDING
-        if self._is_padded and self._left:
-            raise binascii.Error("text behind the padding")
+        if self._is_padded and self._remainder:
+            raise binascii.Error("text after the padding")
 
     def finish(self) -> bytes:
-        if self._left:
+        if self._remainder:
             raise binascii.Error("the text ends within a group of four")
         return self._decoded.getvalue()
 
 
 def _next_mark(chunk: bytes, position: int) -> int:
-    """Where the next quote or backslash stands, or the end of the chunk."""
+    """Return the position of the next quote or backslash, or the end of the chunk."""
     quote = chunk.find(b'"', position)
     end = len(chunk) if quote < 0 else quote
     backslash = chunk.find(b"\\", position, end)
@@ -192,7 +193,7 @@ def _next_mark(chunk: bytes, position: int) -> int:
 
 
 def _character(digits: bytearray) -> bytes:
-    """The ASCII character of four hexadecimal digits; anything else gives what base64 does not know."""
+    """Return the ASCII character of four hexadecimal digits, or a byte that is no base64 for anything else."""
     try:
         return bytes.fromhex(digits.decode("ascii")).removeprefix(b"\0") or b"\0"
     except ValueError:

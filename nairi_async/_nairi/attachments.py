@@ -1,4 +1,4 @@
-"""The attachments of a session: uploads and downloads, some at a time."""
+"""Uploads and downloads of attachments, a few at a time (https://nairi.ai/docs/api/attachments)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nairi_async._core.address import path
 from nairi_async._core.fan_out import gather_limited
 from nairi_async._core.request import Request
 from nairi_async._core.upload import MAX_ATTACHMENT_BYTES, Upload
-from nairi_async._nairi.attachment_scanner import AttachmentScan
+from nairi_async._nairi.attachment_scanner import AttachmentScanner
 from nairi_async._nairi.wire import decode_attachment_id
 from nairi_async.errors import InvalidArgumentError
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from nairi_async.typing import Source
 
 AT_ONCE: Final = 4
-"""Files under way at a time in one call: more would only share the line, and hold more memory."""
-SLOWEST: Final = 256 * 1024
-"""Bytes a second that a transfer is allowed to take, beyond the session's `request_timeout`."""
+"""Files that one call transfers at a time: more would share the same bandwidth and hold more memory."""
+MIN_BYTES_PER_SECOND: Final = 256 * 1024
+"""The slowest transfer that is waited for; the session's `request_timeout` comes on top."""
 
-# The base64 of the largest file, with room for its name and what else the service may say.
-_LARGEST_BODY: Final = 72 * 1024 * 1024
+# The base64 of the largest file, its name, and fields that the service may add.
+_MAX_BODY: Final = 72 * 1024 * 1024
 
 
 class Files:
@@ -38,87 +38,91 @@ class Files:
         self._executor = executor
 
     async def upload(self, upload: Upload, timeout: float | None = None, *, deadline: float = math.inf) -> str:
-        """Send a file; returns the id of the attachment."""
+        """Upload a file and return the id of the attachment."""
         size = MAX_ATTACHMENT_BYTES if upload.file_size is None else upload.file_size
-        # Twice uploaded is not twice used: a lost answer leaves a file that nobody names.
+        # Idempotent: a lost response leaves an attachment that no prompt names.
         request = Request(
             method="POST", path=path("attachments"), body=upload, timeout=timeout or self._allowance(size)
         )
         return await self._executor.call(request, decode_attachment_id, deadline=deadline)
 
     async def download(self, attachment_id: str, timeout: float | None = None) -> Attachment:
-        """Fetch a file."""
-        scan = AttachmentScan()
+        """Download a file."""
+        scanner = AttachmentScanner()
 
-        def sink() -> AttachmentScan:
-            # One for each attempt: what came of a broken answer is let go.
-            nonlocal scan
-            scan = AttachmentScan()
-            return scan
+        def sink() -> AttachmentScanner:
+            # A new one for each attempt: what was read of a broken response is dropped.
+            nonlocal scanner
+            scanner = AttachmentScanner()
+            return scanner
 
         def decode(_body: bytes) -> Attachment:
-            return scan.attachment()
+            return scanner.attachment()
 
         request = Request(
             method="GET",
             path=path("attachments", attachment_id),
             sink=sink,
-            max_body=_LARGEST_BODY,
-            timeout=timeout or self._allowance(_LARGEST_BODY),
+            max_body=_MAX_BODY,
+            timeout=timeout or self._allowance(_MAX_BODY),
         )
         return await self._executor.call(request, decode)
 
     async def fetch(self, attachment_ids: Sequence[str]) -> list[Attachment]:
-        """Download several files, in their order."""
+        """Download several files; return them in the order of the ids."""
         return await gather_limited(
             [partial(self.download, attachment_id) for attachment_id in attachment_ids], at_once=AT_ONCE
         )
 
     def pending(self, attachments: Iterable[Source], attachment_ids: Iterable[str]) -> PendingUploads:
-        """The attachments of one prompt; refused where they are too many or no sources at all."""
+        """Return the attachments of one prompt, not yet uploaded.
+
+        Raises:
+            InvalidArgumentError: they are more than a prompt can carry, or something is no source.
+        """
         ids = checks.attachment_ids(attachment_ids)
         sources = _sources(attachments)
         if len(ids) + len(sources) > checks.MAX_ATTACHMENTS:
             raise InvalidArgumentError(
-                f"{len(ids) + len(sources)} attachments: the service takes at most {checks.MAX_ATTACHMENTS}"
+                f"{len(ids) + len(sources)} attachments: a prompt can carry at most {checks.MAX_ATTACHMENTS}"
             )
         return PendingUploads(self, ids, sources)
 
     def _allowance(self, size: int) -> float:
-        return self._executor.request_timeout + size / SLOWEST
+        return self._executor.request_timeout + size / MIN_BYTES_PER_SECOND
 
 
 class PendingUploads:
-    """The files of one prompt: checked all before the first is sent, and each sent once however often it is asked."""
+    """The attachments of one prompt. All are checked before the first upload, and each is uploaded once."""
 
     def __init__(self, files: Files, ids: tuple[str, ...], sources: tuple[Source, ...]) -> None:
         self._files = files
         self._ids = ids
         self._sources = sources
         self._uploads: list[Upload] = []
-        self._done: dict[int, str] = {}
+        self._uploaded: dict[int, str] = {}
 
     async def ids(self, *, deadline: float = math.inf) -> tuple[str, ...]:
-        """All ids that the prompt carries, after what was not uploaded yet has been, some at a time."""
+        """Upload what was not uploaded yet, a few files at a time, and return all ids of the prompt."""
         if len(self._uploads) < len(self._sources):
             self._uploads = [await Upload.prepare(source) for source in self._sources]
-        missing = [index for index in range(len(self._uploads)) if index not in self._done]
+        missing = [index for index in range(len(self._uploads)) if index not in self._uploaded]
         await gather_limited([partial(self._upload, index, deadline) for index in missing], at_once=AT_ONCE)
-        return (*self._ids, *(self._done[index] for index in range(len(self._uploads))))
+        return (*self._ids, *(self._uploaded[index] for index in range(len(self._uploads))))
 
     async def _upload(self, index: int, deadline: float) -> None:
         upload = self._uploads[index]
         if upload.is_spent:
-            raise InvalidArgumentError("a stream was sent before, in part or in whole, and cannot be read again")
-        self._done[index] = await self._files.upload(upload, deadline=deadline)
+            raise InvalidArgumentError("a stream that was read in part cannot be read again; give a new one")
+        self._uploaded[index] = await self._files.upload(upload, deadline=deadline)
 
 
 def _sources(attachments: object) -> tuple[Source, ...]:
     single = (str, bytes, bytearray, memoryview, os.PathLike, Mapping)
     if isinstance(attachments, single) or hasattr(attachments, "read") or not isinstance(attachments, Iterable):
-        raise InvalidArgumentError("attachments is a sequence of paths, bytes, files or streams, not a single value")
+        raise InvalidArgumentError("attachments must be a sequence of sources, not a single one")
     sources = tuple(attachments)
     read_once = [id(source) for source in sources if not isinstance(source, single)]
     if len(set(read_once)) < len(read_once):
-        raise InvalidArgumentError("the same file object stands twice among the attachments")
+        raise InvalidArgumentError("attachments names the same file object twice")
     return sources

@@ -30,8 +30,8 @@ class AskMany(FanOut[Outcome]):
     with the input. A prompt that fails does not affect the others: its error is in its `Outcome`. An exception of the
     iterable of prompts is raised after every prompt read before it has ended.
 
-    Leaving the loop, `aclose()` or `async with` end it: no further prompt is sent, and waiting stops. Turns that were
-    started go on at the service.
+    Leaving the loop, `aclose()` or `async with` end it: no further prompt is sent, and waiting stops. A turn that was
+    started goes on at the service.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Reads turns: watch the messages of a turn, wait for its end, fetch its reply."""
+"""Reading of turns: watch the messages of a turn, wait for its end, fetch its reply."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TurnReader:
-    """Reads the turns of one session, and counts their usage. Callers check the arguments."""
+    """The reading side of one session: reads its turns and counts their usage. Callers check the arguments."""
 
     def __init__(self, context: PollingContext, files: Files, meter: UsageMeter) -> None:
         self.meter = meter

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
-from nairi_async._core.sources import look_at
+from nairi_async._core.sources import inspect_source
 from nairi_async._core.upload import MAX_ATTACHMENT_BYTES
 from nairi_async.errors import InvalidArgumentError
 
@@ -46,7 +46,7 @@ async def voice(source: object) -> Voice:
         InvalidArgumentError: it cannot be read, is empty or too large, or is no audio that the service takes: MP3, or
             WAV with one channel, samples of 2 or 4 bytes, and 4,000 to 44,100 of them a second.
     """
-    content = await look_at(source)
+    content = await inspect_source(source)
     pieces: list[bytes] = []
     size = 0
     async with aclosing(content.read()) as chunks:

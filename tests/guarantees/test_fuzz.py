@@ -1,4 +1,4 @@
-"""Answers that were edited at random, and the finds of the fuzzer (`benchmarks/fuzz_wire.py`), break no rule."""
+"""Response bodies edited at random, and the finds of the fuzzer (`benchmarks/fuzz_wire.py`), break no rule."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ WORDS = st.sampled_from([b'{"', b'"}', b"[", b"]", b",", b":", b"null", b"1e999"
 
 @pytest.mark.parametrize("rule", RULES)
 @given(data=st.data())
-def test_no_edit_of_an_answer_breaks_a_rule(rule: str, data: st.DataObject) -> None:
-    """Parts of an answer cut out, put elsewhere or put in from outside: each rule holds as its docstring says."""
+def test_no_edit_of_a_body_breaks_a_rule(rule: str, data: st.DataObject) -> None:
+    """Parts of a body are cut out, moved or replaced: each rule holds as its docstring says."""
     body = data.draw(st.sampled_from(list(seeds(rule))))
     for _ in range(data.draw(st.integers(0, 4))):
         begin, end, place = sorted(data.draw(st.tuples(*[st.integers(0, len(body))] * 3)))
@@ -26,6 +26,6 @@ def test_no_edit_of_an_answer_breaks_a_rule(rule: str, data: st.DataObject) -> N
 
 
 @pytest.mark.parametrize("find", FINDS, ids=lambda find: find.stem)
-def test_what_broke_a_rule_breaks_it_no_more(find: Path) -> None:
-    """A file is named for the rule that it broke, and for how."""
+def test_an_earlier_find_breaks_no_rule(find: Path) -> None:
+    """Each file is named after the rule that it broke, and how; the rule holds for it now."""
     RULES[find.name.partition("-")[0]](find.read_bytes())

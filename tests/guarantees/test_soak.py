@@ -7,10 +7,10 @@ import soak
 @pytest.mark.anyio
 @pytest.mark.parametrize("seed", range(len(soak.QUIRKS)))
 async def test_nothing_is_lost_doubled_or_leaked_under_faults(seed: int) -> None:
-    """Hundreds of conversations through a service that spoils every fourth request, counted at the service.
+    """Sixty conversations with a service that spoils every fourth request, counted at the service.
 
-    No prompt runs twice; each turn is delivered, or reported as unknown, or was not sent and did not run; each message
-    comes once; and what was open is closed. Each seed meets other quirks of the service.
+    No prompt runs twice. Each turn is delivered, or reported as unknown, or was not sent and did not run. Each message
+    comes once. Everything that was opened is closed. Each seed has other quirks of the service.
     """
     tally = await soak.soak(seed, conversations=60)
     assert {what: count for what, count in tally.lost.items() if count} == {}

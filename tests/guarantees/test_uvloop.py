@@ -1,7 +1,6 @@
-"""What hangs on the event loop, once more on uvloop: sessions, watches, cancellation, timeouts, streams, TLS.
+"""Tests that depend on the event loop, run again on uvloop: sessions, watches, cancellation, timeouts, streams, TLS.
 
-The tests are the same; only the loop that pytest runs them on is another. All others pass on it as well, and are left
-out to save time.
+The other tests pass on uvloop as well, and are left out to save time.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ import asyncio
 
 import pytest
 from test_attachments import (  # noqa: F401 - collected here
-    test_a_stream_over_the_limit_is_broken_off,
-    test_an_answer_without_an_end_is_cut,
+    test_a_stream_over_the_limit_is_stopped,
+    test_an_endless_response_is_stopped,
     test_every_kind_of_source_arrives_whole,
 )
 from test_cancellation import (  # noqa: F401
@@ -57,10 +56,10 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
-    """The loop of this file."""
+    """Select the event loop of this file."""
     return "asyncio", {"use_uvloop": True}
 
 
 async def test_the_loop_is_uvloop() -> None:
-    """The tests of this file run on what they say."""
+    """The tests of this file run on uvloop."""
     assert isinstance(asyncio.get_running_loop(), uvloop.Loop)

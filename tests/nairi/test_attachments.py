@@ -1,4 +1,4 @@
-"""Files up and down: every kind of source, every limit, and no way out of the directory."""
+"""Uploads and downloads: every kind of source, every limit, and no way out of the directory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from nairi_async import (
 from nairi_async._core.files import safe_name
 from nairi_async._core.upload import guessed_type
 from nairi_async._nairi import wire
-from nairi_async._nairi.attachment_scanner import AttachmentScan
+from nairi_async._nairi.attachment_scanner import AttachmentScanner
 from nairi_async.testing import Say, Simulator, VirtualClock
 from nairi_async.testing.answers import answer
 
@@ -58,7 +58,7 @@ async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
 
 
 class Pipe(io.RawIOBase):
-    """A binary file that cannot be wound back and does not know its size."""
+    """A binary file that can neither seek nor state its size."""
 
     def __init__(self, data: bytes) -> None:
         self._data = io.BytesIO(data)
@@ -83,13 +83,13 @@ class AsyncReader:
 
 
 async def stored(nairi: NairiSession, source: Any, **options: Any) -> tuple[str, bytes]:
-    """What the service has after an upload: name and bytes."""
+    """Upload a source and return the name and the bytes that the service stored."""
     file = await nairi.download(await nairi.upload(source, **options))
     return file.filename, file.data
 
 
 async def test_every_kind_of_source_arrives_whole(nairi: NairiSession, tmp_path: Path) -> None:
-    """A path, bytes, files of all kinds and streams give the same bytes, under the name they have."""
+    """A path, bytes, files of all kinds and streams arrive as the same bytes, under their own names."""
     path = tmp_path / "größe.bin"
     path.write_bytes(DATA)
     with path.open("rb") as file:
@@ -109,8 +109,8 @@ async def test_every_kind_of_source_arrives_whole(nairi: NairiSession, tmp_path:
 
 
 @pytest.mark.parametrize("name", ['quo"ted', "back\\slash", "a b; c=d.txt", "日本語 🙂.txt", "%22", "x" * 300, "é'"])
-async def test_a_filename_goes_out_as_it_is(nairi: NairiSession, name: str) -> None:
-    """Quotes, backslashes and any script neither break the header nor change on the way."""
+async def test_a_filename_is_sent_unchanged(nairi: NairiSession, name: str) -> None:
+    """Quotes, backslashes and any script neither break the header nor are changed."""
     assert await stored(nairi, b"x", filename=name) == (name, b"x")
 
 
@@ -157,7 +157,7 @@ async def test_bad_sources_are_refused_before_any_request(
 async def test_a_file_over_the_limit_is_refused_before_any_request(
     simulator: Simulator, nairi: NairiSession, tmp_path: Path
 ) -> None:
-    """50 MB and one byte is too much where the size is known."""
+    """A file of 50 MB and one byte is refused if its size is known."""
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(MAX_ATTACHMENT_BYTES + 1)
@@ -166,8 +166,8 @@ async def test_a_file_over_the_limit_is_refused_before_any_request(
     assert simulator.requests == []
 
 
-async def test_a_stream_over_the_limit_is_broken_off(simulator: Simulator, nairi: NairiSession) -> None:
-    """Where nobody knows the size, the upload ends in the middle, once, and nothing is stored."""
+async def test_a_stream_over_the_limit_is_stopped(simulator: Simulator, nairi: NairiSession) -> None:
+    """If the size is unknown, the upload stops at the limit, is not repeated, and nothing is stored."""
     taken = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -183,26 +183,26 @@ async def test_a_stream_over_the_limit_is_broken_off(simulator: Simulator, nairi
 
 
 @pytest.mark.parametrize("source", [stream(), stream(b""), Pipe(b"")])
-async def test_an_empty_stream_is_an_error_all_the_same(nairi: NairiSession, source: Any) -> None:
-    """A stream that turns out to be empty is refused like an empty file."""
+async def test_an_empty_stream_is_refused(nairi: NairiSession, source: Any) -> None:
+    """A stream that ends without any bytes is refused like an empty file."""
     with pytest.raises(InvalidArgumentError, match="empty"):
         await nairi.upload(source)
 
 
-async def test_what_reading_raises_is_what_the_caller_sees(nairi: NairiSession) -> None:
-    """A stream's own exception comes through as it is; wrong pieces and a file that changes are typed errors."""
+async def test_exceptions_of_a_source_reach_the_caller(nairi: NairiSession) -> None:
+    """A stream's own exception is raised unchanged; wrong chunks and a file that changes are typed errors."""
 
     async def broken() -> AsyncIterator[bytes]:
         yield b"x"
         raise LookupError("mine")
 
-    class Liar(io.BytesIO):
-        def __init__(self, data: bytes, told: int) -> None:
+    class WrongSize(io.BytesIO):
+        def __init__(self, data: bytes, size: int) -> None:
             super().__init__(data)
-            self._told = told
+            self._size = size
 
         def seek(self, offset: int, whence: int = 0) -> int:
-            return self._told if whence == os.SEEK_END else super().seek(offset, whence)
+            return self._size if whence == os.SEEK_END else super().seek(offset, whence)
 
     class Failing(Pipe):
         def readinto(self, _buffer: Any) -> int:
@@ -212,16 +212,16 @@ async def test_what_reading_raises_is_what_the_caller_sees(nairi: NairiSession) 
         await nairi.upload(broken())
     with pytest.raises(InvalidArgumentError, match="str"):
         await nairi.upload(stream("text"))  # type: ignore[arg-type]
-    for told in (5, 500):
+    for size in (5, 500):
         with pytest.raises(InvalidArgumentError, match="changed"):
-            await nairi.upload(Liar(b"x" * 50, told))
+            await nairi.upload(WrongSize(b"x" * 50, size))
     with pytest.raises(InvalidArgumentError, match="Input/output error"):
         await nairi.upload(Failing(b""))
-    assert await stored(nairi, b"and the session goes on") == ("attachment", b"and the session goes on")
+    assert await stored(nairi, b"the session still works") == ("attachment", b"the session still works")
 
 
-async def test_progress_tells_what_was_sent(nairi: NairiSession) -> None:
-    """The callback gets rising numbers up to the size, and `None` for a size that nobody knows."""
+async def test_progress_reports_what_was_sent(nairi: NairiSession) -> None:
+    """The callback gets rising numbers up to the size, and `None` for an unknown size."""
     seen: list[tuple[int, int | None]] = []
     await nairi.upload(DATA, progress=lambda sent, size: seen.append((sent, size)))
     assert [sent for sent, _ in seen] == sorted({sent for sent, _ in seen})
@@ -237,7 +237,7 @@ async def test_progress_tells_what_was_sent(nairi: NairiSession) -> None:
 
 
 async def test_an_upload_is_repeated_only_if_it_can_be_read_again(simulator: Simulator, nairi: NairiSession) -> None:
-    """After a fault a file is read from its beginning again; a stream that is gone ends with the fault itself."""
+    """After a fault a file is read again from its beginning; a stream that was consumed raises the fault."""
     faults = 1
 
     async def fail(request: web.Request, response: web.StreamResponse) -> web.StreamResponse | None:
@@ -254,7 +254,7 @@ async def test_an_upload_is_repeated_only_if_it_can_be_read_again(simulator: Sim
 
 
 async def test_the_content_type_is_guessed_and_can_be_given(simulator: Simulator, nairi: NairiSession) -> None:
-    """The part's type comes from the name; compressed files are not taken for what is in them."""
+    """The part's type comes from the name; a compressed file has the type of its compression."""
     bodies: list[bytes] = []
 
     async def keep(request: web.Request) -> web.StreamResponse:
@@ -271,7 +271,7 @@ async def test_the_content_type_is_guessed_and_can_be_given(simulator: Simulator
 
 
 async def test_files_of_a_prompt_are_uploaded_first(simulator: Simulator, nairi: NairiSession, tmp_path: Path) -> None:
-    """`attachments=` works wherever a prompt is sent, keeps the order, and adds to the ids that are given."""
+    """`attachments=` works in every call that sends a prompt, keeps the order, and adds to the given ids."""
     path = tmp_path / "a.txt"
     path.write_bytes(b"a")
     known = await nairi.upload(b"known")
@@ -289,7 +289,7 @@ async def test_files_of_a_prompt_are_uploaded_first(simulator: Simulator, nairi:
 async def test_files_of_a_prompt_are_checked_before_the_first_is_sent(
     simulator: Simulator, nairi: NairiSession, tmp_path: Path
 ) -> None:
-    """One bad file, one too many, the same file twice, or a single value: no request, and no prompt."""
+    """One bad file, one too many, the same file twice, or a single value: no request is made."""
     file = io.BytesIO(b"x")
     bad: list[Any] = [
         [b"x", tmp_path / "gone"], [b"x"] * (MAX_ATTACHMENTS + 1), b"x", "path", tmp_path, file, [file, file], 3, {},
@@ -305,7 +305,7 @@ async def test_files_of_a_prompt_are_checked_before_the_first_is_sent(
 
 
 async def test_a_failed_upload_sends_no_prompt_and_stops_the_others(simulator: Simulator, nairi: NairiSession) -> None:
-    """The first failure is raised as it is, and nothing of the call goes on in the background."""
+    """The first failure is raised unchanged, and no upload of the call goes on in the background."""
 
     async def refuse(request: web.Request, response: web.StreamResponse) -> web.StreamResponse | None:
         is_bad = any(file.data == b"bad" for file in simulator._world.files.values())
@@ -318,7 +318,7 @@ async def test_a_failed_upload_sends_no_prompt_and_stops_the_others(simulator: S
 
 
 async def test_a_cancelled_prompt_uploads_nothing_twice(simulator: Simulator, nairi: NairiSession) -> None:
-    """A watch whose first step was cancelled while a file went up goes on with what was uploaded already."""
+    """A watch whose first step was cancelled during an upload keeps the files that were uploaded already."""
     arrived = 0
 
     async def hang(request: web.Request) -> web.StreamResponse | None:
@@ -332,7 +332,7 @@ async def test_a_cancelled_prompt_uploads_nothing_twice(simulator: Simulator, na
     watch = nairi.conversation("my-agent").send("Look", attachments=[b"one", b"two"])
     step = asyncio.ensure_future(anext(watch))
     await until(lambda: arrived == 2 and simulator.requests)
-    # By the time that a later request is answered, the answer to the upload has been read.
+    # Once a later request is answered, the response to the upload has been read.
     await nairi.agents()
     step.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -344,7 +344,7 @@ async def test_a_cancelled_prompt_uploads_nothing_twice(simulator: Simulator, na
 
 
 async def test_the_files_of_a_reply(simulator: Simulator, nairi: NairiSession) -> None:
-    """`reply.attachments()` and `nairi.attachments(reply)` fetch all, in order; a stored reply says what to do."""
+    """`reply.attachments()` and `nairi.attachments(reply)` fetch all, in order; a pickled reply says what to do."""
     ids = [simulator.attachment(f"{number}.txt", str(number).encode()) for number in range(6)]
     simulator.agent("maker", [Say("Here.", attachment_ids=ids)])
     reply = await nairi.ask("maker", "Make")
@@ -367,10 +367,10 @@ def body(data: str, **more: Any) -> bytes:
 
 
 def scanned(document: bytes, size: int) -> Attachment:
-    scan = AttachmentScan()
+    scanner = AttachmentScanner()
     pieces = (document[begin : begin + size] for begin in range(0, len(document), size))
-    all(scan.write(piece) for piece in pieces)
-    return scan.attachment()
+    all(scanner.write(piece) for piece in pieces)
+    return scanner.attachment()
 
 
 json_values = st.recursive(
@@ -394,7 +394,7 @@ def test_scanning_is_the_same_as_decoding_the_whole(
     indent: int | None,
     size: int,
 ) -> None:
-    """In pieces of any size, with any other fields, a file is what the ordinary decoder makes of it."""
+    """In pieces of any size and with any other fields, the scanner gives the same file as the ordinary decoder."""
     text = base64.b64encode(data).decode()
     document = {"data": text, **more} if is_first else {**more, "data": text}
     plain = json.dumps(document, indent=indent).encode()
@@ -405,7 +405,7 @@ def test_scanning_is_the_same_as_decoding_the_whole(
 
 @given(st.data(), st.integers(1, 40))
 def test_what_cannot_be_decoded_cannot_be_scanned(data: st.DataObject, size: int) -> None:
-    """Damaged documents are refused by both ways, with the same error."""
+    """Damaged documents are refused by scanner and decoder alike."""
     document = bytearray(body(base64.b64encode(data.draw(st.binary(max_size=30))).decode(), data2="x"))
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(document) - 1))
@@ -421,20 +421,20 @@ def test_what_cannot_be_decoded_cannot_be_scanned(data: st.DataObject, size: int
 
 @pytest.mark.parametrize("data", ["abc", "YQ==YQ==", "Y Q=", "!!!!", "YQ=", "YWJj\n", "é"])
 async def test_bad_base64_is_a_typed_error(simulator: Simulator, nairi: NairiSession, data: str) -> None:
-    """Data that is no base64 is a DecodeError that says where, after one request."""
+    """Data that is no base64 is a DecodeError that names the path, after one request."""
 
-    async def lie(request: web.Request) -> web.StreamResponse:
+    async def respond(request: web.Request) -> web.StreamResponse:
         return web.Response(body=body(data), content_type="application/json")
 
-    simulator.intercept = lie
+    simulator.intercept = respond
     with pytest.raises(DecodeError, match="base64") as caught:
         await nairi.download("att_1")
     assert caught.value.path == "/attachments/att_1"
     assert len(simulator.requests) == 1
 
 
-async def test_an_answer_without_an_end_is_cut(nairi: NairiSession, simulator: Simulator) -> None:
-    """A body beyond the limit is refused while it comes, not gathered."""
+async def test_an_endless_response_is_stopped(nairi: NairiSession, simulator: Simulator) -> None:
+    """A body over the limit is refused while it arrives, and is not buffered."""
 
     async def endless(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -448,12 +448,12 @@ async def test_an_answer_without_an_end_is_cut(nairi: NairiSession, simulator: S
         await nairi.download("att_1")
 
 
-@pytest.mark.parametrize("told", [10, 10_000])
-async def test_a_lying_length_is_a_typed_error(told: int) -> None:
-    """An answer shorter or longer than its Content-Length is no file, and no hang."""
+@pytest.mark.parametrize("length", [10, 10_000])
+async def test_a_wrong_content_length_is_a_typed_error(length: int) -> None:
+    """A response shorter or longer than its Content-Length raises an error, and does not hang."""
     document = body(base64.b64encode(b"x" * 60).decode())
-    lie = f"HTTP/1.1 200 OK\r\nContent-Length: {told}\r\n\r\n".encode() + document
-    async with RawServer(Last(lie)) as server, session_to(server.url, retry=RetryPolicy(attempts=1)) as nairi:
+    response = f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode() + document
+    async with RawServer(Last(response)) as server, session_to(server.url, retry=RetryPolicy(attempts=1)) as nairi:
         with pytest.raises((ConnectionFailedError, DecodeError)):
             await nairi.download("att_1")
 
@@ -462,7 +462,7 @@ async def test_a_lying_length_is_a_typed_error(told: int) -> None:
 async def test_a_wrong_id_is_refused_before_any_request(
     simulator: Simulator, nairi: NairiSession, attachment_id: Any
 ) -> None:
-    """What no id can be never reaches the service; one that is unknown there is a NotFoundError."""
+    """A value that cannot be an id is never sent; an id that the service does not know is a NotFoundError."""
     with pytest.raises(InvalidArgumentError):
         await nairi.download(attachment_id)
     assert simulator.requests == []
@@ -471,7 +471,7 @@ async def test_a_wrong_id_is_refused_before_any_request(
 
 
 def test_an_allowance_of_time_grows_with_the_file(clock: VirtualClock) -> None:
-    """A large file on a slow line is not cut by the time for one small request."""
+    """The timeout of a large file allows for a slow connection, beyond the timeout of a small request."""
     files = NairiSession("nr_x", base_url="http://127.0.0.1:9", request_timeout=7, clock=clock)._files
     assert files._allowance(0) == 7
     assert files._allowance(MAX_ATTACHMENT_BYTES) == 7 + 200
@@ -487,7 +487,7 @@ def attachment(name: str, data: bytes = b"data") -> Attachment:
 
 @given(st.text() | st.sampled_from(["../x", "/etc/passwd", "C:\\x", "C:x", "..", ".", "", "a\0b", "nul", "COM1.txt"]))
 def test_no_name_leads_out_of_the_directory(name: str) -> None:
-    """Whatever the filename says, what is left is one plain name that every system takes."""
+    """Any filename becomes one plain name that every file system takes."""
     safe = safe_name(name, "att_1")
     assert safe
     assert safe not in {".", ".."}
@@ -508,12 +508,12 @@ def test_no_name_leads_out_of_the_directory(name: str) -> None:
     ],
 )  # fmt: skip
 def test_names_are_kept_as_far_as_they_can_be(name: str, safe: str) -> None:
-    """Ordinary names stay; directories, drives, devices, controls and what is too long do not."""
+    """Ordinary names stay; directories, drives, devices, control characters and excess length do not."""
     assert safe_name(name, "att_1") == safe
 
 
 async def test_saving_writes_the_file_and_nothing_else(tmp_path: Path) -> None:
-    """The file is there whole under its name, in a directory made for it, with the permissions of any new file."""
+    """The whole file has its name, in a directory created for it, with the permissions of any new file."""
     place = await attachment("a/b/../report.txt", DATA).save(tmp_path / "new" / "place")
     assert place == tmp_path / "new" / "place" / "report.txt"
     assert place.read_bytes() == DATA
@@ -523,8 +523,8 @@ async def test_saving_writes_the_file_and_nothing_else(tmp_path: Path) -> None:
     assert place.stat().st_mode == plain.stat().st_mode
 
 
-async def test_saving_overwrites_only_when_told(tmp_path: Path) -> None:
-    """What is there stays, whole, unless `overwrite` is on; then it is replaced at once."""
+async def test_saving_overwrites_only_on_request(tmp_path: Path) -> None:
+    """An existing file stays unchanged unless `overwrite` is on; then it is replaced atomically."""
     (tmp_path / "a.txt").write_bytes(b"old")
     with pytest.raises(AttachmentExistsError, match=r"a\.txt") as caught:
         await attachment("a.txt").save(tmp_path)
@@ -537,7 +537,7 @@ async def test_saving_overwrites_only_when_told(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
 async def test_saving_follows_no_link_out_of_the_directory(tmp_path: Path) -> None:
-    """A link of the file's name is refused, or replaced when told; what it points to is not touched."""
+    """A link of the file's name is refused, or replaced with `overwrite`; its target is not touched."""
     outside, inside = tmp_path / "outside.txt", tmp_path / "inside"
     outside.write_bytes(b"old")
     inside.mkdir()
@@ -552,7 +552,7 @@ async def test_saving_follows_no_link_out_of_the_directory(tmp_path: Path) -> No
 
 
 async def test_a_save_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    """Where the name is taken by a directory, no part of the file stays behind."""
+    """If the name is taken by a directory, no part of the file stays behind."""
     (tmp_path / "a.txt").mkdir()
     with pytest.raises(OSError, match=r"a\.txt"):
         await attachment("a.txt").save(tmp_path, overwrite=True)

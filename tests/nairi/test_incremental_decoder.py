@@ -1,4 +1,4 @@
-"""Decoding what has grown is the same as decoding everything, whatever was edited (design section 7)."""
+"""Incremental decoding gives the same result as decoding each body in full, after any edit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ timelines = st.lists(entries, max_size=6)
 
 
 def body(timeline: list[dict[str, Any]], style: str = "compact") -> bytes:
-    """A timeline as a service might print it."""
+    """Return a timeline as a service might print it."""
     document: dict[str, Any] = {"messages": timeline}
     if style == "compact":
         return json.dumps(document, separators=(",", ":")).encode()
@@ -45,7 +45,7 @@ STYLES = ["compact", "roomy", "unicode", "more behind", "more before", "utf-16"]
 
 @st.composite
 def edited(draw: st.DrawFn, timeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The timeline after an edit: grown, changed in the middle, shortened, reordered, or the same."""
+    """Draw the timeline after an edit: grown, changed in the middle, shortened, reordered, or the same."""
     kind = draw(st.sampled_from(["grow", "grow", "change", "insert", "remove", "shuffle", "same"]))
     place = draw(st.integers(0, max(0, len(timeline) - 1)))
     if kind == "grow":
@@ -69,7 +69,7 @@ def outcome(decode: Any, raw: bytes) -> tuple[Message, ...] | str:
 @given(st.data(), st.booleans())
 def test_any_sequence_of_reads_decodes_as_if_each_were_the_first(data: st.DataObject, progress: bool) -> None:  # noqa: FBT001
     """Grown, edited, shuffled, cut and damaged bodies, in any style: equal to the full decode, errors included."""
-    growing = IncrementalDecoder(progress=progress)
+    decoder = IncrementalDecoder(progress=progress)
     timeline = data.draw(timelines)
     for _ in range(data.draw(st.integers(1, 6))):
         timeline = data.draw(edited(timeline))
@@ -78,29 +78,29 @@ def test_any_sequence_of_reads_decodes_as_if_each_were_the_first(data: st.DataOb
             cut = data.draw(st.integers(0, len(raw)))
             raw = raw[:cut] + data.draw(st.sampled_from([b"", b"}", b"]", b",", b"]}", b"\xff", b"1", b" "]))
         expected = outcome(lambda whole: wire.decode_timeline(whole, progress=progress), raw)
-        assert outcome(growing.decode, raw) == expected
+        assert outcome(decoder.decode, raw) == expected
 
 
 def test_an_unchanged_timeline_is_the_same_tuple() -> None:
-    """An identical body costs no decoding: the very same models come back."""
-    growing = IncrementalDecoder()
+    """An identical body is not decoded again: the same models are returned."""
+    decoder = IncrementalDecoder()
     raw = body([{"id": "a", "role": "user"}, {"id": "b", "role": "assistant"}])
-    assert growing.decode(raw) is growing.decode(bytes(bytearray(raw)))
+    assert decoder.decode(raw) is decoder.decode(bytes(bytearray(raw)))
 
 
-def test_what_was_decoded_before_is_kept() -> None:
-    """A grown timeline keeps the models of its beginning."""
-    growing = IncrementalDecoder()
-    first = growing.decode(body([{"id": str(number), "role": "user"} for number in range(10)]))
-    second = growing.decode(body([{"id": str(number), "role": "user"} for number in range(12)]))
+def test_known_entries_keep_their_models() -> None:
+    """When a timeline has grown, the models of its earlier entries are returned again."""
+    decoder = IncrementalDecoder()
+    first = decoder.decode(body([{"id": str(number), "role": "user"} for number in range(10)]))
+    second = decoder.decode(body([{"id": str(number), "role": "user"} for number in range(12)]))
     assert all(kept is old for kept, old in zip(second, first, strict=False))
     assert [message.id for message in second[10:]] == ["10", "11"]
 
 
 @pytest.mark.parametrize("number", ["1", "12"])
-def test_an_entry_that_only_seems_to_end_is_not_trusted(number: str) -> None:
-    """Where the common part ends right behind an entry, the entry is decoded again."""
-    growing = IncrementalDecoder()
-    growing.decode(b'{"messages":[{"id":"a","input_tokens":1}]}')
+def test_an_entry_at_the_end_of_the_common_part_is_decoded_again(number: str) -> None:
+    """If the common part ends exactly at the end of an entry, the entry is decoded again."""
+    decoder = IncrementalDecoder()
+    decoder.decode(b'{"messages":[{"id":"a","input_tokens":1}]}')
     with pytest.raises(DecodeError):
-        growing.decode(f'{{"messages":[{{"id":"a","input_tokens":1}}{number}]}}'.encode())
+        decoder.decode(f'{{"messages":[{{"id":"a","input_tokens":1}}{number}]}}'.encode())

@@ -1,4 +1,4 @@
-"""Many conversations at once: bounded, lazy, fair, each failure its own (design sections 1 and 5)."""
+"""`ask_many` and `watch_many`: bounded, lazy and fair; a failure affects one turn only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def echo(simulator: Simulator) -> Simulator:
-    """An agent that answers the sooner the smaller the number it is asked, and fails at 13."""
+    """Add an agent that replies after as many seconds as the prompt says, and fails for 13."""
 
     def script(prompt: str, _: int) -> list[Say | Fail]:
         return [Fail("unlucky", after=1)] if prompt == "13" else [Say(f"re {prompt}", after=1 + int(prompt))]
@@ -31,7 +31,7 @@ def echo(simulator: Simulator) -> Simulator:
 
 
 async def test_outcomes_come_as_each_ends(nairi: NairiSession, echo: Simulator) -> None:
-    """Each outcome knows its prompt, its place and its turn; those that end first come first."""
+    """Each outcome names its prompt, its index and its turn; outcomes come in the order in which turns end."""
     outcomes = [outcome async for outcome in nairi.ask_many("my-agent", ["50", "5", "20"])]
     assert [(outcome.index, outcome.prompt) for outcome in outcomes] == [(1, "5"), (2, "20"), (0, "50")]
     assert [outcome.reply.text for outcome in outcomes if outcome.reply] == ["re 5", "re 20", "re 50"]
@@ -40,7 +40,7 @@ async def test_outcomes_come_as_each_ends(nairi: NairiSession, echo: Simulator) 
     }
 
 
-async def test_one_failure_costs_no_other(nairi: NairiSession, echo: Simulator) -> None:
+async def test_a_failure_affects_no_other_prompt(nairi: NairiSession, echo: Simulator) -> None:
     """A failed turn and a bad prompt are errors in their own outcomes; the others have replies."""
     outcomes = {outcome.prompt: outcome async for outcome in nairi.ask_many("my-agent", ["1", "13", " ", "2"])}
     assert isinstance(outcomes["13"].error, TurnFailedError)
@@ -49,8 +49,8 @@ async def test_one_failure_costs_no_other(nairi: NairiSession, echo: Simulator) 
     assert [outcomes[prompt].error for prompt in "12"] == [None, None]
 
 
-async def test_a_timeout_is_each_prompts_own(nairi: NairiSession, echo: Simulator) -> None:
-    """A prompt that takes too long ends with its error and its turn, and the rest goes on."""
+async def test_a_timeout_affects_one_prompt_only(nairi: NairiSession, echo: Simulator) -> None:
+    """A prompt that takes too long ends with its error and its turn, and the others go on."""
     outcomes = {outcome.prompt: outcome async for outcome in nairi.ask_many("my-agent", ["100", "1"], timeout=20)}
     assert isinstance(outcomes["100"].error, WatchTimeoutError)
     assert outcomes["100"].turn is not None
@@ -58,7 +58,7 @@ async def test_a_timeout_is_each_prompts_own(nairi: NairiSession, echo: Simulato
 
 
 async def test_prompts_are_read_lazily_and_within_the_limit(nairi: NairiSession, echo: Simulator) -> None:
-    """From a million prompts only as many are taken as may go on at once, whoever is slow."""
+    """Of a million prompts only those that fit into the limit are read, however slow the consumer is."""
     taken = 0
 
     def endless() -> Iterator[str]:
@@ -78,7 +78,7 @@ async def test_prompts_are_read_lazily_and_within_the_limit(nairi: NairiSession,
 
 
 async def test_prompts_may_come_from_an_async_source(nairi: NairiSession, echo: Simulator, clock: VirtualClock) -> None:
-    """Outcomes are not held up by a source that takes its time, and its error comes last."""
+    """A slow source does not delay outcomes, and its error is raised after all of them."""
 
     async def slow() -> AsyncIterator[str]:
         yield "1"
@@ -97,8 +97,8 @@ async def test_prompts_may_come_from_an_async_source(nairi: NairiSession, echo: 
 
 
 @pytest.mark.parametrize("way", ["break", "aclose", "async with"])
-async def test_nothing_goes_on_when_nobody_listens(nairi: NairiSession, echo: Simulator, way: str) -> None:
-    """Left by break, closed or left by its block: all tasks end at once."""
+async def test_no_task_survives_the_iteration(nairi: NairiSession, echo: Simulator, way: str) -> None:
+    """After `break`, `aclose()` or the end of the block, all tasks end at once."""
     before = asyncio.all_tasks()
     if way == "async with":
         async with nairi.ask_many("my-agent", ["1", "500", "900"]) as outcomes:
@@ -118,7 +118,7 @@ async def test_nothing_goes_on_when_nobody_listens(nairi: NairiSession, echo: Si
 async def test_leaving_at_once_leaves_nothing_unawaited(
     nairi: NairiSession, echo: Simulator, recwarn: pytest.WarningsRecorder
 ) -> None:
-    """However early the loop is left, no coroutine is made that nobody awaits."""
+    """However early the loop is left, no coroutine stays unawaited."""
     for passes in range(6):
         asking = nairi.ask_many("my-agent", ["1", "2", "3"])
         step = asyncio.ensure_future(anext(asking))
@@ -133,7 +133,7 @@ async def test_leaving_at_once_leaves_nothing_unawaited(
 
 
 async def test_a_cancelled_step_loses_no_outcome(nairi: NairiSession, echo: Simulator) -> None:
-    """wait_for around a step may time out again and again; every outcome still comes once."""
+    """`wait_for` around a step may time out repeatedly; every outcome still comes once."""
     outcomes = nairi.ask_many("my-agent", [str(number) for number in range(10)])
     seen: list[str] = []
     while len(seen) < 10:
@@ -145,7 +145,7 @@ async def test_a_cancelled_step_loses_no_outcome(nairi: NairiSession, echo: Simu
 
 
 async def test_watch_many_gives_each_message_with_its_turn(nairi: NairiSession, echo: Simulator) -> None:
-    """All messages of all turns come, each once; a turn that failed is in `errors` and stops no other."""
+    """All messages of all turns come once; a turn that failed is in `errors` and affects no other."""
     turns = [await nairi.start("my-agent", prompt) for prompt in ("3", "13", "1")]
     async with nairi.watch_many([*turns, turns[0]]) as stream:
         seen = [(turn, message.content) async for turn, message in stream]
@@ -156,7 +156,7 @@ async def test_watch_many_gives_each_message_with_its_turn(nairi: NairiSession, 
 
 
 async def test_leaving_watch_many_ends_its_tasks(nairi: NairiSession, simulator: Simulator) -> None:
-    """After the block nothing polls on."""
+    """After the block no task polls."""
     simulator.agent("my-agent", [Say("one"), Done(after=10_000)])
     turns = [await nairi.start("my-agent", "go") for _ in range(5)]
     before = asyncio.all_tasks()
@@ -168,7 +168,7 @@ async def test_leaving_watch_many_ends_its_tasks(nairi: NairiSession, simulator:
 
 
 async def test_hundreds_at_once(nairi: NairiSession, simulator: Simulator) -> None:
-    """Five hundred prompts in one go: all answered once, over no more than the stated connections."""
+    """Five hundred prompts at once are each sent and answered once."""
     simulator.agent("my-agent", lambda prompt, _: [Say(prompt, after=3 + int(prompt) % 7)])
     prompts = [str(number) for number in range(500)]
     replies = [outcome.reply.text async for outcome in nairi.ask_many("my-agent", prompts, limit=500) if outcome.reply]
@@ -178,7 +178,7 @@ async def test_hundreds_at_once(nairi: NairiSession, simulator: Simulator) -> No
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, "3", True])
 async def test_bad_limits_and_prompts_are_refused(nairi: NairiSession, limit: object) -> None:
-    """A limit is a whole number of at least one; a single string is not an iterable of prompts."""
+    """A limit must be a whole number of at least one; a single string is refused as an iterable of prompts."""
     with pytest.raises(InvalidArgumentError):
         nairi.ask_many("my-agent", ["a"], limit=limit)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgumentError):

@@ -1,4 +1,4 @@
-"""Reads the user messages that may be a lost prompt: first messages of an agent's conversations, or all of one."""
+"""Search for messages that may be a lost prompt: the first ones of an agent's conversations, or those of one."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class _Reading:
 
 
 class PromptSearch:
-    """Reads user messages for one session. Its methods raise `NairiError` when reading fails for good."""
+    """The reader of user messages of one session. Its methods raise `NairiError` when reading fails for good."""
 
     def __init__(self, executor: RequestExecutor, agents: Agents) -> None:
         self._executor = executor

@@ -1,4 +1,4 @@
-"""Sends prompts: each becomes one turn at most, whatever is cancelled or fails meanwhile."""
+"""Sends prompts: each becomes one turn at most, also after cancellations and failures."""
 
 from __future__ import annotations
 

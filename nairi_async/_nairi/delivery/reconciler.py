@@ -97,11 +97,11 @@ class Reconciler:
             error.candidates = undecided.candidates
             error.add_note(undecided.message)
         except NairiError as failure:
-            error.add_note(f"it could not be looked up: {failure}")
+            error.add_note(f"the search for it failed: {failure}")
         else:
             if turn is not None:
                 return turn
-            error.add_note("it was looked for, and not found")
+            error.add_note("it was searched for and not found")
         raise error
 
     async def find_start(

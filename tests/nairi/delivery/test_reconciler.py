@@ -1,4 +1,4 @@
-"""A prompt whose answer got lost is looked up, and is never run twice nor given to two askers (design section 6)."""
+"""A prompt whose response was lost is found again; it never runs twice, and no two calls get the same turn."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def echo(simulator: Simulator) -> Simulator:
 
 
 def lose(simulator: Simulator, *, which: Callable[[int], bool] = lambda _: True) -> None:
-    """Let the service lose its answers to prompts, after it has taken them: the nth where `which` says so."""
+    """Make the service lose its responses to prompts after it has accepted them: the nth if `which` says so."""
     count = iter(range(10**9))
 
     async def answer(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
@@ -45,13 +45,13 @@ def lose(simulator: Simulator, *, which: Callable[[int], bool] = lambda _: True)
 
 @asynccontextmanager
 async def another(simulator: Simulator, clock: VirtualClock) -> AsyncIterator[NairiSession]:
-    """A session of another process, which knows nothing of this one."""
+    """Open a session as another process would, without knowledge of the first one."""
     async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as session:
         yield session
 
 
-async def test_a_lost_answer_is_found_again(nairi: NairiSession, echo: Simulator) -> None:
-    """Reconciled, each call that sends a prompt gives the turn that runs, and nothing is sent again."""
+async def test_a_lost_prompt_is_found_again(nairi: NairiSession, echo: Simulator) -> None:
+    """With `reconcile`, each call that sends a prompt returns the turn that runs, and sends nothing again."""
     lose(echo)
     turn = await nairi.start("my-agent", "one", on_unknown="reconcile")
     assert (turn.job_id, turn.message_id) == (echo.prompts[0].job_id, echo.prompts[0].message_id)
@@ -60,14 +60,14 @@ async def test_a_lost_answer_is_found_again(nairi: NairiSession, echo: Simulator
     more = await nairi.continue_(turn.job_id, "two", on_unknown="reconcile")
     assert more.message_id == echo.prompts[1].message_id
     assert (await nairi.ask("my-agent", "three", on_unknown="reconcile")).text == "re three"
-    talk = nairi.resume(turn.job_id)
-    assert (await talk.ask("four", on_unknown="reconcile")).text == "re four"
-    assert [message.content async for message in talk.send("five", on_unknown="reconcile")] == ["re five"]
+    conversation = nairi.resume(turn.job_id)
+    assert (await conversation.ask("four", on_unknown="reconcile")).text == "re four"
+    assert [message.content async for message in conversation.send("five", on_unknown="reconcile")] == ["re five"]
     assert [asked.prompt for asked in echo.prompts] == ["one", "two", "three", "four", "five"]
 
 
-async def test_the_default_asks_the_caller(nairi: NairiSession, echo: Simulator) -> None:
-    """Without being told to, nothing is looked up: the error comes at once."""
+async def test_the_default_searches_nothing(nairi: NairiSession, echo: Simulator) -> None:
+    """By default the error is raised at once, without a search."""
     lose(echo)
     with pytest.raises(OutcomeUnknownError) as caught:
         await nairi.start("my-agent", "one")
@@ -76,8 +76,8 @@ async def test_the_default_asks_the_caller(nairi: NairiSession, echo: Simulator)
 
 
 @pytest.mark.parametrize("call", ["start", "continue_", "ask", "ask_many", "send"])
-async def test_another_word_is_refused_before_any_request(nairi: NairiSession, echo: Simulator, call: str) -> None:
-    """`on_unknown` takes the two words of the documentation, everywhere."""
+async def test_another_value_is_refused_before_any_request(nairi: NairiSession, echo: Simulator, call: str) -> None:
+    """`on_unknown` takes the two documented values, in every call."""
     wrong: Any = "retry"
     calls: dict[str, Callable[[], Any]] = {
         "start": lambda: nairi.start("my-agent", "x", on_unknown=wrong),
@@ -92,7 +92,7 @@ async def test_another_word_is_refused_before_any_request(nairi: NairiSession, e
 
 
 async def test_equal_prompts_take_one_turn_each(nairi: NairiSession, echo: Simulator) -> None:
-    """Many askers of the same, some answers lost: every turn belongs to exactly one asker."""
+    """Of many equal prompts some responses are lost: every turn goes to exactly one call."""
     lose(echo, which=lambda nth: nth % 3 != 0)
     outcomes = [
         outcome async for outcome in nairi.ask_many("my-agent", ["hello"] * 30, limit=30, on_unknown="reconcile")
@@ -104,20 +104,20 @@ async def test_equal_prompts_take_one_turn_each(nairi: NairiSession, echo: Simul
     assert len(echo.prompts) == 30
 
 
-async def test_an_answer_under_way_is_waited_for(nairi: NairiSession, echo: Simulator) -> None:
-    """The twin of a prompt in doubt may own what was found, so its answer is awaited before anything is claimed."""
-    taken, polled = asyncio.Event(), asyncio.Event()
+async def test_a_response_in_flight_is_awaited(nairi: NairiSession, echo: Simulator) -> None:
+    """An equal prompt in flight may own the turn found, so its response is awaited before a turn is taken."""
+    accepted, polled = asyncio.Event(), asyncio.Event()
     count = iter(range(10))
 
     async def answer(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
         if request.method == "POST" and next(count) == 0:
-            taken.set()
+            accepted.set()
             await polled.wait()
-            await asyncio.sleep(0.05)  # real time: the lookup must be given every chance to claim too early
+            await asyncio.sleep(0.05)  # real time: the search gets every chance to take the turn too early
         return response
 
     async def drop(request: web.Request) -> None:
-        if request.method == "POST" and taken.is_set():
+        if request.method == "POST" and accepted.is_set():
             await request.read()
             raise ConnectionResetError
         if request.path.endswith("/messages"):
@@ -125,18 +125,18 @@ async def test_an_answer_under_way_is_waited_for(nairi: NairiSession, echo: Simu
 
     echo.intercept, echo.intercept_answer = drop, answer
     first = asyncio.create_task(nairi.start("my-agent", "hello"))
-    await taken.wait()
-    # This one never arrives, and finds the turn of the first, which is none of its own.
+    await accepted.wait()
+    # The second prompt never arrives. Its search finds the turn of the first, which it must not take.
     with pytest.raises(OutcomeUnknownError) as caught:
         await nairi.start("my-agent", "hello", on_unknown="reconcile")
     assert caught.value.candidates == ()
     assert (await first).job_id == echo.prompts[0].job_id
 
 
-async def test_what_cannot_be_told_apart_is_left_to_the_caller(
+async def test_turns_that_cannot_be_distinguished_are_candidates(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock
 ) -> None:
-    """Where another process said the same at the same time, both turns are candidates and neither is claimed."""
+    """If another process sent the same text at the same time, both turns are candidates and neither is taken."""
     lose(echo)
     async with another(echo, clock) as stranger:
         with pytest.raises(OutcomeUnknownError):
@@ -148,8 +148,10 @@ async def test_what_cannot_be_told_apart_is_left_to_the_caller(
     assert pickle.loads(pickle.dumps(caught.value)).candidates == caught.value.candidates  # noqa: S301 - our own bytes
 
 
-async def test_what_is_not_found_stays_unknown(nairi: NairiSession, echo: Simulator, clock: VirtualClock) -> None:
-    """A prompt that never arrived cannot be told from one that will arrive: it stays unknown, after a minute."""
+async def test_a_prompt_that_is_not_found_stays_unknown(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """A prompt that never arrived may still arrive: after a minute of searching its outcome stays unknown."""
     started_at = clock.monotonic()
 
     async def drop(request: web.Request) -> None:
@@ -160,14 +162,14 @@ async def test_what_is_not_found_stays_unknown(nairi: NairiSession, echo: Simula
     echo.intercept = drop
     with pytest.raises(OutcomeUnknownError) as caught:
         await nairi.start("my-agent", "one", on_unknown="reconcile")
-    assert caught.value.__notes__ == ["it was looked for, and not found"]
+    assert caught.value.__notes__ == ["it was searched for and not found"]
     assert 59 < clock.monotonic() - started_at < 75
     assert echo.prompts == []
     assert len(echo.requests) < 20
 
 
-async def test_a_deadline_cuts_the_lookup(nairi: NairiSession, echo: Simulator, clock: VirtualClock) -> None:
-    """The timeout of `ask` is the whole wait, looking up included."""
+async def test_a_deadline_ends_the_search(nairi: NairiSession, echo: Simulator, clock: VirtualClock) -> None:
+    """The timeout of `ask` bounds the whole wait, the search included."""
     started_at = clock.monotonic()
 
     async def drop(request: web.Request) -> None:
@@ -181,17 +183,17 @@ async def test_a_deadline_cuts_the_lookup(nairi: NairiSession, echo: Simulator, 
     assert clock.monotonic() - started_at < 12
 
 
-async def test_a_lookup_that_fails_leaves_the_prompt_unknown(nairi: NairiSession, echo: Simulator) -> None:
-    """The error of the prompt comes out, with a note of what went wrong while it was looked up."""
+async def test_a_search_that_fails_leaves_the_prompt_unknown(nairi: NairiSession, echo: Simulator) -> None:
+    """The error of the prompt is raised, with a note of the failure of the search."""
     echo.quirks = Quirks(listing=False)
     lose(echo)
     with pytest.raises(OutcomeUnknownError) as caught:
         await nairi.start("my-agent", "one", on_unknown="reconcile")
-    assert caught.value.__notes__[0].startswith("it could not be looked up: GET /agents/my-agent/conversations")
+    assert caught.value.__notes__[0].startswith("the search for it failed: GET /agents/my-agent/conversations")
 
 
 async def test_a_cancelled_prompt_is_found_by_the_next_step(nairi: NairiSession, echo: Simulator) -> None:
-    """A watch whose first step was cancelled while its prompt was out finds the turn at the second step."""
+    """A watch whose first step was cancelled while its prompt was in flight finds the turn at the second step."""
     reached, gone = asyncio.Event(), asyncio.Event()
 
     async def hang(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
@@ -230,10 +232,8 @@ async def test_a_cancelled_prompt_is_found_by_the_next_step(nairi: NairiSession,
         if getattr(quirks, name) != getattr(Quirks(), name)
     ),
 )
-async def test_lookups_work_whatever_the_service_leaves_open(
-    nairi: NairiSession, echo: Simulator, quirks: Quirks
-) -> None:
-    """Clocks an hour off, lists in any order, late or with equal times: the right turn is found."""
+async def test_searches_work_with_undocumented_behaviour(nairi: NairiSession, echo: Simulator, quirks: Quirks) -> None:
+    """With clocks an hour apart, and lists in any order, late or with equal times, the right turn is found."""
     echo.quirks = quirks
     first = await nairi.ask("my-agent", "hello")
     lose(echo)
@@ -244,14 +244,14 @@ async def test_lookups_work_whatever_the_service_leaves_open(
     assert more.message_id == echo.prompts[2].message_id
 
 
-async def test_without_times_a_new_conversation_is_not_claimed(nairi: NairiSession, echo: Simulator) -> None:
-    """Where messages carry no times, an equal conversation of unknown age is a candidate, and no more."""
+async def test_without_times_a_new_conversation_is_not_taken(nairi: NairiSession, echo: Simulator) -> None:
+    """If messages have no times, an equal conversation of unknown age is a candidate only."""
     echo.quirks = Quirks(timestamps="omitted")
     lose(echo)
     with pytest.raises(OutcomeUnknownError) as caught:
         await nairi.start("my-agent", "one", on_unknown="reconcile")
     assert [turn.job_id for turn in caught.value.candidates] == [echo.prompts[0].job_id]
-    # In a conversation, the order tells.
+    # Within a conversation, the order decides.
     job = echo.prompts[0].job_id
     echo.intercept_answer = None
     await nairi.reply(await nairi.continue_(job, "two"))
@@ -259,8 +259,8 @@ async def test_without_times_a_new_conversation_is_not_claimed(nairi: NairiSessi
     assert (await nairi.continue_(job, "two", on_unknown="reconcile")).message_id == echo.prompts[2].message_id
 
 
-async def test_a_thousand_in_doubt_share_their_lookups(nairi: NairiSession, echo: Simulator) -> None:
-    """After an outage all look at once: each conversation's beginning is read once, and listings are shared."""
+async def test_many_lost_prompts_share_their_searches(nairi: NairiSession, echo: Simulator) -> None:
+    """After an outage all search at once: each conversation is read once, and listings are shared."""
     lose(echo)
     prompts = [f"prompt {number}" for number in range(300)]
     turns = await asyncio.gather(*(nairi.start("my-agent", prompt, on_unknown="reconcile") for prompt in prompts))
@@ -272,7 +272,7 @@ async def test_a_thousand_in_doubt_share_their_lookups(nairi: NairiSession, echo
 
 
 async def test_a_prompt_of_a_dead_process_is_found(echo: Simulator, clock: VirtualClock) -> None:
-    """Another process, which knows only what was sent and when, finds the turn, or that there is none."""
+    """Another process that knows only the prompt and its time finds the turn, or that there is none."""
     started_at = datetime.fromtimestamp(clock.time(), UTC)
     lose(echo)
     async with another(echo, clock) as dead:
@@ -281,12 +281,14 @@ async def test_a_prompt_of_a_dead_process_is_found(echo: Simulator, clock: Virtu
                 await dead.start("my-agent", "hello")
     await clock.sleep(100)
     async with another(echo, clock) as nairi:
-        told = datetime.fromtimestamp(clock.time(), UTC)
+        sent_before = datetime.fromtimestamp(clock.time(), UTC)
         known = {echo.prompts[0].job_id}
-        turn = await nairi.find_start("my-agent", "hello", sent_after=started_at, sent_before=told, exclude=known)
+        turn = await nairi.find_start(
+            "my-agent", "hello", sent_after=started_at, sent_before=sent_before, exclude=known
+        )
         assert turn == Turn(echo.prompts[1].job_id, echo.prompts[1].message_id)
         assert (await nairi.reply(turn)).text == "re hello"
-        # What was found belongs to this session from now on.
+        # The turn found belongs to this session from now on.
         assert await nairi.find_start("my-agent", "hello", sent_after=started_at, exclude=known, settled=0) is None
         asked = clock.monotonic()
         assert await nairi.find_start("my-agent", "other", sent_after=started_at) is None
@@ -295,8 +297,8 @@ async def test_a_prompt_of_a_dead_process_is_found(echo: Simulator, clock: Virtu
         assert await nairi.find_start("my-agent", "hello", sent_after=earlier, sent_before=earlier) is None
 
 
-async def test_two_of_a_dead_process_are_told_as_candidates(echo: Simulator, clock: VirtualClock) -> None:
-    """One prompt that explains two conversations claims neither; two that are looked for at once take one each."""
+async def test_two_prompts_of_a_dead_process_are_candidates(echo: Simulator, clock: VirtualClock) -> None:
+    """One search that finds two conversations takes neither; two concurrent searches take one each."""
     started_at = datetime.fromtimestamp(clock.time(), UTC)
     async with another(echo, clock) as dead:
         turns = [await dead.start("my-agent", "hello") for _ in range(2)]
@@ -311,7 +313,7 @@ async def test_two_of_a_dead_process_are_told_as_candidates(echo: Simulator, clo
 
 
 async def test_a_time_without_a_zone_is_refused(nairi: NairiSession, echo: Simulator) -> None:
-    """When something was sent is a moment, not a reading of some clock."""
+    """`sent_after` must have a time zone."""
     with pytest.raises(InvalidArgumentError, match="sent_after has no time zone"):
         await nairi.find_start("my-agent", "hello", sent_after=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the point
     assert echo.requests == []
@@ -319,11 +321,11 @@ async def test_a_time_without_a_zone_is_refused(nairi: NairiSession, echo: Simul
 
 @given(st.integers(1, 6), st.integers(0, 6), st.data())
 def test_no_turn_is_given_twice(prompts: int, turns: int, data: st.DataObject) -> None:
-    """However many equal prompts and turns there are, and in whatever order they settle: one turn, one owner."""
-    claims, words = Claims(), PromptFingerprint.of(None, "hello", ())
+    """For any number of equal prompts and turns, decided in any order: each turn has one owner."""
+    claims, fingerprint = Claims(), PromptFingerprint.of(None, "hello", ())
     found = [Turn(f"job_{number}", f"cmsg_{number}") for number in range(turns)]
-    given_out: list[Turn] = []
-    scopes = [claims.open(words) for _ in range(prompts)]
+    taken_turns: list[Turn] = []
+    scopes = [claims.open(fingerprint) for _ in range(prompts)]
     open_claims = [scope.__enter__() for scope in scopes]
     for claim in open_claims:
         claims.mark_lost(claim)
@@ -331,8 +333,8 @@ def test_no_turn_is_given_twice(prompts: int, turns: int, data: st.DataObject) -
         choice = claims.match(open_claims[number], found)
         if choice.turn is not None:
             claims.assign(open_claims[number], choice.turn)
-            given_out.append(choice.turn)
+            taken_turns.append(choice.turn)
         scopes[number].__exit__(None, None, None)
-    assert len(set(given_out)) == len(given_out)
-    # More turns than prompts: somebody else said the same, and nobody can tell which.
-    assert len(given_out) == (turns if turns <= prompts else 0)
+    assert len(set(taken_turns)) == len(taken_turns)
+    # More turns than prompts: someone else sent the same text, and the turns cannot be distinguished.
+    assert len(taken_turns) == (turns if turns <= prompts else 0)
