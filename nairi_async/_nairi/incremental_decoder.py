@@ -13,7 +13,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
 from nairi_async._core import json_body
-from nairi_async._nairi.wire import decode_timeline, structure_message
+from nairi_async._nairi.wire import decode_timeline, read_message
 
 if TYPE_CHECKING:
     from nairi_async.models import Message
@@ -71,7 +71,7 @@ class IncrementalDecoder:
             if not isinstance(entry, dict):
                 return False
             if self._progress or entry.get("role") != "progress":
-                messages.append(structure_message(entry))
+                messages.append(read_message(entry))
             self._ends.append(position)
             self._counts.append(len(messages))
             if len(self._ends) > json_body.MOST_ENTRIES:

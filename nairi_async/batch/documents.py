@@ -9,7 +9,7 @@ from attrs import fields_dict
 
 from nairi_async import errors
 from nairi_async._nairi.results import Reply
-from nairi_async._nairi.wire import structure_message
+from nairi_async._nairi.wire import read_message
 from nairi_async.errors import NairiError, TurnFailedError
 from nairi_async.models import Turn, Usage
 
@@ -36,7 +36,7 @@ def decode_result(text: str, agent_id: str) -> tuple[Turn | None, Reply | NairiE
     """Return the turn and its result, from the text that the ledger stored."""
     document = json.loads(text)
     turn = Turn(*document["turn"], agent_id=agent_id) if "turn" in document else None
-    messages = tuple(structure_message(raw) for raw in document["messages"])
+    messages = tuple(read_message(raw) for raw in document["messages"])
     if "error" in document:
         return turn, _decode_error(document["error"], turn, messages)
     assert turn is not None, "only a turn has a reply"  # noqa: S101 - written by `encode_result`

@@ -1,0 +1,191 @@
+"""JSON objects to models: one factory derives a reader from the fields of a class, for both services.
+
+A reader is as lenient as the promise needs: what is absent or not of the declared type becomes the field's default and
+never costs the rest of the object. A field without a default is text, and takes whatever came as text.
+
+The reader of a class is generated as straight-line code, as attrs generates `__init__`: a timeline has thousands of
+messages, and a stream thousands of events.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, cast, get_args, get_origin
+
+from attrs import NOTHING, Factory, fields, has, resolve_types
+from cattrs import Converter
+
+from nairi_async._core.json_body import Raw, parse_time, text_of
+
+if TYPE_CHECKING:
+    from attrs import Attribute
+
+_T = TypeVar("_T")
+_Reader = Callable[[Any], Any]
+Reader = Callable[[Raw], _T]
+"""Makes a model of a JSON object."""
+
+_PAIR: Final = 2
+# Sums of figures beyond that overflow.
+_MOST_ZEROS: Final = 30
+
+
+def reader(model: type[_T]) -> Reader[_T]:
+    """Return what makes a model of this class: look it up once, and call it for each object."""
+    return cast("Reader[_T]", _converter.get_structure_hook(model))
+
+
+def register(model: type[_T], *, computed: Mapping[str, Callable[[Raw], object]]) -> Reader[_T]:
+    """Derive the reader of a class of which some fields are computed from the whole object."""
+    read = _derived(model, computed)
+    _converter.register_structure_hook(model, read)
+    return cast("Reader[_T]", read)
+
+
+def register_choice(base: type[_T], choose: Callable[[Raw], type[_T]]) -> None:
+    """Let each object choose its class: an object that is declared as the base becomes one of its subclasses."""
+
+    def read(raw: Raw, _model: object = None) -> Any:
+        return _converter.get_structure_hook(choose(raw))(raw, base)
+
+    _converter.register_structure_hook_func(lambda model: model is base, read)
+
+
+def _derived(model: type[Any], computed: Mapping[str, Callable[[Raw], object]] | None = None) -> Callable[..., Any]:
+    """Generate `read(raw, _model=None)`, which sets each slot of a new instance."""
+    resolve_types(model)
+    names: dict[str, Any] = {"new": object.__new__, "model": model, "text_of": text_of, "str": str, "type": type}
+    lines = ["def read(raw, _model=None):", "    get = raw.get", "    made = new(model)"]
+    for number, field in enumerate(fields(model)):
+        # The slot itself: what a frozen class lets its own `__init__` do, without one call by name for each field.
+        names[f"set{number}"] = getattr(model, field.name).__set__
+        if field.name == "raw":
+            lines.append(f"    set{number}(made, raw)")
+        elif computed and field.name in computed:
+            names[f"compute{number}"] = computed[field.name]
+            lines.append(f"    set{number}(made, compute{number}(raw))")
+        else:
+            lines += _value(field, number, names)
+            lines.append(f"    set{number}(made, value)")
+    lines.append("    return made")
+    exec(compile("\n".join(lines), f"<reader of {model.__qualname__}>", "exec"), names)  # noqa: S102 - of our own fields
+    return cast("Callable[..., Any]", names["read"])
+
+
+def _value(field: Attribute[Any], number: int, names: dict[str, Any]) -> list[str]:
+    """Return the lines that read one field into `value`."""
+    lines = [f"    value = get({field.name!r})"]
+    if field.default is NOTHING:
+        return [*lines, "    if type(value) is not str:", "        value = text_of(value)"]
+    default = f"default{number}"
+    if isinstance(field.default, Factory):  # type: ignore[arg-type] - attrs declares it as a function
+        names[default] = cast("Any", field.default).factory
+        default += "()"
+    else:
+        names[default] = field.default
+    kind = _plain(field.type)
+    if kind in _EXACT:
+        names[f"kind{number}"] = kind
+        return [*lines, f"    if type(value) is not kind{number}:", f"        value = {default}"]
+    names[f"read{number}"] = _reader(kind)
+    condition = f"value is None or (value := read{number}(value)) is None"
+    return [*lines, f"    if {condition}:", f"        value = {default}"]
+
+
+# Readers of single values: a value of the declared type as it is, anything else as `None`.
+
+_EXACT: Final = frozenset({str, bool, int})
+"""Types of which a JSON decoder makes no subclasses: the type alone decides."""
+
+
+def _exact(kind: type) -> _Reader:
+    return lambda raw: raw if type(raw) is kind else None
+
+
+def _number(raw: object) -> float | None:
+    if not isinstance(raw, int | float | Decimal) or isinstance(raw, bool):
+        return None
+    try:
+        return float(raw)
+    except OverflowError:
+        return None
+
+
+def _decimal(raw: object) -> Decimal | None:
+    if not isinstance(raw, str | int | Decimal) or isinstance(raw, bool):
+        return None
+    try:
+        figure = Decimal(raw)
+    except ArithmeticError:
+        return None
+    return figure if figure.is_finite() and abs(figure.adjusted()) <= _MOST_ZEROS else None
+
+
+def _mapping(raw: object) -> Raw | None:
+    return raw if isinstance(raw, dict) else None
+
+
+_PLAIN: Final[Mapping[Any, _Reader]] = {
+    **{kind: _exact(kind) for kind in _EXACT},
+    float: _number,
+    Decimal: _decimal,
+    datetime: parse_time,
+    Any: lambda raw: raw,
+}
+
+
+def _plain(kind: Any) -> Any:
+    """Return the type of an optional value without its `None`."""
+    if get_origin(kind) in {Union, types.UnionType}:
+        return next(part for part in get_args(kind) if part is not type(None))
+    return kind
+
+
+def _reader(kind: Any) -> _Reader:
+    """Return what reads a value of a type; it gives `None` for what is not of it."""
+    kind = _plain(kind)
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Mapping:
+        return _mapping
+    if origin is tuple:
+        return rows_of(_reader(parts[0])) if parts[-1] is Ellipsis else _pair(*map(_reader, parts))
+    if has(kind):
+        read = reader(kind)
+        return lambda raw: read(raw) if isinstance(raw, dict) else None
+    return _PLAIN[kind]
+
+
+def rows(model: type[_T]) -> Callable[[object], tuple[_T, ...] | None]:
+    """Return what reads a list of objects: entries that are no objects are left out, no list gives `None`."""
+    return rows_of(_reader(model))
+
+
+def rows_of(read: _Reader) -> Callable[[object], tuple[Any, ...] | None]:
+    """Return what reads a list, entry by entry."""
+
+    def read_rows(raw: object) -> tuple[Any, ...] | None:
+        if not isinstance(raw, list):
+            return None
+        return tuple(value for value in map(read, raw) if value is not None)
+
+    return read_rows
+
+
+def _pair(first: _Reader, second: _Reader) -> _Reader:
+    def read_pair(raw: object) -> object:
+        if not isinstance(raw, list) or len(raw) != _PAIR:
+            return None
+        pair = (first(raw[0]), second(raw[1]))
+        if None in pair:
+            # Amigo's schema and its prose disagree about the order of one pair.
+            pair = (first(raw[1]), second(raw[0]))
+        return None if None in pair else pair
+
+    return read_pair
+
+
+_converter = Converter()
+_converter.register_structure_hook_factory(has, _derived)
