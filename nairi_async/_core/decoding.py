@@ -15,7 +15,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, cast, get_args, get_origin
 
-from attrs import NOTHING, Factory, fields, has, resolve_types
+from attrs import NOTHING, fields, has, resolve_types
 from cattrs import Converter
 
 from nairi_async._core.json_body import Raw, parse_time, text_of
@@ -81,11 +81,11 @@ def _value(field: Attribute[Any], number: int, names: dict[str, Any]) -> list[st
     if field.default is NOTHING:
         return [*lines, "    if type(value) is not str:", "        value = text_of(value)"]
     default = f"default{number}"
-    if isinstance(field.default, Factory):  # type: ignore[arg-type] - attrs declares it as a function
-        names[default] = cast("Any", field.default).factory
+    # Not by its class, which attrs declares as a function.
+    factory = getattr(field.default, "factory", None)
+    names[default] = field.default if factory is None else factory
+    if factory is not None:
         default += "()"
-    else:
-        names[default] = field.default
     kind = _plain(field.type)
     if kind in _EXACT:
         names[f"kind{number}"] = kind

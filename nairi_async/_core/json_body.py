@@ -80,11 +80,15 @@ def _one_line(text: str) -> str:
     return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
 
 
-def is_heavy(text: str, position: int = 0) -> bool:
+def is_heavy(text: str, position: int = 0, *, most: int = _MOST_VALUES) -> bool:
     """Whether JSON, from a position on, would take many times more memory than it has characters."""
-    if len(text) - position <= _MOST_VALUES or _values(text, position) <= _MOST_VALUES:
+    if len(text) - position <= most or _values(text, position) <= most:
         return False
-    return _values(_STRING.sub("", text[position:]), 0) > _MOST_VALUES
+    # Quotes that no backslash precedes begin or end a string; so many strings would take long to leave out.
+    quotes = text.count('"', position) - text.count('\\"', position)
+    if not quotes or quotes > most:
+        return True
+    return _values(_STRING.sub("", text[position:]), 0) > most
 
 
 def _values(text: str, position: int) -> int:
@@ -103,25 +107,27 @@ def _no_number(_word: str) -> None:
 
 DECODER: Final = json.JSONDecoder(parse_float=Decimal, parse_int=_integer, parse_constant=_no_number)
 """Reads JSON as the service means it: exact figures, and none where there is none."""
+FLOAT_DECODER: Final = json.JSONDecoder(parse_int=_integer, parse_constant=_no_number)
+"""The same with `float` for fractions, where what came is handed over as it is."""
 
 
-def decode(body: bytes) -> Any:
+def decode(body: bytes, decoder: json.JSONDecoder = DECODER) -> Any:
     """The value of a body; `DecodeError` where it is not JSON, or too heavy."""
     # ArithmeticError: a number that Decimal refuses. RecursionError: nesting deeper than any real answer.
     try:
         text = body.decode(json.detect_encoding(body), "surrogatepass")
         if is_heavy(text):
             raise ValueError(f"more than {_MOST_VALUES:,} values")  # noqa: TRY301 - told as what json raises is
-        return DECODER.decode(text)
+        return decoder.decode(text)
     except (ValueError, ArithmeticError, RecursionError) as error:
         # Retold, because the original would hold on to the whole body.
         cause = ValueError(f"{type(error).__name__}: {error}"[:EXCERPT])
     raise _unreadable("not JSON", body) from cause
 
 
-def decode_object(body: bytes) -> Raw:
+def decode_object(body: bytes, decoder: json.JSONDecoder = DECODER) -> Raw:
     """The object of a body; `DecodeError` where it is something else."""
-    raw = decode(body)
+    raw = decode(body, decoder)
     if not isinstance(raw, dict):
         refuse("not a JSON object", body)
     return raw
