@@ -46,7 +46,7 @@ class _Service:
 
     def __init__(self, simulator: AmigoSimulator) -> None:
         self.simulator = simulator
-        self.simulator.intercept_answer = self._late
+        self.simulator.intercept_response = self._late
         self.simulator.intercept = self._slow
         self._spread = 0.0
         self._refused = 0
@@ -70,7 +70,7 @@ class _Service:
         self.simulator.expire_tokens()
 
     def counts(self) -> dict[str, int]:
-        world = self.simulator._world  # noqa: SLF001 - open streams are nothing that users ask for
+        world = self.simulator._state  # noqa: SLF001 - open streams are nothing that users ask for
         return {
             "sign_ins": self.simulator.sign_ins,
             "asked": len(self.simulator.asked),

@@ -68,7 +68,7 @@ def script(asked: str, _turn: int) -> list[ScriptStep]:
 def _serve(pipe: Any, quirks: Quirks) -> None:
     async def main() -> None:
         async with Simulator(clock=_NamedTime(), quirks=quirks) as simulator:
-            simulator.intercept, simulator.intercept_answer = _take_time, _tell_time
+            simulator.intercept, simulator.intercept_response = _take_time, _tell_time
             for slug in ("my-agent", "agent-5", "agent-30", "agent-180"):
                 simulator.agent(slug, script)
             pipe.send((simulator.url, simulator.api_key))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from nairi_async import Conversation, Message, Turn, Watch
-    from nairi_async.testing import Asked, Seen
+    from nairi_async.testing import RecordedPrompt, RecordedRequest
     from nairi_async.testing.script import ScriptStep
     from nairi_async.typing import OnUnknown
 
@@ -107,14 +107,14 @@ class Tally:
         """Share of the requests that were spoilt."""
         return 1 - self.requests[None] / max(1, self.requests.total())
 
-    def observe(self, requests: Iterable[Seen]) -> None:
+    def observe(self, requests: Iterable[RecordedRequest]) -> None:
         """Count what the service did to requests."""
         for seen in requests:
             self.requests[seen.fault] += 1
             if seen.method == "POST":
                 self.prompts[seen.fault] += 1
 
-    def judge(self, told: dict[str, Told], asked: Sequence[Asked], held_back: set[str]) -> None:
+    def judge(self, told: dict[str, Told], asked: Sequence[RecordedPrompt], held_back: set[str]) -> None:
         """Compare what the library said with what ran; messages of jobs that were held back may come late."""
         ran = Counter(one.prompt for one in asked)
         orderly = {one.prompt for one in asked if one.job_id not in held_back}

@@ -118,7 +118,7 @@ async def killed(
     plan = FaultPlan(seed=seed, rates=dict.fromkeys(KINDS, rate / len(KINDS)), retry_after=0.5, slow_for=0.5, lag=0.3)
     async with Simulator(faults=plan, quirks=quirks or Quirks(), seed=seed) as simulator:
         simulator.agent("my-agent", lambda prompt, _: [Say(f"re {prompt}", after=choice.uniform(0, 0.4))])
-        simulator.intercept = simulator.intercept_answer = linger
+        simulator.intercept = simulator.intercept_response = linger
         environment = {**os.environ, "NAIRI_BASE_URL": simulator.url, "NAIRI_API_KEY": simulator.api_key}
 
         async def run() -> asyncio.subprocess.Process:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from nairi_async.amigo import AmigoSession
 
-# The machines that run this are shared and noisy: time is no measure of a property.
+# Shared machines are noisy, so no test of a property has a deadline.
 settings.register_profile("suite", deadline=None)
 settings.register_profile("brief", deadline=None, max_examples=20)
 settings.load_profile("suite")
@@ -42,14 +42,14 @@ async def simulator(clock: VirtualClock) -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 async def nairi(simulator: Simulator, clock: VirtualClock) -> AsyncIterator[NairiSession]:
-    """A session on the simulator, both in virtual time."""
+    """Open a session on the simulator, both in virtual time."""
     async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as session:
         yield session
 
 
 @pytest.fixture
 def runs(nairi: NairiSession, tmp_path: Path) -> Runs:
-    """Runs of one batch on the simulator."""
+    """Return a runner of one batch on the simulator."""
     return Runs(nairi, tmp_path)
 
 
@@ -61,14 +61,14 @@ async def service(clock: VirtualClock) -> AsyncIterator[AmigoSimulator]:
 
 @pytest.fixture
 async def amigo(service: AmigoSimulator, clock: VirtualClock) -> AsyncIterator[AmigoSession]:
-    """A session on the simulated Amigo, both in virtual time, that is not paced."""
+    """Open a session without rate limits on the simulated Amigo, both in virtual time."""
     async with amigo_sessions.session(service.url, clock=clock) as opened:
         yield opened
 
 
 @pytest.fixture
 def echo(simulator: Simulator) -> Simulator:
-    """An agent of five seconds for each turn, in a service that refuses a prompt while another turn runs."""
+    """Return a service that refuses overlapping turns, with an agent that takes five seconds for each."""
     simulator.quirks = Quirks(overlapping="refuse")
     return simulator.agent("my-agent", lambda prompt, number: [Say(f"{number}: {prompt}", after=5)])
 

@@ -52,7 +52,7 @@ async def _simulate(options: Namespace) -> None:
                 stopped.set_exception(error)
 
     async with Simulator(host=options.host, port=options.port, api_key=options.api_key) as simulator:
-        simulator.intercept_answer = log
+        simulator.intercept_response = log
         out.show(f"export NAIRI_BASE_URL={simulator.url}")
         out.show(f"export NAIRI_API_KEY={shlex.quote(simulator.api_key)}")
         err.show(

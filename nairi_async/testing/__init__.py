@@ -1,14 +1,15 @@
 """For tests of programs that use `nairi_async`: simulated services, scripted agents and virtual time.
 
+Give the same `VirtualClock` to the simulator and to the session; otherwise the test never ends.
 The steps of scripts for Amigo are in `nairi_async.testing.amigo`.
 """
 
 from __future__ import annotations
 
-from nairi_async.testing.amigo import AmigoAsked, AmigoQuirks, AmigoSimulator
+from nairi_async.testing.amigo import AmigoQuirks, AmigoSimulator, RecordedInteraction
 from nairi_async.testing.clock import VirtualClock
 from nairi_async.testing.faults import FaultPlan
-from nairi_async.testing.gate import Seen
+from nairi_async.testing.middleware import RecordedRequest
 from nairi_async.testing.quirks import Quirks
 from nairi_async.testing.script import (
     Done,
@@ -23,21 +24,21 @@ from nairi_async.testing.script import (
     Tool,
 )
 from nairi_async.testing.simulator import Simulator
-from nairi_async.testing.world import Asked
+from nairi_async.testing.state import RecordedPrompt
 
 __all__ = [
-    "AmigoAsked",
     "AmigoQuirks",
     "AmigoSimulator",
-    "Asked",
     "Done",
     "Fail",
     "FaultPlan",
     "Notice",
     "Progress",
     "Quirks",
+    "RecordedInteraction",
+    "RecordedPrompt",
+    "RecordedRequest",
     "Say",
-    "Seen",
     "Simulator",
     "Step",
     "Subagent",

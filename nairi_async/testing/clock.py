@@ -1,4 +1,4 @@
-"""Virtual time: a ten-minute turn in milliseconds, over real HTTP."""
+"""Virtual time: over HTTP, a turn of ten minutes takes milliseconds."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from nairi_async.clock import Clock, LoopIdleTimeout
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
 
-# Passes of the event loop without a request in flight before the clock jumps: enough for a task that has
-# just been handed an answer to go on and send its next request.
-_QUIET_PASSES = 10
+# Passes of the event loop without a request under way before the clock jumps. Within them a task that has just received
+# a response must have sent its next request; the tests measure how many asyncio and aiohttp need for that.
+IDLE_PASSES = 10
 
 
 class VirtualClock:
-    """A clock that jumps to the next wake-up as soon as nobody is busy.
+    """A clock that jumps to the next wake-up as soon as no request is under way.
 
-    Give one to the session and to the simulator. Requests travel over real sockets and take no virtual time; only
-    `sleep` does. The clock stands still while a request is in flight, so what a test sees does not depend on the
-    speed of the machine; it moves on for one that the service lets wait (`stalled`), up to its timeout. For the read
-    of a stream the same holds, up to the time for which its service may be silent (`stalled(stream=True)`).
+    Give the same clock to the session and to the simulator; otherwise the test never ends, because each side waits for
+    a time that only the other side reaches. Requests take no virtual time; only `sleep` does. The clock stands still
+    while a request is under way, so results do not depend on the speed of the machine. It goes on where the service
+    delays its response (`stalled`), up to the request's timeout, or up to the idle timeout in a stream
+    (`stalled(stream=True)`).
 
-    It stands still during the session's requests, and the work of a store of `Chats` that has this clock, only: other
-    work that takes real time, in a thread or over another connection, goes under `timeout`.
+    It stands still only for requests of the session, and for the work of a `Chats` store that has this clock. Put
+    other work that takes real time, in a thread or over another connection, in `timeout`.
     """
 
     def __init__(self, start: float = 1_775_000_000.0) -> None:
@@ -36,26 +37,30 @@ class VirtualClock:
         self._elapsed = 0.0
         self._busy = 0
         self._stalled = 0
-        # Reads of streams are counted by themselves: a stream may wait that nobody reads, beside a request in flight.
+        # Counted apart from requests: a stream may stall that no task reads, next to a request under way.
         self._reading = 0
-        self._pausing = 0
-        self._idle_timeout: dict[_Patience, float] = {}
-        # When, in virtual time, each block under `timeout` has lasted long enough.
+        self._stalled_streams = 0
+        # When, in virtual time, each read of a stream expires.
+        self._idle_timeouts: dict[_VirtualIdleTimeout, float] = {}
+        # When, in virtual time, each block in `timeout` expires.
         self._timeouts: dict[asyncio.Timeout, float] = {}
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._driver: asyncio.Handle | None = None
 
+    def __repr__(self) -> str:
+        return f"<VirtualClock {self._elapsed:.3f} s, {len(self._sleepers)} sleepers, {self._busy} under way>"
+
     def monotonic(self) -> float:
-        """Virtual seconds since the clock was made."""
+        """Return the virtual seconds since the clock was created."""
         return self._elapsed
 
     def time(self) -> float:
-        """Virtual seconds since the Unix epoch."""
+        """Return the virtual seconds since the Unix epoch."""
         return self._start + self._elapsed
 
     def advance(self, seconds: float) -> None:
-        """Move time on by hand; sleepers whose time has come wake up."""
+        """Move time on, and wake the sleepers whose time has come."""
         self._elapsed += seconds
         self._wake()
 
@@ -67,14 +72,14 @@ class VirtualClock:
         loop = asyncio.get_running_loop()
         wake_up: asyncio.Future[None] = loop.create_future()
         heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._order), wake_up))
-        self._drive(loop, _QUIET_PASSES)
+        self._drive(loop, IDLE_PASSES)
         await wake_up
 
     @asynccontextmanager
     async def timeout(self, seconds: float) -> AsyncGenerator[None]:
-        """Bound real input and output by real seconds, and hold virtual time still meanwhile.
+        """Bound real input and output by real seconds; virtual time stands still meanwhile.
 
-        Where the other side is `stalled` virtual time goes on, and bounds the block as well.
+        While the other side is `stalled`, virtual time goes on and bounds the block as well.
         """
         self._busy += 1
         try:
@@ -86,29 +91,29 @@ class VirtualClock:
                     del self._timeouts[timeout]
         finally:
             self._busy -= 1
-            self._drive(asyncio.get_running_loop(), _QUIET_PASSES)
+            self._drive(asyncio.get_running_loop(), IDLE_PASSES)
 
-    def idle_timeout(self, seconds: float, expired: Callable[[], object]) -> _Patience:
-        """Bound each of many waits by real seconds, and hold virtual time still meanwhile; `stalled` as above."""
-        return _Patience(seconds, expired, self._reads, self._has_read)
+    def idle_timeout(self, seconds: float, expired: Callable[[], object]) -> _VirtualIdleTimeout:
+        """Bound each of many waits by real seconds, and by virtual ones while the stream is `stalled`."""
+        return _VirtualIdleTimeout(seconds, expired, self._begin_read, self._end_read)
 
     @contextmanager
     def stalled(self, *, stream: bool = False) -> Generator[None]:
-        """For a service: the request that is handled here waits, so time goes on although it is in flight.
+        """Let virtual time go on although the request that is handled here is under way; for a service.
 
-        With `stream` it waits in an answer that has begun, and that is read piece by piece.
+        With `stream` the request waits in a response that has begun, and that the client reads piece by piece.
         """
         self._stalled += not stream
-        self._pausing += stream
-        self._drive(asyncio.get_running_loop(), _QUIET_PASSES)
+        self._stalled_streams += stream
+        self._drive(asyncio.get_running_loop(), IDLE_PASSES)
         try:
             yield
         finally:
             self._stalled -= not stream
-            self._pausing -= stream
+            self._stalled_streams -= stream
 
     def _drive(self, loop: asyncio.AbstractEventLoop, passes: int) -> None:
-        """Count quiet passes of the loop; anything that happens starts the count anew."""
+        """Count idle passes of the loop; each call starts the count anew."""
         if self._driver is not None:
             self._driver.cancel()
         self._driver = loop.call_soon(self._step, loop, passes)
@@ -117,22 +122,22 @@ class VirtualClock:
         self._driver = None
         while self._sleepers and self._sleepers[0][2].cancelled():
             heapq.heappop(self._sleepers)
-        coming = self._coming()
-        if self._busy > self._stalled or self._reading > self._pausing or coming == math.inf:
+        next_event = self._next_event()
+        if self._busy > self._stalled or self._reading > self._stalled_streams or next_event == math.inf:
             return
         if passes:
             self._driver = loop.call_soon(self._step, loop, passes - 1)
             return
-        self._elapsed = max(self._elapsed, coming)
+        self._elapsed = max(self._elapsed, next_event)
         self._wake()
-        self._drive(loop, _QUIET_PASSES)
+        self._drive(loop, IDLE_PASSES)
 
-    def _coming(self) -> float:
-        """The next moment at which something happens."""
+    def _next_event(self) -> float:
+        """Return the virtual time of the next wake-up or timeout."""
         wake_up = self._sleepers[0][0] if self._sleepers else math.inf
         timeouts = min(self._timeouts.values(), default=math.inf) if self._stalled else math.inf
-        silences = min(self._idle_timeout.values(), default=math.inf) if self._pausing else math.inf
-        return min(wake_up, timeouts, silences)
+        idle_timeouts = min(self._idle_timeouts.values(), default=math.inf) if self._stalled_streams else math.inf
+        return min(wake_up, timeouts, idle_timeouts)
 
     def _wake(self) -> None:
         while self._sleepers and self._sleepers[0][0] <= self._elapsed:
@@ -143,51 +148,51 @@ class VirtualClock:
             for timeout, until in self._timeouts.items():
                 if until <= self._elapsed:
                     timeout.reschedule(asyncio.get_running_loop().time())
-        if self._pausing:
-            for idle_timeout in [one for one, until in self._idle_timeout.items() if until <= self._elapsed]:
-                del self._idle_timeout[idle_timeout]
+        if self._stalled_streams:
+            for idle_timeout in [one for one, until in self._idle_timeouts.items() if until <= self._elapsed]:
+                del self._idle_timeouts[idle_timeout]
                 idle_timeout.expire()
 
-    def _reads(self, idle_timeout: _Patience, seconds: float) -> None:
+    def _begin_read(self, idle_timeout: _VirtualIdleTimeout, seconds: float) -> None:
         self._reading += 1
-        self._idle_timeout[idle_timeout] = self._elapsed + seconds
+        self._idle_timeouts[idle_timeout] = self._elapsed + seconds
 
-    def _has_read(self, idle_timeout: _Patience) -> None:
+    def _end_read(self, idle_timeout: _VirtualIdleTimeout) -> None:
         self._reading -= 1
-        self._idle_timeout.pop(idle_timeout, None)
-        self._drive(asyncio.get_running_loop(), _QUIET_PASSES)
+        self._idle_timeouts.pop(idle_timeout, None)
+        self._drive(asyncio.get_running_loop(), IDLE_PASSES)
 
 
-class _Patience(LoopIdleTimeout):
-    """Bounds waits by real seconds and, where the other side waits in virtual time, by virtual ones."""
+class _VirtualIdleTimeout(LoopIdleTimeout):
+    """Bounds waits by real seconds and, while the stream is stalled, by virtual ones."""
 
-    __slots__ = ("_begun", "_ended")
+    __slots__ = ("_on_begin", "_on_end")
 
     def __init__(
         self,
         seconds: float,
         expired: Callable[[], object],
-        begun: Callable[[_Patience, float], None],
-        ended: Callable[[_Patience], None],
+        on_begin: Callable[[_VirtualIdleTimeout, float], None],
+        on_end: Callable[[_VirtualIdleTimeout], None],
     ) -> None:
         super().__init__(seconds, expired)
-        self._begun, self._ended = begun, ended
+        self._on_begin, self._on_end = on_begin, on_end
 
     def begin(self) -> None:
-        """A wait begins."""
+        """Begin a wait."""
         super().begin()
-        self._begun(self, self._seconds)
+        self._on_begin(self, self._seconds)
 
     def end(self) -> None:
-        """It is over."""
+        """End the wait."""
         super().end()
-        self._ended(self)
+        self._on_end(self)
 
     def expire(self) -> None:
-        """It has lasted long enough, in virtual time."""
+        """Expire in virtual time."""
         self._expired()
 
 
 def stalled(clock: Clock, *, stream: bool = False) -> AbstractContextManager[None]:
-    """What a service waits in, so that a virtual clock runs on; of no effect with another clock."""
+    """Let a virtual clock run on inside the block, as `VirtualClock.stalled`; do nothing with another clock."""
     return clock.stalled(stream=stream) if isinstance(clock, VirtualClock) else nullcontext()

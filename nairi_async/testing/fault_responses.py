@@ -1,4 +1,4 @@
-"""Faults at work: what a request gets instead of its plain answer."""
+"""What a request with a fault gets instead of its plain response."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from aiohttp import hdrs, web
 from attrs import evolve, frozen
 
 from nairi_async.clock import Clock
-from nairi_async.testing.answers import refusal
 from nairi_async.testing.clock import stalled
 from nairi_async.testing.faults import Fault, FaultPlan
-from nairi_async.testing.refused import RefusedError
+from nairi_async.testing.json_bodies import RefusedError, error_response
 
 if TYPE_CHECKING:
     from nairi_async.testing.quirks import Quirks
 
-BatchRun: TypeAlias = Callable[[], Awaitable[web.StreamResponse]]
+Respond: TypeAlias = Callable[[], Awaitable[web.StreamResponse]]
 
 _ERRORS: Final = (500, 502, 503, 504)
 _PIECES: Final = 8
 
 
-def spoilt_quirks(fault: Fault, plan: FaultPlan, quirks: Quirks) -> Quirks:
-    """The quirks that this one request meets."""
+def quirks_with_fault(fault: Fault, plan: FaultPlan, quirks: Quirks) -> Quirks:
+    """Return the quirks of a service for one request with a fault."""
     match fault.kind:
         case "stale":
             return evolve(quirks, stale_by=plan.lag, stale_every=1)
@@ -42,22 +41,22 @@ def spoilt_quirks(fault: Fault, plan: FaultPlan, quirks: Quirks) -> Quirks:
 
 
 @frozen
-class Spoiling:
-    """What goes wrong with one request, done."""
+class FaultyResponse:
+    """The response to one request with a fault."""
 
     fault: Fault
     plan: FaultPlan
     clock: Clock
     skew: float
-    """How many seconds the service's clock, as this request sees it, is ahead of `clock`."""
+    """Seconds by which the service's clock, as this request sees it, is ahead of `clock`."""
 
-    async def answer(self, request: web.Request, work: BatchRun) -> web.StreamResponse:
-        """What the request gets, in the place of or made from what `work` gives.
+    async def respond(self, request: web.Request, respond: Respond) -> web.StreamResponse:
+        """Return a response in place of the one from `respond`, or made from it.
 
         Raises:
-            ConnectionResetError: nothing but a cut connection.
+            ConnectionResetError: the connection is to be cut.
         """
-        return await self._before() or await self._after(request, await work())
+        return await self._before() or await self._after(request, await respond())
 
     async def _before(self) -> web.StreamResponse | None:
         match self.fault.kind:
@@ -66,15 +65,15 @@ class Spoiling:
             case "hang before":
                 await _hang(self.clock)
             case "error before":
-                return self._page()
+                return self._error_page()
             case "rate limited":
-                return _refusal(429, f"{self.plan.retry_after:g}")
+                return _refuse(429, f"{self.plan.retry_after:g}")
             case "rate limited until":
-                # Dates know whole seconds only: never earlier than what was meant.
+                # HTTP dates have whole seconds: rounded up, so that the date is not earlier than planned.
                 until = math.ceil(self.clock.time() + self.skew + self.plan.retry_after)
-                return _refusal(429, formatdate(until, usegmt=True))
+                return _refuse(429, formatdate(until, usegmt=True))
             case "unavailable":
-                return _refusal(503, f"{self.plan.retry_after:g}")
+                return _refuse(503, f"{self.plan.retry_after:g}")
             case _:
                 pass
         return None
@@ -86,9 +85,9 @@ class Spoiling:
             case "hang after":
                 await _hang(self.clock)
             case "error after":
-                return self._page()
+                return self._error_page()
             case "garbled":
-                return _again(response, web.Response(body=_body(response)[: len(_body(response)) // 2]))
+                return _same_head(response, web.Response(body=_body(response)[: len(_body(response)) // 2]))
             case "truncated":
                 return await _truncated(request, response)
             case "slow":
@@ -97,14 +96,14 @@ class Spoiling:
                 pass
         return response
 
-    def _page(self) -> web.Response:
+    def _error_page(self) -> web.Response:
         status = HTTPStatus(_ERRORS[self.fault.roll % len(_ERRORS)])
         page = f"<html><head><title>{status.phrase}</title></head><body><h1>{status} {status.phrase}</h1></body></html>"
         return web.Response(text=page, status=status, content_type="text/html")
 
     async def _slow(self, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
         body = _body(response)
-        stream = await _streamed(request, response)
+        stream = await _open_stream(request, response)
         size = max(1, math.ceil(len(body) / _PIECES))
         for begin in range(0, len(body), size):
             with stalled(self.clock):
@@ -114,13 +113,13 @@ class Spoiling:
 
 
 async def _hang(clock: Clock) -> None:
-    """Say nothing until the client has gone, or the simulator closes: either cancels the handler."""
+    """Wait until the client disconnects or the simulator closes: either cancels the handler."""
     with stalled(clock):
         await clock.sleep(math.inf)
 
 
-def _refusal(status: int, retry_after: str) -> web.Response:
-    return refusal(RefusedError(status, "try again later", {hdrs.RETRY_AFTER: retry_after}))
+def _refuse(status: int, retry_after: str) -> web.Response:
+    return error_response(RefusedError(status, "try again later", {hdrs.RETRY_AFTER: retry_after}))
 
 
 def _body(response: web.StreamResponse) -> bytes:
@@ -128,8 +127,8 @@ def _body(response: web.StreamResponse) -> bytes:
     return bytes(body) if isinstance(body, bytes | bytearray) else b""
 
 
-def _again(response: web.StreamResponse, other: web.StreamResponse) -> web.StreamResponse:
-    """Another answer under the same head."""
+def _same_head(response: web.StreamResponse, other: web.StreamResponse) -> web.StreamResponse:
+    """Give another response the same status and headers; return it."""
     other.set_status(response.status)
     for name in (hdrs.CONTENT_TYPE, hdrs.DATE):
         if name in response.headers:
@@ -137,8 +136,8 @@ def _again(response: web.StreamResponse, other: web.StreamResponse) -> web.Strea
     return other
 
 
-async def _streamed(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    stream = _again(response, web.StreamResponse())
+async def _open_stream(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    stream = _same_head(response, web.StreamResponse())
     stream.content_length = len(_body(response))
     await stream.prepare(request)
     return stream
@@ -146,9 +145,9 @@ async def _streamed(request: web.Request, response: web.StreamResponse) -> web.S
 
 async def _truncated(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
     body = _body(response)
-    stream = await _streamed(request, response)
+    stream = await _open_stream(request, response)
     await stream.write(body[: len(body) // 2])
     if request.transport is not None:
-        # Closed and not aborted, so that what was written arrives.
+        # `close` and not `abort`, so that the client receives what was written.
         request.transport.close()
     return stream

@@ -1,4 +1,4 @@
-"""Which requests go wrong, and how: a plan that is drawn from a seed, so that a failing test fails again."""
+"""Fault plans: which requests fail, and how, drawn from a seed so that a failing test fails again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FaultKind: TypeAlias = Literal[
     "late",
     "skewed",
 ]
-"""What can go wrong with one request; `FaultPlan` says what each is."""
+"""The kinds of faults; `FaultPlan` explains each."""
 
 FAULT_KINDS: Final[tuple[FaultKind, ...]] = get_args(FaultKind)
 """All kinds of faults."""
@@ -48,14 +48,14 @@ def _scripted(kinds: Iterable[FaultKind | None]) -> tuple[FaultKind | None, ...]
 
 @frozen
 class Fault:
-    """What goes wrong with one request."""
+    """The fault of one request."""
 
     kind: FaultKind
     roll: int
-    """Decides what the kind leaves open: which 5xx, which order, ahead or behind."""
+    """A random number that settles what the kind leaves open: which 5xx, which order, ahead or behind."""
 
     def skew(self, plan: FaultPlan) -> float:
-        """How many seconds the clock of whoever answers is ahead."""
+        """Return the seconds by which the clock of the responding server is ahead."""
         if self.kind != "skewed":
             return 0.0
         return plan.skew if self.roll % 2 else -plan.skew
@@ -65,49 +65,51 @@ class Fault:
 class FaultPlan:
     """How often a simulated service fails, and in which ways.
 
-    `FaultPlan(seed=7, rate=0.25)` spoils a quarter of all requests, every kind alike. Whether a request is spoilt
-    follows from the seed, its method, its path, and how often that path was asked for before; never from the order in
-    which tasks happen to run. `Seen.fault` and `Simulator.prompts` tell afterwards what was done and what ran.
+    With `FaultPlan(seed=7, rate=0.25)` a quarter of all requests fail, with every kind equally likely. The fault of a
+    request depends on the seed, its method, its path, and the number of earlier requests for that path; it does not
+    depend on the order in which tasks run. `RecordedRequest.fault` and `Simulator.prompts` record what happened.
 
     The request arrives, and then:
 
-    * `reset before`, `reset after`: the connection is cut before, or after, the service has done what was asked.
-    * `hang before`, `hang after`: no answer, until the client gives up. With a `VirtualClock` on both sides that is the
-      client's timeout in virtual time.
-    * `error before`, `error after`: 500, 502, 503 or 504 with a page of HTML, as proxies send it.
-    * `rate limited`, `rate limited until`: 429 with `Retry-After` in seconds, or as an HTTP date. Nothing is done.
-    * `unavailable`: 503 with `Retry-After`. Nothing is done.
+    * `reset before`, `reset after`: the connection is cut before, or after, the service has acted.
+    * `hang before`, `hang after`: no response, until the client gives up. With one `VirtualClock` on both sides that
+      takes the client's timeout in virtual time.
+    * `error before`, `error after`: 500, 502, 503 or 504 with an HTML page, as proxies send it.
+    * `rate limited`, `rate limited until`: 429 with `Retry-After` in seconds, or as an HTTP date. The service does
+      not act.
+    * `unavailable`: 503 with `Retry-After`. The service does not act.
     * `slow`: the body comes in pieces over `slow_for` seconds.
-    * `truncated`: the body is shorter than its announced length. `garbled`: a whole answer that is half of its JSON.
-    * `stale`: a read shows what was `lag` seconds ago. `late`: a list lacks some of what is younger than that.
+    * `truncated`: the body is shorter than its announced length. `garbled`: a complete
+      response with only half of its JSON.
+    * `stale`: a read shows the state of `lag` seconds ago. `late`: a list lacks some messages younger than that.
     * `reordered`, `repeated`: a list of messages in another order, or with messages twice.
-    * `skewed`: the answer comes from a server whose clock is `skew` seconds ahead or behind: its `Date` is wrong.
+    * `skewed`: the `Date` of the response is `skew` seconds ahead or behind.
     """
 
     seed: int = field(default=0, validator=instance_of(int))
-    """Another seed, other requests."""
+    """Selects the requests that fail."""
     rate: float = field(default=0.0, validator=(ge(0.0), le(1.0)))
-    """Share of the requests that go wrong, in every way that fits the request."""
+    """Share of the requests that fail, by any kind that fits the request."""
     rates: Mapping[FaultKind, float] = field(factory=dict)
-    """Or, for some kinds only, the share of requests for each."""
+    """Instead of `rate`: the share of requests for each of some kinds."""
     script: tuple[FaultKind | None, ...] = field(default=(), converter=_scripted)
-    """What happens to the first requests, in the order in which they arrive; `None` is nothing. Shares count after."""
+    """The faults of the first requests, in order of arrival; `None` is no fault. The rates apply after them."""
     where: str = field(default="", validator=instance_of(str))
-    """A regular expression that method and path, such as `POST /api/public/v1/conversations/start`, must contain."""
+    """A regular expression searched in method and path, such as `POST /api/public/v1/conversations/start`."""
     retry_after: float = field(default=2.0, validator=(ge(0.0), lt(math.inf)))
-    """What `Retry-After` says, in seconds."""
+    """Value of `Retry-After`, in seconds."""
     slow_for: float = field(default=5.0, validator=(gt(0.0), lt(math.inf)))
-    """How many seconds a slow body takes."""
+    """Duration of a slow body, in seconds."""
     lag: float = field(default=0.5, validator=(ge(0.0), lt(math.inf)))
-    """How many seconds ago a stale read was true, and how late late messages are."""
+    """Age of a stale read, and delay of a late message, in seconds."""
     skew: float = field(default=3600.0, validator=(ge(0.0), lt(1e9)))
-    """How many seconds a skewed clock is off."""
+    """Offset of a skewed clock, in seconds."""
 
     def __attrs_post_init__(self) -> None:
         re.compile(self.where)
         unknown = {kind for kind in (*self.rates, *self.script) if kind is not None} - set(FAULT_KINDS)
         if unknown:
-            msg = f"no kinds of faults: {sorted(map(repr, unknown))}; known are {FAULT_KINDS}"
+            msg = f"unknown kinds of faults: {sorted(map(repr, unknown))}; known are {FAULT_KINDS}"
             raise ValueError(msg)
         if self.rate and self.rates:
             msg = "a plan has a rate for all kinds or rates for some, not both"
@@ -117,16 +119,16 @@ class FaultPlan:
             raise ValueError(msg)
 
     def concerns(self, method: str, path: str) -> bool:
-        """Whether a request is one that may go wrong."""
+        """Return whether the plan covers a request."""
         return re.search(self.where, f"{method} {path}") is not None
 
     def draw(self, method: str, path: str, nth: int) -> Fault | None:
-        """What goes wrong with the nth request of that method and path, script apart."""
+        """Return the fault of the nth request of that method and path, leaving the script aside."""
         random = Random(f"{self.seed} {method} {path} {nth}")
-        spoilt, roll = random.random(), random.randrange(_ROLLS)
+        threshold, roll = random.random(), random.randrange(_ROLLS)
         for kind, share in self._shares(method, path):
-            spoilt -= share
-            if spoilt < 0:
+            threshold -= share
+            if threshold < 0:
                 return Fault(kind, roll)
         return None
 
@@ -145,20 +147,20 @@ def _fits(kind: FaultKind, method: str, path: str) -> bool:
 
 @define
 class Faults:
-    """A plan under way: how far its script has come, and how often each path was asked for."""
+    """The progress of a plan: its place in the script, and the number of requests for each path."""
 
     plan: FaultPlan
-    _script: int = 0
-    _asked: Counter[tuple[str, str]] = field(factory=Counter)
+    _place: int = 0
+    _requests: Counter[tuple[str, str]] = field(factory=Counter)
 
     def next(self, method: str, path: str) -> Fault | None:
-        """What goes wrong with the request that has just arrived."""
+        """Return the fault of the request that has just arrived."""
         plan = self.plan
         if not plan.concerns(method, path):
             return None
-        if self._script < len(plan.script):
-            kind = plan.script[self._script]
-            self._script += 1
-            return None if kind is None else Fault(kind, self._script)
-        self._asked[method, path] += 1
-        return plan.draw(method, path, self._asked[method, path])
+        if self._place < len(plan.script):
+            kind = plan.script[self._place]
+            self._place += 1
+            return None if kind is None else Fault(kind, self._place)
+        self._requests[method, path] += 1
+        return plan.draw(method, path, self._requests[method, path])

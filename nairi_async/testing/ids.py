@@ -1,8 +1,9 @@
-"""Identifiers and timestamps as the service writes them."""
+"""Identifiers and timestamps in the formats of the services."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from random import Random
 
 from attrs import field, frozen
@@ -16,7 +17,7 @@ _LATEST_SECOND = (1 << 32) - 1
 
 @frozen
 class IdMaker:
-    """Makes prefixed ULIDs; two makers with one seed make the same ids at the same times."""
+    """Generates prefixed ULIDs and object ids: the same ids for the same seed and times."""
 
     seed: int = 0
     _random: Random = field(init=False, repr=False, eq=False)
@@ -35,12 +36,14 @@ class IdMaker:
         return f"{int(min(at, _LATEST_SECOND)):08x}{self._random.getrandbits(64):016x}"
 
 
+@lru_cache(maxsize=4096)
 def instant(at: float) -> datetime:
     """Return the aware UTC time of `at` (seconds since the epoch), cut to the millisecond the service shows."""
     exact = datetime.fromtimestamp(at, UTC)
     return exact.replace(microsecond=exact.microsecond // 1000 * 1000)
 
 
+@lru_cache(maxsize=4096)
 def stamp(at: float) -> str:
     """Return `at` (seconds since the epoch) as RFC 3339 in UTC with milliseconds and `Z`."""
     return instant(at).isoformat(timespec="milliseconds").replace("+00:00", "Z")

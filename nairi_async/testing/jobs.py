@@ -1,4 +1,4 @@
-"""Agents with their capacity, and jobs with what changes in them when; times are seconds since the epoch."""
+"""Agents with their capacity, and jobs with their changes over time; times are seconds since the epoch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nairi_async.testing.quirks import Moves
 from nairi_async.testing.script import Script, default_script
 
 if TYPE_CHECKING:
-    from nairi_async.testing.timeline import Entry
+    from nairi_async.testing.timeline import ScriptedMessage
 
 JobStatus: TypeAlias = Literal["active", "completed", "error", "abandoned"]
 
 
 @define
 class Agent:
-    """An agent, what it does with prompts, and when each of its instances is free again."""
+    """An agent, its script, and when each of its instances is free again."""
 
     id: str
     agent_id: str
@@ -42,34 +42,34 @@ class Agent:
         self.instances, self.queued = instances, queued
         self._free_at, self._untouched = [], math.inf if instances is None else instances
 
-    def take_slot(self, ready: float) -> float:
-        """Reserve an instance, and return when the turn begins; `leave_slot` says until when it runs.
+    def acquire(self, ready: float) -> float:
+        """Reserve an instance, and return when the turn begins; `release` sets when it ends.
 
-        Of the instances that are free by then, the one that became so last: it is the one of the job's turn before.
+        Among the instances that are free by then, take the one freed last: it ran the job's previous turn.
         """
-        in_time = [at for at in self._free_at if at <= ready]
-        if not in_time and self._untouched:
+        free = [at for at in self._free_at if at <= ready]
+        if not free and self._untouched:
             self._untouched -= 1
             return ready
-        taken = max(in_time) if in_time else min(self._free_at)
-        self._free_at.remove(taken)
-        return max(ready, taken)
+        free_at = max(free) if free else min(self._free_at)
+        self._free_at.remove(free_at)
+        return max(ready, free_at)
 
-    def leave_slot(self, ended: float) -> None:
-        """Give the reserved instance back as of the end of the turn."""
+    def release(self, ended: float) -> None:
+        """Free the reserved instance from the end of the turn on."""
         if self.instances is not None:
             self._free_at.append(ended)
 
 
 @define(eq=False)
 class Job:
-    """A conversation: its timeline, and when its status and its `updated_at` change."""
+    """A conversation: its messages, and when its status and its `updated_at` change."""
 
     id: str
     agent: Agent
     created: float
     is_api: bool = True
-    entries: list[Entry] = field(factory=list)
+    messages: list[ScriptedMessage] = field(factory=list)
     busy_until: float = -math.inf
     turns: int = 0
     statuses: list[tuple[float, JobStatus]] = field(factory=list)
@@ -79,28 +79,28 @@ class Job:
         self._moves = {moves: [self.created] for moves in get_args(Moves)}
 
     def status(self, now: float) -> JobStatus:
-        """Return the status at that time; of equal times the later call counts."""
+        """Return the status at that time; between equal times the later call of `set_status` wins."""
         known: list[JobStatus] = [status for at, status in self.statuses if at <= now]
         return known[-1] if known else "active"
 
     def updated(self, now: float, moves: Moves) -> float:
-        """Return `updated_at` if `moves` is what moves it."""
+        """Return `updated_at` where `moves` is the kind of change that moves it."""
         times = self._moves[moves]
         return times[max(bisect_right(times, now) - 1, 0)]
 
     def set_status(self, status: JobStatus, at: float) -> None:
-        """Change the status from then on, unless `at` never comes."""
+        """Change the status from `at` on, unless it is infinite."""
         if at < math.inf:
             insort(self.statuses, (at, status), key=lambda change: change[0])
 
-    def moved(self, at: float, *kinds: Moves) -> None:
-        """Note a change that moves `updated_at` where those kinds do."""
+    def touch(self, at: float, *kinds: Moves) -> None:
+        """Record a change that moves `updated_at` where one of these kinds does."""
         for kind in kinds if at < math.inf else ():
             insort(self._moves[kind], at)
 
-    def add(self, entry: Entry) -> None:
-        """Put a message into its place by time of creation; of equal times the later call comes later."""
-        insort(self.entries, entry, key=lambda one: one.created)
-        kinds: tuple[Moves, ...] = ("progress",) if entry.role == "progress" else ("reply", "progress")
-        for phase in entry.phases:
-            self.moved(phase.at, *kinds)
+    def add(self, message: ScriptedMessage) -> None:
+        """Insert a message in order of creation; between equal times the later call comes later."""
+        insort(self.messages, message, key=lambda one: one.created)
+        kinds: tuple[Moves, ...] = ("progress",) if message.role == "progress" else ("reply", "progress")
+        for version in message.versions:
+            self.touch(version.at, *kinds)

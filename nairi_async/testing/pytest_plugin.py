@@ -1,8 +1,8 @@
-"""The fixtures of the test kit, `nairi`, `nairi_simulator`, `nairi_clock`: for pytest-asyncio and anyio's plugin.
+"""The fixtures `nairi`, `nairi_simulator` and `nairi_clock`, for pytest-asyncio and for anyio's plugin.
 
-The wheel carries this file as the module `_nairi_async_pytest`, beside the package: pytest imports its plugins in every
-project of an environment, before a measurement of coverage begins. So nothing of the package is imported here before a
-test asks for it.
+The wheel contains this file as the module `_nairi_async_pytest`, outside the package: pytest imports its plugins in
+every project of an environment, before coverage measurement begins. So this module imports the package only when a test
+uses a fixture.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 MARKER = "nairi_simulator"
 _NEITHER = (
     "the fixtures `nairi` and `nairi_simulator` need a test that runs on an event loop: an `async def` test with "
-    "@pytest.mark.anyio (anyio's plugin, which is there with nairi_async) or @pytest.mark.asyncio (pytest-asyncio)"
+    "@pytest.mark.anyio (anyio's plugin, which comes with nairi_async) or @pytest.mark.asyncio (pytest-asyncio)"
 )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker, and make the fixture that only pytest-asyncio can run where it is there."""
+    """Register the marker and, if pytest-asyncio is active, the fixture that only it can run."""
     config.addinivalue_line(
-        "markers", f"{MARKER}(**options): how the simulator of this test is made, such as quirks=, faults=, seed="
+        "markers", f"{MARKER}(**options): settings of this test's simulator, such as quirks=, faults=, seed="
     )
     if config.pluginmanager.hasplugin("asyncio") and not config.pluginmanager.hasplugin("nairi_async_asyncio"):
         config.pluginmanager.register(_asyncio_fixtures(), "nairi_async_asyncio")
@@ -36,7 +36,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def nairi_clock() -> VirtualClock:
-    """The virtual time in which the session and the simulator live; hand it to your own code as well."""
+    """Return the clock that the session and the simulator share.
+
+    Give it to every session and simulator of the test; with another clock the test never ends.
+    """
     from nairi_async.testing import VirtualClock  # noqa: PLC0415
 
     return VirtualClock()
@@ -44,20 +47,20 @@ def nairi_clock() -> VirtualClock:
 
 @pytest.fixture
 def nairi_options() -> dict[str, Any]:
-    """Settings of the session, such as `polling=`; override it with a fixture of your own."""
+    """Return settings of the session, such as `polling=`; override this fixture to change them."""
     return {}
 
 
 @pytest.fixture
 def nairi_simulator(request: pytest.FixtureRequest) -> Simulator:
-    """A simulated service that runs while the test does; the marker `nairi_simulator(faults=…)` says how it is made."""
+    """Run a simulated service during the test; the marker `nairi_simulator(faults=…)` sets its options."""
     simulator, _ = _running(request)
     return simulator
 
 
 @pytest.fixture
 def nairi(request: pytest.FixtureRequest) -> NairiSession:
-    """An open session on `nairi_simulator`, in virtual time."""
+    """Open a session on `nairi_simulator`, in virtual time."""
     _, session = _running(request)
     return session
 
@@ -71,9 +74,9 @@ async def _nairi_on_anyio(
 
 
 def _running(request: pytest.FixtureRequest) -> tuple[Simulator, NairiSession]:
-    """The pair that belongs to a test, opened on the test's own event loop by whatever runs that."""
+    """Return the simulator and the session of a test, opened on the test's own event loop."""
     item = request.node
-    # In pytest-asyncio's automatic mode a test may have both; then it is that one which runs it.
+    # In pytest-asyncio's automatic mode a test may have both marks; then pytest-asyncio runs it.
     is_asyncio = item.get_closest_marker("asyncio") is not None
     if not inspect.iscoroutinefunction(getattr(item, "obj", None)):
         pytest.fail(_NEITHER, pytrace=False)
@@ -85,8 +88,8 @@ def _running(request: pytest.FixtureRequest) -> tuple[Simulator, NairiSession]:
 
 
 def _asyncio_fixtures() -> object:
-    """What is registered beside pytest-asyncio: in its strict mode it runs only what it has decorated."""
-    import pytest_asyncio  # noqa: PLC0415 - only where it runs the tests
+    """Return the plugin for pytest-asyncio, which in strict mode runs only fixtures that it decorated."""
+    import pytest_asyncio  # noqa: PLC0415 - imported only if it runs the tests
 
     class AsyncioFixtures:
         @pytest_asyncio.fixture
@@ -106,8 +109,8 @@ async def _simulated(
     from nairi_async.testing import Simulator  # noqa: PLC0415
 
     marker = request.node.get_closest_marker(MARKER)
-    made: dict[str, Any] = {"clock": clock, **(marker.kwargs if marker else {})}
-    async with Simulator(**made) as simulator:
+    simulated: dict[str, Any] = {"clock": clock, **(marker.kwargs if marker else {})}
+    async with Simulator(**simulated) as simulator:
         settings: dict[str, Any] = {"base_url": simulator.url, "clock": clock, **options}
         async with NairiSession(simulator.api_key, **settings) as session:
             yield simulator, session

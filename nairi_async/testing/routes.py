@@ -12,13 +12,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 from attrs import frozen
 
 from nairi_async.clock import Clock
-from nairi_async.testing.answers import answer, flag, read_object, required_text, texts
 from nairi_async.testing.jobs import JobStatus
-from nairi_async.testing.quirks import quirks_met
-from nairi_async.testing.refused import RefusedError
+from nairi_async.testing.json_bodies import RefusedError, flag, json_response, read_object, required_text, texts
+from nairi_async.testing.quirks import quirks_in_effect
 from nairi_async.testing.routes_agents import AgentRoutes
-from nairi_async.testing.views import SORTS, Query, View
-from nairi_async.testing.world import Asked, World
+from nairi_async.testing.state import NairiState, RecordedPrompt
+from nairi_async.testing.views import SORTS, ListingQuery, View
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +34,7 @@ _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\
 class ConversationRoutes:
     """Start, continue, read and list conversations."""
 
-    world: World
+    state: NairiState
     clock: Clock
 
     def table(self) -> list[web.RouteDef]:
@@ -49,59 +48,59 @@ class ConversationRoutes:
         ]
 
     async def start(self, request: web.Request) -> web.Response:
-        """Make a job."""
+        """Create a job."""
         body = await read_object(request)
-        asked = self.world.start(
+        recorded = self.state.start(
             required_text(body, "agent_id"),
             required_text(body, "prompt"),
             self.clock.time(),
             attachment_ids=texts(body, "attachment_ids"),
             ask_mode=flag(body, "ask_mode"),
         )
-        return self._asked(asked, self.world.quirks.start_code)
+        return self._accepted(recorded, self.state.quirks.start_code)
 
     async def continue_(self, request: web.Request) -> web.Response:
         """Add a turn to a job."""
-        job = self.world.continuable(request.match_info["job_id"])
+        job = self.state.continuable(request.match_info["job_id"])
         body = await read_object(request)
         prompt, attachment_ids = required_text(body, "prompt"), texts(body, "attachment_ids")
-        asked = self.world.continue_(job.id, prompt, self.clock.time(), attachment_ids=attachment_ids)
-        return self._asked(asked, 201)
+        recorded = self.state.continue_(job.id, prompt, self.clock.time(), attachment_ids=attachment_ids)
+        return self._accepted(recorded, 201)
 
     async def messages(self, request: web.Request) -> web.Response:
         """Return all of a job's messages."""
-        job = self.world.find_job(request.match_info["job_id"])
+        job = self.state.find_job(request.match_info["job_id"])
         view = _view()
-        return answer(view.odd({"messages": view.messages(job, self._read_time(view))}))
+        return json_response(view.extended({"messages": view.messages(job, self._read_time(view))}))
 
     async def message(self, request: web.Request) -> web.Response:
         """Return one message."""
-        entry = self.world.find_message(request.match_info["message_id"])
+        entry = self.state.find_message(request.match_info["message_id"])
         view = _view()
-        return answer(view.message(entry, self.world.jobs[entry.job_id], self._read_time(view)))
+        return json_response(view.message(entry, self.state.jobs[entry.job_id], self._read_time(view)))
 
     async def conversations(self, request: web.Request) -> web.Response:
-        """Return a page of the jobs of an agent."""
-        if not self.world.quirks.listing:
+        """Return a page of an agent's jobs."""
+        if not self.state.quirks.listing:
             raise RefusedError(404, "not found")
-        agent = self.world.find_agent(request.match_info["agent_id"])
+        agent = self.state.find_agent(request.match_info["agent_id"])
         query = _query(request.query)
-        jobs = (job for job in self.world.jobs.values() if job.agent is agent)
+        jobs = (job for job in self.state.jobs.values() if job.agent is agent)
         view = _view()
-        return answer(view.odd({"conversations": view.conversations(jobs, query, self._read_time(view))}))
+        return json_response(view.extended({"conversations": view.conversations(jobs, query, self._read_time(view))}))
 
     def _read_time(self, view: View) -> float:
-        return self.world.as_of(self.clock.time(), view.quirks)
+        return self.state.as_of(self.clock.time(), view.quirks)
 
-    def _asked(self, asked: Asked, status: int) -> web.Response:
-        return answer(_view().odd({"job_id": asked.job_id, "message_id": asked.message_id}), status)
+    def _accepted(self, recorded: RecordedPrompt, status: int) -> web.Response:
+        return json_response(_view().extended({"job_id": recorded.job_id, "message_id": recorded.message_id}), status)
 
 
 @frozen
 class AttachmentRoutes:
     """Upload and fetch files."""
 
-    world: World
+    state: NairiState
     clock: Clock
 
     def table(self) -> list[web.RouteDef]:
@@ -117,23 +116,23 @@ class AttachmentRoutes:
             filename, data = await _file_part(request)
         except (ValueError, AssertionError, RuntimeError, HttpProcessingError):
             raise RefusedError(400, "invalid multipart form") from None
-        attachment_id = self.world.store(filename, data, self.clock.time())
-        return answer(self._odd({"attachment_id": attachment_id}), 201)
+        attachment_id = self.state.store(filename, data, self.clock.time())
+        return json_response(self._extended({"attachment_id": attachment_id}), 201)
 
     async def attachment(self, request: web.Request) -> web.Response:
         """Return a file."""
         attachment_id = request.match_info["attachment_id"]
-        file = self.world.find_file(attachment_id)
+        file = self.state.find_file(attachment_id)
         data = base64.b64encode(file.data).decode("ascii")
-        return answer(self._odd({"id": attachment_id, "filename": file.filename, "data": data}))
+        return json_response(self._extended({"id": attachment_id, "filename": file.filename, "data": data}))
 
-    def _odd(self, shown: dict[str, Any]) -> dict[str, Any]:
-        return View(self.world.quirks).odd(shown)
+    def _extended(self, shown: dict[str, Any]) -> dict[str, Any]:
+        return View(self.state.quirks).extended(shown)
 
 
-def application_routes(world: World, clock: Clock) -> list[web.RouteDef]:
-    """Return all endpoints, under the path of the public API."""
-    families = (ConversationRoutes(world, clock), AttachmentRoutes(world, clock), AgentRoutes(world, clock))
+def application_routes(state: NairiState, clock: Clock) -> list[web.RouteDef]:
+    """Return all endpoints, under the base path of the API."""
+    families = (ConversationRoutes(state, clock), AttachmentRoutes(state, clock), AgentRoutes(state, clock))
     return [
         web.RouteDef(one.method, BASE_PATH + one.path, one.handler, one.kwargs)
         for family in families
@@ -142,8 +141,8 @@ def application_routes(world: World, clock: Clock) -> list[web.RouteDef]:
 
 
 def _view() -> View:
-    """The world as this request sees it."""
-    return View(quirks_met.get())
+    """Return the view of the state for the request under way."""
+    return View(quirks_in_effect.get())
 
 
 async def _file_part(request: web.Request) -> tuple[str, bytes]:
@@ -152,11 +151,11 @@ async def _file_part(request: web.Request) -> tuple[str, bytes]:
         raise RefusedError(400, "file is required")
     async for part in await request.multipart():
         if isinstance(part, BodyPartReader) and part.name == "file" and part.filename is not None:
-            return part.filename, await _bounded(part)
+            return part.filename, await _read_part(part)
     raise RefusedError(400, "file is required")
 
 
-async def _bounded(part: BodyPartReader) -> bytes:
+async def _read_part(part: BodyPartReader) -> bytes:
     data = bytearray()
     while chunk := await part.read_chunk(_CHUNK):
         data += chunk
@@ -165,12 +164,12 @@ async def _bounded(part: BodyPartReader) -> bytes:
     return bytes(data)
 
 
-def _query(given: Mapping[str, str]) -> Query:
+def _query(given: Mapping[str, str]) -> ListingQuery:
     """Check the query of the listing."""
     sort = given.get("sort", "created_at_desc")
     if sort not in SORTS:
         raise RefusedError(400, f"sort must be one of {', '.join(SORTS)}")
-    return Query(
+    return ListingQuery(
         statuses=_statuses(given["status"]) if "status" in given else (),
         updated_after=_timestamp(given["updated_after"]) if "updated_after" in given else None,
         sort=sort,

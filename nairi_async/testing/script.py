@@ -1,9 +1,8 @@
-"""What a scripted agent does with one prompt.
+"""Scripts: what a simulated agent does with a prompt.
 
-A script is a text, a sequence of steps (a plain string is a `Say`), or a callable that gets the prompt and the number
-of the turn in its conversation, from 1, and returns either. Steps run in order; `after` is the number of seconds since
-the step before. A turn that is neither `Done` nor `Fail` by the end of its script is done right after its last step;
-one that should never end gets `Done(after=math.inf)`.
+A script is a text, a sequence of steps (a plain string is a `Say`), or a callable that takes the prompt and the number
+of the turn in its conversation, from 1, and returns one of them. Steps run in order, each `after` seconds after the
+one before. A script without `Done` or `Fail` is done right after its last step; `Done(after=math.inf)` never ends.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ USAGE_FIELDS = frozenset(
 _Usage: TypeAlias = Mapping[str, object] | None
 
 HEARTBEATS = range(10, 3600, 10)
-"""Seconds after its begin at which a tool that still runs says so; the daemon ends a turn after an hour."""
+"""Seconds from the start of a tool to each of its heartbeats; the daemon ends a turn after an hour."""
 
 
 def duration_field() -> float:
@@ -47,31 +46,31 @@ def _only_usage(_instance: object, _attribute: Attribute[_Usage], value: _Usage)
 
 
 class ScriptStep:
-    """What every step of a script has."""
+    """Base of all steps of a script."""
 
     __slots__ = ()
     after: float
-    """Seconds since the step before."""
+    """Seconds after the step before."""
 
 
 @frozen
 class Say(ScriptStep):
     """An `assistant` message.
 
-    With `unfinished_for` seconds it is first seen `pending` with a growing part of its text, under the id it keeps;
-    it stays so when `finishes` is off, whatever becomes of the turn.
+    For `unfinished_for` seconds it is `pending`, under its final id, with a growing part of its text; with `finishes`
+    off it stays so, even after the end of the turn.
     `usage` holds any of `cost_usd`, the four token counts and `model`.
     """
 
     text: str = text_field()
-    """What it says."""
+    """Its text."""
     after: float = duration_field()
     unfinished_for: float = field(default=0.0, kw_only=True, validator=[ge(0.0), lt(math.inf)])
-    """Seconds that it is seen unfinished."""
+    """Seconds for which it is `pending`."""
     finishes: bool = field(default=True, kw_only=True)
-    """Whether it is finished after that."""
+    """Whether it is complete after that."""
     attachment_ids: tuple[str, ...] = field(default=(), kw_only=True, converter=_tuple)
-    """Files that come with it, as `Simulator.attachment` made them."""
+    """Ids of files attached to it, from `Simulator.attachment`."""
     usage: _Usage = field(default=None, kw_only=True, validator=_only_usage)
     """What it cost."""
 
@@ -86,7 +85,7 @@ class Notice(ScriptStep):
     """A `system` message, such as `Agent opened a pull request: …`."""
 
     text: str = text_field()
-    """What it says."""
+    """Its text."""
     after: float = duration_field()
 
 
@@ -120,7 +119,7 @@ class Thinking(ScriptStep):
 
 @frozen
 class Step(ScriptStep):
-    """A `progress` message that tells in one line where the agent is."""
+    """A `progress` message that sums up in one line what the agent does."""
 
     summary: str = text_field()
     """The line."""
@@ -137,7 +136,7 @@ class Subagent(ScriptStep):
     """A `progress` message about a subagent that starts, proceeds or ends."""
 
     summary: str = text_field()
-    """What it does, in a line."""
+    """What it does, in one line."""
     after: float = duration_field()
 
     @property
@@ -150,25 +149,25 @@ class Subagent(ScriptStep):
 class Tool(ScriptStep):
     """A tool that runs for `seconds`: two `progress` messages, `running` and then `status`, with one `tool_use_id`.
 
-    A tool of more than ten seconds also beats every ten, unless `heartbeat` is off. The `tool_use_id` is made up
-    when none is given; give one to make it the `parent_tool_use_id` of others.
+    A tool that takes more than ten seconds also sends a heartbeat every ten, unless `heartbeat` is off. Give a
+    `tool_use_id` to use it as the `parent_tool_use_id` of other tools; otherwise one is generated.
     """
 
     name: str = text_field()
     """Its name, such as `Bash`."""
     input: str = field(default="", kw_only=True)
-    """Summary of what it was given."""
+    """Summary of its input."""
     output: str = field(default="", kw_only=True)
-    """Summary of what came of it."""
+    """Summary of its result."""
     seconds: float = duration_field()
     """How long it runs."""
     after: float = duration_field()
     status: str = field(default="completed", kw_only=True)
-    """How it ends."""
+    """Its status at the end."""
     heartbeat: bool = field(default=True, kw_only=True)
-    """Whether it says every ten seconds that it still runs."""
+    """Whether it sends a heartbeat every ten seconds."""
     tool_use_id: str | None = field(default=None, kw_only=True, validator=optional(instance_of(str)))
-    """Its id; made up unless given."""
+    """Its id; generated unless given."""
     parent_tool_use_id: str | None = field(default=None, kw_only=True, validator=optional(instance_of(str)))
     """The id of the tool call whose subagent made this one."""
 
@@ -184,14 +183,14 @@ class Progress(ScriptStep):
 
 @frozen
 class Done(ScriptStep):
-    """The turn is `completed`. Steps after it still come: late notices, or a reply later than the status."""
+    """The turn is `completed`. Steps after it still appear: late notices, or a reply after the status."""
 
     after: float = duration_field()
 
 
 @frozen
 class Fail(ScriptStep):
-    """The turn is `failed`, and a `system` message says `nairid encountered error: <text>`."""
+    """The turn is `failed`, with the `system` message `nairid encountered error: <text>`."""
 
     text: str = text_field()
     """Why it failed."""
@@ -205,24 +204,26 @@ Script: TypeAlias = Steps | Callable[[str, int], Steps]
 def steps_of(script: Script, prompt: str, turn_number: int) -> tuple[ScriptStep, ...]:
     """Return the steps of one turn, with its end.
 
-    Raises `TypeError` for what is not a step, and `ValueError` when the turn would end twice.
+    Raises:
+        TypeError: something in the script is not a step.
+        ValueError: the turn would end twice.
     """
     given = script(prompt, turn_number) if callable(script) else script
     listed = (given,) if isinstance(given, str) else given
     steps = tuple(Say(step) if isinstance(step, str) else step for step in listed)
-    strangers = [step for step in steps if not isinstance(step, ScriptStep)]
-    if strangers:
-        msg = f"not steps of a script: {strangers!r}"
+    unknown = [step for step in steps if not isinstance(step, ScriptStep)]
+    if unknown:
+        msg = f"not steps of a script: {unknown!r}"
         raise TypeError(msg)
     ends = sum(isinstance(step, Done | Fail) for step in steps)
     if ends > 1:
-        msg = "a turn ends once: give one Done or Fail"
+        msg = "a turn ends once: give at most one Done or Fail"
         raise ValueError(msg)
     return steps if ends else (*steps, Done())
 
 
 def default_script(prompt: str, _turn_number: int) -> Steps:
-    """Do a little of everything in half a second, and reply with a quotation of the prompt."""
+    """Report some progress, and reply with a quotation of the prompt after half a second."""
     return (
         Step("Reading the request", after=0.1),
         Tool("Bash", input="ls", output="README.md", seconds=0.1, after=0.1),

@@ -1,4 +1,4 @@
-"""What every simulated service is: an HTTP server on the loopback interface that records what it is asked."""
+"""What both simulated services are: an HTTP server on the loopback interface that records its requests."""
 
 from __future__ import annotations
 
@@ -7,32 +7,36 @@ from typing import TYPE_CHECKING, Self
 from aiohttp import web
 
 from nairi_async.clock import Clock, SystemClock
-from nairi_async.testing.gate import Gate, House, Intercept, InterceptAnswer, Seen
+from nairi_async.testing.middleware import AccessPolicy, Intercept, InterceptResponse, Middleware, RecordedRequest
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-# Seconds given to handlers that still run when the server closes, before they are cancelled.
+# Seconds that running handlers get when the server closes, before they are cancelled.
 _SHUTDOWN = 0.1
 
-# An upload of the largest file, with what the form adds to it, is not cut by the server but judged by its handler.
+# Large enough for the largest upload with its form, so that the handler and not the server refuses what is larger.
 _LARGEST_BODY = 64 * 1024 * 1024
 
 
 class Server:
-    """Serves while its `async with` block lasts, in time that its clock tells."""
+    """Serves while its `async with` block lasts, in the time of its clock."""
 
     def __init__(self, host: str, port: int, clock: Clock | None) -> None:
         self._host, self._port = host, port
         self._clock = clock or SystemClock()
         self._runner: web.AppRunner | None = None
 
-    def _open(self, house: House, routes: list[web.RouteDef]) -> None:
-        """Say what is served; called once, before the block begins."""
-        self._gate, self._routes = Gate(house, self._clock), routes
+    def _configure(self, access: AccessPolicy, routes: list[web.RouteDef]) -> None:
+        """Set what is served; called once, before the block begins."""
+        self._middleware, self._routes = Middleware(access, self._clock), routes
+
+    def __repr__(self) -> str:
+        state = "not running" if self._runner is None else f"at {self.url}"
+        return f"<{type(self).__name__} {state}, {len(self.requests)} requests, {self._clock!r}>"
 
     async def __aenter__(self) -> Self:
-        application = web.Application(middlewares=[self._gate.admit], client_max_size=_LARGEST_BODY)
+        application = web.Application(middlewares=[self._middleware.handle], client_max_size=_LARGEST_BODY)
         application.add_routes(self._routes)
         self._runner = web.AppRunner(
             application, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=_SHUTDOWN
@@ -51,33 +55,33 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Base URL, without the path of the API's version; with `port=0` it is known once the simulator runs."""
+        """Base URL, without the path of the API's version; with `port=0` the port is known once the server runs."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}"
 
     @property
-    def requests(self) -> list[Seen]:
-        """All requests so far, in the order in which they were answered."""
-        return self._gate.requests
+    def requests(self) -> list[RecordedRequest]:
+        """All requests so far, in the order of their responses."""
+        return self._middleware.requests
 
     @property
     def intercept(self) -> Intercept | None:
-        """A hook called with each request before anything is done about it.
+        """A hook called with each request before the service acts on it.
 
-        What it returns is the answer; `None` lets the request go on. Raise `ConnectionResetError` to cut the
-        connection without an answer.
+        A response that the hook returns is sent instead; `None` lets the request go on. Raise `ConnectionResetError`
+        to cut the connection without a response.
         """
-        return self._gate.intercept
+        return self._middleware.intercept
 
     @intercept.setter
     def intercept(self, hook: Intercept | None) -> None:
-        self._gate.intercept = hook
+        self._middleware.intercept = hook
 
     @property
-    def intercept_answer(self) -> InterceptAnswer | None:
-        """The same hook after the work is done, with the answer: for one that is lost on its way back."""
-        return self._gate.intercept_answer
+    def intercept_response(self) -> InterceptResponse | None:
+        """The same hook after the service has acted, called with its response too: for one that is lost on its way."""
+        return self._middleware.intercept_response
 
-    @intercept_answer.setter
-    def intercept_answer(self, hook: InterceptAnswer | None) -> None:
-        self._gate.intercept_answer = hook
+    @intercept_response.setter
+    def intercept_response(self, hook: InterceptResponse | None) -> None:
+        self._middleware.intercept_response = hook

@@ -1,4 +1,4 @@
-"""What a read shows: objects of the wire as the quirks of the day make them."""
+"""The JSON objects that reads return, with the quirks applied."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from attrs import frozen
 
 from nairi_async.testing.ids import instant, stamp
 from nairi_async.testing.jobs import JobStatus
+from nairi_async.testing.json_bodies import RefusedError
 from nairi_async.testing.quirks import Quirks
-from nairi_async.testing.refused import RefusedError
-from nairi_async.testing.timeline import TERMINAL, Entry, Phase
+from nairi_async.testing.timeline import TERMINAL, MessageVersion, ScriptedMessage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from nairi_async.testing.jobs import Agent, Job
 
+# Seconds by which rounding to milliseconds may move a time up.
+_ROUNDING = 1e-5
+
 SORTS = ("created_at_asc", "created_at_desc", "updated_at_asc", "updated_at_desc")
 
 
 @frozen(kw_only=True)
-class Query:
-    """Which jobs of an agent are asked for."""
+class ListingQuery:
+    """Which jobs of an agent a listing returns."""
 
     statuses: tuple[JobStatus, ...] = ()
-    """Any of these; none given is all."""
+    """Jobs with any of these statuses; empty is all."""
     updated_after: datetime | None = None
     sort: str = "created_at_desc"
     limit: int = 50
@@ -37,30 +40,30 @@ class Query:
 
 @frozen
 class View:
-    """The world under its quirks."""
+    """Shows the state of the service as its quirks allow."""
 
     quirks: Quirks
 
-    def message(self, entry: Entry, job: Job, now: float) -> dict[str, Any]:
-        """Return one message; refuse with 404 one that is not there yet."""
-        if self.quirks.only_user_messages_by_id and entry.role != "user":
+    def message(self, message: ScriptedMessage, job: Job, now: float) -> dict[str, Any]:
+        """Return one message; refuse with 404 one that has not appeared yet."""
+        if self.quirks.only_user_messages_by_id and message.role != "user":
             raise RefusedError(404, "message not found")
-        phase = self._phase(entry, now)
-        if phase is None and entry.role == "user":
-            phase = entry.phases[0]
-        if phase is None:
+        version = self._version(message, now)
+        if version is None and message.role == "user":
+            version = message.versions[0]
+        if version is None:
             raise RefusedError(404, "message not found")
-        return self._message(entry, phase, job, now)
+        return self._message(message, version, job, now)
 
     def messages(self, job: Job, now: float) -> list[dict[str, Any]]:
         """Return the messages of a job that the list shows at `now`."""
-        seen = now - self.quirks.list_lag
+        as_of = now - self.quirks.list_lag
         shown = [
-            self._message(entry, phase, job, seen)
-            for entry in job.entries
-            if self._kept(entry, seen)
-            and not self._is_late(entry, seen)
-            and (phase := self._phase(entry, seen)) is not None
+            self._message(message, version, job, as_of)
+            for message in job.messages
+            if self._is_kept(message, as_of)
+            and not self._is_late(message, as_of)
+            and (version := self._version(message, as_of)) is not None
         ]
         if self.quirks.order == "newest first":
             shown.reverse()
@@ -69,27 +72,27 @@ class View:
         every = self.quirks.repeat_every
         return shown + (shown[every - 1 :: every] if every else [])
 
-    def conversations(self, jobs: Iterable[Job], query: Query, now: float) -> list[dict[str, Any]]:
-        """Return one page of jobs, as `id`, `status` and `updated_at`."""
+    def conversations(self, jobs: Iterable[Job], query: ListingQuery, now: float) -> list[dict[str, Any]]:
+        """Return one page of jobs, each with `id`, `status` and `updated_at`."""
         moves, skew = self.quirks.updated_at_moves, self.quirks.clock_skew
         rows = [(job, job.updated(now, moves) + skew) for job in jobs if job.created <= now]
-        chosen = [
-            (job, updated)
-            for job, updated in rows
-            if (not query.statuses or job.status(now) in query.statuses)
-            and (query.updated_after is None or instant(updated) > query.updated_after)
-        ]
+        after = query.updated_after
+        if after is not None:
+            # Most jobs have not moved: comparing numbers first spares a date for each of them.
+            earliest = after.timestamp() - _ROUNDING
+            rows = [(job, updated) for job, updated in rows if updated > earliest and instant(updated) > after]
+        chosen = [row for row in rows if not query.statuses or row[0].status(now) in query.statuses]
         if query.sort.startswith("updated_at"):
             chosen.sort(key=lambda row: row[1])
         if query.sort.endswith("desc"):
             chosen.reverse()
         page = chosen[query.offset : query.offset + query.limit]
-        return [self.odd({"id": job.id, "status": job.status(now), "updated_at": stamp(at)}) for job, at in page]
+        return [self.extended({"id": job.id, "status": job.status(now), "updated_at": stamp(at)}) for job, at in page]
 
     def agent(self, agent: Agent) -> dict[str, Any]:
         """Return one agent."""
         skew = self.quirks.clock_skew
-        return self.odd(
+        return self.extended(
             {
                 "id": agent.id,
                 "name": agent.name,
@@ -103,41 +106,41 @@ class View:
             }
         )
 
-    def odd(self, shown: dict[str, Any]) -> dict[str, Any]:
-        """Return an object of an answer, with fields that no document knows if such are wanted."""
+    def extended(self, shown: dict[str, Any]) -> dict[str, Any]:
+        """Return an object of a response, with undocumented fields if the quirks add them."""
         return {**shown, "x_unknown": {"nested": [1, None]}, "x_note": "new"} if self.quirks.unknown_fields else shown
 
-    def _phase(self, entry: Entry, now: float) -> Phase | None:
-        lags = entry.role == "user" and self.quirks.status_lag > 0
-        return (entry.ending_later(self.quirks.status_lag) if lags else entry).phase(now)
+    def _version(self, message: ScriptedMessage, now: float) -> MessageVersion | None:
+        lags = message.role == "user" and self.quirks.status_lag > 0
+        return (message.ending_later(self.quirks.status_lag) if lags else message).version(now)
 
-    def _kept(self, entry: Entry, now: float) -> bool:
-        return entry.role != "progress" or now - entry.created <= self.quirks.progress_kept_for
+    def _is_kept(self, message: ScriptedMessage, now: float) -> bool:
+        return message.role != "progress" or now - message.created <= self.quirks.progress_kept_for
 
-    def _is_late(self, entry: Entry, now: float) -> bool:
-        if entry.role == "user" or now >= entry.created + self.quirks.late_by:
+    def _is_late(self, message: ScriptedMessage, now: float) -> bool:
+        if message.role == "user" or now >= message.created + self.quirks.late_by:
             return False
-        return crc32(entry.id.encode()) % self.quirks.late_every == 0
+        return crc32(message.id.encode()) % self.quirks.late_every == 0
 
-    def _status(self, entry: Entry, phase: Phase, now: float) -> str:
+    def _status(self, message: ScriptedMessage, version: MessageVersion, now: float) -> str:
         quirks = self.quirks
-        if entry.role == "progress":
+        if message.role == "progress":
             return quirks.progress_status
-        young = now < entry.created + quirks.first_status_for
-        if quirks.first_status is not None and entry.role == "user" and young and phase.status not in TERMINAL:
+        young = now < message.created + quirks.first_status_for
+        if quirks.first_status is not None and message.role == "user" and young and version.status not in TERMINAL:
             return quirks.first_status
-        return phase.status
+        return version.status
 
-    def _message(self, entry: Entry, phase: Phase, job: Job, now: float) -> dict[str, Any]:
+    def _message(self, message: ScriptedMessage, version: MessageVersion, job: Job, now: float) -> dict[str, Any]:
         shown = {
-            "id": entry.id,
-            "job_id": entry.job_id,
-            "content": phase.content,
-            "role": entry.role,
-            "status": self._status(entry, phase, now),
-            **entry.fields,
+            "id": message.id,
+            "job_id": message.job_id,
+            "content": version.content,
+            "role": message.role,
+            "status": self._status(message, version, now),
+            **message.fields,
         }
         if self.quirks.timestamps != "omitted":
-            times = (entry.created, phase.at) if self.quirks.timestamps == "kept" else (job.created, job.created)
+            times = (message.created, version.at) if self.quirks.timestamps == "kept" else (job.created, job.created)
             shown["created_at"], shown["updated_at"] = (stamp(at + self.quirks.clock_skew) for at in times)
-        return self.odd(shown)
+        return self.extended(shown)

@@ -534,12 +534,12 @@ async def test_finishing_that_hangs_keeps_nothing_back(
 
     async def hold(request: web.Request, _response: web.StreamResponse) -> None:
         if request.path.endswith("/finish/"):
-            service.intercept_answer = None
+            service.intercept_response = None
             with clock.stalled():
                 await clock.sleep(math.inf)
 
     if lost == "answer":
-        service.intercept_answer = hold
+        service.intercept_response = hold
     else:
         service.hang(on="finish")
     with suppress(InteractionUnknownError):

@@ -30,8 +30,7 @@ from nairi_async.amigo import AmigoSession
 from nairi_async.batch import Batch, BatchItem, BatchOutcome, read_status
 from nairi_async.batch.ledger import Entry
 from nairi_async.testing import Fail, FaultPlan, Quirks, Say, Simulator, VirtualClock
-from nairi_async.testing.answers import refusal
-from nairi_async.testing.refused import RefusedError
+from nairi_async.testing.json_bodies import RefusedError, error_response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -142,7 +141,7 @@ async def test_a_turn_that_is_not_shown_yet_is_waited_for(runs: Runs, simulator:
     async def hide(request: web.Request) -> web.Response | None:
         nonlocal left
         left -= request.method == "GET"
-        return refusal(RefusedError(404, "message not found")) if left >= 0 and request.method == "GET" else None
+        return error_response(RefusedError(404, "message not found")) if left >= 0 and request.method == "GET" else None
 
     simulator.intercept = hide
     assert (await runs.all(["a"]))["#1"].reply is not None
@@ -155,7 +154,7 @@ async def test_turns_are_not_lost_to_another_organisation(
     """Where another key leads to, nothing is known of the ledger's turns: all stay open until the right one is back."""
     async with runs.batch(["slow", "a"]) as outcomes:
         await anext(outcomes)
-    simulator.intercept_answer = lost(1)
+    simulator.intercept_response = lost(1)
     await runs.all(["slow", "a", "lost"], timeout=1, on_unknown="report")
     async with (
         Simulator(clock=clock) as elsewhere,
@@ -181,7 +180,7 @@ async def test_a_turn_that_is_gone_has_ended(runs: Runs, simulator: Simulator) -
     gone = next(entry.message_id for entry in simulator.prompts if entry.prompt == "slow")
 
     async def purged(request: web.Request) -> web.Response | None:
-        return refusal(RefusedError(404, "message not found")) if gone in request.path else None
+        return error_response(RefusedError(404, "message not found")) if gone in request.path else None
 
     simulator.intercept = purged
     outcome = (await runs.all([]))["#1"]
@@ -274,7 +273,7 @@ async def test_what_one_run_finds_unusable_it_does_not_try_again(
     """A prompt that waits for its turn loses its file: one run tells it once, whether or not its source has it."""
 
     async def closed(request: web.Request) -> web.Response | None:
-        return refusal(RefusedError(429, "later")) if is_start(request) else None
+        return error_response(RefusedError(429, "later")) if is_start(request) else None
 
     file = tmp_path / "file"
     file.write_bytes(b"data")
@@ -352,7 +351,7 @@ async def test_nothing_is_kept_of_what_has_ended(runs: Runs) -> None:
 
 async def test_a_lost_answer_is_looked_up(runs: Runs, simulator: Simulator) -> None:
     """The prompt ran and its answer got lost: the turn is found, nothing is sent again; equal prompts get one each."""
-    simulator.intercept_answer = lost(3)
+    simulator.intercept_response = lost(3)
     outcomes = await runs.all(["same", "same", "same", "other"])
     assert all(outcome.reply for outcome in outcomes.values())
     assert len({outcome.turn for outcome in outcomes.values()}) == 4
@@ -380,7 +379,7 @@ async def test_a_service_that_loses_everything_is_given_up(runs: Runs, simulator
 
 async def test_doubt_may_be_reported_only(runs: Runs, simulator: Simulator) -> None:
     """With `on_unknown="report"` it stays in doubt, run after run, until a run may look it up."""
-    simulator.intercept_answer = lost(1)
+    simulator.intercept_response = lost(1)
     for _ in range(2):
         outcome = (await runs.all(["a"], on_unknown="report"))["#1"]
         assert isinstance(outcome.error, OutcomeUnknownError)
@@ -396,7 +395,7 @@ async def test_a_service_without_listings_leaves_doubt(tmp_path: Path, clock: Vi
         Simulator(clock=clock, quirks=Quirks(listing=False)) as simulator,
         NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi,
     ):
-        simulator.agent(AGENT, "done").intercept_answer = lost(1)
+        simulator.agent(AGENT, "done").intercept_response = lost(1)
         runs = Runs(nairi, tmp_path)
         for _ in range(2):
             outcome = (await runs.all(["a", "b"])).get("#1")
@@ -413,7 +412,7 @@ async def test_one_wrong_answer_is_no_proof(
     runs: Runs, simulator: Simulator, clock: VirtualClock, kind: FaultKind, count: int
 ) -> None:
     """A prompt that ran is not sent again because a look was behind, or came from a server whose clock is wrong."""
-    simulator.intercept_answer = lost(1)
+    simulator.intercept_response = lost(1)
     await runs.all(["a"], on_unknown="report")
     simulator.faults = FaultPlan(script=(kind,) * count, where="GET", lag=600)
     async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as other:
@@ -441,7 +440,7 @@ async def test_a_prompt_shown_otherwise_is_not_sent_again(
             return web.json_response(body, headers={"Date": response.headers.get("Date", "")})
         return response
 
-    simulator.intercept_answer = altered
+    simulator.intercept_response = altered
     outcome = (await runs.all([prompt]))["#1"]
     assert (isinstance(outcome.error, OutcomeUnknownError), outcome.is_final) == (True, False)
     assert len(simulator.prompts) == 1
@@ -457,7 +456,7 @@ async def test_how_lines_end_does_not_matter(runs: Runs, simulator: Simulator) -
             return web.json_response(text=(response.text or "").replace("\\r\\n", "\\n"))
         return response
 
-    simulator.intercept_answer = altered
+    simulator.intercept_response = altered
     assert (await runs.all(["a\r\nb"]))["#1"].reply is not None
     assert len(simulator.prompts) == 1
 
@@ -480,7 +479,7 @@ async def test_a_clock_that_was_set_is_no_proof(
     runs: Runs, simulator: Simulator, clock: VirtualClock, before: int, after: int
 ) -> None:
     """A prompt that ran is not sent again because the machine's clock was set between two runs."""
-    simulator.intercept_answer = lost(1)
+    simulator.intercept_response = lost(1)
     for ahead, settling in ((before, "report"), (after, "reconcile")):
         machine: Any = Ahead(clock, ahead)
         async with NairiSession(simulator.api_key, base_url=simulator.url, clock=machine) as runs.nairi:
@@ -494,11 +493,11 @@ async def test_equal_prompts_of_a_killed_run_take_one_turn_each(
     runs: Runs, simulator: Simulator, clock: VirtualClock
 ) -> None:
     """Three equal prompts were on their way and two had arrived: each is one of theirs, and the third is asked."""
-    simulator.intercept_answer = lost(2)
+    simulator.intercept_response = lost(2)
     simulator.intercept = None
     async with runs.batch(["same", "same"], on_unknown="report") as outcomes:
         assert [outcome.is_final async for outcome in outcomes] == [False, False]
-    simulator.intercept_answer, simulator.intercept = None, lost(1)
+    simulator.intercept_response, simulator.intercept = None, lost(1)
     async with runs.batch(["same", "same", "same"], on_unknown="report", limit=3) as outcomes:
         assert [outcome.is_final async for outcome in outcomes] == [False, False, False]
     # Another session, as in another process: it owns no conversation.
@@ -514,7 +513,7 @@ async def test_a_conversation_of_somebody_else_is_not_taken(
     runs: Runs, simulator: Simulator, clock: VirtualClock
 ) -> None:
     """Two conversations begin alike and one prompt is in doubt: nobody can tell, so nothing is claimed or sent."""
-    simulator.intercept_answer = lost(1)
+    simulator.intercept_response = lost(1)
     await runs.all(["same"], on_unknown="report")
     async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as other:
         await other.start(AGENT, "same")
@@ -528,7 +527,11 @@ async def test_what_is_refused_has_ended(runs: Runs, simulator: Simulator) -> No
     """A prompt that the service refuses for what it is counts as failed, and is not asked by the next run."""
 
     async def refuse(request: web.Request) -> web.Response | None:
-        return refusal(RefusedError(400, "too long")) if is_start(request) and "long" in await request.text() else None
+        return (
+            error_response(RefusedError(400, "too long"))
+            if is_start(request) and "long" in await request.text()
+            else None
+        )
 
     simulator.intercept = refuse
     outcomes = await runs.all(["long", "a"])
@@ -547,7 +550,7 @@ async def test_what_was_not_let_in_is_asked_by_the_next_run(runs: Runs, simulato
     """A service that refuses everybody, or a proxy, leaves prompts unsent: open, and asked when it is back."""
 
     async def closed(request: web.Request) -> web.Response | None:
-        return refusal(RefusedError(status, "later")) if is_start(request) else None
+        return error_response(RefusedError(status, "later")) if is_start(request) else None
 
     simulator.intercept = closed
     outcomes = await runs.all(["a", "b"])
@@ -587,7 +590,7 @@ async def test_a_firewall_that_dislikes_a_prompt_stops_no_other(runs: Runs, simu
 
     async def firewall(request: web.Request) -> web.Response | None:
         is_bad = is_start(request) and "drop table" in await request.text()
-        return refusal(RefusedError(403, "blocked")) if is_bad else None
+        return error_response(RefusedError(403, "blocked")) if is_bad else None
 
     simulator.intercept = firewall
     prompts = ["drop table a", "b", "c", "drop table d", "e"]
@@ -633,7 +636,7 @@ async def test_stopping_puts_nothing_into_doubt(runs: Runs, simulator: Simulator
     """What provably does not run still does not where the next run is stopped just as it begins with it."""
 
     async def closed(request: web.Request) -> web.Response | None:
-        return refusal(RefusedError(429, "later")) if is_start(request) else None
+        return error_response(RefusedError(429, "later")) if is_start(request) else None
 
     simulator.intercept = closed
     await runs.all([f"p{number}" for number in range(10)])

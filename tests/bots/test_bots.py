@@ -79,7 +79,7 @@ async def test_files_go_both_ways(chats: Chats, simulator: Simulator) -> None:
     assert fetched == []
     reply = await chats.ask("c", "Draw this.", attachments=[file, File("note.txt", b"soon")])
     assert fetched == ["table.csv"]
-    sent = [simulator._world.find_file(file) for file in simulator.prompts[0].attachment_ids]
+    sent = [simulator._state.find_file(file) for file in simulator.prompts[0].attachment_ids]
     assert [(file.filename, file.data) for file in sent] == [("table.csv", b"a,b\n1,2\n"), ("note.txt", b"soon")]
     assert [(file.filename, file.data) for file in await reply.attachments()] == [("chart.png", b"\x89PNG")]
 

@@ -329,10 +329,10 @@ async def test_a_prompt_in_doubt_is_not_run_again(chats: Chats, echo: Simulator)
             raise ConnectionResetError
         return None
 
-    echo.intercept_answer = lost
+    echo.intercept_response = lost
     with pytest.raises(OutcomeUnknownError):
         await chats.ask("c", "b", key=2)
-    echo.intercept_answer = None
+    echo.intercept_response = None
     with pytest.raises(AlreadyAskedError):
         await chats.ask("c", "b", key=2)
     assert (await chats.ask("c", "c")).text == "3: c"

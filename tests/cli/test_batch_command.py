@@ -167,7 +167,7 @@ async def test_a_first_signal_leaves_no_doubt(
         if len(simulator.prompts) == 3:
             await gate.wait()
 
-    simulator.intercept_answer = wait
+    simulator.intercept_response = wait
     prompts = source(tmp_path, *['"slow"'] * 10)
     async with started("batch", prompts, *words, "--limit", "3", simulator=simulator) as process:
         await until(lambda: len(simulator.prompts) == 3)
@@ -189,7 +189,7 @@ async def test_a_second_signal_ends_at_once(simulator: Simulator, words: tuple[s
     async def never(request: object, _answer: object) -> None:
         await asyncio.Event().wait()
 
-    simulator.intercept_answer = never
+    simulator.intercept_response = never
     prompts = source(tmp_path, '"a"')
     async with started("batch", prompts, *words, simulator=simulator) as process:
         await until(lambda: simulator.prompts)
@@ -203,7 +203,7 @@ async def test_a_second_signal_ends_at_once(simulator: Simulator, words: tuple[s
     assert read_status(tmp_path / "run.sqlite").sending == 1
     shown = await run("batch", "--status", *words[2:])
     assert "sending   1 (in doubt)" in shown.out.splitlines()
-    simulator.intercept_answer = None
+    simulator.intercept_response = None
     ended = await run("batch", prompts, *words, simulator=simulator)
     assert (ended.status, len(simulator.prompts)) == (0, 1)
 

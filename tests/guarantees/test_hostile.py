@@ -175,7 +175,7 @@ async def test_the_ends_of_the_calendar_are_no_time(nairi: NairiSession, simulat
         rows = json.loads(response.text or "")["conversations"]
         return web.json_response({"conversations": [{**row, "updated_at": written} for row in rows]})
 
-    simulator.intercept_answer = date
+    simulator.intercept_response = date
     simulator.agent("my-agent", [Say("Done.", after=100)])
     turns = [await nairi.start("my-agent", f"p{number}") for number in range(12)]
     replies = await asyncio.gather(*(nairi.reply(turn) for turn in turns))

@@ -22,7 +22,7 @@ from nairi_async import (
 )
 from nairi_async._nairi.agents import close_names
 from nairi_async.testing import Simulator, VirtualClock
-from nairi_async.testing.answers import answer
+from nairi_async.testing.json_bodies import json_response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -87,7 +87,7 @@ async def test_a_change_that_answers_something_else_is_followed_by_a_read(
     async def otherwise(request: web.Request, response: web.StreamResponse) -> web.StreamResponse | None:
         return web.Response(body=body) if request.method == "PATCH" else None
 
-    simulator.intercept_answer = otherwise
+    simulator.intercept_response = otherwise
     assert (await nairi.update_agent("my-agent", description="new")).description == "new"
 
 
@@ -112,7 +112,7 @@ async def test_the_courtesy_never_hides_the_error(simulator: Simulator, nairi: N
     clock = nairi._executor.clock
 
     async def broken(request: web.Request) -> web.StreamResponse | None:
-        return answer({"error": "down"}, 503) if request.path.endswith("/agents") else None
+        return json_response({"error": "down"}, 503) if request.path.endswith("/agents") else None
 
     simulator.intercept = broken
     started_at = clock.monotonic()
@@ -158,7 +158,7 @@ async def test_what_must_not_run_twice_is_not_repeated(
     async def lose(request: web.Request, response: web.StreamResponse) -> web.StreamResponse | None:
         raise ConnectionResetError
 
-    simulator.intercept_answer = lose
+    simulator.intercept_response = lose
     with pytest.raises(OutcomeUnknownError, match="or not"):
         await getattr(nairi, call)(*arguments)
     assert len(simulator.requests) == 1
@@ -188,7 +188,7 @@ async def test_answers_of_another_shape_are_typed_errors(simulator: Simulator, n
     """A wrapper where a bare list is documented, or no object, is a DecodeError."""
 
     async def otherwise(request: web.Request) -> web.StreamResponse:
-        return answer({"agents": []} if request.method == "GET" else [])
+        return json_response({"agents": []} if request.method == "GET" else [])
 
     simulator.intercept = otherwise
     with pytest.raises(DecodeError):

@@ -41,7 +41,7 @@ from nairi_async._core.upload import guessed_type
 from nairi_async._nairi import wire
 from nairi_async._nairi.attachment_scanner import AttachmentScanner
 from nairi_async.testing import Say, Simulator, VirtualClock
-from nairi_async.testing.answers import answer
+from nairi_async.testing.json_bodies import json_response
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -243,9 +243,9 @@ async def test_an_upload_is_repeated_only_if_it_can_be_read_again(simulator: Sim
     async def fail(request: web.Request, response: web.StreamResponse) -> web.StreamResponse | None:
         nonlocal faults
         faults -= 1
-        return answer({"error": "try again"}, 503) if faults >= 0 else None
+        return json_response({"error": "try again"}, 503) if faults >= 0 else None
 
-    simulator.intercept_answer = fail
+    simulator.intercept_response = fail
     assert await stored(nairi, io.BytesIO(DATA)) == ("attachment", DATA)
     faults = 1
     with pytest.raises(ServerError, match="try again"):
@@ -259,7 +259,7 @@ async def test_the_content_type_is_guessed_and_can_be_given(simulator: Simulator
 
     async def keep(request: web.Request) -> web.StreamResponse:
         bodies.append(await request.read())
-        return answer({"attachment_id": "att_1"}, 201)
+        return json_response({"attachment_id": "att_1"}, 201)
 
     simulator.intercept = keep
     await nairi.upload(b"x", filename="a.png")
@@ -308,10 +308,10 @@ async def test_a_failed_upload_sends_no_prompt_and_stops_the_others(simulator: S
     """The first failure is raised unchanged, and no upload of the call goes on in the background."""
 
     async def refuse(request: web.Request, response: web.StreamResponse) -> web.StreamResponse | None:
-        is_bad = any(file.data == b"bad" for file in simulator._world.files.values())
-        return answer({"error": "file is bad"}, 400) if is_bad else None
+        is_bad = any(file.data == b"bad" for file in simulator._state.files.values())
+        return json_response({"error": "file is bad"}, 400) if is_bad else None
 
-    simulator.intercept_answer = refuse
+    simulator.intercept_response = refuse
     with pytest.raises(NairiError, match="file is bad"):
         await nairi.start("my-agent", "Look", attachments=[b"bad", *[DATA] * 8])
     assert simulator.prompts == []
@@ -340,7 +340,7 @@ async def test_a_cancelled_prompt_uploads_nothing_twice(simulator: Simulator, na
     await anext(watch)
     (asked,) = simulator.prompts
     assert [(await nairi.download(id_)).data for id_ in asked.attachment_ids] == [b"one", b"two"]
-    assert len(simulator._world.files) == 2
+    assert len(simulator._state.files) == 2
 
 
 async def test_the_files_of_a_reply(simulator: Simulator, nairi: NairiSession) -> None:
@@ -357,7 +357,7 @@ async def test_the_files_of_a_reply(simulator: Simulator, nairi: NairiSession) -
     with pytest.raises(InvalidArgumentError):
         await nairi.attachments("att_1")  # type: ignore[arg-type]
     lost = Reply.of(Turn("job", "cmsg"), reply.messages)
-    simulator._world.files.clear()
+    simulator._state.files.clear()
     with pytest.raises(NotFoundError):
         await nairi.attachments(lost)
 

@@ -133,12 +133,12 @@ async def test_a_doubtful_prompt_is_waited_for_before_the_next(simulator: Simula
                 raise ConnectionResetError
             return answer
 
-        simulator.intercept_answer = lost
+        simulator.intercept_response = lost
         watch = conversation.send("b")
         for _ in range(2):
             with pytest.raises(OutcomeUnknownError):
                 await anext(watch)
-        simulator.intercept_answer = None
+        simulator.intercept_response = None
         assert (await conversation.ask("c")).text == "re c"
         assert [asked.prompt for asked in simulator.prompts] == ["a", "b", "c"]
 

@@ -133,7 +133,7 @@ async def test_a_bot_talks(bot: tuple[Talk, Callable[[], Any]], service: Simulat
         assert talk.texts()[2] == "3: draw"
         assert talk.platform.sent[3] == SearchWindow(talk.shown, file=("chart.png", b"\x89PNG"))
         (file,) = service.prompts[2].attachment_ids
-        assert service._world.find_file(file).data == b"1,2"
+        assert service._state.find_file(file).data == b"1,2"
         talk.say("fail")
         await talk.platform.said(lambda sent: len(sent) == 5)
         assert "did not work" in talk.texts()[4]

@@ -1,4 +1,4 @@
-"""A running simulator in virtual time, with a client that knows only HTTP; or one in a thread, for one that blocks."""
+"""A running simulator in virtual time with a plain HTTP client, and one in a thread for blocking clients."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Service:
     http: aiohttp.ClientSession
 
     async def call(self, method: str, path: str, expect: int = 200, **options: Any) -> Any:
-        """Return the JSON of an answer that has the expected status; the path is sent as it stands."""
+        """Return the JSON of a response with the expected status; the path is sent unchanged."""
         url = URL(f"{self.simulator.url}/api/public/v1{path}", encoded=True)
         async with self.http.request(method, url, **options) as response:
             body = await response.json()
@@ -37,7 +37,7 @@ class Service:
             return body
 
     async def refused(self, method: str, path: str, expect: int, **options: Any) -> str:
-        """Return the text of an error, which is all that its body holds."""
+        """Return the text of an error, the only field of its body."""
         body = await self.call(method, path, expect, **options)
         assert body == {"error": str(body["error"])}
         return str(body["error"])
@@ -48,7 +48,7 @@ class Service:
         return body["job_id"], body["message_id"]
 
     async def upload(self, data: bytes, filename: str = "notes.txt") -> str:
-        """Upload a file beside a part that is to be ignored, and return the id."""
+        """Upload a file after a part that the service ignores, and return the id."""
         form = aiohttp.FormData()
         form.add_field("comment", "ignored")
         form.add_field("file", data, filename=filename)

@@ -67,7 +67,7 @@ async def begin(simulator: AmigoSimulator, session: AmigoSession) -> AmigoReply:
 
 
 async def events(simulator: AmigoSimulator, session: AmigoSession) -> list[Event]:
-    """The events of a new conversation."""
+    """Return the events of a new conversation."""
     async with session.create_conversation(simulator.service_id) as stream:
         return [event async for event in stream]
 
@@ -79,11 +79,11 @@ async def test_no_chunking_changes_what_arrives(line_end: Any, chunks: int | Non
     """A byte at a time or all at once, with any line end: the same events, none lost, none joined."""
     quirks = AmigoQuirks(chunks=chunks, line_end=line_end, last_newline=last_newline)
     async with talking(*SCRIPT, quirks=quirks) as (simulator, session):
-        heard = await events(simulator, session)
-        assert [event.type for event in heard[:3]] == ["conversation-created", "brand-new", "current-agent-action"]
-        assert "".join(event.message for event in heard if isinstance(event, NewMessage)) == TEXT
-        assert isinstance(heard[-1], InteractionComplete)
-        assert heard[-1].full_message == TEXT
+        received = await events(simulator, session)
+        assert [event.type for event in received[:3]] == ["conversation-created", "brand-new", "current-agent-action"]
+        assert "".join(event.message for event in received if isinstance(event, NewMessage)) == TEXT
+        assert isinstance(received[-1], InteractionComplete)
+        assert received[-1].full_message == TEXT
 
 
 async def test_a_boundary_at_every_byte() -> None:
@@ -107,7 +107,7 @@ async def test_a_boundary_at_every_byte() -> None:
 @given(cuts=st.lists(st.integers(1, 40), min_size=1, max_size=30))
 @settings(max_examples=10)
 def test_any_chunking(cuts: list[int]) -> None:
-    """Whatever pieces the body comes in, what arrives is the same."""
+    """Any pieces of the body give the same events."""
 
     def pieces(data: bytes) -> Iterable[bytes]:
         at = 0
@@ -133,13 +133,13 @@ async def test_the_documentations_example_works() -> None:
 
 
 async def test_user_message_in_a_create_stream() -> None:
-    """It is told of, though the schema knows of none there."""
+    """A user message in a create stream is reported, though the schema has none there."""
     async with talking(quirks=AmigoQuirks(user_message_in_create=True)) as (simulator, session):
         reply = await session.create_conversation(simulator.service_id, "Hi").reply()
         assert (reply.user_message, reply.text) == ("Hi", "Hello")
 
 
-# How a turn ends, and what the caller learns of it: a reply, or an error of this type; and how many turns are saved.
+# For each ending of a turn: its script, the caller's error (`None`: a reply), and the number of saved turns.
 ENDINGS: dict[str, tuple[list[Any], type[NairiError] | None, int]] = {
     "complete": ([Speak("Hi")], None, 1),
     "complete, and the conversation as well": ([Speak("Hi"), Complete(ends=True)], None, 1),
@@ -166,7 +166,7 @@ ENDINGS: dict[str, tuple[list[Any], type[NairiError] | None, int]] = {
 
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_endings(ending: str) -> None:
-    """Each ending is told apart: as a reply, or as its own error that knows the conversation; never silence."""
+    """Each ending is distinguished: as a reply, or as its own error that carries the conversation."""
     script, expected, saved = ENDINGS[ending]
     async with talking(*script) as (simulator, session):
         if expected is None:
@@ -179,7 +179,7 @@ async def test_endings(ending: str) -> None:
 
 @pytest.mark.parametrize("ending", ["ends early", "breaks in mid-stream", "breaks in mid-stream and is void"])
 async def test_what_broke_off_is_settled(ending: str) -> None:
-    """Looking at the messages tells whether the turn is saved; it is never sent again."""
+    """The messages show whether the turn is saved; it is never sent again."""
     script, _, saved = ENDINGS[ending]
     async with talking() as (simulator, session):
         conversation_id = (await begin(simulator, session)).conversation_id
@@ -193,7 +193,7 @@ async def test_what_broke_off_is_settled(ending: str) -> None:
 
 
 async def test_silence_is_bounded() -> None:
-    """A stream in which nothing comes any more ends as an unknown outcome."""
+    """A stream that falls silent ends as an unknown outcome."""
     async with talking(Speak("Hi"), Hang(), options={"idle_timeout": 0.1}) as (simulator, session):
         with pytest.raises(InteractionUnknownError):
             await begin(simulator, session)
@@ -206,7 +206,7 @@ REFUSALS = {400: BadRequestError, 401: AuthenticationError, 409: ConflictError, 
 @pytest.mark.parametrize("status", REFUSALS)
 @pytest.mark.parametrize("body", ["detail", "message", "text", "empty"])
 async def test_refusals_are_typed(status: int, body: Any) -> None:
-    """Each status is its own error, whatever the body looks like; nothing has run."""
+    """Each status is its own error, for any form of body; nothing has run."""
     async with talking(quirks=AmigoQuirks(error_body=body)) as (simulator, session):
         simulator.refuse(status, "no such luck", on="create", times=50)
         with pytest.raises(REFUSALS[status]) as caught:
@@ -219,7 +219,7 @@ async def test_refusals_are_typed(status: int, body: Any) -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_refusal_that_says_when_is_waited_for(status: int) -> None:
-    """With `Retry-After` a refused prompt comes again after that time, and runs once."""
+    """With `Retry-After` a refused prompt is sent again after that time, and runs once."""
     async with talking() as (simulator, session):
         simulator.refuse(status, on="create", retry_after=7)
         begun = simulator.requests
@@ -240,7 +240,7 @@ async def test_a_refusal_that_says_when_is_waited_for(status: int) -> None:
     ids=["cut before", "cut after", "hang"],
 )
 async def test_an_answer_that_never_comes(plan: Callable[[AmigoSimulator], None], ran: int) -> None:
-    """Nobody can know whether it ran, so it is not sent again."""
+    """Whether it ran is unknown, so it is not sent again."""
     async with talking(options={"request_timeout": 0.2, "idle_timeout": 0.2}) as (simulator, session):
         plan(simulator)
         with pytest.raises(OutcomeUnknownError):
@@ -256,8 +256,8 @@ async def test_reads_are_tried_again() -> None:
         simulator.cut(on="messages")
         simulator.refuse(503, on="messages")
         simulator.expire_tokens()
-        heard = [message.message async for message in session.messages(reply.conversation_id)]
-        assert heard == ["Hello"]
+        received = [message.message async for message in session.messages(reply.conversation_id)]
+        assert received == ["Hello"]
         assert simulator.sign_ins == 2
 
 
@@ -275,7 +275,7 @@ async def test_the_documented_limits_are_kept() -> None:
 async def test_events_keep_what_is_not_known() -> None:
     """Unknown events come through with all that they hold."""
     async with talking(Line({"type": "brand-new", "n": [1]}), Speak("Hi")) as (simulator, session):
-        heard = await events(simulator, session)
-        assert isinstance(heard[0], ConversationCreated)
-        assert isinstance(heard[1], UnknownEvent)
-        assert heard[1].raw == {"type": "brand-new", "n": [1]}
+        received = await events(simulator, session)
+        assert isinstance(received[0], ConversationCreated)
+        assert isinstance(received[1], UnknownEvent)
+        assert received[1].raw == {"type": "brand-new", "n": [1]}

@@ -50,7 +50,7 @@ validators = {
 
 
 def call(simulator: AmigoSimulator, operation: str, token: str = "", **options: Any) -> Any:
-    """Return the answer to a request that is fully given."""
+    """Return the response to a request."""
     method, path = operation.split()
     case = schema[path][method].Case(**options)
     return case.call(**target(simulator, token))
@@ -68,8 +68,8 @@ def target(simulator: AmigoSimulator, token: str = "") -> dict[str, Any]:
 
 
 def script(_message: str, turn: int) -> list[Any]:
-    said = [Think("Hm."), Action("tool-call-started", ACTION), Speak("A reply")]
-    return [[*said], [*said, Error()], [*said, Complete(), Error(503)]][(turn - 1) % 3]
+    message = [Think("Hm."), Action("tool-call-started", ACTION), Speak("A reply")]
+    return [[*message], [*message, Error()], [*message, Complete(), Error(503)]][(turn - 1) % 3]
 
 
 ACTION = {"tool_round_index": 0, "tool_id": "t", "tool_version": "1", "input_params": {}}
@@ -107,12 +107,12 @@ def known(simulator: AmigoSimulator, token: str) -> dict[str, str]:
 
 
 def lines(response: Any) -> list[Any]:
-    """The events of a stream."""
+    """Return the events of a stream."""
     return [json.loads(line) for line in response.content.decode().split("\n") if line]
 
 
 def check(case: Case, simulator: AmigoSimulator, token: str, checks: list[Any]) -> None:
-    """Call, and validate the answer; of a stream each event for itself."""
+    """Call, and validate the response; in a stream validate each event."""
     label = case.operation.label
     shape = [] if label in OWN_CHECKS else [response_schema_conformance]
     response = case.call_and_validate(**target(simulator, "" if label == SIGN_IN else token), checks=[*checks, *shape])
@@ -128,7 +128,7 @@ def check(case: Case, simulator: AmigoSimulator, token: str, checks: list[Any]) 
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # one conversation does for all examples
 )
 def test_answers_conform(case: Case, simulator: AmigoSimulator, token: str, known: dict[str, str]) -> None:
-    """Whatever is sent, the answer is one that the OpenAPI document describes, and so is each event of a stream."""
+    """Every response is one that the OpenAPI document describes, and so is each event of a stream."""
     case.path_parameters = {name: known[name] for name in case.path_parameters}
     if isinstance(case.body, dict) and "service_id" in case.body:
         case.body = {**case.body, "service_id": simulator.service_id, "service_version_set_name": "release"}

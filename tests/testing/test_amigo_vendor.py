@@ -1,4 +1,4 @@
-"""The simulator serves the vendor's own client: it is not only our idea of the service."""
+"""The simulator serves the vendor's own client, so it is not only our idea of the service."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Vendor:
     client: AsyncAmigoClient
 
     async def create(self, **body: Any) -> list[Any]:
-        """The events of a new conversation."""
+        """Return the events of a new conversation."""
         request = wire.ConversationCreateConversationRequest.model_validate(
             {"service_id": self.simulator.service_id, "service_version_set_name": "release", **body}
         )
@@ -55,11 +55,11 @@ class Vendor:
         return [event.root async for event in await self.client.conversations.create_conversation(request, query)]
 
     async def begin(self) -> str:
-        """The id of a new conversation."""
+        """Return the id of a new conversation."""
         return str((await self.create())[0].conversation_id)
 
     async def interact(self, conversation_id: str, message: str = "Hi", **options: Any) -> list[Any]:
-        """The events of a turn."""
+        """Return the events of a turn."""
         formats = {"request_format": "text", "response_format": "text", **options.pop("query", {})}
         query = wire.InteractWithConversationParametersQuery.model_validate(formats)
         sent = {"text_message": message, **options}
@@ -67,13 +67,13 @@ class Vendor:
         return [event.root async for event in await talk(conversation_id, query, **sent)]
 
     async def messages(self, conversation_id: str, **query: Any) -> list[Any]:
-        """The first page of messages."""
+        """Return the first page of messages."""
         asked = wire.GetConversationMessagesParametersQuery.model_validate(query)
         page = await self.client.conversations.get_conversation_messages(conversation_id, asked)
         return list(page.messages)
 
     async def conversations(self, **query: Any) -> Any:
-        """A page of conversations."""
+        """Return a page of conversations."""
         asked = wire.GetConversationsParametersQuery.model_validate(query)
         return await self.client.conversations.get_conversations(asked)
 
@@ -94,7 +94,7 @@ def names(events: list[Any]) -> list[str]:
 
 
 async def test_a_conversation_from_begin_to_end() -> None:
-    """Begin, go on, finish, list and read: every answer passes the client's strict models."""
+    """Begin, go on, finish, list and read: every response passes the client's strict models."""
     async with vendor(Think("Hm."), Action("tool-call-started", TOOL), Speak("Hello there", every=1.0)) as v:
         begun = await v.create()
         assert names(begun) == ["conversation-created", "current-agent-action", *["new-message"] * 2, END]
@@ -106,8 +106,8 @@ async def test_a_conversation_from_begin_to_end() -> None:
         await v.client.conversations.finish_conversation(begun[0].conversation_id)
         page = await v.conversations(is_finished=True)
         assert [(one.id, one.num_messages) for one in page.conversations] == [(begun[0].conversation_id, 3)]
-        said = await v.messages(begun[0].conversation_id)
-        assert [one.message for one in said] == ["Hello there", "Where is my order?", "Hello there"]
+        message = await v.messages(begun[0].conversation_id)
+        assert [one.message for one in message] == ["Hello there", "Where is my order?", "Hello there"]
 
 
 END = "interaction-complete"
@@ -133,14 +133,14 @@ async def test_events_and_voice_arrive() -> None:
         }
         await v.interact(conversation_id, **events)
         assert v.simulator.asked[-1].events == (("Paid", when),)
-        v.simulator.transcribe(lambda audio: f"I said {audio.decode()}")
+        v.simulator.transcribe(lambda audio: f"I message {audio.decode()}")
         query = {
             "request_format": "voice",
             "response_format": "voice",
             "request_audio_config": {"type": "pcm", "frame_rate": 16000, "n_channels": 1, "sample_width": 2},
         }
         spoken = await v.interact(conversation_id, "", query=query, audio_bytes=b"xyz", audio_content_type="audio/wav")
-        assert spoken[0].user_message == "I said xyz"
+        assert spoken[0].user_message == "I message xyz"
         assert spoken[1].transcript_alignment[1].root == (50, "e")
         source = await v.client.conversations.get_message_source(conversation_id, spoken[0].message_id)
         assert source.content_type == "audio/wav"
@@ -226,11 +226,11 @@ async def test_error_events() -> None:
         assert [len(v.simulator.asked), len(v.simulator.saved)] == [3, 2]
 
 
-# What the vendor's client is known to get wrong: each of these shows that the simulator provokes it.
+# Known errors of the vendor's client, each provoked by the simulator.
 
 
 async def test_it_does_not_notice_a_stream_that_ends_early() -> None:
-    """A body without `interaction-complete` ends its loop as if all were well."""
+    """A body without `interaction-complete` ends its loop without an error."""
     async with vendor(Speak("Half a"), Cut(clean=True)) as v:
         assert names(await v.create()) == ["conversation-created", "new-message", "new-message"]
 
@@ -275,6 +275,6 @@ async def test_it_signs_in_again_and_again() -> None:
                 for _ in range(waiting * 40):
                     await asyncio.sleep(0)
 
-        v.simulator.intercept_answer = late
+        v.simulator.intercept_response = late
         await asyncio.gather(*(v.conversations() for _ in range(10)))
         assert v.simulator.sign_ins - stale > 1

@@ -32,7 +32,7 @@ def plan(*script: FaultKind | None, **options: Any) -> FaultPlan:
 
 @asynccontextmanager
 async def faced(faults: FaultPlan) -> AsyncIterator[tuple[Simulator, NairiSession, VirtualClock]]:
-    """A session in virtual time on a service with faults; what fails once is not tried again."""
+    """Run a session without retries on a service with faults, both in virtual time."""
     clock = VirtualClock()
     async with (
         Simulator(clock=clock, faults=faults) as simulator,
@@ -45,7 +45,7 @@ async def faced(faults: FaultPlan) -> AsyncIterator[tuple[Simulator, NairiSessio
 
 
 def test_a_draw_follows_from_seed_path_and_number_alone() -> None:
-    """Equal plans spoil the same requests in the same way, in whatever order they are asked; other seeds others."""
+    """Equal plans fail the same requests in the same way, in any order of requests; other seeds others."""
     asked = [("POST", START, nth) for nth in range(200)] + [("GET", LIST, nth) for nth in range(200)]
     first = [FaultPlan(seed=7, rate=0.25).draw(*one) for one in asked]
     again = [FaultPlan(seed=7, rate=0.25).draw(*one) for one in reversed(asked)]
@@ -73,7 +73,7 @@ def test_rates_of_kinds_are_their_shares() -> None:
 
 
 def test_no_plan_is_no_fault() -> None:
-    """The plan without settings spoils nothing."""
+    """The plan without settings fails no request."""
     assert not any(FaultPlan().draw("GET", LIST, nth) for nth in range(1000))
 
 
@@ -103,7 +103,7 @@ def test_impossible_plans_are_refused(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("kind", "ran"), [("reset before", 0), ("reset after", 1)])
 async def test_a_cut_connection(kind: FaultKind, ran: int) -> None:
-    """The connection is cut before or after the prompt was taken; either way there is no answer."""
+    """The connection is cut before or after the prompt was taken; either way there is no response."""
     async with running(faults=plan(kind)) as service:
         with pytest.raises(aiohttp.ServerDisconnectedError):
             await service.start()
@@ -170,18 +170,18 @@ async def test_every_5xx_comes() -> None:
 
 @pytest.mark.parametrize(("kind", "status"), [("rate limited", 429), ("rate limited until", 429), ("unavailable", 503)])
 async def test_a_refusal_says_when_to_come_back(kind: FaultKind, status: int) -> None:
-    """A refusal did nothing, and tells seconds, or a date of the service's clock that is not too early."""
+    """A refused request did nothing; `Retry-After` is in seconds, or a date that is not early."""
     async with running(faults=plan(kind, retry_after=7)) as service:
         url = service.simulator.url + START
         async with service.http.post(url, json={"agent_id": "my-agent", "prompt": "p"}) as response:
             assert response.status == status
-            told = response.headers["Retry-After"]
+            retry_after = response.headers["Retry-After"]
         assert service.simulator.prompts == []
         if kind == "rate limited until":
-            wait = parsedate_to_datetime(told).timestamp() - service.clock.time()
+            wait = parsedate_to_datetime(retry_after).timestamp() - service.clock.time()
             assert 7 <= wait <= 8
         else:
-            assert told == "7"
+            assert retry_after == "7"
 
 
 async def test_a_truncated_body() -> None:
@@ -193,7 +193,7 @@ async def test_a_truncated_body() -> None:
 
 
 async def test_a_garbled_body() -> None:
-    """A whole answer of the right kind, with half of the JSON."""
+    """A complete response of the right type, with half of the JSON."""
     async with running(faults=plan("garbled")) as service:
         with pytest.raises(json.JSONDecodeError):
             await service.start()
@@ -247,7 +247,7 @@ async def test_reordered_and_repeated_lists() -> None:
 
 
 async def test_a_skewed_clock() -> None:
-    """One answer has a `Date` that is `skew` seconds off."""
+    """One response has a `Date` that is `skew` seconds off."""
     async with running(faults=plan(None, "skewed", skew=3600)) as service:
         _, message_id = await service.start()
         url = f"{service.simulator.url}/api/public/v1/messages/{message_id}"

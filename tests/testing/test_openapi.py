@@ -63,7 +63,7 @@ def target(simulator: Simulator) -> dict[str, Any]:
 @schema.parametrize()
 @settings(max_examples=12, derandomize=True, deadline=None)
 def test_answers_conform(case: Case, simulator: Simulator) -> None:
-    """Whatever is sent, the answer is one that the OpenAPI document describes."""
+    """Every response is one that the OpenAPI document describes."""
     case.call_and_validate(**target(simulator), checks=[*CONFORMANCE, ignored_auth])
 
 
@@ -84,7 +84,7 @@ def test_invalid_requests_are_refused(case: Case, simulator: Simulator) -> None:
 
 
 def originals() -> list[Path]:
-    """Return the document that the sample was copied from, where the project stands beside it."""
+    """Return the document that the sample was copied from, if it is next to the project."""
     return [path for path in SAMPLE.parents[2].parent.glob("shared/api/nairi.openapi.yaml") if path.is_file()]
 
 

@@ -1,4 +1,4 @@
-"""The fixtures that are shipped, in projects of users: each a run of pytest in a process of its own."""
+"""The shipped fixtures in projects of users, each run by pytest in its own process."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TestInAClass:
 """
 MODES = {
     "anyio": ("@pytest.mark.anyio", "@pytest.fixture", ["-p", "no:asyncio"]),
-    "anyio beside pytest-asyncio": ("@pytest.mark.anyio", "@pytest.fixture", ["-o", "asyncio_mode=strict"]),
+    "anyio with pytest-asyncio": ("@pytest.mark.anyio", "@pytest.fixture", ["-o", "asyncio_mode=strict"]),
     "strict": ("@pytest.mark.asyncio", "@__import__('pytest_asyncio').fixture", ["-o", "asyncio_mode=strict"]),
     "auto": ("@pytest.mark.filterwarnings('error')", "@pytest.fixture", ["-o", "asyncio_mode=auto"]),
 }
@@ -104,8 +104,8 @@ def test_the_fixtures_work_with_each_plugin(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("test", ["def test_sync(nairi): pass", "async def test_unmarked(nairi_simulator): pass"])
-def test_a_test_without_a_loop_is_told_what_it_needs(tmp_path: Path, test: str) -> None:
-    """One sentence, and no traceback."""
+def test_a_test_without_a_loop_fails_with_one_sentence(tmp_path: Path, test: str) -> None:
+    """The sentence says what is missing, without a traceback."""
     ran = run(tmp_path, test, "-o", "asyncio_mode=strict")
     assert ran.returncode == 1
     assert "need a test that runs on an event loop" in ran.stdout
@@ -121,7 +121,7 @@ def test_the_test_in_the_readme_runs(tmp_path: Path) -> None:
 
 
 def test_the_plugin_costs_nothing_where_it_is_not_used() -> None:
-    """What pytest imports in every project does not import the package, and so hides nothing from coverage."""
+    """The module that pytest imports in every project does not import the package, so coverage measures all of it."""
     (entry,) = entry_points(group="pytest11", name="nairi_async")
     code = f"import sys, {entry.value}; print(*sys.modules)"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
@@ -132,10 +132,10 @@ def test_the_plugin_costs_nothing_where_it_is_not_used() -> None:
 
 
 def test_what_was_asked_is_asserted_readably() -> None:
-    """The failure shows what was expected beside what was asked, of one agent or of all."""
+    """The failure compares the expected prompts with those that ran, of one agent or of all."""
     simulator = Simulator()
     for agent, prompt in (("a", "one"), ("b", "other"), ("a", "two")):
-        simulator._world.start(agent, prompt, 0.0)
+        simulator._state.start(agent, prompt, 0.0)
     simulator.assert_asked("one", "other", "two")
     simulator.assert_asked("one", "two", agent_id="a")
     with pytest.raises(AssertionError) as caught:

@@ -210,7 +210,7 @@ async def test_progress_messages_have_a_status_and_a_lifetime() -> None:
 
 
 @pytest.mark.parametrize(
-    ("knob", "value"),
+    ("quirk", "value"),
     [
         ("start_code", 202),
         ("updated_at_moves", "often"),
@@ -226,7 +226,7 @@ async def test_progress_messages_have_a_status_and_a_lifetime() -> None:
         ("progress_kept_for", -1),
     ],
 )
-async def test_impossible_quirks_are_refused(knob: str, value: Any) -> None:
-    """A knob that is set to what it cannot mean is a ValueError that names it."""
-    with pytest.raises(ValueError, match=knob):
-        Quirks(**{knob: value})
+async def test_impossible_quirks_are_refused(quirk: str, value: Any) -> None:
+    """An impossible value of a quirk is a ValueError that names the quirk."""
+    with pytest.raises(ValueError, match=quirk):
+        Quirks(**{quirk: value})

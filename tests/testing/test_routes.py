@@ -5,7 +5,7 @@ import re
 import pytest
 from simulated import START, UNKNOWN, running
 
-from nairi_async.testing import Asked, Fail, Say
+from nairi_async.testing import Fail, RecordedPrompt, Say
 
 pytestmark = pytest.mark.anyio
 
@@ -43,14 +43,14 @@ async def test_prompts_are_recorded_once_each() -> None:
         body = {"agent_id": "bot", "prompt": "p", "ask_mode": True, "attachment_ids": [attachment_id]}
         made = await service.call("POST", START, 201, json=body)
         at = service.clock.time()
-        expected = Asked("bot", made["job_id"], made["message_id"], "p", (attachment_id,), at, ask_mode=True)
+        expected = RecordedPrompt("bot", made["job_id"], made["message_id"], "p", (attachment_id,), at, ask_mode=True)
         assert service.simulator.prompts == [expected]
         assert (await service.messages(made["job_id"]))[0]["attachment_ids"] == [attachment_id]
 
 
 @pytest.mark.parametrize("key", ["", "Bearer wrong", "Basic nr_simulator", "Bearer"])
 async def test_wrong_key(key: str) -> None:
-    """A missing or wrong key is a 401, whatever the path."""
+    """A missing or wrong key is a 401 on every path."""
     async with running() as service:
         for path in ("/agents", "/nowhere"):
             await service.refused("GET", path, 401, headers={"Authorization": key})

@@ -25,58 +25,58 @@ from nairi_async.testing.script import (
     default_script,
     steps_of,
 )
-from nairi_async.testing.timeline import Performance, perform
+from nairi_async.testing.timeline import TurnTimeline, play_script
 
 BEGIN = 1_000.0
 
 
-def play(*steps: ScriptStep | str) -> Performance:
+def play(*steps: ScriptStep | str) -> TurnTimeline:
     """Play a script that begins at second 1,000."""
     make_id = IdMaker().make
-    return perform(steps_of(steps, "", 1), begin=BEGIN, job_id="job_1", message_id="cmsg_1", make_id=make_id)
+    return play_script(steps_of(steps, "", 1), begin=BEGIN, job_id="job_1", message_id="cmsg_1", make_id=make_id)
 
 
 def envelopes(*steps: ScriptStep) -> list[dict[str, Any]]:
-    return [json.loads(entry.phases[0].content) for entry in play(*steps).entries]
+    return [json.loads(message.versions[0].content) for message in play(*steps).messages]
 
 
 def test_steps_add_up_their_delays() -> None:
     """Each step comes `after` seconds after the one before, and Done is implied right after the last."""
-    performance = play(Text("a", after=1), Say("b", after=2), Notice("c", after=3))
-    assert [entry.created - BEGIN for entry in performance.entries] == [1, 3, 6]
-    assert [entry.role for entry in performance.entries] == ["progress", "assistant", "system"]
-    assert (performance.ended - BEGIN, performance.status) == (6, "completed")
+    timeline = play(Text("a", after=1), Say("b", after=2), Notice("c", after=3))
+    assert [message.created - BEGIN for message in timeline.messages] == [1, 3, 6]
+    assert [message.role for message in timeline.messages] == ["progress", "assistant", "system"]
+    assert (timeline.ended - BEGIN, timeline.status) == (6, "completed")
 
 
 def test_steps_after_done_are_late() -> None:
     """What follows Done is visible only after the turn has ended."""
-    performance = play("reply", Done(after=1), Notice("late", after=2))
-    assert performance.ended == BEGIN + 1
-    assert performance.entries[-1].created == BEGIN + 3
+    timeline = play("reply", Done(after=1), Notice("late", after=2))
+    assert timeline.ended == BEGIN + 1
+    assert timeline.messages[-1].created == BEGIN + 3
 
 
-def test_failure_tells_why() -> None:
+def test_failure_has_its_reason() -> None:
     """Fail ends the turn as failed and adds the system message of the daemon."""
-    performance = play(Fail("out of memory", after=2))
-    assert (performance.ended - BEGIN, performance.status) == (2, "failed")
-    assert performance.entries[0].role == "system"
-    assert performance.entries[0].phases[0].content == "nairid encountered error: out of memory"
+    timeline = play(Fail("out of memory", after=2))
+    assert (timeline.ended - BEGIN, timeline.status) == (2, "failed")
+    assert timeline.messages[0].role == "system"
+    assert timeline.messages[0].versions[0].content == "nairid encountered error: out of memory"
 
 
 def test_unfinished_message_grows_under_one_id() -> None:
     """A message with `unfinished_for` is pending with ever longer beginnings of its text, then complete."""
-    performance = play(Say("twelve chars", unfinished_for=4))
-    (entry,) = performance.entries
-    assert [phase.status for phase in entry.phases] == ["pending"] * 4 + ["completed"]
-    assert all(now.content.startswith(before.content) for before, now in pairwise(entry.phases))
-    assert (entry.phases[0].content, entry.phases[-1].content) == ("tw", "twelve chars")
-    assert performance.ended == entry.phases[-1].at == BEGIN + 4
+    timeline = play(Say("twelve chars", unfinished_for=4))
+    (message,) = timeline.messages
+    assert [version.status for version in message.versions] == ["pending"] * 4 + ["completed"]
+    assert all(now.content.startswith(before.content) for before, now in pairwise(message.versions))
+    assert (message.versions[0].content, message.versions[-1].content) == ("tw", "twelve chars")
+    assert timeline.ended == message.versions[-1].at == BEGIN + 4
 
 
 def test_message_may_never_finish() -> None:
-    """With `finishes=False` a message is pending for ever, though its turn ends."""
-    (entry,) = play(Say("twelve chars", unfinished_for=4, finishes=False)).entries
-    last = entry.phase(BEGIN + 100)
+    """With `finishes=False` a message is pending forever, though its turn ends."""
+    (message,) = play(Say("twelve chars", unfinished_for=4, finishes=False)).messages
+    last = message.version(BEGIN + 100)
     assert last is not None
     assert last.status == "pending"
 
@@ -87,19 +87,24 @@ def test_progress_is_an_envelope_with_copies() -> None:
     assert [envelope["progress_type"] for envelope in envelopes(*steps)] == ["text", "thinking", "step", "subagent"]
     shown = [envelope.get("text_delta", envelope.get("summary")) for envelope in envelopes(*steps)]
     assert shown == ["t", "h", "s", "a"]
-    assert [entry.fields["progress_type"] for entry in play(*steps).entries] == ["text", "thinking", "step", "subagent"]
+    assert [message.fields["progress_type"] for message in play(*steps).messages] == [
+        "text",
+        "thinking",
+        "step",
+        "subagent",
+    ]
     assert all(envelope["processed_message_id"] == "cmsg_1" for envelope in envelopes(*steps))
 
 
 def test_tool_is_two_events_of_one_use() -> None:
     """A tool is running, then completed, and both events carry the same tool_use_id."""
-    performance = play(Tool("Bash", input="ls", output="README.md", seconds=3, parent_tool_use_id="toolu_1"))
-    first, last = (entry.fields for entry in performance.entries)
+    timeline = play(Tool("Bash", input="ls", output="README.md", seconds=3, parent_tool_use_id="toolu_1"))
+    first, last = (message.fields for message in timeline.messages)
     assert (first["tool_status"], last["tool_status"]) == ("running", "completed")
     assert first["tool_use_id"] == last["tool_use_id"]
     assert first["parent_tool_use_id"] == "toolu_1"
-    assert performance.ended == BEGIN + 3
-    assert json.loads(performance.entries[1].phases[0].content)["tool_output"] == "README.md"
+    assert timeline.ended == BEGIN + 3
+    assert json.loads(timeline.messages[1].versions[0].content)["tool_output"] == "README.md"
 
 
 @pytest.mark.parametrize(("seconds", "heartbeat", "beats"), [(10, True, 0), (35, True, 3), (35, False, 0)])
@@ -111,22 +116,22 @@ def test_long_tool_beats(seconds: float, heartbeat: bool, beats: int) -> None:  
 
 def test_raw_progress_is_left_alone() -> None:
     """A Progress step shows exactly its envelope, or its text where that is no JSON."""
-    first, last = play(Progress({"progress_type": "new", "x": 1}), Progress("plain")).entries
-    assert json.loads(first.phases[0].content) == {"progress_type": "new", "x": 1}
-    assert (last.phases[0].content, dict(last.fields)) == ("plain", {})
+    first, last = play(Progress({"progress_type": "new", "x": 1}), Progress("plain")).messages
+    assert json.loads(first.versions[0].content) == {"progress_type": "new", "x": 1}
+    assert (last.versions[0].content, dict(last.fields)) == ("plain", {})
 
 
 def test_reply_carries_usage_and_files() -> None:
     """Usage and attachment ids of a Say are fields of its message."""
-    (entry,) = play(Say("x", usage={"cost_usd": 0.5, "model": "m"}, attachment_ids=["att_1"])).entries
-    assert dict(entry.fields) == {"cost_usd": 0.5, "model": "m", "attachment_ids": ["att_1"]}
+    (message,) = play(Say("x", usage={"cost_usd": 0.5, "model": "m"}, attachment_ids=["att_1"])).messages
+    assert dict(message.fields) == {"cost_usd": 0.5, "model": "m", "attachment_ids": ["att_1"]}
 
 
 def test_turn_may_never_end() -> None:
     """Done after an infinite time never comes, nor does what follows it."""
-    performance = play("reply", Done(after=math.inf), Notice("never"), Tool("Bash", seconds=20))
-    assert performance.ended == math.inf
-    assert len(performance.entries) == 1
+    timeline = play("reply", Done(after=math.inf), Notice("never"), Tool("Bash", seconds=20))
+    assert timeline.ended == math.inf
+    assert len(timeline.messages) == 1
 
 
 def test_script_may_be_a_callable() -> None:
@@ -159,11 +164,11 @@ def test_impossible_steps_are_refused(make: Any) -> None:
         make()
 
 
-def test_strangers_in_a_script_are_refused() -> None:
+def test_other_objects_in_a_script_are_refused() -> None:
     """What is not a step is a TypeError that shows it."""
-    strangers: Any = [17]
+    unknown: Any = [17]
     with pytest.raises(TypeError, match="17"):
-        steps_of(strangers, "", 1)
+        steps_of(unknown, "", 1)
 
 
 @given(st.lists(st.floats(0, 2**40), min_size=2, max_size=20, unique_by=lambda at: int(at * 1000)))
@@ -180,7 +185,7 @@ def test_timestamps_have_milliseconds() -> None:
 
 
 def test_a_step_of_ones_own_is_refused() -> None:
-    """A class that only claims to be a step of a script cannot be played, and says so."""
+    """A subclass of ScriptStep outside the library cannot be played; the error names it."""
 
     class Dance(ScriptStep):
         after = 0.0

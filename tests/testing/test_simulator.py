@@ -8,25 +8,27 @@ import pytest
 from aiohttp import web
 from simulated import START, running
 
-from nairi_async.testing import Quirks, Seen, Simulator
+from nairi_async.testing import Quirks, RecordedRequest, Simulator
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_requests_are_recorded() -> None:
-    """`requests` tells method, path and query as sent, status, time and sizes."""
+    """`requests` records method, path and query as sent, status, time and sizes."""
     async with running() as service:
         listed = await service.call("GET", "/agents/a%2Fb/conversations?limit=1", 404)
         body = b'{"agent_id": "my-agent", "prompt": "p"}'
         await service.call("POST", START, 201, data=body)
         at, base = service.clock.time(), "/api/public/v1"
         first, second = service.simulator.requests
-        assert first == Seen("GET", f"{base}/agents/a%2Fb/conversations", 404, at, 0, len(str(listed)) - 1, "limit=1")
+        assert first == RecordedRequest(
+            "GET", f"{base}/agents/a%2Fb/conversations", 404, at, 0, len(str(listed)) - 1, "limit=1"
+        )
         assert (second.status, second.request_bytes, second.response_bytes) == (201, len(body), 90)
 
 
 async def test_intercept_answers_first() -> None:
-    """What the hook returns is the answer, and the request does nothing; `None` lets it through."""
+    """A response from the hook is sent, and the service does not act; `None` lets the request through."""
     answers = [web.Response(status=503, text="busy"), None]
 
     async def hook(request: web.Request) -> web.Response | None:
@@ -43,30 +45,30 @@ async def test_intercept_answers_first() -> None:
         assert [seen.status for seen in service.simulator.requests] == [503, 201]
 
 
-async def test_answer_lost_on_its_way_back() -> None:
-    """Cutting the connection after the work leaves the prompt running and the caller without an answer."""
+async def test_a_response_lost_on_its_way_back() -> None:
+    """Cutting the connection after the work leaves the prompt running and the caller without a response."""
 
     async def cut(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
         raise ConnectionResetError
 
     async with running() as service:
-        service.simulator.intercept_answer = cut
+        service.simulator.intercept_response = cut
         with pytest.raises(aiohttp.ServerDisconnectedError):
             await service.start()
         assert len(service.simulator.prompts) == 1
         assert [seen.status for seen in service.simulator.requests] == [0]
-        service.simulator.intercept_answer = None
+        service.simulator.intercept_response = None
         await service.start()
 
 
-async def test_changed_answer() -> None:
-    """The hook after the work may replace the answer."""
+async def test_a_changed_response() -> None:
+    """The hook after the work may replace the response."""
 
-    async def spoil(request: web.Request, response: web.StreamResponse) -> web.StreamResponse | None:
+    async def change(request: web.Request, response: web.StreamResponse) -> web.StreamResponse | None:
         return web.json_response({"error": "odd"}, status=502)
 
     async with running() as service:
-        service.simulator.intercept_answer = spoil
+        service.simulator.intercept_response = change
         assert await service.refused("GET", "/agents", 502) == "odd"
 
 
@@ -111,7 +113,7 @@ async def test_simulator_shows_how_it_is_set() -> None:
         async with running(seed=5, quirks=Quirks(start_code=200), api_key="nr_other") as service:
             assert service.simulator.quirks == Quirks(start_code=200)
             assert service.simulator.api_key == "nr_other"
-            assert (service.simulator.intercept, service.simulator.intercept_answer) == (None, None)
+            assert (service.simulator.intercept, service.simulator.intercept_response) == (None, None)
             ids.append(await service.start(expect=200))
     assert ids[0] == ids[1]
 
@@ -133,7 +135,7 @@ async def test_url(host: str, shown: str) -> None:
     assert Simulator(host=host, port=81).url == shown
 
 
-async def test_a_script_that_raises_is_told_to_the_client() -> None:
+async def test_the_client_sees_the_error_of_a_script() -> None:
     """The error of a user's own script is the text of the 500, not only a line in a log."""
 
     def broken(prompt: str, turn_number: int) -> str:
@@ -142,6 +144,6 @@ async def test_a_script_that_raises_is_told_to_the_client() -> None:
     async with Simulator(agents={"broken": broken}) as simulator, aiohttp.ClientSession() as http:
         url = f"{simulator.url}/api/public/v1/conversations/start"
         headers = {"Authorization": f"Bearer {simulator.api_key}"}
-        async with http.post(url, json={"agent_id": "broken", "prompt": "hi"}, headers=headers) as answer:
-            assert answer.status == 500
-            assert "no line for 'hi' in turn 1" in (await answer.json())["error"]
+        async with http.post(url, json={"agent_id": "broken", "prompt": "hi"}, headers=headers) as response:
+            assert response.status == 500
+            assert "no line for 'hi' in turn 1" in (await response.json())["error"]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from nairi_async.testing.amigo.quirks import AmigoQuirks
 from nairi_async.testing.amigo.script import Action, Complete, Cut, Error, Hang, Line, Speak, Think
 from nairi_async.testing.amigo.simulator import AmigoSimulator
-from nairi_async.testing.amigo.turn import AmigoAsked
+from nairi_async.testing.amigo.timeline import RecordedInteraction
 
 __all__ = [
     "Action",
-    "AmigoAsked",
     "AmigoQuirks",
     "AmigoSimulator",
     "Complete",
@@ -17,6 +16,7 @@ __all__ = [
     "Error",
     "Hang",
     "Line",
+    "RecordedInteraction",
     "Speak",
     "Think",
 ]

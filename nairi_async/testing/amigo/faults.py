@@ -1,4 +1,4 @@
-"""Faults that are planned for the next requests: refusals, connections cut before or after the work, silence."""
+"""Faults that are planned for the next requests: errors, connections cut before or after processing, hangs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrs import define, field
 
 from nairi_async.testing.amigo.limits import ENDPOINTS
 from nairi_async.testing.clock import stalled
-from nairi_async.testing.refused import RefusedError
+from nairi_async.testing.json_bodies import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +22,7 @@ FaultKind: TypeAlias = Literal["refuse", "cut", "lose", "hang"]
 
 @define
 class Fault:
-    """What happens to the next `times` requests to an endpoint, or to any (`None`)."""
+    """A fault of the next `times` requests to an endpoint; `None` is any endpoint."""
 
     kind: FaultKind
     endpoint: str | None
@@ -34,12 +34,12 @@ class Fault:
 
 @define
 class Faults:
-    """Those that are still to come, in order; each request meets at most one."""
+    """The faults still to come, in order; each request has at most one."""
 
     planned: list[Fault] = field(factory=list)
 
     def plan(self, fault: Fault) -> None:
-        """Add one."""
+        """Add a fault."""
         if fault.endpoint is not None and fault.endpoint not in ENDPOINTS:
             msg = f"on must be one of {', '.join(ENDPOINTS)}, not {fault.endpoint!r}"
             raise ValueError(msg)
@@ -48,8 +48,8 @@ class Faults:
             raise ValueError(msg)
         self.planned.append(fault)
 
-    async def meet(self, endpoint: str | None, clock: Clock) -> bool:
-        """Let the next fault for that endpoint happen; return whether its answer is to be lost."""
+    async def apply(self, endpoint: str | None, clock: Clock) -> bool:
+        """Apply the next fault for that endpoint; return whether the response is to be lost."""
         fault = next((one for one in self.planned if one.endpoint in {None, endpoint}), None)
         if fault is None:
             return False

@@ -1,4 +1,4 @@
-"""The endpoints with their limits per minute, and who has used how much of them."""
+"""The endpoints, their limits per minute, and how many requests were counted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from attrs import define, field
 
-from nairi_async.testing.refused import RefusedError
+from nairi_async.testing.json_bodies import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,14 +43,14 @@ PER_MINUTE: Mapping[str, int] = {
     "insights": 20,
     "starters": 10,
 }
-"""What the OpenAPI document allows."""
+"""The limits of https://api.amigo.ai/v1/openapi.json."""
 
 _WINDOW = 60.0
 
 
 @define
 class _Window:
-    begun: float
+    started_at: float
     used: int = 0
 
 
@@ -62,25 +62,25 @@ class Limits:
     _windows: dict[tuple[str, str], _Window] = field(factory=dict)
 
     def take(self, endpoint: str, user: str, now: float, quirks: AmigoQuirks) -> dict[str, str]:
-        """Count a request, and return the headers that tell what is left; refuse it with 429 if nothing is."""
+        """Count a request, and return the headers with the remaining quota; refuse it with 429 above the limit."""
         if quirks.limits == "none":
             return {}
         key = (endpoint, user if quirks.limits == "user" else "")
         window = self._windows.get(key)
-        if window is None or now >= window.begun + _WINDOW:
+        if window is None or now >= window.started_at + _WINDOW:
             window = self._windows[key] = _Window(now)
         limit = self.per_minute[endpoint]
-        ends = window.begun + _WINDOW
+        ends_at = window.started_at + _WINDOW
         headers = {
             "X-RateLimit-Limit": str(limit),
             "X-RateLimit-Remaining": str(max(0, limit - window.used - 1)),
-            "X-RateLimit-Reset": str(math.ceil(ends + quirks.clock_skew)),
+            "X-RateLimit-Reset": str(math.ceil(ends_at + quirks.clock_skew)),
         }
         if window.used >= limit:
             if quirks.retry_after == "seconds":
-                headers["Retry-After"] = str(math.ceil(ends - now))
+                headers["Retry-After"] = str(math.ceil(ends_at - now))
             elif quirks.retry_after == "date":
-                headers["Retry-After"] = formatdate(math.ceil(ends + quirks.clock_skew), usegmt=True)
+                headers["Retry-After"] = formatdate(math.ceil(ends_at + quirks.clock_skew), usegmt=True)
             raise RefusedError(429, f"over {limit} requests a minute", headers)
         window.used += 1
         return headers

@@ -1,4 +1,4 @@
-"""One knob for each thing that Amigo's documentation leaves open, or tells in two ways."""
+"""One setting for each behaviour that Amigo's documentation leaves open or describes in two ways."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _YEARS_OF_SKEW = 1e9
 
 
 def _makes_chunks(_instance: object, _attribute: Attribute[Chunks], value: Chunks) -> None:
-    # `or_` of attrs would do, which the oldest that is asked for does not have.
+    # The oldest supported attrs has no `or_`.
     if not (value is None or callable(value) or (isinstance(value, int) and value >= 1)):
-        msg = f"chunks is a number of bytes from 1, a function or None, not {value!r}"
+        msg = f"chunks must be a positive number of bytes, a function or None, not {value!r}"
         raise ValueError(msg)
 
 
@@ -26,25 +26,25 @@ def _makes_chunks(_instance: object, _attribute: Attribute[Chunks], value: Chunk
 class AmigoQuirks:
     """How a simulated Amigo behaves where the real one's behaviour is not documented.
 
-    The defaults are the plainest reading of the OpenAPI document. Durations are seconds.
+    The defaults follow the plainest reading of https://api.amigo.ai/v1/openapi.json. Durations are in seconds.
     """
 
     create_code: Literal[200, 201] = field(default=201, validator=in_((200, 201)))
-    """HTTP status of a conversation that begins."""
+    """HTTP status of the response that creates a conversation."""
 
     events: Literal["schema", "example"] = field(default="schema", validator=in_(("schema", "example")))
     """Whether events have the fields of the OpenAPI document, or those of the documentation's example stream:
     `message_metadata` for `transcript_alignment`, pieces numbered from 1, `stop` never true, and an
-    `interaction-complete` with nothing else in it."""
+    `interaction-complete` without other fields."""
 
     user_message_in_create: bool = field(default=False, validator=instance_of(bool))
-    """Whether a conversation that begins with a message has `user-message-available` in its stream."""
+    """Whether the stream of a conversation created with a message has `user-message-available`."""
 
     first_sequence_number: int = field(default=0, validator=instance_of(int))
     """Number of the first piece of a message."""
 
     unknown_fields: bool = field(default=False, validator=instance_of(bool))
-    """Whether every event and every object of an answer has fields that no document knows."""
+    """Whether each event and each object of a response has undocumented fields."""
 
     line_end: Literal["\n", "\r\n"] = field(default="\n", validator=in_(("\n", "\r\n")))
     """What ends a line of a stream."""
@@ -53,14 +53,14 @@ class AmigoQuirks:
     """Whether the last line of a stream has such an end."""
 
     chunks: Chunks = field(default=None, validator=_makes_chunks)
-    """How what is due at one moment is cut on its way: pieces of that many bytes, or those that a function makes of
-    it. Each is sent for itself; `None` sends an event at a time."""
+    """How bytes that are due at one time are cut: into pieces of that many bytes, or by a function. Each piece is sent
+    separately; `None` sends one event at a time."""
 
     disconnect: Literal["keep", "void"] = field(default="keep", validator=in_(("keep", "void")))
-    """What becomes of a turn whose client goes away: it goes on and is saved, or it is void at once."""
+    """Whether a turn whose client disconnects goes on and is saved, or is void at once."""
 
     failed_create: Literal["gone", "kept"] = field(default="gone", validator=in_(("gone", "kept")))
-    """Whether a conversation whose first turn is void is gone, or stays, without messages, and has to be finished."""
+    """Whether a conversation whose first turn is void is deleted, or stays without messages until it is finished."""
 
     empty_finish: Literal["delete", "refuse"] = field(default="delete", validator=in_(("delete", "refuse")))
     """Whether finishing a conversation without messages deletes it, or gets 400."""
@@ -71,29 +71,29 @@ class AmigoQuirks:
     limits: Literal["none", "organization", "user"] = field(
         default="none", validator=in_(("none", "organization", "user"))
     )
-    """Whether the documented requests per minute and endpoint are all that is let through, and who shares them. A
-    minute begins with its first request; one that is refused does not count."""
+    """Whether the documented limits per minute and endpoint are enforced, and whether the organisation or each user
+    has its own. A minute begins with its first request; a refused request does not count."""
 
     retry_after: Literal["seconds", "date", "omitted"] = field(
         default="seconds", validator=in_(("seconds", "date", "omitted"))
     )
-    """How a 429 of those limits says when to come back."""
+    """Form of `Retry-After` in a 429 of those limits."""
 
     error_body: Literal["detail", "message", "text", "empty"] = field(
         default="detail", validator=in_(("detail", "message", "text", "empty"))
     )
-    """The body of an error: an object with its text under that name, the bare text, or nothing."""
+    """Body of an error: an object with the text under that name, the plain text, or nothing."""
 
     token_lifetime: float = field(default=3600.0, validator=(gt(0.0), lt(_YEARS_OF_SKEW)))
-    """How long a token is good for."""
+    """Lifetime of a token."""
 
     clock_skew: float = field(default=0.0, validator=(gt(-_YEARS_OF_SKEW), lt(_YEARS_OF_SKEW)))
-    """How far the server's clock, seen in timestamps, expiries and the `Date` header, is ahead; negative is behind."""
+    """How far the server's clock is ahead, in timestamps, expiries and the `Date` header; negative is behind."""
 
     order: Literal["oldest first", "newest first"] = field(
         default="oldest first", validator=in_(("oldest first", "newest first"))
     )
-    """Order of the lists where none is asked for."""
+    """Order of a list whose request sets none."""
 
     list_lag: float = field(default=0.0, validator=_DURATION)
-    """How old the lists are: what was just saved is not there yet."""
+    """How far the lists lag behind: what was just saved is not listed yet."""

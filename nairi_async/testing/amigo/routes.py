@@ -8,16 +8,14 @@ from aiohttp import web
 from attrs import frozen
 
 from nairi_async.clock import Clock
-from nairi_async.testing.amigo import forms, stream
-from nairi_async.testing.amigo.caller import executor
-from nairi_async.testing.amigo.forms import Query, path_id
+from nairi_async.testing.amigo import request_checks, stream
+from nairi_async.testing.amigo.request_checks import QueryParameters, path_id
+from nairi_async.testing.amigo.state import AmigoState
 from nairi_async.testing.amigo.views import Page, View
-from nairi_async.testing.amigo.world import World
-from nairi_async.testing.answers import answer
-from nairi_async.testing.refused import RefusedError
+from nairi_async.testing.json_bodies import RefusedError, json_response
 
 if TYPE_CHECKING:
-    from nairi_async.testing.amigo.world import Conversation
+    from nairi_async.testing.amigo.state import Conversation
 
 BASE_PATH = "/v1/{organization}"
 
@@ -30,9 +28,9 @@ _MOST_STARTERS = 10
 
 @frozen
 class AmigoRoutes:
-    """All endpoints; who asks and what was counted was found out by the gate."""
+    """All endpoints; the access policy has set the `RequestContext` of each request."""
 
-    world: World
+    state: AmigoState
     clock: Clock
 
     def table(self) -> list[web.RouteDef]:
@@ -60,129 +58,129 @@ class AmigoRoutes:
     async def sign_in(self, request: web.Request) -> web.Response:
         """Exchange a key for a token."""
         key, key_id, user = (request.headers.get(name, "") for name in ("x-api-key", "x-api-key-id", "x-user-id"))
-        token, expires = self.world.sign_in(key, key_id, user, self.clock.time())
-        return self._answer({"id_token": token, "expires_at": self._view().stamp(expires)})
+        token, expires = self.state.sign_in(key, key_id, user, self.clock.time())
+        return self._json_response({"id_token": token, "expires_at": self._view().stamp(expires)})
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Begin a conversation."""
-        body = await forms.read_object(request)
-        service_id = forms.checked_id(body.get("service_id"), "service_id")
-        version_set = forms.text(body, "service_version_set_name", "release", shortest=0)
-        tags = forms.tags(body, "tags", only_words=False)
+        body = await request_checks.read_object(request)
+        service_id = request_checks.checked_id(body.get("service_id"), "service_id")
+        version_set = request_checks.text(body, "service_version_set_name", "release", shortest=0)
+        tags = request_checks.tags(body, "tags", only_words=False)
         is_test = body.get("is_test", False)
         if not isinstance(is_test, bool):
-            forms.invalid("is_test must be a boolean")
-        said = forms.first_words(body, Query(request.query))
-        conversation, turn = self.world.create(
-            executor.get().user_id, self.world.find_service(service_id, version_set), said, self.clock.time(),
+            request_checks.invalid("is_test must be a boolean")
+        message = request_checks.message_of_create(body, QueryParameters(request.query))
+        conversation, turn = self.state.create(
+            _user(), self.state.find_service(service_id, version_set), message, self.clock.time(),
             version_set=version_set, tags=tags, is_test=is_test,
         )  # fmt: skip
         return await stream.send(
-            request, conversation, turn, self.clock, self.world.quirks,
-            status=self.world.quirks.create_code,
+            request, conversation, turn, self.clock, self.state.quirks,
+            status=self.state.quirks.create_code,
         )  # fmt: skip
 
     async def interact(self, request: web.Request) -> web.StreamResponse:
         """Send a message."""
         conversation_id = path_id(request, "conversation_id")
-        said = await forms.next_words(request, Query(request.query))
+        message = await request_checks.message_of_interact(request, QueryParameters(request.query))
         now = self.clock.time()
-        conversation = self.world.unfinished(conversation_id, executor.get().user_id, now)
-        turn = self.world.interact(conversation, said, now)
-        return await stream.send(request, conversation, turn, self.clock, self.world.quirks, status=200)
+        conversation = self.state.unfinished(conversation_id, _user(), now)
+        turn = self.state.interact(conversation, message, now)
+        return await stream.send(request, conversation, turn, self.clock, self.state.quirks, status=200)
 
     async def finish(self, request: web.Request) -> web.Response:
         """Finish a conversation."""
         now = self.clock.time()
-        self.world.finish(self.world.unfinished(path_id(request, "conversation_id"), executor.get().user_id, now), now)
+        self.state.finish(self.state.unfinished(path_id(request, "conversation_id"), _user(), now), now)
         return web.Response(status=204)
 
     async def conversations(self, request: web.Request) -> web.Response:
         """Return a page of the user's conversations."""
-        query = Query(request.query)
+        query = QueryParameters(request.query)
         users, ids = query.texts("user_id"), query.ids("id", unique=False)
         services, is_finished = query.ids("service_id"), query.flag("is_finished")
-        wanted = [_tag(text) for text in query.texts("tag", unique=False)]
+        required_tags = [_tag(text) for text in query.texts("tag", unique=False)]
         page = _page(query, "conversations", _CREATED_SORTS)
-        seen, view = self._seen(), self._view()
+        as_of, view = self._read_time(), self._view()
         found = [
             one
-            for one in self.world.conversations.values()
-            if one.user_id == executor.get().user_id
-            and one.created <= seen
-            and self.world.exists(one, seen)
+            for one in self.state.conversations.values()
+            if one.user_id == _user()
+            and one.created <= as_of
+            and self.state.exists(one, as_of)
             and (not users or one.user_id in users)
             and (not ids or one.id in ids)
             and (not services or one.service.id in services)
-            and is_finished in {None, one.has_ended(seen)}
-            and all(name in one.tags and value in {"*", one.tags[name] or ""} for name, value in wanted)
+            and is_finished in {None, one.has_ended(as_of)}
+            and all(name in one.tags and value in {"*", one.tags[name] or ""} for name, value in required_tags)
         ]
-        return self._answer(view.page("conversations", [view.conversation(one, seen) for one in found], page))
+        return self._json_response(view.page("conversations", [view.conversation(one, as_of) for one in found], page))
 
     async def messages(self, request: web.Request) -> web.Response:
         """Return a page of the messages of a conversation."""
-        conversation = self._named(request)
-        query = Query(request.query)
+        conversation = self._find(request)
+        query = QueryParameters(request.query)
         ids, interactions = query.ids("id"), query.ids("interaction_id")
-        types = query.choices("message_type", forms.MESSAGE_TYPES, unique=True)
+        types = query.choices("message_type", request_checks.MESSAGE_TYPES, unique=True)
         page = _page(query, "messages", _MESSAGE_SORTS)
         view = self._view()
         found = [
-            view.message(entry)
-            for entry in conversation.entries(self._seen())
-            if (not ids or entry.id in ids)
-            and (not interactions or entry.interaction_id in interactions)
-            and (entry.type in types if types else entry.type != "agent-inner-thought")
+            view.message(one)
+            for one in conversation.messages(self._read_time())
+            if (not ids or one.id in ids)
+            and (not interactions or one.interaction_id in interactions)
+            and (one.type in types if types else one.type != "agent-inner-thought")
         ]
-        return self._answer(view.page("messages", found, page))
+        return self._json_response(view.page("messages", found, page))
 
     async def source(self, request: web.Request) -> web.Response:
         """Return where the audio of a voice message is."""
         message_id = path_id(request, "message_id")
-        long_lived = Query(request.query).flag("long_lived")
+        long_lived = QueryParameters(request.query).flag("long_lived")
         now = self.clock.time()
-        entries = self._named(request).entries(now)
-        entry = next((one for one in entries if one.id == message_id), None)
-        if entry is None:
+        messages = self._find(request).messages(now)
+        found = next((one for one in messages if one.id == message_id), None)
+        if found is None:
             raise RefusedError(404, "message not found")
-        if entry.audio_type is None:
+        if found.audio_type is None:
             raise RefusedError(400, "it is a text message")
         expires = now + (_LONG_LIVED if long_lived else _SHORT_LIVED)
         shown = {
-            "url": f"{request.url.origin()}/audio/{entry.id}",
+            "url": f"{request.url.origin()}/audio/{found.id}",
             "expires_at": self._view().stamp(expires),
-            "content_type": entry.audio_type,
+            "content_type": found.audio_type,
         }
-        return self._answer(shown)
+        return self._json_response(shown)
 
     async def tags(self, request: web.Request) -> web.Response:
         """Change the tags of a conversation."""
         conversation_id = path_id(request, "conversation_id")
-        body = await forms.read_object(request)
-        updates = forms.tags(body, "updates", only_words=True)
-        deletes = forms.texts(body, "deletes", unique=True)
-        conversation = self.world.find(conversation_id, executor.get().user_id, self.clock.time())
-        self.world.tag(conversation, updates, deletes)
+        body = await request_checks.read_object(request)
+        updates = request_checks.tags(body, "updates", only_words=True)
+        deletes = request_checks.texts(body, "deletes", unique=True)
+        conversation = self.state.find(conversation_id, _user(), self.clock.time())
+        self.state.tag(conversation, updates, deletes)
         return web.Response(status=204)
 
     async def recommend(self, request: web.Request) -> web.Response:
-        """Suggest what the user could answer."""
+        """Suggest the user's next message."""
         interaction_id = path_id(request, "interaction_id")
-        body = await forms.read_object(request, required=False)
+        body = await request_checks.read_object(request, required=False)
         if "context" in body:
-            forms.text(body, "context")
-        conversation, now = self._named(request), self.clock.time()
+            request_checks.text(body, "context")
+        conversation, now = self._find(request), self.clock.time()
         saved = conversation.saved(now)
-        is_latest = bool(saved) and saved[-1].asked.interaction_id == interaction_id
+        is_latest = bool(saved) and saved[-1].interaction.interaction_id == interaction_id
         if conversation.has_ended(now) or conversation.is_busy(now) or not is_latest:
             raise RefusedError(400, "it is not the latest interaction of an unfinished conversation")
-        return self._answer({"recommended_responses": list(conversation.service.recommended)})
+        return self._json_response({"recommended_responses": list(conversation.service.recommended)})
 
     async def insights(self, request: web.Request) -> web.Response:
         """Explain an interaction."""
         interaction_id = path_id(request, "interaction_id")
-        saved = self._named(request).saved(self.clock.time())
-        turn = next((one for one in saved if one.asked.interaction_id == interaction_id), None)
+        saved = self._find(request).saved(self.clock.time())
+        turn = next((one for one in saved if one.interaction.interaction_id == interaction_id), None)
         if turn is None:
             raise RefusedError(404, "interaction not found")
         shown = {
@@ -196,37 +194,42 @@ class AmigoRoutes:
             "select_next_action_tool_call_logs": [],
             "engage_user_tool_call_logs": [],
         }
-        return self._answer(shown)
+        return self._json_response(shown)
 
     async def starters(self, request: web.Request) -> web.Response:
-        """Make up sentences that begin a conversation, one for each facet in turn."""
-        body = await forms.read_object(request)
-        service_id = forms.checked_id(body.get("service_id"), "service_id")
-        version_set = forms.text(body, "service_version_set_name", "release", shortest=0)
-        facets = forms.texts(body, "facets", fewest=1)
-        least = forms.whole_number(body, "min_count", 1, _MOST_STARTERS)
-        most = forms.whole_number(body, "max_count", 1, _MOST_STARTERS)
-        forms.text(body, "generation_instructions")
-        self.world.find_service(service_id, version_set)
-        count = max(least, min(most, len(facets)))
+        """Return prompts that start a conversation, for the facets in turn."""
+        body = await request_checks.read_object(request)
+        service_id = request_checks.checked_id(body.get("service_id"), "service_id")
+        version_set = request_checks.text(body, "service_version_set_name", "release", shortest=0)
+        facets = request_checks.texts(body, "facets", fewest=1)
+        lowest = request_checks.whole_number(body, "min_count", 1, _MOST_STARTERS)
+        highest = request_checks.whole_number(body, "max_count", 1, _MOST_STARTERS)
+        request_checks.text(body, "generation_instructions")
+        self.state.find_service(service_id, version_set)
+        count = max(lowest, min(highest, len(facets)))
         chosen = [facets[place % len(facets)] for place in range(count)]
         prompts = [{"prompt": f"Tell me about {facet}.", "facets": [facet]} for facet in chosen]
-        return self._answer({"prompts": prompts})
+        return self._json_response({"prompts": prompts})
 
-    def _named(self, request: web.Request) -> Conversation:
-        return self.world.find(path_id(request, "conversation_id"), executor.get().user_id, self.clock.time())
+    def _find(self, request: web.Request) -> Conversation:
+        return self.state.find(path_id(request, "conversation_id"), _user(), self.clock.time())
 
-    def _seen(self) -> float:
-        return self.clock.time() - self.world.quirks.list_lag
+    def _read_time(self) -> float:
+        return self.clock.time() - self.state.quirks.list_lag
 
     def _view(self) -> View:
-        return View(self.world.quirks)
+        return View(self.state.quirks)
 
-    def _answer(self, shown: dict[str, Any]) -> web.Response:
-        return answer(self._view().odd(shown))
+    def _json_response(self, shown: dict[str, Any]) -> web.Response:
+        return json_response(self._view().extended(shown))
 
 
-def _page(query: Query, name: str, sorts: tuple[str, ...]) -> Page:
+def _user() -> str:
+    """Return the user of the request under way."""
+    return stream.request_context.get().user_id
+
+
+def _page(query: QueryParameters, name: str, sorts: tuple[str, ...]) -> Page:
     return Page(
         limit=query.integer("limit", _LARGEST_PAGES[name], 1, _LARGEST_PAGES[name]),
         token=query.integer("continuation_token", 0, 0),
@@ -235,8 +238,8 @@ def _page(query: Query, name: str, sorts: tuple[str, ...]) -> Page:
 
 
 def _tag(given: str) -> tuple[str, str]:
-    """Return name and value of a filter: `*` is any value, an empty one null."""
+    """Return name and value of a filter; the value `*` matches any, an empty one null."""
     name, colon, value = given.partition(":")
     if not colon:
-        forms.invalid("tag must be key:value")
+        request_checks.invalid("tag must be key:value")
     return name, value

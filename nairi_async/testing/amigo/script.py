@@ -1,4 +1,4 @@
-"""What a simulated Amigo service does with a message: the steps of one turn, in order."""
+"""Scripts of a simulated Amigo service: the steps of one turn, in order."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from nairi_async.testing.script import ScriptStep, duration_field, text_field
 
 @frozen
 class Speak(ScriptStep):
-    """What the agent says, as `new-message` events: one for each word, or `pieces` of about equal length.
+    """Text of the agent, as `new-message` events: one for each word, or `pieces` of about equal length.
 
-    A turn has one message however often it speaks; `apart` begins another one, with an id of its own.
+    All `Speak` steps of a turn form one message; `apart` starts another message, with its own id.
     """
 
     text: str = text_field()
-    """What it says."""
+    """The text."""
     after: float = duration_field()
     pieces: int | None = field(default=None, kw_only=True, validator=optional([instance_of(int), gt(0)]))
-    """How many events it takes; one for each word unless given."""
+    """Number of events; one for each word unless given."""
     every: float = duration_field()
     """Seconds between two pieces."""
     apart: bool = field(default=False, kw_only=True)
-    """Whether it begins another message of the turn."""
+    """Whether it starts another message of the turn."""
 
     def split(self) -> list[str]:
-        """The pieces, none of them empty unless the text is."""
+        """Split the text into pieces; one is empty only if the text is."""
         if self.pieces is None:
             return re.findall(r"\S+\s*|\s+", self.text) or [""]
         size = max(1, -(-len(self.text) // self.pieces))
@@ -39,7 +39,7 @@ class Speak(ScriptStep):
 
 @frozen
 class Think(ScriptStep):
-    """An inner thought: no event, but a message of the list, and one of the turn's reflections."""
+    """An inner thought: not an event, but a message of the list, and a reflection of the turn."""
 
     text: str = text_field()
     """The thought."""
@@ -59,27 +59,27 @@ class Action(ScriptStep):
 
 @frozen
 class Line(ScriptStep):
-    """A line of the stream with exactly this content: an event of any kind, or text or bytes that need not be one."""
+    """A line of the stream with exactly this content: an event, or any text or bytes."""
 
     content: Mapping[str, object] | str | bytes
-    """The event, or what stands in the line; a newline is put behind it."""
+    """The event or the content of the line; a newline is added."""
     after: float = duration_field()
 
 
 @frozen
 class Complete(ScriptStep):
-    """The turn is saved and `interaction-complete` says so; a turn without one completes after its last step."""
+    """The turn is saved, and `interaction-complete` is sent; without this step it completes after its last step."""
 
     ends: bool = field(default=False, kw_only=True)
-    """Whether it has `conversation_completed`: the conversation has ended itself."""
+    """Whether the conversation ends itself: `conversation_completed` is true."""
     text: str | None = field(default=None, kw_only=True, validator=optional(instance_of(str)))
-    """What is said to be the whole message; what was spoken unless given."""
+    """The full message that the event carries; all that was spoken unless given."""
     after: float = duration_field()
 
 
 @frozen
 class Error(ScriptStep):
-    """An `error` event, and the end: before `Complete` the turn is void, after it only the post-processing failed."""
+    """An `error` event that ends the stream: before `Complete` the turn is void, after it only unprocessed."""
 
     code: int = field(default=500, validator=[instance_of(int), ge(0)])
     """Its `http_error_code`."""
@@ -90,18 +90,18 @@ class Error(ScriptStep):
 
 @frozen
 class Cut(ScriptStep):
-    """The connection breaks, while the turn goes on unseen; with `clean` the body ends as if it were whole."""
+    """The connection breaks, while the turn goes on; with `clean` the body ends as if it were complete."""
 
     clean: bool = field(default=False, kw_only=True)
-    """Whether the body ends in good order all the same."""
+    """Whether the body ends properly."""
     after: float = duration_field()
 
 
 @frozen
 class Hang(ScriptStep):
-    """Nothing comes any more, and the connection stays open. The turn is void once the client goes away.
+    """The stream falls silent, and the connection stays open. The turn is void once the client disconnects.
 
-    With one `VirtualClock` on both sides a client with a bound on silence goes away at that very virtual second.
+    With one `VirtualClock` on both sides the client disconnects after its `idle_timeout` in virtual time.
     """
 
     after: float = duration_field()
@@ -116,14 +116,16 @@ _KINDS = (Speak, Think, Action, Line, Complete, Error, Cut, Hang)
 def steps_of(script: Script, message: str, turn_number: int) -> tuple[ScriptStep, ...]:
     """Return the steps of one turn, with its completion.
 
-    Raises `TypeError` for what is not a step, and `ValueError` for an order of steps that no turn can have.
+    Raises:
+        TypeError: something in the script is not a step.
+        ValueError: no turn can have the steps in this order.
     """
     given = script(message, turn_number) if callable(script) else script
     listed = (given,) if isinstance(given, str) else given
     steps = tuple(Speak(step) if isinstance(step, str) else step for step in listed)
-    strangers = [step for step in steps if not isinstance(step, _KINDS)]
-    if strangers:
-        msg = f"not steps of a script for Amigo: {strangers!r}"
+    unknown = [step for step in steps if not isinstance(step, _KINDS)]
+    if unknown:
+        msg = f"not steps of a script for Amigo: {unknown!r}"
         raise TypeError(msg)
     kinds = [type(step) for step in steps]
     if any(kinds.count(once) > 1 for once in (Complete, Error, Cut, Hang)):
@@ -139,8 +141,8 @@ def steps_of(script: Script, message: str, turn_number: int) -> tuple[ScriptStep
 
 
 def default_script(message: str, _turn_number: int) -> Steps:
-    """Greet whoever says nothing; reply to others with a quotation of their message, in half a second."""
+    """Greet a user who says nothing; otherwise reply with a quotation of the message, within half a second."""
     if not message:
         return (Speak("Hello! How can I help?", after=0.1, every=0.1),)
     decision = Action("navigate-state-machine-decision-state-decision-started", after=0.1)
-    return (decision, Speak(f'You said: "{message}"', after=0.1, pieces=4, every=0.1))
+    return (decision, Speak(f'You message: "{message}"', after=0.1, pieces=4, every=0.1))

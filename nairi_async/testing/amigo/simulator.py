@@ -1,4 +1,4 @@
-"""An Amigo service on the loopback interface, with scripted services, for tests of whatever talks to it."""
+"""An Amigo service on the loopback interface, with scripted services, for tests of its clients."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
-from nairi_async.testing.amigo.caller import RequestExecutor, executor
 from nairi_async.testing.amigo.faults import Fault, Faults
 from nairi_async.testing.amigo.quirks import AmigoQuirks
 from nairi_async.testing.amigo.routes import AmigoRoutes
 from nairi_async.testing.amigo.script import Script, default_script, steps_of
-from nairi_async.testing.amigo.world import Credentials, Service, World
-from nairi_async.testing.answers import answer
-from nairi_async.testing.gate import bearer
+from nairi_async.testing.amigo.state import AmigoState, Credentials, Service
+from nairi_async.testing.amigo.stream import RequestContext, request_context
 from nairi_async.testing.ids import IdMaker
-from nairi_async.testing.refused import RefusedError
+from nairi_async.testing.json_bodies import RefusedError, json_response
+from nairi_async.testing.middleware import bearer
 from nairi_async.testing.server import Server
 
 if TYPE_CHECKING:
@@ -27,22 +26,24 @@ if TYPE_CHECKING:
     from nairi_async.clock import Clock
     from nairi_async.testing import faults
     from nairi_async.testing.amigo.limits import Endpoint
-    from nairi_async.testing.amigo.turn import AmigoAsked
+    from nairi_async.testing.amigo.timeline import RecordedInteraction
 
 _PLAIN = AmigoQuirks()
 
-# The endpoints that no document says to answer 404.
+# The endpoints without a documented 404.
 _NEVER_MISSING = {"conversations"}
 
 
 class AmigoSimulator(Server):
-    """A real HTTP server that behaves as Amigo's documentation says, and as `quirks` say where it says nothing.
+    """An HTTP server that follows https://api.amigo.ai/v1/openapi.json, and `quirks` where that is silent.
 
-    Use it with `async with`. The service `service_id` always exists; `service` makes others, each with a script: a
+    Use it in `async with`. The service `service_id` always exists; `service` creates others, each with a script: a
     text, a list of steps, or a function of the message and the number of the turn that returns one of them (the
-    message is empty where the agent speaks first). Give the same `VirtualClock` to it and to the client, and streams
-    of minutes take milliseconds, up to the client's `idle_timeout`; its `timeout=` is in real seconds. Equal seeds
-    and equal calls make equal ids.
+    message is empty where the agent speaks first). Equal seeds and equal calls make equal ids.
+
+    With a `VirtualClock`, streams of minutes take milliseconds, up to the client's `idle_timeout`; the client's
+    `timeout=` is in real seconds. Give the same clock to the simulator and to the session; otherwise the test never
+    ends, because each side waits for a time that only the other side reaches.
     """
 
     def __init__(
@@ -61,68 +62,70 @@ class AmigoSimulator(Server):
     ) -> None:
         super().__init__(host, port, clock)
         credentials = Credentials(organization, api_key, api_key_id, tuple(users))
-        self._world = World(quirks, IdMaker(seed), credentials, _transcribe)
+        self._state = AmigoState(quirks, IdMaker(seed), credentials, _transcribe)
         self._faults = Faults()
-        self._open(_House(self._world, self._faults, self._clock), AmigoRoutes(self._world, self._clock).table())
+        self._configure(
+            _AccessPolicy(self._state, self._faults, self._clock), AmigoRoutes(self._state, self._clock).table()
+        )
         self.service_id = self.service(script)
         """Id of the service that is always there."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How a client finds the simulator and signs in as its first user: `AmigoSession(**simulator.settings)`."""
-        known = self._world.credentials
+        """The settings of a client that signs in as the first user: `AmigoSession(**simulator.settings)`."""
+        credentials = self._state.credentials
         return {
-            "api_key": known.api_key,
-            "api_key_id": known.api_key_id,
-            "user_id": known.users[0],
-            "organization_id": known.organization,
+            "api_key": credentials.api_key,
+            "api_key_id": credentials.api_key_id,
+            "user_id": credentials.users[0],
+            "organization_id": credentials.organization,
             "base_url": self.url,
         }
 
     @property
     def environment(self) -> dict[str, str]:
-        """The same as environment variables."""
+        """The same settings as environment variables."""
         return {f"AMIGO_{name.upper()}": value for name, value in self.settings.items()}
 
     @property
     def api_key(self) -> str:
-        """The one key that signs in; change it to revoke the old one. Tokens stay good: see `expire_tokens`."""
-        return self._world.credentials.api_key
+        """The one valid key; assign another to revoke it. Tokens stay valid: see `expire_tokens`."""
+        return self._state.credentials.api_key
 
     @api_key.setter
     def api_key(self, api_key: str) -> None:
-        self._world.credentials.api_key = api_key
+        self._state.credentials.api_key = api_key
 
     @property
     def quirks(self) -> AmigoQuirks:
-        """Replaceable while the simulator runs; the next request meets the new ones."""
-        return self._world.quirks
+        """What the service does where its documentation is silent; new quirks apply from the next request on."""
+        return self._state.quirks
 
     @quirks.setter
     def quirks(self, quirks: AmigoQuirks) -> None:
-        self._world.quirks = quirks
+        self._state.quirks = quirks
 
     @property
     def per_minute(self) -> dict[str, int]:
-        """Requests a minute for each endpoint, where `quirks.limits` are on; change them at will."""
-        return self._world.limits.per_minute
+        """Requests a minute for each endpoint, enforced with `quirks.limits`; the numbers may be changed."""
+        return self._state.limits.per_minute
 
     @property
-    def asked(self) -> list[AmigoAsked]:
-        """All turns that ran, void ones too, in order: a message sent twice by mistake is here twice."""
-        return self._world.asked
+    def asked(self) -> list[RecordedInteraction]:
+        """All turns that ran, void ones too, in order; a message sent twice by mistake is listed twice."""
+        return self._state.asked
 
     @property
-    def saved(self) -> list[AmigoAsked]:
-        """Those of `asked` that are saved by now."""
-        now, conversations = self._clock.time(), self._world.conversations.values()
-        kept = {id(turn.asked) for one in conversations for turn in one.saved(now)}
-        return [asked for asked in self._world.asked if id(asked) in kept]
+    def saved(self) -> list[RecordedInteraction]:
+        """The turns of `asked` that are saved by now."""
+        now, conversations = self._clock.time(), self._state.conversations.values()
+        saved = {id(turn.interaction) for one in conversations for turn in one.saved(now)}
+        return [recorded for recorded in self._state.asked if id(recorded) in saved]
 
     @property
     def sign_ins(self) -> int:
-        """How many tokens were given out."""
-        return self._world.sign_ins
+        """Number of tokens that were issued."""
+        return self._state.sign_ins
 
     def service(
         self,
@@ -132,26 +135,26 @@ class AmigoSimulator(Server):
         voice: bool = True,
         recommended: Iterable[str] | None = None,
     ) -> str:
-        """Make a service, or change the one of that id for the turns to come; return its id.
+        """Create a service, or change the one with that id for its next turns; return its id.
 
-        `voice` is whether it can speak and listen; `recommended` what it suggests as the user's next message.
+        `voice` says whether it can speak and listen; `recommended` are its suggestions for the user's next message.
         """
         if not callable(script):
             steps_of(script, "", 1)
-        made = service_id or self._world.ids.object_id(self._clock.time())
-        service = self._world.services.setdefault(made, Service(made))
+        service_id = service_id or self._state.ids.object_id(self._clock.time())
+        service = self._state.services.setdefault(service_id, Service(service_id))
         service.script, service.voice = script, voice
         if recommended is not None:
             service.recommended = tuple(recommended)
-        return made
+        return service_id
 
     def transcribe(self, function: Callable[[bytes], str]) -> None:
-        """Say what is heard in a voice message from now on."""
-        self._world.transcribe = function
+        """Set the function that transcribes voice messages from now on."""
+        self._state.transcribe = function
 
     def expire_tokens(self) -> None:
-        """Refuse all tokens given out so far, as if their time had come."""
-        self._world.tokens.clear()
+        """Refuse all tokens issued so far, as if they had expired."""
+        self._state.tokens.clear()
 
     def refuse(
         self,
@@ -162,58 +165,58 @@ class AmigoSimulator(Server):
         times: int = 1,
         retry_after: int | str | None = None,
     ) -> None:
-        """Answer the next requests, or the next on that endpoint, with an error before anything is done about them."""
+        """Refuse the next requests, or the next to that endpoint, before the service acts on them."""
         headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         self._faults.plan(Fault("refuse", on, times, status, text, headers))
 
     def cut(self, *, on: Endpoint | None = None, times: int = 1, processed: bool = False) -> None:
-        """Cut the connection of the next requests without an answer; with `processed` after the work is done."""
+        """Cut the connection of the next requests without a response; with `processed` after the service has acted."""
         self._faults.plan(Fault("lose" if processed else "cut", on, times))
 
     def hang(self, *, on: Endpoint | None = None, times: int = 1) -> None:
-        """Never answer the next requests, and do nothing about them."""
+        """Never respond to the next requests, and do not act on them."""
         self._faults.plan(Fault("hang", on, times))
 
     def forgive(self) -> None:
-        """Forget the refusals, cuts and hangs that are still to come."""
+        """Cancel the faults that are still to come."""
         self._faults.planned.clear()
 
 
-class _House:
-    """Lets in whoever has a token, at the documented pace, unless a fault is planned."""
+class _AccessPolicy:
+    """Lets in requests with a token, within the documented limits, unless a fault is planned."""
 
-    def __init__(self, world: World, planned: Faults, clock: Clock) -> None:
-        self._world, self._faults, self._clock = world, planned, clock
+    def __init__(self, state: AmigoState, planned: Faults, clock: Clock) -> None:
+        self._state, self._faults, self._clock = state, planned, clock
 
-    async def handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         now, endpoint = self._clock.time(), request.match_info.route.name
-        is_lost = await self._faults.meet(endpoint, self._clock)
+        response_lost = await self._faults.apply(endpoint, self._clock)
         if endpoint is None:
             return await handler(request)
-        user = "" if endpoint == "sign_in" else self._world.user_of(bearer(request), now)
-        if request.match_info["organization"] != self._world.credentials.organization:
+        user = "" if endpoint == "sign_in" else self._state.user_of(bearer(request), now)
+        if request.match_info["organization"] != self._state.credentials.organization:
             raise RefusedError(403 if endpoint in _NEVER_MISSING else 404, "organization not found")
-        headers = self._world.limits.take(endpoint, user, now, self._world.quirks)
-        date = formatdate(now + self._world.quirks.clock_skew, usegmt=True)
-        executor.set(RequestExecutor(user, {**headers, hdrs.DATE: date}, is_lost))
+        headers = self._state.limits.take(endpoint, user, now, self._state.quirks)
+        date = formatdate(now + self._state.quirks.clock_skew, usegmt=True)
+        request_context.set(RequestContext(user, {**headers, hdrs.DATE: date}, response_lost))
         response = await handler(request)
-        if is_lost:
+        if response_lost:
             raise ConnectionResetError
         if not response.prepared:
             response.headers.update(headers)
         return response
 
-    def refusal(self, error: RefusedError) -> web.Response:
-        shape = self._world.quirks.error_body
-        if shape in {"detail", "message"}:
-            response = answer({shape: error.text}, error.status)
+    def error_response(self, error: RefusedError) -> web.Response:
+        form = self._state.quirks.error_body
+        if form in {"detail", "message"}:
+            response = json_response({form: error.text}, error.status)
         else:
-            response = web.Response(text=error.text if shape == "text" else "", status=error.status)
+            response = web.Response(text=error.text if form == "text" else "", status=error.status)
         response.headers.update(error.headers)
         return response
 
-    def meet(self, _fault: faults.Fault | None, _plan: faults.FaultPlan, /) -> float:
-        return self._world.quirks.clock_skew
+    def prepare(self, _fault: faults.Fault | None, _plan: faults.FaultPlan, /) -> float:
+        return self._state.quirks.clock_skew
 
 
 def _transcribe(audio: bytes) -> str:

@@ -1,15 +1,17 @@
-"""Sending a turn as newline-delimited JSON, in whatever pieces the quirks cut it."""
+"""Streams a turn as newline-delimited JSON, cut into pieces as the quirks say."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import math
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from attrs import field, frozen
 
-from nairi_async.testing.amigo.caller import executor
 from nairi_async.testing.clock import stalled
 
 if TYPE_CHECKING:
@@ -17,15 +19,31 @@ if TYPE_CHECKING:
 
     from nairi_async.clock import Clock
     from nairi_async.testing.amigo.quirks import AmigoQuirks
-    from nairi_async.testing.amigo.turn import Emission, Turn
-    from nairi_async.testing.amigo.world import Conversation
+    from nairi_async.testing.amigo.state import Conversation
+    from nairi_async.testing.amigo.timeline import Emission, Turn
 
-# Passes of the event loop after which what was written has been read by a client in the same loop.
+# Passes of the event loop after which a client in the same loop has read what was written.
 _PASSES = 2
 
 
+@frozen
+class RequestContext:
+    """What the access policy has found out about a request."""
+
+    user_id: str = ""
+    """The user who signed in; empty for the sign-in itself."""
+    headers: Mapping[str, str] = field(factory=dict)
+    """Headers that the response has to carry."""
+    response_lost: bool = False
+    """Whether the connection is to be cut in place of the response."""
+
+
+request_context: ContextVar[RequestContext] = ContextVar("request_context")
+"""The context of the request under way: each has a task, or comes after others in the task of its connection."""
+
+
 class _ClientGoneError(ConnectionResetError):
-    """The client has closed its connection; for the server that is no error of its own."""
+    """The client has closed its connection; for the server this is not an error."""
 
 
 async def send(
@@ -37,12 +55,13 @@ async def send(
     *,
     status: int,
 ) -> web.StreamResponse:
-    """Stream a turn as it happens; the connection counts as open until its last byte is sent."""
-    response = web.StreamResponse(status=status, headers=executor.get().headers)
+    """Stream a turn as it happens; the conversation is busy until the last byte is sent."""
+    context = request_context.get()
+    response = web.StreamResponse(status=status, headers=context.headers)
     response.content_type = "application/x-ndjson"
     conversation.streams += 1
     try:
-        if executor.get().is_lost:
+        if context.response_lost:
             raise ConnectionResetError
         await response.prepare(request)
         for at, emissions in itertools.groupby(turn.emissions, key=lambda one: one.at):
@@ -68,7 +87,7 @@ async def _until(at: float, clock: Clock) -> None:
 async def _emit(
     request: web.Request, response: web.StreamResponse, emissions: list[Emission], clock: Clock, quirks: AmigoQuirks
 ) -> bool:
-    """Send what is due at one moment; return whether the stream goes on."""
+    """Send what is due at one time; return whether the stream goes on."""
     for kind, run in itertools.groupby(emissions, key=lambda one: one.kind):
         if kind == "end":
             return False
@@ -92,7 +111,7 @@ async def _write(response: web.StreamResponse, data: bytes) -> None:
 
 
 def _pieces(lines: list[bytes], quirks: AmigoQuirks) -> Iterable[bytes]:
-    """Cut what is due; an empty piece would end the body."""
+    """Cut what is due into pieces, none of them empty: an empty piece would end the body."""
     chunks = quirks.chunks
     if chunks is None:
         return filter(None, lines)
@@ -108,6 +127,6 @@ def _equal(data: bytes, size: int) -> Iterator[bytes]:
 
 
 def _close(request: web.Request) -> None:
-    """Cut the connection once what was written has left."""
+    """Close the connection after what was written has been sent."""
     if request.transport is not None:
         request.transport.close()

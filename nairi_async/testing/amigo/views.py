@@ -1,4 +1,4 @@
-"""What a read shows: objects of the wire as the quirks of the day make them, and pages of them."""
+"""The JSON objects that reads return, with the quirks applied, and pages of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nairi_async.testing.ids import stamp
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from nairi_async.testing.amigo.turn import Entry
-    from nairi_async.testing.amigo.world import Conversation
+    from nairi_async.testing.amigo.state import Conversation
+    from nairi_async.testing.amigo.timeline import ScriptedMessage
 
 _POST_PROCESSINGS = ["generate-user-models", "extract-memories", "compute-metrics"]
 _VERSION = [f"{1:024x}", 1]
@@ -22,7 +22,7 @@ _VERSION = [f"{1:024x}", 1]
 
 @frozen(kw_only=True)
 class Page:
-    """Which part of a list is asked for, in which order."""
+    """Which part of a list is returned, and in which order."""
 
     limit: int
     token: int
@@ -31,17 +31,17 @@ class Page:
 
 @frozen
 class View:
-    """The world under its quirks."""
+    """Shows the state of the service as its quirks allow."""
 
     quirks: AmigoQuirks
 
     def conversation(self, conversation: Conversation, now: float) -> dict[str, Any]:
         """Return one conversation of the list."""
-        entries = conversation.entries(now)
+        messages = conversation.messages(now)
         ended = conversation.has_ended(now)
         analyzed = ended and not conversation.is_test
-        spoken = [entry.text for entry in entries if entry.type == "agent-message"]
-        return self.odd(
+        spoken = [one.text for one in messages if one.type == "agent-message"]
+        return self.extended(
             {
                 "id": conversation.id,
                 "user_id": conversation.user_id,
@@ -57,27 +57,27 @@ class View:
                     "service_hierarchical_state_machine_version_info": _VERSION,
                     "llm_model_preferences": {},
                 },
-                "num_messages": sum(entry.type != "agent-inner-thought" for entry in entries),
+                "num_messages": sum(one.type != "agent-inner-thought" for one in messages),
                 "tags": conversation.tags,
             }
         )
 
-    def message(self, entry: Entry) -> dict[str, Any]:
+    def message(self, message: ScriptedMessage) -> dict[str, Any]:
         """Return one message of the list."""
-        return self.odd(
+        return self.extended(
             {
-                "id": entry.id,
-                "interaction_id": entry.interaction_id,
-                "created_at": self.stamp(entry.created),
-                "sender": entry.sender,
-                "message": entry.text,
-                "format": entry.format,
-                "message_type": entry.type,
+                "id": message.id,
+                "interaction_id": message.interaction_id,
+                "created_at": self.stamp(message.created),
+                "sender": message.sender,
+                "message": message.text,
+                "format": message.format,
+                "message_type": message.type,
             }
         )
 
     def page(self, name: str, rows: Iterable[dict[str, Any]], page: Page) -> dict[str, Any]:
-        """Return a page of rows, which come oldest first; its token is the place where the next one begins."""
+        """Return a page of rows, given oldest first; its token is the offset of the next page."""
         ordered = list(rows)
         if self.quirks.order == "newest first":
             ordered.reverse()
@@ -85,7 +85,7 @@ class View:
             ordered.sort(key=_field(key[1:]), reverse=key.startswith("-"))
         end = page.token + page.limit
         has_more = end < len(ordered)
-        return self.odd(
+        return self.extended(
             {
                 name: ordered[page.token : end],
                 "has_more": has_more,
@@ -93,12 +93,12 @@ class View:
             }
         )
 
-    def odd(self, shown: dict[str, Any]) -> dict[str, Any]:
-        """Return an object of an answer, with fields that no document knows if such are wanted."""
+    def extended(self, shown: dict[str, Any]) -> dict[str, Any]:
+        """Return an object of a response, with undocumented fields if the quirks add them."""
         return {**shown, "x_unknown": {"nested": [1, None]}} if self.quirks.unknown_fields else shown
 
     def stamp(self, at: float) -> str:
-        """Return a time as the server's clock has it."""
+        """Return a time by the server's clock."""
         return stamp(at + self.quirks.clock_skew)
 
 

@@ -40,7 +40,7 @@ def lose(simulator: Simulator, *, which: Callable[[int], bool] = lambda _: True)
             raise ConnectionResetError
         return response
 
-    simulator.intercept_answer = answer
+    simulator.intercept_response = answer
 
 
 @asynccontextmanager
@@ -123,7 +123,7 @@ async def test_a_response_in_flight_is_awaited(nairi: NairiSession, echo: Simula
         if request.path.endswith("/messages"):
             polled.set()
 
-    echo.intercept, echo.intercept_answer = drop, answer
+    echo.intercept, echo.intercept_response = drop, answer
     first = asyncio.create_task(nairi.start("my-agent", "hello"))
     await accepted.wait()
     # The second prompt never arrives. Its search finds the turn of the first, which it must not take.
@@ -202,7 +202,7 @@ async def test_a_cancelled_prompt_is_found_by_the_next_step(nairi: NairiSession,
             await gone.wait()
         return response
 
-    echo.intercept_answer = hang
+    echo.intercept_response = hang
     watch = nairi.conversation("my-agent").send("one", on_unknown="reconcile")
     step = asyncio.ensure_future(anext(watch))
     await reached.wait()
@@ -253,7 +253,7 @@ async def test_without_times_a_new_conversation_is_not_taken(nairi: NairiSession
     assert [turn.job_id for turn in caught.value.candidates] == [echo.prompts[0].job_id]
     # Within a conversation, the order decides.
     job = echo.prompts[0].job_id
-    echo.intercept_answer = None
+    echo.intercept_response = None
     await nairi.reply(await nairi.continue_(job, "two"))
     lose(echo)
     assert (await nairi.continue_(job, "two", on_unknown="reconcile")).message_id == echo.prompts[2].message_id

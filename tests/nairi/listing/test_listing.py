@@ -23,7 +23,7 @@ from nairi_async import (
 from nairi_async._nairi.listing.listing import JOB_STATUSES
 from nairi_async._nairi.listing.paging import SORTS, Page, Paging
 from nairi_async.testing import Quirks, Simulator, VirtualClock
-from nairi_async.testing.answers import answer
+from nairi_async.testing.json_bodies import json_response
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -230,7 +230,7 @@ async def test_a_step_that_was_cancelled_or_failed_is_taken_again(simulator: Sim
         await step
 
     async def fail(request: web.Request) -> web.StreamResponse:
-        return answer({"error": "no"}, 501)
+        return json_response({"error": "no"}, 501)
 
     simulator.intercept = fail
     with pytest.raises(ServerError):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nairi_async import Checkpoint, ConversationSummary, InvalidArgumentError, NairiSession, ServerError
 from nairi_async._nairi.listing.checkpoint import OVERLAP
 from nairi_async.testing import Quirks, Simulator, VirtualClock
-from nairi_async.testing.answers import answer
+from nairi_async.testing.json_bodies import json_response
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -48,7 +48,7 @@ class Service:
         printed = [
             {"id": job, "status": "active", "updated_at": time.isoformat(timespec="milliseconds")} for time, job in page
         ]
-        return answer({"conversations": printed})
+        return json_response({"conversations": printed})
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ async def test_a_failed_page_is_read_again(nairi: NairiSession, simulator: Simul
     got = [(await anext(sync)).id for _ in range(100)]
 
     async def fail(request: web.Request) -> web.StreamResponse:
-        return answer({"error": "no"}, 501)
+        return json_response({"error": "no"}, 501)
 
     simulator.intercept = fail
     with pytest.raises(ServerError):
@@ -244,7 +244,7 @@ async def test_rows_without_a_time_come_each_time(nairi: NairiSession, simulator
     """What cannot be placed in time is handed over rather than lost, and does not move the checkpoint."""
 
     async def timeless(request: web.Request) -> web.StreamResponse:
-        return answer({"conversations": [{"id": "a", "status": "active"}]})
+        return json_response({"conversations": [{"id": "a", "status": "active"}]})
 
     simulator.intercept = timeless
     got, checkpoint = await ids(nairi, None)

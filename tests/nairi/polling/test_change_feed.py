@@ -232,7 +232,7 @@ async def asked(
     async with Simulator(clock=clock, quirks=quirks) as simulator:
         simulator.agent("my-agent", lambda _prompt, _turn: script(rng))  # type: ignore[operator]
         simulator.intercept = intercept  # type: ignore[assignment]
-        simulator.intercept_answer = None if rewrite is None else partial(rewritten, rewrite)
+        simulator.intercept_response = None if rewrite is None else partial(rewritten, rewrite)
         async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
             prompts = (str(number) for number in range(many * rounds))
             replies = [outcome async for outcome in nairi.ask_many("my-agent", prompts, limit=many)]

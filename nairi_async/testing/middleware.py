@@ -1,4 +1,4 @@
-"""What every request passes: the record, the hooks for faults, the key, and one shape for all errors."""
+"""The middleware of the simulated services: record, faults, hooks, access, and one shape for all errors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from aiohttp import hdrs, web
 from attrs import define, field, frozen
 
-from nairi_async.testing.fault_responses import Spoiling
+from nairi_async.testing.fault_responses import FaultyResponse
 from nairi_async.testing.faults import Fault, FaultKind, FaultPlan, Faults
-from nairi_async.testing.refused import RefusedError
+from nairi_async.testing.json_bodies import RefusedError
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from nairi_async.clock import Clock
 
 Intercept: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
-InterceptAnswer: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[web.StreamResponse | None]]
+InterceptResponse: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[web.StreamResponse | None]]
 
-_KEPT_HEADERS = (hdrs.ALLOW,)
+_COPIED_HEADERS = (hdrs.ALLOW,)
 
 
 @frozen
-class Seen:
-    """A request that reached the simulator, with what it got."""
+class RecordedRequest:
+    """A request that reached the simulator, with its response."""
 
     method: str
     """HTTP method."""
     path: str
     """As it was sent, percent-encoding included, without the query."""
     status: int
-    """HTTP status; 0 if the connection was cut instead of answered."""
+    """HTTP status of the response; 0 if the connection was cut instead."""
     at: float
     """When it arrived, in seconds since the epoch on the simulator's clock."""
     request_bytes: int
@@ -43,60 +43,60 @@ class Seen:
     query: str = ""
     """As it was sent, without the question mark."""
     fault: FaultKind | None = None
-    """What the simulator's `FaultPlan` made go wrong with it."""
+    """The fault that the simulator's `FaultPlan` drew for it."""
 
 
-class House(Protocol):
-    """What stands behind a gate and decides who is let in, and how a no is worded."""
+class AccessPolicy(Protocol):
+    """Decides which requests a service lets in, and the form of its errors."""
 
-    async def handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer a request that may come in; refuse others."""
+    async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Return the handler's response to a request that is let in; refuse others."""
         ...
 
-    def refusal(self, error: RefusedError) -> web.Response:
-        """The answer that says no."""
+    def error_response(self, error: RefusedError) -> web.Response:
+        """Return the response for an error."""
         ...
 
-    def meet(self, fault: Fault | None, plan: FaultPlan, /) -> float:
-        """Be ready for a request with which this goes wrong; returns seconds that `Date` is ahead of the clock."""
+    def prepare(self, fault: Fault | None, plan: FaultPlan, /) -> float:
+        """Set up the request under way for its fault; return the seconds by which its `Date` is ahead of the clock."""
         ...
 
 
 @define
-class Gate:
-    """The middleware in front of all handlers."""
+class Middleware:
+    """Stands in front of all handlers."""
 
-    house: House
+    access: AccessPolicy
     clock: Clock
-    requests: list[Seen] = field(factory=list)
+    requests: list[RecordedRequest] = field(factory=list)
     faults: Faults = field(factory=lambda: Faults(FaultPlan()))
     intercept: Intercept | None = None
-    intercept_answer: InterceptAnswer | None = None
+    intercept_response: InterceptResponse | None = None
 
     @web.middleware
-    async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer a request, and record it."""
+    async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Return the response to a request, and record both."""
         at = self.clock.time()
         response: web.StreamResponse | None = None
         fault = self.faults.next(request.method, request.rel_url.raw_path)
         try:
-            answered = response = await self._spoilt(fault, request, handler)
+            returned = response = await self._respond(fault, request, handler)
         except ConnectionResetError:
             return _cut(request)
         finally:
-            self.requests.append(_seen(request, response, at, fault))
-        return answered
+            self.requests.append(_record(request, response, at, fault))
+        return returned
 
-    async def _spoilt(self, fault: Fault | None, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _respond(self, fault: Fault | None, request: web.Request, handler: Handler) -> web.StreamResponse:
         plan = self.faults.plan
-        skew = self.house.meet(fault, plan)
+        skew = self.access.prepare(fault, plan)
 
-        async def work() -> web.StreamResponse:
+        async def respond() -> web.StreamResponse:
             return self._dated(await self._hooked(request, handler), skew)
 
         if fault is None:
-            return await work()
-        return self._dated(await Spoiling(fault, plan, self.clock, skew).answer(request, work), skew)
+            return await respond()
+        return self._dated(await FaultyResponse(fault, plan, self.clock, skew).respond(request, respond), skew)
 
     def _dated(self, response: web.StreamResponse, skew: float) -> web.StreamResponse:
         if not response.prepared:
@@ -108,21 +108,21 @@ class Gate:
         if early is not None:
             return early
         response = await self._handled(request, handler)
-        changed = await self.intercept_answer(request, response) if self.intercept_answer else None
+        changed = await self.intercept_response(request, response) if self.intercept_response else None
         return response if changed is None else changed
 
     async def _handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            return await self.house.handled(request, handler)
+            return await self.access.handle(request, handler)
         except RefusedError as error:
-            return self.house.refusal(error)
+            return self.access.error_response(error)
         except web.RequestPayloadError:
-            response = self.house.refusal(RefusedError(400, "invalid request body"))
+            response = self.access.error_response(RefusedError(400, "invalid request body"))
             response.force_close()
             return response
         except web.HTTPException as error:
-            kept = {str(name): error.headers[name] for name in _KEPT_HEADERS if name in error.headers}
-            return self.house.refusal(RefusedError(error.status, error.reason.lower(), kept))
+            copied = {str(name): error.headers[name] for name in _COPIED_HEADERS if name in error.headers}
+            return self.access.error_response(RefusedError(error.status, error.reason.lower(), copied))
 
 
 def bearer(request: web.Request) -> str:
@@ -132,15 +132,17 @@ def bearer(request: web.Request) -> str:
 
 
 def _cut(request: web.Request) -> web.Response:
-    """Cut the connection; the answer that the server goes on to write reaches nobody."""
+    """Cut the connection; the response, which aiohttp demands of a handler, is written to a closed transport."""
     if request.transport is not None and not request.transport.is_closing():
         request.transport.abort()
     return web.Response()
 
 
-def _seen(request: web.Request, response: web.StreamResponse | None, at: float, fault: Fault | None) -> Seen:
+def _record(
+    request: web.Request, response: web.StreamResponse | None, at: float, fault: Fault | None
+) -> RecordedRequest:
     body = response.body if isinstance(response, web.Response) else None
-    return Seen(
+    return RecordedRequest(
         request.method,
         request.rel_url.raw_path,
         response.status if response else 0,

@@ -1,24 +1,35 @@
-"""JSON in and out: reading and checking requests, writing answers."""
+"""JSON bodies of the simulated services: requests are read and checked, responses and errors are written."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from nairi_async.testing.refused import RefusedError
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
-def answer(payload: object, status: int = 200) -> web.Response:
-    """Return a JSON answer; text stays UTF-8, as the service's own encoder leaves it."""
+class RefusedError(Exception):
+    """A simulated service refuses a request: HTTP status, text of the error, and headers that go with it."""
+
+    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, text)
+        self.status = status
+        self.text = text
+        self.headers = dict(headers or {})
+
+
+def json_response(payload: object, status: int = 200) -> web.Response:
+    """Return a JSON response; text stays UTF-8 and is not escaped."""
     text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
     return web.Response(body=text.encode("utf-8", "replace"), status=status, content_type="application/json")
 
 
-def refusal(error: RefusedError) -> web.Response:
-    """Return an error in the one shape that the service has."""
-    response = answer({"error": error.text}, error.status)
+def error_response(error: RefusedError) -> web.Response:
+    """Return a response of the shape that all errors of the service have."""
+    response = json_response({"error": error.text}, error.status)
     response.headers.update(error.headers)
     return response
 

@@ -1,4 +1,4 @@
-"""From a script to a stream: what a turn sends when, and which messages it leaves once it is saved."""
+"""Turns a script into a stream: what a turn sends when, and which messages are saved."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Kind: TypeAlias = Literal["user-message", "external-event", "skip"]
 MessageType: TypeAlias = Literal["user-message", "agent-message", "agent-inner-thought", "external-event"]
 MakeId: TypeAlias = Callable[[float], str]
 
-# A spoken character lasts that long, in as many samples of 16 bits; what is said is silence.
+# A spoken character lasts that long, in as many samples of 16 bits; what is message is silence.
 _MILLISECONDS = 50
 _SAMPLES = 16
 
@@ -35,8 +35,8 @@ _SENDERS: Mapping[MessageType, str] = {
 
 
 @frozen
-class AmigoAsked:
-    """A turn that was accepted and thus runs, once."""
+class RecordedInteraction:
+    """A turn that the service accepted, and so ran."""
 
     conversation_id: str
     """The conversation."""
@@ -45,26 +45,26 @@ class AmigoAsked:
     service_id: str
     """The service."""
     user_id: str
-    """Who said it."""
+    """The user."""
     kind: Kind | None
-    """What began the turn; `None` where the agent speaks first."""
+    """Kind of the message that began the turn; `None` where the agent speaks first."""
     message: str
     """The text, or the transcript of a voice message; empty where the agent speaks first or goes on."""
     at: float
     """When it was accepted, in seconds since the epoch."""
     events: tuple[tuple[str, datetime], ...] = ()
-    """External events that were sent along, each with its time."""
+    """External events sent with the message, each with its time."""
     audio: bytes | None = None
     """The bytes of a voice message."""
     response_format: Format = "text"
-    """The form of the reply that was asked for."""
+    """The requested format of the reply."""
     actions: str = "^.*$"
-    """The regular expression on the types of the actions that are sent."""
+    """The regular expression that selects the types of the actions to send."""
 
 
 @frozen
-class Entry:
-    """A message of the list."""
+class ScriptedMessage:
+    """A saved message."""
 
     id: str
     interaction_id: str
@@ -77,13 +77,13 @@ class Entry:
 
     @property
     def sender(self) -> str:
-        """The name that is shown for it."""
+        """The displayed name of its author."""
         return _SENDERS[self.type]
 
 
 @frozen
 class Emission:
-    """Something that happens to a stream at a moment (seconds since the epoch; never: `math.inf`)."""
+    """Something that happens to a stream at a time (seconds since the epoch; `math.inf` is never)."""
 
     at: float
     kind: Literal["line", "cut", "end", "hang"]
@@ -92,38 +92,38 @@ class Emission:
 
 @define(eq=False)
 class Turn:
-    """One interaction: its stream, and what is kept of it from `completed_at` on (never: `math.inf`)."""
+    """One interaction: its stream, and the messages that are saved at `completed_at` (`math.inf` is never)."""
 
-    asked: AmigoAsked
+    interaction: RecordedInteraction
     emissions: tuple[Emission, ...]
-    entries: tuple[Entry, ...]
+    messages: tuple[ScriptedMessage, ...]
     reflections: tuple[str, ...]
     completed_at: float
     ended_at: float
-    """When the service is done with it."""
+    """When the service has finished processing it."""
     ends: bool
     """Whether the conversation ends with it."""
     is_processed: bool
-    """Whether nothing failed after it was saved."""
+    """Whether the post-processing succeeded."""
 
     def void(self, now: float) -> None:
-        """Stop it; what was not saved by now never is."""
+        """Stop the turn; it is not saved unless it was before."""
         if self.completed_at > now:
             self.completed_at = math.inf
         self.ended_at = min(self.ended_at, now)
 
 
 @define
-class _Stage:
-    """Plays the steps of one turn; `at` is the moment the play has come to."""
+class _ScriptPlayer:
+    """Plays the steps of one turn; `at` is the time of the step that it plays."""
 
-    asked: AmigoAsked
+    interaction: RecordedInteraction
     quirks: AmigoQuirks
     make_id: MakeId
-    wanted: Callable[[str], bool]
+    includes: Callable[[str], bool]
     at: float
     emissions: list[Emission] = field(factory=list)
-    entries: list[Entry] = field(factory=list)
+    messages: list[ScriptedMessage] = field(factory=list)
     thoughts: list[str] = field(factory=list)
     spoken: dict[str, list[str]] = field(factory=dict)
     spoken_at: dict[str, float] = field(factory=dict)
@@ -135,8 +135,8 @@ class _Stage:
 
     def event(self, event_type: str, **fields: object) -> None:
         """Send an event."""
-        odd = {"x_unknown": {"nested": [1, None]}} if self.quirks.unknown_fields else {}
-        self._line(_json({"type": event_type, **fields, **odd}))
+        extra = {"x_unknown": {"nested": [1, None]}} if self.quirks.unknown_fields else {}
+        self._line(_json({"type": event_type, **fields, **extra}))
 
     def play(self, step: ScriptStep) -> None:
         self.at += step.after
@@ -145,9 +145,9 @@ class _Stage:
                 self._speak(step)
             case Think():
                 self.thoughts.append(step.text)
-                self._keep(step.text, "agent-inner-thought", self.at)
+                self._save(step.text, "agent-inner-thought", self.at)
             case Action():
-                if self.wanted(step.type):
+                if self.includes(step.type):
                     self.event("current-agent-action", action={"type": step.type, **step.fields})
             case Line():
                 content = step.content
@@ -163,29 +163,29 @@ class _Stage:
                 self.emissions.append(Emission(self.at, "hang"))
                 self.at = math.inf
             case _:
-                raise TypeError(f"{type(step).__name__} is no step that can be played")
+                raise TypeError(f"{type(step).__name__} cannot be played: use the steps of nairi_async.testing.amigo")
 
     def begin(self, conversation_created: str | None, user_audio_type: str | None) -> None:
-        """Send what comes before all steps, and keep what the user sent."""
-        asked = self.asked
+        """Send the events before the first step, and save what the user sent."""
+        interaction = self.interaction
         if conversation_created is not None:
             self.event("conversation-created", conversation_id=conversation_created)
-        for content, moment in asked.events:
-            self._keep(content, "external-event", moment.timestamp())
-        if asked.kind in {"user-message", "external-event"}:
-            form: Format = "text" if asked.audio is None else "voice"
-            message_type: MessageType = "user-message" if asked.kind == "user-message" else "external-event"
-            message_id = self._keep(asked.message, message_type, self.at, form, user_audio_type)
+        for content, at in interaction.events:
+            self._save(content, "external-event", at.timestamp())
+        if interaction.kind in {"user-message", "external-event"}:
+            form: Format = "text" if interaction.audio is None else "voice"
+            message_type: MessageType = "user-message" if interaction.kind == "user-message" else "external-event"
+            message_id = self._save(interaction.message, message_type, self.at, form, user_audio_type)
             if conversation_created is None or self.quirks.user_message_in_create:
-                self.event("user-message-available", message_id=message_id, user_message=asked.message)
+                self.event("user-message-available", message_id=message_id, user_message=interaction.message)
 
     def finish(self) -> Turn:
         """Return the whole turn."""
         self.ended_at = self.at
         return Turn(
-            self.asked,
+            self.interaction,
             self._framed(),
-            tuple(self.entries),
+            tuple(self.messages),
             tuple(self.thoughts),
             self.completed_at,
             self.ended_at,
@@ -205,11 +205,13 @@ class _Stage:
     def _line(self, data: bytes) -> None:
         self.emissions.append(Emission(self.at, "line", data))
 
-    def _keep(
+    def _save(
         self, text: str, message_type: MessageType, at: float, form: Format = "text", audio_type: str | None = None
     ) -> str:
         message_id = self.make_id(at)
-        self.entries.append(Entry(message_id, self.asked.interaction_id, at, text, message_type, form, audio_type))
+        self.messages.append(
+            ScriptedMessage(message_id, self.interaction.interaction_id, at, text, message_type, form, audio_type)
+        )
         return message_id
 
     def _speak(self, step: Speak) -> None:
@@ -217,17 +219,17 @@ class _Stage:
             message_id = self.make_id(self.at)
             self.spoken[message_id], self.spoken_at[message_id] = [], self.at
         message_id = list(self.spoken)[-1]
-        said = self.spoken[message_id]
+        pieces = self.spoken[message_id]
         for number, piece in enumerate(step.split()):
             self.at += step.every if number else 0.0
-            said.append(piece)
+            pieces.append(piece)
             self.pieces_left -= 1
-            self._piece(piece, message_id, len(said) - 1)
+            self._piece(piece, message_id, len(pieces) - 1)
 
     def _piece(self, piece: str, message_id: str, number: int) -> None:
         message: str = piece
         alignment: list[list[object]] | None = None
-        if self.asked.response_format == "voice":
+        if self.interaction.response_format == "voice":
             begun = sum(map(len, self.spoken[message_id])) - len(piece)
             alignment = [[_MILLISECONDS * (begun + place), character] for place, character in enumerate(piece)]
             message = base64.b64encode(bytes(2 * _SAMPLES * len(piece))).decode()
@@ -240,47 +242,49 @@ class _Stage:
 
     def _complete(self, step: Complete) -> None:
         self.completed_at, self.ends = self.at, step.ends
-        for message_id, said in self.spoken.items():
-            at, audio = self.spoken_at[message_id], self.asked.response_format == "voice"
+        for message_id, pieces in self.spoken.items():
+            at, audio = self.spoken_at[message_id], self.interaction.response_format == "voice"
             form: Format = "voice" if audio else "text"
-            entry = Entry(
-                message_id, self.asked.interaction_id, at, "".join(said), "agent-message", form,
+            saved = ScriptedMessage(
+                message_id, self.interaction.interaction_id, at, "".join(pieces), "agent-message", form,
                 "audio/wav" if audio else None,
             )  # fmt: skip
-            self.entries.append(entry)
+            self.messages.append(saved)
         if self.quirks.events == "example":
             self.event("interaction-complete")
             return
-        full = "".join(piece for said in self.spoken.values() for piece in said) if step.text is None else step.text
+        full = (
+            "".join(piece for message in self.spoken.values() for piece in message) if step.text is None else step.text
+        )
         self.event(
             "interaction-complete",
             message_id=list(self.spoken)[-1] if self.spoken else self.make_id(self.at),
-            interaction_id=self.asked.interaction_id,
+            interaction_id=self.interaction.interaction_id,
             full_message=full,
             conversation_completed=step.ends,
         )
 
 
-def perform(
+def play_script(
     steps: tuple[ScriptStep, ...],
-    asked: AmigoAsked,
+    interaction: RecordedInteraction,
     quirks: AmigoQuirks,
     *,
     make_id: MakeId,
-    wanted: Callable[[str], bool],
+    includes: Callable[[str], bool],
     created: bool,
     audio_type: str | None = None,
 ) -> Turn:
-    """Play the steps of a turn that begins when it was asked; `created` is whether it makes the conversation."""
-    stage = _Stage(asked, quirks, make_id, wanted, asked.at)
-    stage.pieces_left = sum(len(step.split()) for step in steps if isinstance(step, Speak))
-    stage.begin(asked.conversation_id if created else None, audio_type)
+    """Play the steps of a turn from its interaction on; `created` means that it creates the conversation."""
+    player = _ScriptPlayer(interaction, quirks, make_id, includes, interaction.at)
+    player.pieces_left = sum(len(step.split()) for step in steps if isinstance(step, Speak))
+    player.begin(interaction.conversation_id if created else None, audio_type)
     for step in steps:
-        stage.play(step)
-    return stage.finish()
+        player.play(step)
+    return player.finish()
 
 
 def _json(content: Mapping[str, object] | str) -> bytes:
-    """Text stays as it is; an object becomes JSON that keeps every character of its strings raw."""
+    """Encode an object as JSON without escaping its characters; text stays as it is."""
     text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "surrogatepass")

@@ -1,4 +1,4 @@
-"""What requests say, checked as the OpenAPI document has it: whatever does not fit is a 422."""
+"""Checks requests against https://api.amigo.ai/v1/openapi.json; a request that does not fit is a 422."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from aiohttp import BodyPartReader, hdrs
 from aiohttp.http_exceptions import HttpProcessingError
 
-from nairi_async.testing.amigo.world import UserMessage
-from nairi_async.testing.refused import RefusedError
+from nairi_async.testing.amigo.state import UserMessage
+from nairi_async.testing.json_bodies import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -35,7 +35,7 @@ _CONTENT, _TIMESTAMPS = "external_event_message_content", "external_event_messag
 
 
 def invalid(text: str) -> NoReturn:
-    """Refuse a request that does not fit the document."""
+    """Refuse a request that the document does not allow."""
     raise RefusedError(422, text)
 
 
@@ -51,21 +51,21 @@ def checked_id(value: object, name: str) -> str:
     return value
 
 
-class Query:
-    """The query of a request: each parameter once, unless it may be repeated."""
+class QueryParameters:
+    """The query of a request; a parameter occurs once unless it may be repeated."""
 
     def __init__(self, given: MultiMapping[str]) -> None:
         self._given = given
 
     def one(self, name: str, default: str | None = None) -> str:
-        """Return a value, required if there is no default."""
+        """Return a value; it is required if there is no default."""
         values = self._given.getall(name, [] if default is None else [default])
         if len(values) != 1:
             invalid(f"{name} is {'given more than once' if values else 'required'}")
         return values[0]
 
     def choice(self, name: str, allowed: Collection[str], default: str | None = None) -> str:
-        """Return a value that is one of some."""
+        """Return a value that is one of `allowed`."""
         value = self.one(name, default)
         if value not in allowed:
             invalid(f"{name} must be one of {', '.join(allowed)}")
@@ -86,16 +86,16 @@ class Query:
         return number
 
     def ids(self, name: str, *, unique: bool = True) -> frozenset[str]:
-        """Return repeated ids; none given is all."""
+        """Return repeated ids; empty means all."""
         values = [checked_id(value, name) for value in self._given.getall(name, [])]
         return self._set(name, values, unique=unique)
 
     def texts(self, name: str, *, unique: bool = True) -> frozenset[str]:
-        """Return repeated texts; none given is all."""
+        """Return repeated texts; empty means all."""
         return self._set(name, self._given.getall(name, []), unique=unique)
 
     def choices(self, name: str, allowed: Collection[str], *, unique: bool) -> list[str]:
-        """Return repeated values of some, in their order."""
+        """Return repeated values that are all in `allowed`, in their order."""
         values = self._given.getall(name, [])
         if not set(values) <= set(allowed):
             invalid(f"{name} must be of {', '.join(allowed)}")
@@ -108,7 +108,7 @@ class Query:
         try:
             re.compile(value)
         except re.error:
-            invalid(f"{name} is no regular expression")
+            invalid(f"{name} is not a regular expression")
         return value
 
     def _set(self, name: str, values: list[str], *, unique: bool) -> frozenset[str]:
@@ -132,7 +132,7 @@ async def read_object(request: web.Request, *, required: bool = True) -> dict[st
 
 
 def text(body: Mapping[str, Any], name: str, default: str | None = None, *, shortest: int = 1) -> str:
-    """Return a string, required if there is no default."""
+    """Return a string; it is required if there is no default."""
     value = body.get(name, default)
     if not isinstance(value, str) or len(value) < shortest:
         invalid(f"{name} must be a string of at least {shortest} characters")
@@ -158,7 +158,7 @@ def texts(body: Mapping[str, Any], name: str, *, fewest: int = 0, unique: bool =
 
 
 def tags(body: Mapping[str, Any], name: str, *, only_words: bool) -> dict[str, str | None]:
-    """Return tags; with `only_words` their values hold nothing but word characters and white space."""
+    """Return tags; with `only_words` their values consist of word characters and white space."""
     given = body.get(name, {})
     if not isinstance(given, dict) or len(given) > _MOST_TAGS:
         invalid(f"{name} must be an object of at most {_MOST_TAGS} entries")
@@ -170,8 +170,8 @@ def tags(body: Mapping[str, Any], name: str, *, only_words: bool) -> dict[str, s
     return given
 
 
-def first_words(body: Mapping[str, Any], query: Query) -> UserMessage:
-    """Return what a new conversation begins with."""
+def message_of_create(body: Mapping[str, Any], query: QueryParameters) -> UserMessage:
+    """Return the message that creates a conversation."""
     form: Any = query.choice("response_format", FORMATS)
     actions = query.pattern("current_agent_action_type")
     message, kind = body.get("initial_message"), body.get("initial_message_type")
@@ -184,10 +184,10 @@ def first_words(body: Mapping[str, Any], query: Query) -> UserMessage:
     return UserMessage(kind, message.strip(), response_format=form, actions=actions)
 
 
-async def next_words(request: web.Request, query: Query) -> UserMessage:
-    """Return what goes on with a conversation: the multipart form of the interact call."""
-    asked_in = query.choice("request_format", FORMATS)
-    answered_in: Any = query.choice("response_format", FORMATS)
+async def message_of_interact(request: web.Request, query: QueryParameters) -> UserMessage:
+    """Return the message that continues a conversation, from the multipart form of the interact call."""
+    request_format = query.choice("request_format", FORMATS)
+    response_format: Any = query.choice("response_format", FORMATS)
     config = _audio_config(query)
     actions = query.pattern("current_agent_action_type")
     parts = await _parts(request)
@@ -197,21 +197,21 @@ async def next_words(request: web.Request, query: Query) -> UserMessage:
     if kind == "skip":
         if raw or events:
             invalid("a skip has no message and no events")
-        return UserMessage("skip", response_format=answered_in, actions=actions)
+        return UserMessage("skip", response_format=response_format, actions=actions)
     if kind not in {"user-message", "external-event"}:
         invalid("initial_message_type must be one of user-message, external-event, skip")
     if not raw:
         raise RefusedError(400, "the message is empty")
-    if asked_in == "text":
-        return UserMessage(kind, _text(raw), events=events, response_format=answered_in, actions=actions)
+    if request_format == "text":
+        return UserMessage(kind, _text(raw), events=events, response_format=response_format, actions=actions)
     if config is None:
         invalid("request_audio_config is required for a voice message")
     if _AUDIO.get(content_type) != config:
         raise RefusedError(415, f"the audio format {content_type} is not supported")
-    return UserMessage(kind, "", raw, content_type, events, answered_in, actions)
+    return UserMessage(kind, "", raw, content_type, events, response_format, actions)
 
 
-def _audio_config(query: Query) -> str | None:
+def _audio_config(query: QueryParameters) -> str | None:
     raw = query.one("request_audio_config", "")
     if not raw:
         return None
@@ -232,7 +232,7 @@ _PCM = ("frame_rate", "n_channels", "sample_width")
 
 
 async def _parts(request: web.Request) -> dict[str, list[tuple[bytes, str]]]:
-    """Return the parts of the form with bytes and content type; the ones that are not repeated are there once."""
+    """Return bytes and content type of the parts by name; check that parts which are not repeated occur once."""
     if not _FORM.fullmatch(request.headers.get(hdrs.CONTENT_TYPE, "")):
         invalid("the Content-Type must be multipart/form-data with a boundary")
     parts: dict[str, list[tuple[bytes, str]]] = {}
@@ -245,25 +245,25 @@ async def _parts(request: web.Request) -> dict[str, list[tuple[bytes, str]]]:
         invalid("the multipart form is broken")
     for name in _SINGLE:
         if len(parts.get(name, ())) != 1:
-            invalid(f"{name} must be there once")
+            invalid(f"{name} must occur once")
     return parts
 
 
 def _events(parts: Mapping[str, list[tuple[bytes, str]]]) -> tuple[tuple[str, datetime], ...]:
     contents = [_text(raw) for raw, _ in parts.get(_CONTENT, ())]
-    times = [_moment(_text(raw)) for raw, _ in parts.get(_TIMESTAMPS, ())]
+    times = [_time(_text(raw)) for raw, _ in parts.get(_TIMESTAMPS, ())]
     if len(contents) != len(times) or not all(contents):
         invalid("every external event has a content and a timestamp")
     return tuple(zip(contents, times, strict=True))
 
 
-def _moment(given: str) -> datetime:
-    """Return the time; one without an offset is in UTC."""
+def _time(given: str) -> datetime:
+    """Return the time, in UTC if it has no offset."""
     try:
-        moment = datetime.fromisoformat(given.upper() if _TIMESTAMP.fullmatch(given) else "")
+        at = datetime.fromisoformat(given.upper() if _TIMESTAMP.fullmatch(given) else "")
     except ValueError:
         invalid(f"{_TIMESTAMPS} must be ISO 8601 date-times")
-    return moment if moment.tzinfo else datetime.fromisoformat(f"{moment.isoformat()}+00:00")
+    return at if at.tzinfo else datetime.fromisoformat(f"{at.isoformat()}+00:00")
 
 
 def _text(raw: bytes) -> str:

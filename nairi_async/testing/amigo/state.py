@@ -1,7 +1,7 @@
-"""The simulated Amigo as a pure function of time: users, services and conversations.
+"""The state of the simulated Amigo, as a pure function of time: users, services and conversations.
 
-A message decides at once, from the service's script, what will be sent and kept when; a read shows what is kept at
-the time it is given. Every `now` is in seconds since the epoch.
+A message fixes at once, from the service's script, what is sent and saved when. A read shows what is saved by its
+`now`. Every `now` is in seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from attrs import define, field, frozen
 
 from nairi_async.testing.amigo.limits import Limits
 from nairi_async.testing.amigo.script import Script, default_script, steps_of
-from nairi_async.testing.amigo.turn import AmigoAsked, Entry, Format, Kind, Turn, perform
-from nairi_async.testing.refused import RefusedError
+from nairi_async.testing.amigo.timeline import Format, Kind, RecordedInteraction, ScriptedMessage, Turn, play_script
+from nairi_async.testing.json_bodies import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ _MOST_TAGS = 20
 
 @define
 class Credentials:
-    """Who may sign in, and with what."""
+    """The users who may sign in, and the key for it."""
 
     organization: str
     api_key: str
@@ -41,7 +41,7 @@ class Credentials:
 
 @define
 class Service:
-    """What answers the conversations of one service."""
+    """A service, and the script of its conversations."""
 
     id: str
     script: Script = default_script
@@ -52,7 +52,7 @@ class Service:
 
 @frozen
 class UserMessage:
-    """What a client says in a turn, checked."""
+    """A checked message of a client."""
 
     kind: Kind | None = None
     message: str = ""
@@ -76,30 +76,30 @@ class Conversation:
     tags: dict[str, str | None] = field(factory=dict)
     turns: list[Turn] = field(factory=list)
     streams: int = 0
-    """Connections of its calls that are still open."""
+    """Number of its streams that are still open."""
     finished_at: float = math.inf
 
     def saved(self, now: float) -> list[Turn]:
-        """Return the turns that are kept, in order."""
+        """Return the saved turns, in order."""
         return [turn for turn in self.turns if turn.completed_at <= now]
 
-    def entries(self, now: float) -> list[Entry]:
+    def messages(self, now: float) -> list[ScriptedMessage]:
         """Return the messages, oldest first."""
-        found = [entry for turn in self.saved(now) for entry in turn.entries]
-        return sorted(found, key=lambda entry: entry.created)
+        found = [message for turn in self.saved(now) for message in turn.messages]
+        return sorted(found, key=lambda message: message.created)
 
     def is_busy(self, now: float) -> bool:
-        """Whether a call of it still runs."""
+        """Return whether one of its turns still runs."""
         return self.streams > 0 or any(turn.ended_at > now for turn in self.turns)
 
     def has_ended(self, now: float) -> bool:
-        """Whether it was finished, or ended itself with nothing left to do."""
+        """Return whether it was finished, or ended itself and is fully processed."""
         return self.finished_at <= now or any(turn.ends and turn.is_processed for turn in self.saved(now))
 
 
 @define
-class World:
-    """All that the organisation has."""
+class AmigoState:
+    """The services, users and conversations of an organisation."""
 
     quirks: AmigoQuirks
     ids: IdMaker
@@ -109,14 +109,14 @@ class World:
     conversations: dict[str, Conversation] = field(factory=dict)
     limits: Limits = field(factory=Limits)
     tokens: dict[str, tuple[str, float]] = field(factory=dict)
-    """For each token its user, and when it expires."""
+    """User and expiry of each token."""
     sign_ins: int = 0
-    asked: list[AmigoAsked] = field(factory=list)
+    asked: list[RecordedInteraction] = field(factory=list)
 
     def sign_in(self, key: str, key_id: str, user: str, now: float) -> tuple[str, float]:
-        """Return a token, and when it expires; refuse a wrong key with 401."""
-        known = self.credentials
-        if (key, key_id) != (known.api_key, known.api_key_id) or user not in known.users:
+        """Return a token and its expiry; refuse a wrong key with 401."""
+        expected = self.credentials
+        if (key, key_id) != (expected.api_key, expected.api_key_id) or user not in expected.users:
             raise RefusedError(401, "invalid API key or user")
         self.sign_ins += 1
         expires = now + self.quirks.token_lifetime
@@ -127,7 +127,7 @@ class World:
         return token, expires
 
     def user_of(self, token: str, now: float) -> str:
-        """Return whose token it is; refuse one that is unknown or has expired with 401."""
+        """Return the user of a token; refuse an unknown or expired one with 401."""
         user, expires = self.tokens.get(token, ("", -math.inf))
         if now >= expires:
             raise RefusedError(401, "the token is missing, wrong or expired")
@@ -141,7 +141,7 @@ class World:
         return service
 
     def exists(self, conversation: Conversation, now: float) -> bool:
-        """Whether there is such a conversation, although its first turn may be void."""
+        """Return whether the conversation exists; it may not if its first turn is void."""
         return conversation.is_busy(now) or bool(conversation.saved(now)) or self.quirks.failed_create == "kept"
 
     def find(self, conversation_id: str, user: str, now: float) -> Conversation:
@@ -166,30 +166,30 @@ class World:
         self,
         user: str,
         service: Service,
-        said: UserMessage,
+        message: UserMessage,
         now: float,
         *,
         version_set: str = "release",
         tags: dict[str, str | None] | None = None,
         is_test: bool = False,
     ) -> tuple[Conversation, Turn]:
-        """Begin a conversation."""
+        """Create a conversation."""
         self._only_one(user, service, now)
         conversation = Conversation(
             self.ids.object_id(now), user, service, now, version_set, is_test=is_test, tags=dict(tags or {})
         )
-        turn = self._turn(conversation, said, now, created=True)
+        turn = self._turn(conversation, message, now, created=True)
         self.conversations[conversation.id] = conversation
         return conversation, turn
 
-    def interact(self, conversation: Conversation, said: UserMessage, now: float) -> Turn:
-        """Go on with a conversation."""
-        if any(moment.timestamp() > now for _, moment in said.events):
+    def interact(self, conversation: Conversation, message: UserMessage, now: float) -> Turn:
+        """Continue a conversation."""
+        if any(at.timestamp() > now for _, at in message.events):
             raise RefusedError(400, "external events must lie in the past")
-        moments = [moment for _, moment in said.events]
-        if moments != sorted(moments):
+        times = [at for _, at in message.events]
+        if times != sorted(times):
             raise RefusedError(400, "external events must be in the order of their times")
-        return self._turn(conversation, said, now, created=False)
+        return self._turn(conversation, message, now, created=False)
 
     def finish(self, conversation: Conversation, now: float) -> None:
         """Finish a conversation; one without messages is deleted, or refused with 400."""
@@ -219,44 +219,44 @@ class World:
                 if not other.has_ended(now):
                     raise RefusedError(400, "the user has another unfinished conversation of this service")
 
-    def _turn(self, conversation: Conversation, said: UserMessage, now: float, *, created: bool) -> Turn:
-        """Let the service play its script for one more turn."""
+    def _turn(self, conversation: Conversation, message: UserMessage, now: float, *, created: bool) -> Turn:
+        """Run one more turn by the service's script."""
         service = conversation.service
-        if "voice" in {said.response_format, "text" if said.audio is None else "voice"} and not service.voice:
+        if "voice" in {message.response_format, "text" if message.audio is None else "voice"} and not service.voice:
             raise RefusedError(400, "the agent has no voice")
-        message = said.message if said.audio is None else self.transcribe(said.audio)
+        text = message.message if message.audio is None else self.transcribe(message.audio)
         try:
-            steps = steps_of(service.script, message, len(conversation.turns) + 1)
-        except Exception as error:  # Whatever the user's own function raises: the client is told, not only a log.
+            steps = steps_of(service.script, text, len(conversation.turns) + 1)
+        except Exception as error:  # Any error of the user's own function goes to the client.
             raise RefusedError(500, f"the script of {service.id} failed: {error!r}") from error
-        asked = AmigoAsked(
+        recorded = RecordedInteraction(
             conversation.id,
             self.ids.object_id(now),
             service.id,
             conversation.user_id,
-            said.kind,
-            message,
+            message.kind,
+            text,
             now,
-            said.events,
-            said.audio,
-            said.response_format,
-            said.actions,
+            message.events,
+            message.audio,
+            message.response_format,
+            message.actions,
         )
-        pattern = re.compile(said.actions)
-        turn = perform(
+        pattern = re.compile(message.actions)
+        turn = play_script(
             steps,
-            asked,
+            recorded,
             self.quirks,
             make_id=self.ids.object_id,
-            wanted=lambda action: pattern.search(action) is not None,
+            includes=lambda action: pattern.search(action) is not None,
             created=created,
-            audio_type=said.audio_type,
+            audio_type=message.audio_type,
         )
         conversation.turns.append(turn)
-        self.asked.append(asked)
+        self.asked.append(recorded)
         return turn
 
 
 def _part(content: dict[str, object]) -> str:
-    """Return a part of a token, written as those of a JWT are."""
+    """Return a part of a token in the encoding of a JWT."""
     return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")

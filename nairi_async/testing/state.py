@@ -1,7 +1,7 @@
-"""The simulated service as a pure function of time.
+"""The state of the simulated service, as a pure function of time.
 
-A prompt decides at once, from the agent's script and its free capacity, what will be visible when; a read shows what
-is visible at the time it is given. Every `now` is in seconds since the epoch.
+A prompt fixes at once, from the agent's script and its free capacity, which messages appear when. A read shows what
+has appeared by its `now`. Every `now` is in seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from attrs import define, field, frozen
 
 from nairi_async.testing.jobs import Agent, Job
-from nairi_async.testing.refused import RefusedError
+from nairi_async.testing.json_bodies import RefusedError
 from nairi_async.testing.script import steps_of
-from nairi_async.testing.timeline import Entry, Performance, Phase, error_notice, perform
+from nairi_async.testing.timeline import MessageVersion, ScriptedMessage, TurnTimeline, error_notice, play_script
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from nairi_async.testing.ids import IdMaker
     from nairi_async.testing.quirks import Quirks
 
-TurnWaiter: TypeAlias = Literal["completed", "error", "abandoned"]
+ClosedStatus: TypeAlias = Literal["completed", "error", "abandoned"]
 
-_CLOSING_NOTICES: dict[TurnWaiter, str] = {
+_CLOSING_NOTICES: dict[ClosedStatus, str] = {
     "completed": "Job complete - Thread is inactive",
     "error": error_notice("the job was stopped"),
     "abandoned": "Job abandoned: Remote branch 'nairi/job' was deleted (likely merged). "
@@ -36,23 +36,23 @@ _MOST_ATTACHMENTS = 10
 
 
 @frozen
-class Asked:
-    """A prompt that was accepted and thus runs, once."""
+class RecordedPrompt:
+    """A prompt that the service accepted, and so ran."""
 
     agent_id: str
     """Slug of the agent."""
     job_id: str
     """The conversation."""
     message_id: str
-    """The user message that it became."""
+    """Its user message."""
     prompt: str
     """The text."""
     attachment_ids: tuple[str, ...]
-    """The files that came with it."""
+    """The files attached to it."""
     at: float
     """When it was accepted, in seconds since the epoch."""
     ask_mode: bool = False
-    """Whether the agent was to read only."""
+    """Whether the agent was only to read."""
 
 
 @frozen
@@ -64,25 +64,25 @@ class File:
 
 
 @define
-class World:
-    """All agents, jobs and attachments of the organisation."""
+class NairiState:
+    """The agents, jobs and attachments of an organisation."""
 
     quirks: Quirks
     ids: IdMaker
     strict_agents: bool = False
     agents: dict[str, Agent] = field(factory=dict)
     jobs: dict[str, Job] = field(factory=dict)
-    messages: dict[str, Entry] = field(factory=dict)
+    messages: dict[str, ScriptedMessage] = field(factory=dict)
     files: dict[str, File] = field(factory=dict)
-    prompts: list[Asked] = field(factory=list)
+    prompts: list[RecordedPrompt] = field(factory=list)
     _reads: count[int] = field(factory=lambda: count(1))
 
     def as_of(self, now: float, quirks: Quirks) -> float:
-        """Return the time that the next read shows; each call is one read."""
+        """Return the time whose state the next read shows; each call counts as one read."""
         return now - quirks.stale_by if next(self._reads) % quirks.stale_every == 0 else now
 
     def make_agent(self, slug: str, now: float, *, name: str | None = None) -> Agent:
-        """Add an agent of that slug, in the place of any there was."""
+        """Create an agent with that slug, and replace any that had it."""
         agent = Agent(self.ids.make("cci", now), slug, name or slug, now, now)
         self.agents[slug] = agent
         return agent
@@ -103,7 +103,7 @@ class World:
             raise RefusedError(404, "job not found")
         return self.jobs[job_id]
 
-    def find_message(self, message_id: str) -> Entry:
+    def find_message(self, message_id: str) -> ScriptedMessage:
         """Return the message, or refuse with 400 or 404."""
         if not re.fullmatch(r"cmsg_\w+", message_id, re.ASCII):
             raise RefusedError(400, "invalid message id")
@@ -127,16 +127,16 @@ class World:
 
     def start(
         self, reference: str, prompt: str, now: float, *, attachment_ids: Iterable[str] = (), ask_mode: bool = False
-    ) -> Asked:
-        """Make a job for the agent, and its first user message."""
+    ) -> RecordedPrompt:
+        """Create a job of the agent, and its first user message."""
         attached = self._attached(attachment_ids)
         known = self.strict_agents or reference in self.agents or reference.startswith("cci_")
         agent = self.find_agent(reference) if known else self.make_agent(reference, now)
-        asked = self._ask(self._new_job(agent, now), prompt, now, attached, ask_mode=ask_mode)
-        self.prompts.append(asked)
-        return asked
+        recorded = self._ask(self._new_job(agent, now), prompt, now, attached, ask_mode=ask_mode)
+        self.prompts.append(recorded)
+        return recorded
 
-    def continue_(self, job_id: str, prompt: str, now: float, *, attachment_ids: Iterable[str] = ()) -> Asked:
+    def continue_(self, job_id: str, prompt: str, now: float, *, attachment_ids: Iterable[str] = ()) -> RecordedPrompt:
         """Add a user message to a job."""
         job = self.continuable(job_id)
         attached = self._attached(attachment_ids)
@@ -144,33 +144,33 @@ class World:
             raise RefusedError(400, f"job is {job.status(now)}")
         if self.quirks.overlapping == "refuse" and now < job.busy_until:
             raise RefusedError(400, "job has a running turn")
-        asked = self._ask(job, prompt, now, attached)
-        self.prompts.append(asked)
-        return asked
+        recorded = self._ask(job, prompt, now, attached)
+        self.prompts.append(recorded)
+        return recorded
 
     def continuable(self, job_id: str) -> Job:
-        """Return the job if it was made through the API."""
+        """Return the job; refuse with 400 one that was not created through the API."""
         job = self.find_job(job_id)
         if not job.is_api:
             raise RefusedError(400, "job is not an API job")
         return job
 
     def foreign_job(self, reference: str, now: float) -> Job:
-        """Make a job that came from Slack, Discord or the web UI; it runs its agent's script once."""
+        """Create a job as Slack, Discord or the web UI would; it runs its agent's script once."""
         job = self._new_job(self.find_agent(reference), now, is_api=False)
         self._ask(job, "Asked elsewhere", now, ())
         return job
 
-    def end_job(self, job_id: str, status: TurnWaiter, now: float) -> None:
-        """Give the job that status, and the system message that says why; open turns go on."""
+    def end_job(self, job_id: str, status: ClosedStatus, now: float) -> None:
+        """Set the job's final status, and add a system message with the reason; running turns go on."""
         if status not in _CLOSING_NOTICES:
             msg = f"a job ends as one of {sorted(_CLOSING_NOTICES)}, not {status!r}"
             raise ValueError(msg)
         job = self.find_job(job_id)
         job.set_status(status, now)
-        job.moved(now, "completion")
-        notice = Phase(now, "completed", _CLOSING_NOTICES[status])
-        self._add(job, Entry(self.ids.make("cmsg", now), job.id, "system", (notice,)))
+        job.touch(now, "completion")
+        notice = MessageVersion(now, "completed", _CLOSING_NOTICES[status])
+        self._add(job, ScriptedMessage(self.ids.make("cmsg", now), job.id, "system", (notice,)))
 
     def _new_job(self, agent: Agent, now: float, *, is_api: bool = True) -> Job:
         job = Job(self.ids.make("job", now), agent, now, is_api)
@@ -188,35 +188,37 @@ class World:
 
     def _ask(
         self, job: Job, prompt: str, now: float, attachment_ids: tuple[str, ...], *, ask_mode: bool = False
-    ) -> Asked:
-        """Let the agent play its script for one more turn of the job."""
+    ) -> RecordedPrompt:
+        """Run one more turn of the job by the agent's script."""
         agent = job.agent
         try:
             steps = steps_of(agent.script, prompt, job.turns + 1)
-        except Exception as error:  # Whatever the user's own function raises: the client is told, not only a log.
+        except (
+            Exception
+        ) as error:  # Any error of the user's own function is reported to the client, and not only logged.
             raise RefusedError(500, f"the script of {agent.agent_id} failed: {error!r}") from error
         message_id = self.ids.make("cmsg", now)
-        begin = agent.take_slot(max(now + agent.queued, job.busy_until))
-        turn = perform(steps, begin=begin, job_id=job.id, message_id=message_id, make_id=self.ids.make)
-        agent.leave_slot(turn.ended)
+        begin = agent.acquire(max(now + agent.queued, job.busy_until))
+        turn = play_script(steps, begin=begin, job_id=job.id, message_id=message_id, make_id=self.ids.make)
+        agent.release(turn.ended)
         fields = {"attachment_ids": list(attachment_ids)} if attachment_ids else {}
-        phases = _user_phases(prompt, now, begin, turn)
-        self._add(job, Entry(message_id, job.id, "user", phases, fields), *turn.entries)
+        versions = _user_versions(prompt, now, begin, turn)
+        self._add(job, ScriptedMessage(message_id, job.id, "user", versions, fields), *turn.messages)
         job.set_status("active", begin)
         if turn.status == "failed":
             job.set_status("error", turn.ended)
-        job.moved(turn.ended, "completion")
+        job.touch(turn.ended, "completion")
         job.turns, job.busy_until = job.turns + 1, turn.ended
-        return Asked(agent.agent_id, job.id, message_id, prompt, attachment_ids, now, ask_mode)
+        return RecordedPrompt(agent.agent_id, job.id, message_id, prompt, attachment_ids, now, ask_mode)
 
-    def _add(self, job: Job, *entries: Entry) -> None:
-        for entry in entries:
-            job.add(entry)
-            self.messages[entry.id] = entry
+    def _add(self, job: Job, *messages: ScriptedMessage) -> None:
+        for message in messages:
+            job.add(message)
+            self.messages[message.id] = message
 
 
-def _user_phases(prompt: str, now: float, begin: float, turn: Performance) -> tuple[Phase, ...]:
+def _user_versions(prompt: str, now: float, begin: float, turn: TurnTimeline) -> tuple[MessageVersion, ...]:
     """Return the versions of a user message: queued if it has to wait, pending, and the end of its turn."""
-    queued = [Phase(now, "queued", prompt)] if begin > now else []
-    later = (Phase(begin, "pending", prompt), Phase(turn.ended, turn.status, prompt))
-    return (*queued, *(phase for phase in later if phase.at < math.inf))
+    queued = [MessageVersion(now, "queued", prompt)] if begin > now else []
+    later = (MessageVersion(begin, "pending", prompt), MessageVersion(turn.ended, turn.status, prompt))
+    return (*queued, *(version for version in later if version.at < math.inf))
