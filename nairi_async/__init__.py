@@ -26,7 +26,7 @@ work without an account.
 
 from __future__ import annotations
 
-from nairi_async._core.checks import MAX_ATTACHMENTS
+from nairi_async._core.checks import DEFAULT_TIMEOUT, MAX_ATTACHMENTS
 from nairi_async._core.retry import RetryPolicy
 from nairi_async._core.statistics import RequestStats
 from nairi_async._core.upload import MAX_ATTACHMENT_BYTES
@@ -96,6 +96,7 @@ __all__ = [  # noqa: RUF022 - in Python's own order
     "Conversation",
     "ConversationListing",
     "ConversationSummary",
+    "DEFAULT_TIMEOUT",
     "DecodeError",
     "InteractionUnknownError",
     "InteractionVoidError",

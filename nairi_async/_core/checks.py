@@ -11,6 +11,9 @@ from typing import Final
 from nairi_async.errors import ConfigurationError, InvalidArgumentError
 from nairi_async.typing import Duration
 
+DEFAULT_TIMEOUT: Final = 6 * 3600.0
+"""The `timeout=` of polling calls, in seconds: a turn may run for an hour, and be queued before that."""
+
 MAX_ATTACHMENTS: Final = 10
 """Attachment ids that one prompt may carry (api: attachments)."""
 # What every id of the service looks like: the check of each character is for the others.
@@ -52,10 +55,10 @@ def limit(value: object) -> int:
         raise InvalidArgumentError(error.message) from error
 
 
-def timeout(value: Duration | None, default: float, name: str = "timeout") -> float:
-    """The `timeout=` of a polling call, in seconds; `math.inf` waits for ever."""
+def timeout(value: Duration | None, name: str = "timeout") -> float:
+    """Return the `timeout=` of a polling call in seconds; `None` becomes `math.inf`, which is no limit."""
     if value is None:
-        return default
+        return math.inf
     try:
         waited = seconds(value)
         positive(name, waited, or_zero=True, or_infinite=True)

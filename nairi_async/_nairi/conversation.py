@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from attrs import define
 
 from nairi_async._core import checks
+from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._nairi.delivery.prompt_sender import checked_on_unknown
-from nairi_async._nairi.polling.watch import DEFAULT_TIMEOUT, Watch
+from nairi_async._nairi.polling.watch import Watch
 from nairi_async.errors import NairiError, TurnFailedError, WatchTimeoutError
 from nairi_async.models import TERMINAL_STATUSES, Turn
 
@@ -118,7 +119,7 @@ class Conversation:
         *,
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
-        timeout: Duration | None = None,
+        timeout: Duration | None = DEFAULT_TIMEOUT,
         on_unknown: OnUnknown = "raise",
     ) -> Reply:
         """Send a prompt after the turns before it, and wait for the reply.
@@ -127,7 +128,7 @@ class Conversation:
             prompt: What to say; not blank.
             attachment_ids: Ids of uploaded files.
             attachments: Files to upload first, as for `NairiSession.upload`; at most ten together with the ids.
-            timeout: Seconds for the whole wait, turns before this one included; 6 hours unless given.
+            timeout: Seconds for the whole wait, turns before this one included; `None` for no limit.
             on_unknown: As for `NairiSession.start`.
 
         Returns:
@@ -158,7 +159,7 @@ class Conversation:
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
         progress: bool = False,
-        timeout: Duration | None = None,
+        timeout: Duration | None = DEFAULT_TIMEOUT,
         on_unknown: OnUnknown = "raise",
     ) -> Watch:
         """Return a watch that sends a prompt after the turns before it, and follows its turn.
@@ -179,14 +180,14 @@ class Conversation:
 
         return Watch(prepare, turn=None, after=None, note=self._reader.meter.count)
 
-    async def last_reply(self, *, after: str | None = None, timeout: Duration | None = None) -> Reply | None:
+    async def last_reply(self, *, after: str | None = None, timeout: Duration | None = DEFAULT_TIMEOUT) -> Reply | None:
         """Return the reply to the last prompt of the conversation, whichever process sent it.
 
         The call waits until no turn of the conversation runs; prompts sent through this handle wait behind it.
 
         Args:
             after: Id of a user message, such as `reply.turn.message_id`: only what was said after it counts.
-            timeout: Seconds for the whole wait; 6 hours unless given.
+            timeout: Seconds for the whole wait; `None` for no limit.
 
         Returns:
             The reply; `None` if the conversation has no prompt, or none after that message.
@@ -196,7 +197,7 @@ class Conversation:
             WatchTimeoutError: the timeout is over, and a turn still runs.
             NairiError: reading failed, or was refused.
         """
-        deadline = self._clock.monotonic() + checks.timeout(timeout, DEFAULT_TIMEOUT)
+        deadline = self._clock.monotonic() + checks.timeout(timeout)
         known = None if after is None else checks.identifier("after", after)
         async with self._lock:
             self._is_resumed = self._job_id is not None
@@ -283,6 +284,6 @@ class Conversation:
         return _QueuedPrompt(
             checks.prompt(prompt),
             self._files.pending(attachments, attachment_ids),
-            checks.timeout(timeout, DEFAULT_TIMEOUT),
+            checks.timeout(timeout),
             checked_on_unknown(on_unknown),
         )

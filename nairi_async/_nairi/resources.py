@@ -106,7 +106,7 @@ class ResourceMethods:
         now = datetime.fromtimestamp(self._executor.clock.time(), UTC)
         last = now if sent_before is None else checks.time("sent_before", sent_before)
         fingerprint = PromptFingerprint.of(None, text, checks.attachment_ids(attachment_ids))
-        bound = checks.timeout(settled, SETTLING_TIME, "settled")
+        bound = checks.timeout(settled, "settled")
         return await self._sender.find_start(agent, fingerprint, sent=(first, last), exclude=exclude, settled=bound)
 
     def sync(self, agent_id: str, since: Checkpoint | None = None) -> Sync:
@@ -125,7 +125,7 @@ class ResourceMethods:
         filename: str | None = None,
         content_type: str | None = None,
         progress: UploadProgress | None = None,
-        timeout: Duration | None = None,
+        attempt_timeout: Duration | None = None,
     ) -> str:
         """Upload a file of at most 50 MB (api: attachments), read in pieces; returns its id, for `attachment_ids=`.
 
@@ -138,23 +138,24 @@ class ResourceMethods:
             content_type: Its type; guessed from the name unless given.
             progress: Called with the bytes sent so far and the size (`None` if unknown), on the event loop. It begins
                 again at a repeated attempt; what it raises ends the upload.
-            timeout: Seconds for one attempt; `request_timeout` and one for each 256 KiB unless given.
+            attempt_timeout: Seconds for one attempt; by default `request_timeout`, and one more for each 256 KiB.
 
         Raises:
             InvalidArgumentError: nothing to read, empty, too large, or a name that no header can carry. Before any
                 request where the source tells its size, else the upload is broken off.
         """
         upload = await Upload.prepare(source, filename=filename, content_type=content_type, progress=progress)
-        return await self._files.upload(upload, _bound(timeout))
+        return await self._files.upload(upload, _attempt_timeout(attempt_timeout))
 
-    async def download(self, attachment_id: str, *, timeout: Duration | None = None) -> Attachment:
+    async def download(self, attachment_id: str, *, attempt_timeout: Duration | None = None) -> Attachment:
         """A file with its bytes, decoded as it arrives (api: get attachment).
 
         Args:
             attachment_id: Its id.
-            timeout: Seconds for one attempt; `request_timeout` and 288 more, for the largest file, unless given.
+            attempt_timeout: Seconds for one attempt; by default `request_timeout`, and 288 more for the largest file.
         """
-        return await self._files.download(checks.identifier("attachment_id", attachment_id), _bound(timeout))
+        identifier = checks.identifier("attachment_id", attachment_id)
+        return await self._files.download(identifier, _attempt_timeout(attempt_timeout))
 
     async def attachments(self, of: Reply | Message) -> list[Attachment]:
         """All files of a reply or a message, in order, some fetched at a time; the first failure is raised."""
@@ -215,13 +216,13 @@ class ResourceMethods:
         return await self._agents.deploy(agent_id, update_config_only=update_config_only)
 
 
-def _bound(timeout: Duration | None) -> float | None:
-    """Seconds for one attempt; a positive, finite number."""
-    if timeout is None:
+def _attempt_timeout(value: Duration | None) -> float | None:
+    """Return the seconds for one attempt: positive and finite, or `None` for the default."""
+    if value is None:
         return None
     try:
-        seconds = checks.seconds(timeout)
-        checks.positive("timeout", seconds)
+        seconds = checks.seconds(value)
+        checks.positive("attempt_timeout", seconds)
     except ConfigurationError as error:
         raise InvalidArgumentError(error.message) from error
     return seconds

@@ -10,6 +10,7 @@ from nairi_async._core import checks
 from nairi_async._core.address import base_url as checked_base_url
 from nairi_async._core.address import path
 from nairi_async._core.api_key import ApiKey
+from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.request import Request
 from nairi_async._core.service_session import ServiceSession
 from nairi_async._nairi import wire
@@ -20,7 +21,6 @@ from nairi_async._nairi.delivery.prompt_sender import PromptSender, checked_on_u
 from nairi_async._nairi.many import DEFAULT_LIMIT, AskMany, WatchMany
 from nairi_async._nairi.polling.cadence import Polling
 from nairi_async._nairi.polling.context import PollingContext
-from nairi_async._nairi.polling.watch import DEFAULT_TIMEOUT
 from nairi_async._nairi.resources import ResourceMethods
 from nairi_async._nairi.service import SERVICE
 from nairi_async._nairi.turn_reader import TurnReader
@@ -213,7 +213,7 @@ class NairiSession(ResourceMethods, ServiceSession):
         after: str | None = None,
         follow: bool = False,
         progress: bool = False,
-        timeout: Duration | None = None,
+        timeout: Duration | None = DEFAULT_TIMEOUT,
     ) -> Watch:
         """New messages as they are discovered; see `Watch` for what the iterator promises.
 
@@ -223,33 +223,34 @@ class NairiSession(ResourceMethods, ServiceSession):
             after: Id of a message, such as `watch.cursor`: only what follows it is given.
             follow: Go on after the end, until closed.
             progress: Give progress messages as well.
-            timeout: Seconds for the whole wait; 6 hours unless given, and none with `follow`.
+            timeout: Seconds for the whole wait; `None` for no limit, which is the default with `follow`.
         """
         is_turn = isinstance(turn_or_job_id, Turn)
         target = _turn(turn_or_job_id) if is_turn else checks.identifier("job_id", turn_or_job_id)
         endless = checks.flag("follow", follow)
         return self._reader.watch(
             target,
-            checks.timeout(timeout, float("inf") if endless else DEFAULT_TIMEOUT),
+            # Compared by identity: the default is no limit here, six hours given as a number are a limit.
+            checks.timeout(None if endless and timeout is DEFAULT_TIMEOUT else timeout),
             after=None if after is None else checks.identifier("after", after),
             follow=endless,
             progress=checks.flag("progress", progress),
         )
 
-    async def wait(self, turn: Turn, *, timeout: Duration | None = None) -> Message:
+    async def wait(self, turn: Turn, *, timeout: Duration | None = DEFAULT_TIMEOUT) -> Message:
         """The turn's user message once it is terminal, whether `completed` or `failed`.
 
         Args:
             turn: The turn.
-            timeout: Seconds for the whole wait; 6 hours unless given.
+            timeout: Seconds for the whole wait; `None` for no limit.
 
         Raises:
             WatchTimeoutError: the turn goes on, but the timeout is over.
             NairiError: reading failed for longer than the retry policy bears, or was refused.
         """
-        return await self._reader.wait(_turn(turn), checks.timeout(timeout, DEFAULT_TIMEOUT))
+        return await self._reader.wait(_turn(turn), checks.timeout(timeout))
 
-    async def reply(self, turn: Turn, *, timeout: Duration | None = None) -> Reply:
+    async def reply(self, turn: Turn, *, timeout: Duration | None = DEFAULT_TIMEOUT) -> Reply:
         """Wait for the end of a turn and give what came of it: text, messages, usage. Arguments as for `wait`.
 
         A turn may end without any reply: the text is then empty.
@@ -258,7 +259,7 @@ class NairiSession(ResourceMethods, ServiceSession):
             TurnFailedError: the turn ended as `failed`; the error holds the service's text and the messages.
             WatchTimeoutError, NairiError: as for `wait`.
         """
-        return await self._reader.reply(_turn(turn), checks.timeout(timeout, DEFAULT_TIMEOUT))
+        return await self._reader.reply(_turn(turn), checks.timeout(timeout))
 
     async def ask(
         self,
@@ -268,7 +269,7 @@ class NairiSession(ResourceMethods, ServiceSession):
         ask_mode: bool = False,
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
-        timeout: Duration | None = None,
+        timeout: Duration | None = DEFAULT_TIMEOUT,
         on_unknown: OnUnknown = "raise",
     ) -> Reply:
         """Begin a conversation and wait for the reply: `start` and `reply` in one.
@@ -287,7 +288,7 @@ class NairiSession(ResourceMethods, ServiceSession):
         *,
         limit: int = DEFAULT_LIMIT,
         ask_mode: bool = False,
-        timeout: Duration | None = None,
+        timeout: Duration | None = DEFAULT_TIMEOUT,
         on_unknown: OnUnknown = "raise",
     ) -> AskMany:
         """Ask many prompts, each in a conversation of its own, and iterate over the outcomes as they end.
@@ -297,10 +298,10 @@ class NairiSession(ResourceMethods, ServiceSession):
             prompts: The prompts; an iterable or async iterable, read only as far as there is room.
             limit: Conversations at once.
             ask_mode: Let the agent read only, without tools.
-            timeout: Seconds for each prompt; 6 hours unless given.
+            timeout: Seconds for each prompt; `None` for no limit.
             on_unknown: As for `start`.
         """
-        agent, bound = checks.identifier("agent_id", agent_id), checks.timeout(timeout, DEFAULT_TIMEOUT)
+        agent, bound = checks.identifier("agent_id", agent_id), checks.timeout(timeout)
         is_reading, unknown = checks.flag("ask_mode", ask_mode), checked_on_unknown(on_unknown)
 
         async def ask(prompt: str) -> Reply:
@@ -308,14 +309,14 @@ class NairiSession(ResourceMethods, ServiceSession):
 
         return AskMany(prompts, ask, limit=checks.limit(limit))
 
-    def watch_many(self, turns: Iterable[Turn], *, timeout: Duration | None = None) -> WatchMany:
+    def watch_many(self, turns: Iterable[Turn], *, timeout: Duration | None = DEFAULT_TIMEOUT) -> WatchMany:
         """Watch many turns at once: `async with nairi.watch_many(turns) as stream`, then `async for turn, message`.
 
         Args:
             turns: The turns; one that is named twice is watched once.
-            timeout: Seconds for each turn; 6 hours unless given.
+            timeout: Seconds for each turn; `None` for no limit.
         """
-        bound = checks.timeout(timeout, DEFAULT_TIMEOUT)
+        bound = checks.timeout(timeout)
         return WatchMany([_turn(turn) for turn in turns], lambda turn: self._reader.watch(turn, bound))
 
     def conversation(self, agent_id: str, *, ask_mode: bool = False) -> Conversation:

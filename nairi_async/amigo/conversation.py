@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import TYPE_CHECKING, Any
 
 from nairi_async._core import checks
@@ -229,7 +228,7 @@ class AmigoConversation:
             prepare,
             self._order,
             sought=sought,
-            timeout=checks.timeout(timeout, math.inf),
+            timeout=checks.timeout(timeout),
             note=self._note,
         )
 

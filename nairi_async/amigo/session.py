@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import TYPE_CHECKING, Any, Final
 
@@ -300,7 +299,7 @@ class AmigoSession(ResourceMethods, ServiceSession):
             NairiError: as for `AmigoConversation.ask`.
         """
         conversation = self.conversation(service_id)
-        bound = checks.timeout(timeout, math.inf)
+        bound = checks.timeout(timeout)
         return await self._one_shots.ask(service_id, conversation, checks.prompt(prompt), bound)
 
     def ask_many(
@@ -316,7 +315,7 @@ class AmigoSession(ResourceMethods, ServiceSession):
             prompts: The prompts; an iterable or async iterable.
             timeout: Seconds for each prompt; none unless given.
         """
-        service, bound = identifier("service_id", service_id), checks.timeout(timeout, math.inf)
+        service, bound = identifier("service_id", service_id), checks.timeout(timeout)
         return AmigoAskMany(prompts, lambda prompt: self.ask(service, prompt, timeout=bound))
 
     def _stream(
@@ -327,7 +326,7 @@ class AmigoSession(ResourceMethods, ServiceSession):
         sought: LostInteraction,
         timeout: Duration | None,
     ) -> AmigoStream:
-        bound = checks.timeout(timeout, math.inf)
+        bound = checks.timeout(timeout)
         return AmigoStream(self._api, saying, prepare, order, sought=sought, timeout=bound, note=self._orders.note)
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 from attrs import evolve
 
 from nairi_async._core import checks
+from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.fan_out import ItemReader, TaskPool
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.many import DEFAULT_LIMIT
-from nairi_async._nairi.polling.watch import DEFAULT_TIMEOUT
 from nairi_async._nairi.session import NairiSession
 from nairi_async.batch.items import BatchItem, BatchOutcome, UnusableItem, place_name
 from nairi_async.batch.ledger import Ledger
@@ -93,7 +93,7 @@ class Batch:
         limit: int = DEFAULT_LIMIT,
         output: str | os.PathLike[str] | None = None,
         ask_mode: bool = False,
-        timeout: Duration | None = None,
+        timeout: Duration | None = DEFAULT_TIMEOUT,
         on_unknown: BatchOnUnknown = "reconcile",
         retry_failed: bool = False,
         settle: Duration = SETTLING_TIME,
@@ -112,11 +112,11 @@ class Batch:
             raise InvalidArgumentError("the output must be another file than the ledger and SQLite's files next to it")
         self._limit = checks.limit(limit)
         self._retry_failed = checks.flag("retry_failed", retry_failed)
-        self._settle = checks.timeout(settle, SETTLING_TIME, "settle")
+        self._settle = checks.timeout(settle, "settle")
         self._options = BatchOptions(
             agent_id=checks.identifier("agent_id", agent_id),
             ask_mode=checks.flag("ask_mode", ask_mode),
-            timeout=checks.timeout(timeout, DEFAULT_TIMEOUT),
+            timeout=checks.timeout(timeout),
             on_unknown=on_unknown,
         )
         self._run: BatchRun | None = None

@@ -42,7 +42,7 @@ class AnnouncesId(Protocol):
 class RecallsReplies(Protocol):
     """A dialogue whose last reply can be read by another process."""
 
-    async def last_reply(self, *, after: str | None = None, timeout: Duration | None = None) -> Answer | None:
+    async def last_reply(self, *, after: str | None = None, timeout: Duration | None = ...) -> Answer | None:
         """Return the reply to the last prompt; `None` if there is none after that message."""
         ...
 

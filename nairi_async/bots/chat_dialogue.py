@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from attrs import evolve
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from nairi_async.bots.store import Record
     from nairi_async.dialogue import Answer, Dialogue, Dialogues
     from nairi_async.typing import Source
+
+# Seconds spent on finding out how a turn ended that an earlier process did not see end.
+_SETTLE_TIMEOUT: Final = 60.0
 
 
 def open_dialogue(session: Dialogues, target: str, record: Record) -> Dialogue:
@@ -47,7 +51,7 @@ async def settled(
 ) -> tuple[Record, Dialogue]:
     """Find out whether a dialogue is over after a turn whose end was not seen; if it is, begin another."""
     if record.is_open and record.dialogue_id is not None and isinstance(dialogue, CanComplete):
-        await dialogue.settle(**options)
+        await dialogue.settle(timeout=min(_SETTLE_TIMEOUT, options["timeout"] or math.inf))
         if dialogue.is_completed:
             record = evolve(record, dialogue_id=None)
             dialogue = open_dialogue(session, target, record)

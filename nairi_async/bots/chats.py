@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import evolve
 
 from nairi_async._core import checks
+from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async.bots.chat_dialogue import continued_id, open_dialogue, prepared_call, settled, unsent_reply
 from nairi_async.bots.chat_queue import ChatQueues
 from nairi_async.bots.chat_record import ChatRecord, ClockedStore
@@ -20,6 +21,7 @@ from nairi_async.bots.store import MemoryStore, Record
 from nairi_async.bots.typing_indicator import typing_shown
 from nairi_async.clock import Clock, SystemClock
 from nairi_async.errors import AlreadyAskedError, InvalidArgumentError, TurnFailedError, WatchTimeoutError
+from nairi_async.typing import UNSET, Unset
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -60,7 +62,7 @@ class Chats:
             kept for each target, so another target begins new dialogues.
         limit: The longest message of the platform: Discord 2000, Telegram 4096 (with `length=utf16_length`).
         length: How the platform counts; characters by default.
-        timeout: Seconds for each prompt; by default the session's own.
+        timeout: Seconds for each prompt; `None` for no limit.
         max_waiting: Prompts of one chat that may wait for their turn; a further one is refused.
         typing_every: Seconds between calls of a typing indicator that is a function.
         clock: The clock to use; in tests the session's own. A virtual one stands still while the store works.
@@ -78,7 +80,7 @@ class Chats:
         store: Store | None = None,
         limit: int = DISCORD_LIMIT,
         length: Length = len,
-        timeout: Duration | None = None,
+        timeout: Duration | None = DEFAULT_TIMEOUT,
         max_waiting: int = MAX_WAITING,
         typing_every: Duration = TYPING_EVERY,
         clock: Clock | None = None,
@@ -90,12 +92,11 @@ class Chats:
         self._timeout = timeout
         self._typing_every = checks.seconds(typing_every)
         checks.positive("typing_every", self._typing_every)
-        checks.timeout(timeout, math.inf)
+        checks.timeout(timeout)
         self._clock = clock or SystemClock()
         self._store = ClockedStore(store or MemoryStore(), self._clock)
         self._queues = ChatQueues(checks.whole("max_waiting", max_waiting))
-        options = {} if timeout is None else {"timeout": timeout}
-        self._recovery = Recovery(session, self._target, self._store, self._queues, options)
+        self._recovery = Recovery(session, self._target, self._store, self._queues, {"timeout": timeout})
 
     def __repr__(self) -> str:
         return f"<Chats with {self._target!r}: {len(self._queues)} busy, {self._store.store!r}>"
@@ -108,7 +109,7 @@ class Chats:
         key: str | int | None = None,
         attachments: Iterable[Source] = (),
         typing: Typing | None = None,
-        timeout: Duration | None = None,
+        timeout: Duration | Unset | None = UNSET,
     ) -> ChatReply:
         """Ask a prompt as `turn` does, for a reply that need not be sent in order. Arguments and errors as there."""
         turn = self.turn(chat, prompt, key=key, attachments=attachments, typing=typing, timeout=timeout)
@@ -124,7 +125,7 @@ class Chats:
         key: str | int | None = None,
         attachments: Iterable[Source] = (),
         typing: Typing | None = None,
-        timeout: Duration | None = None,
+        timeout: Duration | Unset | None = UNSET,
     ) -> AsyncGenerator[ChatReply]:
         """Ask a prompt when its turn in the chat has come; send the reply inside the block: `async with chats.turn(…)`.
 
@@ -152,7 +153,7 @@ class Chats:
         name, text = self._name(chat), checks.prompt(prompt)
         message_key = None if key is None else _id("key", key)
         files = tuple(attachments)
-        limit = checks.timeout(self._timeout if timeout is None else timeout, math.inf)
+        limit = checks.timeout(self._timeout if isinstance(timeout, Unset) else timeout)
         deadline = self._clock.monotonic() + limit
         self._queues.check_capacity(name)
         async with self._queues.turn(name):
@@ -211,9 +212,9 @@ class Chats:
         return f"{self._target} {_id('chat', chat)}"
 
     def _options(self, deadline: float) -> dict[str, Any]:
-        """Return the `timeout=` for a call; empty if there is no deadline, since a foreign service may not take one."""
+        """Return the `timeout=` for a call; `None` if there is no deadline."""
         if deadline == math.inf:
-            return {}
+            return {"timeout": None}
         left = deadline - self._clock.monotonic()
         if left <= 0:
             raise WatchTimeoutError("the prompt was not sent: its turn has not come within the timeout")

@@ -205,7 +205,13 @@ def _add_batch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.add_argument("--output", metavar="FILE", help="append each reply once as a line of JSON")
     command.add_argument("--limit", type=_count, default=100, metavar="N", help="conversations at once (%(default)s)")
     command.add_argument("--ask-mode", action="store_true", help="let the agent read only, without tools")
-    command.add_argument("--timeout", type=float, metavar="SECONDS", help="how long to wait for each turn")
+    command.add_argument(
+        "--timeout",
+        type=float,
+        default=nairi_async.DEFAULT_TIMEOUT,
+        metavar="SECONDS",
+        help="how long to wait for each turn (default: 6 hours)",
+    )
     command.add_argument("--retry-failed", action="store_true", help="ask again what had ended without a reply")
     command.add_argument(
         "--on-unknown",
@@ -253,7 +259,13 @@ def _command(
 def _add_polling(command: argparse.ArgumentParser, *, json_of: str) -> None:
     """Add what `ask` and `watch` have in common."""
     command.add_argument("--progress", action="store_true", help="show what the agent is doing")
-    command.add_argument("--timeout", type=float, metavar="SECONDS", help="how long to wait; the turn itself goes on")
+    command.add_argument(
+        "--timeout",
+        type=float,
+        default=nairi_async.DEFAULT_TIMEOUT,
+        metavar="SECONDS",
+        help="how long to wait (default: 6 hours); the turn itself goes on",
+    )
     _add_reading(command, json_of=json_of)
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.json_body import json_line
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async.batch import Batch, JsonLines, read_status
@@ -210,7 +211,7 @@ def _command(options: Namespace) -> str:
     words += ["--output", options.output] if options.output is not None else []
     words += ["--limit", str(options.limit)]
     words += ["--ask-mode"] if options.ask_mode else []
-    words += ["--timeout", f"{options.timeout:g}"] if options.timeout is not None else []
+    words += ["--timeout", f"{options.timeout:g}"] if options.timeout != DEFAULT_TIMEOUT else []
     words += ["--on-unknown", options.on_unknown] if options.on_unknown != "reconcile" else []
     words += ["--settle", f"{options.settle:g}"] if options.settle != SETTLING_TIME else []
     words += ["--base-url", options.base_url] if options.base_url is not None else []

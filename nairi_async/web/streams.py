@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
 from nairi_async._core import checks
+from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._nairi.activity import Activity
 from nairi_async.clock import SystemClock
 from nairi_async.errors import NairiError
@@ -103,7 +104,7 @@ class EventStreams:
         """
         return self._stream(_watched(watch))
 
-    def ask(self, dialogue: Dialogue, prompt: str, *, timeout: Duration | None = None) -> EventStream:
+    def ask(self, dialogue: Dialogue, prompt: str, *, timeout: Duration | None = DEFAULT_TIMEOUT) -> EventStream:
         """A prompt to a dialogue with any service, and its answer as events.
 
         The prompt is sent once the stream is read. `answer` holds JSON with `id`, the dialogue's, and `text`; `end` and

@@ -259,7 +259,7 @@ async def test_any_service_with_dialogues_will_do() -> None:
     reply = await chats.ask("c", "a", timeout=float("inf"))
     assert (reply.pieces, await reply.attachments()) == (("a within None",), ())
     await store.save("service c", Record("dialogue-1", is_open=True))
-    assert (await chats.ask("c", "b")).text == "b within None"
+    assert (await chats.ask("c", "b", timeout=None)).text == "b within None"
     with pytest.raises(InvalidArgumentError, match="no attachments"):
         await chats.ask("c", "b", attachments=[b"1"], key=1)
     await chats.ask("c", "b", key=1)

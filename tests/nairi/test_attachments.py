@@ -148,7 +148,7 @@ async def test_bad_sources_are_refused_before_any_request(
         for source in bad:
             with pytest.raises(InvalidArgumentError):
                 await nairi.upload(source)  # type: ignore[arg-type]
-    for options in ({"content_type": "text"}, {"content_type": "a/b\r\nX: y"}, {"progress": 3}, {"timeout": 0}):
+    for options in ({"content_type": "text"}, {"content_type": "a/b\r\nX: y"}, {"progress": 3}, {"attempt_timeout": 0}):
         with pytest.raises(InvalidArgumentError):
             await nairi.upload(b"x", **options)
     assert simulator.requests == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from nairi_async._nairi.polling.tracker import Tracker
     from nairi_async.errors import TurnFailedError
     from nairi_async.models import Message, Turn
-
-DEFAULT_TIMEOUT: Final = 6 * 3600.0
-"""Seconds that a polling call waits when no `timeout=` is given: a turn may run an hour, and queue before that."""
 
 
 class Watch:
