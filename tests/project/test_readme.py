@@ -1,38 +1,39 @@
-"""The README's code runs as it is printed, against the simulator."""
+"""The code of the README and of the guides runs as it is printed, against the simulator."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 import nairi_async
+from nairi_async import errors
 from nairi_async.testing import AmigoSimulator, Say, Simulator, Step
 
 pytestmark = pytest.mark.anyio
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# The guides are the docstrings of the public packages.
+GUIDES = ["", ".amigo", ".batch", ".bots", ".hooks", ".otel", ".testing", ".testing.amigo", ".web"]
+TEXTS = [README, *(importlib.import_module(f"nairi_async{name}").__doc__ or "" for name in GUIDES)]
+BLOCKS = [block for text in TEXTS for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
 # Web applications and bots do not end by themselves: recipes have tests of their own.
-_FILES = [path for kind in ("app", "bot") for path in (Path(__file__).parents[1] / "recipes").glob(f"*_{kind}.py")]
-RECIPES = {path.name: path.read_text() for path in _FILES}
-TESTS = [block for block in BLOCKS if "def test_" in block]
-PROGRAMS = [block for block in BLOCKS if block not in RECIPES.values() and block not in TESTS]
+RECIPES = sorted(path for kind in ("app", "bot") for path in (ROOT / "tests" / "recipes").glob(f"*_{kind}.py"))
+# Those with a test function run under pytest: see `tests/testing/test_pytest_plugin.py`.
+PROGRAMS = [block for block in BLOCKS if "def test_" not in block]
 
 
 @pytest.mark.parametrize("code", PROGRAMS, ids=range(len(PROGRAMS)))
 async def test_every_python_block_runs(code: str, tmp_path: Path) -> None:
     """Each block is a program that ends well, with warnings as errors, in an environment that only has keys."""
-    # What a block writes stays out of the project; what one reads is there.
-    shutil.copy(Path(__file__).parents[2] / "pyproject.toml", tmp_path)
     async with Simulator() as simulator, AmigoSimulator() as amigo:
         simulator.agent("my-agent", lambda prompt, _: [Step("looking", after=0.1), Say(f"re {prompt}", after=0.1)])
-        amigo.service(service_id="67d871c23eb91293ecfae8b0")
         environment = {**os.environ, **simulator.environment, **amigo.environment}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-W", "error", "-c", code, env=environment, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
@@ -41,18 +42,28 @@ async def test_every_python_block_runs(code: str, tmp_path: Path) -> None:
         assert (process.returncode, errors.decode()) == (0, "")
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipes_are_shown_as_they_are(name: str) -> None:
-    """What the README shows is the file that is tested, letter by letter."""
-    assert RECIPES[name] in BLOCKS
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_each_recipe_is_linked(path: Path) -> None:
+    """A reader of the README finds each application and bot that the suite runs."""
+    assert f"(tests/recipes/{path.name})" in README
 
 
-def test_every_error_is_in_the_table() -> None:
-    """The table of errors names every error that is exported, but the three that are told in its words."""
-    table = README[README.index("## Errors") : README.index("## Settings")]
-    told_in_words = {"NairiError", "ServerOutcomeError", "UnreadableOutcomeError"}
+def test_the_readme_is_two_screens() -> None:
+    """What is longer is not read to its end: details are in the docstrings of the packages."""
+    assert len(README.splitlines()) <= 250
+    assert len(README.encode()) <= 12 * 1024
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_links_lead_somewhere(target: str) -> None:
+    """Each relative link names a file of the repository."""
+    assert (ROOT / target).exists()
+
+
+def test_every_error_is_in_the_tree() -> None:
+    """The drawing at the top of `nairi_async.errors` names every error that is exported."""
     exported = {name for name in nairi_async.__all__ if name.endswith("Error")}
-    assert {name for name in exported if f"`{name}`" not in table} <= told_in_words
+    assert not [name for name in exported if name not in (errors.__doc__ or "")]
 
 
 def test_the_first_two_shell_blocks_are_the_demo_and_the_tests() -> None:
