@@ -35,9 +35,10 @@ from nairi_async._nairi.conversation import Conversation
 from nairi_async._nairi.listing.checkpoint import Checkpoint
 from nairi_async._nairi.listing.listing import ConversationListing, Sync
 from nairi_async._nairi.many import AskMany, WatchMany
-from nairi_async._nairi.polling.cadence import Cadence, Polling
+from nairi_async._nairi.polling.cadence import Cadence
+from nairi_async._nairi.polling.settings import Polling
 from nairi_async._nairi.polling.statistics import Stats
-from nairi_async._nairi.polling.watch import Watch
+from nairi_async._nairi.polling.watch import SentWatch, Watch
 from nairi_async._nairi.results import Attachment, Outcome, Reply
 from nairi_async._nairi.session import NairiSession
 from nairi_async._nairi.tool_calls import ActivityNode, ToolCall
@@ -119,6 +120,7 @@ __all__ = [  # noqa: RUF022 - in Python's own order
     "RequestStats",
     "RequestTimeoutError",
     "RetryPolicy",
+    "SentWatch",
     "ServerError",
     "ServerOutcomeError",
     "SessionClosedError",

@@ -10,7 +10,7 @@ from attrs import define
 from nairi_async._core import checks
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._nairi.delivery.prompt_sender import checked_on_unknown
-from nairi_async._nairi.polling.watch import Watch
+from nairi_async._nairi.polling.watch import SentWatch
 from nairi_async.errors import NairiError, TurnFailedError, WatchTimeoutError
 from nairi_async.models import TERMINAL_STATUSES, Turn
 
@@ -161,10 +161,10 @@ class Conversation:
         progress: bool = False,
         timeout: Duration | None = DEFAULT_TIMEOUT,
         on_unknown: OnUnknown = "raise",
-    ) -> Watch:
+    ) -> SentWatch:
         """Return a watch that sends a prompt after the turns before it, and follows its turn.
 
-        The prompt is sent by the first `async for` step, by `async with`, or when the watch is awaited
+        The prompt is sent by the first `async for` step, by `async with`, by `reply`, or when the watch is awaited
         (`watch = await conversation.send(…)`), whichever comes first, and never twice. Arguments as for `ask`;
         `progress` adds progress messages.
         """
@@ -178,7 +178,7 @@ class Conversation:
                 self._tracker = tracker
             return tracker
 
-        return Watch(prepare, turn=None, after=None, note=self._reader.meter.count)
+        return SentWatch(prepare, self._reader, target=None, after=None)
 
     async def last_reply(self, *, after: str | None = None, timeout: Duration | None = DEFAULT_TIMEOUT) -> Reply | None:
         """Return the reply to the last prompt of the conversation, whichever process sent it.

@@ -19,8 +19,8 @@ from nairi_async._nairi.attachments import Files
 from nairi_async._nairi.conversation import Conversation
 from nairi_async._nairi.delivery.prompt_sender import PromptSender, checked_on_unknown
 from nairi_async._nairi.many import DEFAULT_LIMIT, AskMany, WatchMany
-from nairi_async._nairi.polling.cadence import Polling
 from nairi_async._nairi.polling.context import PollingContext
+from nairi_async._nairi.polling.settings import Polling
 from nairi_async._nairi.resources import ResourceMethods
 from nairi_async._nairi.service import SERVICE
 from nairi_async._nairi.turn_reader import TurnReader

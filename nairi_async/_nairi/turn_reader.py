@@ -11,6 +11,8 @@ from nairi_async._nairi.polling.watch import Watch
 from nairi_async.errors import TurnFailedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from nairi_async._nairi.attachments import Files
     from nairi_async._nairi.polling.context import PollingContext
     from nairi_async._nairi.results import Reply
@@ -38,8 +40,16 @@ class TurnReader:
         except TurnFailedError as failed:
             self.meter.count(failed.messages)
             raise
+        return self.counted(reply)
+
+    def counted(self, reply: Reply) -> Reply:
+        """Count the usage of a reply, and return it able to fetch its files."""
         self.meter.count(reply.messages)
         return reply.reached_by(self._files.fetch)
+
+    def count(self, messages: Iterable[Message]) -> None:
+        """Count the usage of messages in their final form."""
+        self.meter.count(messages)
 
     def tracker(
         self,
@@ -74,4 +84,4 @@ class TurnReader:
 
         if tracker.turn is not None:
             self.meter.learn(tracker.turn)
-        return Watch(prepared, turn=tracker.turn, after=after, note=self.meter.count)
+        return Watch(prepared, self, target=target, after=after)

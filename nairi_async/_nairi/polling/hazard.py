@@ -1,7 +1,7 @@
-"""How long things last, learnt by looking now and then: a hazard, estimated from intervals. No clock, no I/O.
+"""How long things last, as a hazard estimated from polls. Pure: no clock, no I/O.
 
-A look tells only that something ended between this look and the one before, or that it has not ended yet. Both count:
-the first as an event somewhere in the interval, the second as time survived. What is old fades.
+A poll shows that something ended between this poll and the one before, or that it has not ended yet. Both count: the
+first as an event somewhere in the interval, the second as time survived. Old observations fade.
 """
 
 from __future__ import annotations
@@ -16,72 +16,72 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-# Bins a quarter wider each, from a tenth of a second to more than a day (the service ends a job after 25 hours idle):
-# narrow enough to follow any distribution seen, wide enough that a few dozen turns fill them.
-EDGES: Final = (0.0, *(0.1 * 1.25**power for power in range(63)))
-_BINS: Final = len(EDGES) - 1
-# Observations that count: an agent that changes its ways is followed after about this many.
+# Each bin is a quarter wider than the one before, from a tenth of a second to more than a day (the service ends a job
+# after 25 idle hours): narrow enough to follow any distribution seen, wide enough for a few dozen turns to fill them.
+BIN_EDGES: Final = (0.0, *(0.1 * 1.25**power for power in range(63)))
+_BINS: Final = len(BIN_EDGES) - 1
+# Observations that count: the estimate follows an agent that changes its ways within about as many.
 _MEMORY: Final = 512
-# Strength of the belief that the hazard is the same everywhere, in events for each bin.
+# Strength of the prior that the hazard is the same everywhere, in events for each bin.
 _PRIOR: Final = 1.0
-# Seconds between two looks below which they are one.
+# Two polls closer than this many seconds count as one.
 _CLOSEST: Final = 1e-6
 # Observations from which on the estimate is better than none.
 _ENOUGH: Final = 5.0
 
 
 class HazardEstimate:
-    """The learnt distribution of one kind of waiting."""
+    """The learnt distribution of one kind of waiting time."""
 
-    __slots__ = ("_events", "_exposure", "_roots", "count")
+    __slots__ = ("_events", "_exposure", "_root_hazards", "count")
 
     def __init__(self) -> None:
         self.count = 0.0
         """Events observed, faded."""
         self._events = [0.0] * _BINS
         self._exposure = [0.0] * _BINS
-        self._roots: list[float] | None = None
+        self._root_hazards: list[float] | None = None
 
     @property
     def is_known(self) -> bool:
-        """Whether enough was observed to go by."""
+        """Whether enough was observed to rely on."""
         return self.count >= _ENOUGH
 
     @property
     def mean_hazard(self) -> float:
-        """Events a second, over all time observed; zero before anything was."""
+        """Events a second over all time observed; zero before any was observed."""
         exposure = sum(self._exposure)
         return sum(self._events) / exposure if exposure > 0 else 0.0
 
-    def survived(self, since: float, alive: float) -> None:
-        """Something that went on after `since` seconds still did after `alive`.
+    def observe_survival(self, since: float, alive: float) -> None:
+        """Learn that something which went on after `since` seconds still did after `alive`.
 
-        Told at each look and not only at the end: else what ends soon would be known long before what lasts.
+        Called at each poll and not only at the end: otherwise what ends soon would be known long before what lasts.
         """
         _spread(self._exposure, since, alive, 1.0)
 
-    def ended(self, alive: float, found: float) -> None:
-        """Something that still went on after `alive` seconds was found over at `found`."""
+    def observe_end(self, alive: float, found: float) -> None:
+        """Learn that something which still went on after `alive` seconds was found to be over at `found`."""
         self._fade()
-        # Looks are never that close; below it the density would overflow.
+        # Closer than any two polls are, the density would overflow.
         if found - alive > _CLOSEST:
-            # Somewhere in between: on the mean, half of the interval was survived.
+            # It ended somewhere in between: on average it survived half of the interval.
             _spread(self._exposure, alive, found, 0.5)
             _spread(self._events, alive, found, 1.0 / (found - alive))
             self.count += 1.0
-        self._roots = None
+        self._root_hazards = None
 
-    def next_interval(self, elapsed: float, stretch: float, longest: float) -> float:
-        """Seconds to the next look, at most `longest`, after `elapsed` seconds of waiting.
+    def next_interval(self, elapsed: float, integral: float, longest: float) -> float:
+        """Return the seconds to the next poll after `elapsed` seconds of waiting, at most `longest`.
 
-        The law of optimal inspection: looks stand as dense as the square root of the hazard, so between two of them
-        the integral of that root is constant; `stretch` is that constant.
+        The law of optimal inspection: polls are as dense as the square root of the hazard. So the interval ends where
+        that root, integrated over time from `elapsed` on, reaches `integral`.
         """
-        roots = self._roots if self._roots is not None else self._estimate()
-        bin_ = min(bisect_right(EDGES, elapsed) - 1, _BINS - 1)
-        position, left = elapsed, stretch
+        roots = self._root_hazards if self._root_hazards is not None else self._estimate()
+        bin_ = min(bisect_right(BIN_EDGES, elapsed) - 1, _BINS - 1)
+        position, left = elapsed, integral
         while True:
-            edge = EDGES[bin_ + 1] if bin_ < _BINS - 1 else math.inf
+            edge = BIN_EDGES[bin_ + 1] if bin_ < _BINS - 1 else math.inf
             step = left / roots[bin_]
             if position + step <= edge or edge - elapsed >= longest:
                 return min(longest, position + step - elapsed)
@@ -90,48 +90,48 @@ class HazardEstimate:
             bin_ += 1
 
     def export(self) -> dict[str, Any]:
-        """What was learnt, as JSON can hold it."""
+        """Return what was learnt, in types that JSON can hold."""
         return {"count": self.count, "events": list(self._events), "exposure": list(self._exposure)}
 
     @classmethod
-    def restored(cls, exported: Mapping[str, Any]) -> HazardEstimate:
-        """What `export` gave, in another session. Raises `ConfigurationError` for anything else."""
-        lifetimes = cls()
+    def restore(cls, exported: Mapping[str, Any]) -> HazardEstimate:
+        """Return the estimate that `export` was called on. Raises `ConfigurationError` for anything else."""
+        estimate = cls()
         try:
             events, exposure = [[float(figure) for figure in exported[name]] for name in ("events", "exposure")]
-            lifetimes.count = float(exported["count"])
+            estimate.count = float(exported["count"])
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigurationError("this is not an exported cadence") from error
-        figures = [lifetimes.count, *events, *exposure]
+        figures = [estimate.count, *events, *exposure]
         if not len(events) == len(exposure) == _BINS or not all(0 <= figure < math.inf for figure in figures):
             raise ConfigurationError("this is not an exported cadence, or one of another version")
-        lifetimes._events, lifetimes._exposure = events, exposure
-        return lifetimes
+        estimate._events, estimate._exposure = events, exposure
+        return estimate
 
     def _fade(self) -> None:
-        keep = 1.0 - 1.0 / _MEMORY
-        self.count *= keep
+        kept_share = 1.0 - 1.0 / _MEMORY
+        self.count *= kept_share
         for figures in (self._events, self._exposure):
             for bin_, figure in enumerate(figures):
                 if figure:
-                    figures[bin_] = figure * keep
+                    figures[bin_] = figure * kept_share
 
     def _estimate(self) -> list[float]:
-        """The square root of the hazard in each bin; where little was seen, drawn towards the mean hazard."""
+        """Compute the square root of the hazard in each bin; where little was seen, it is drawn to the mean hazard."""
         mean = self.mean_hazard or 1.0
-        believed = _PRIOR / mean
-        self._roots = [
-            math.sqrt((events + _PRIOR) / (exposure + believed))
+        prior_exposure = _PRIOR / mean
+        self._root_hazards = [
+            math.sqrt((events + _PRIOR) / (exposure + prior_exposure))
             for events, exposure in zip(self._events, self._exposure, strict=True)
         ]
-        return self._roots
+        return self._root_hazards
 
 
 def _spread(figures: list[float], begin: float, end: float, density: float) -> None:
     """Add `density` a second to the bins between two times."""
-    bin_ = min(bisect_right(EDGES, begin) - 1, _BINS - 1)
+    bin_ = min(bisect_right(BIN_EDGES, begin) - 1, _BINS - 1)
     while begin < end:
-        edge = EDGES[bin_ + 1] if bin_ < _BINS - 1 else math.inf
+        edge = BIN_EDGES[bin_ + 1] if bin_ < _BINS - 1 else math.inf
         upto = min(end, edge)
         figures[bin_] += (upto - begin) * density
         begin = upto

@@ -1,4 +1,4 @@
-"""When one watcher looks next: by the cadence, or because a listing announced news. Survives cancellation."""
+"""When one watcher polls next: by its schedule, or because a listing announced news. Survives cancellation."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import logging
 import math
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from attrs import define, evolve
+from attrs import define, evolve, frozen
 
 from nairi_async._core.retry import is_transient
-from nairi_async._nairi.polling.cadence import Schedule
+from nairi_async._nairi.polling.schedule import Schedule
+from nairi_async._nairi.polling.subscription import Subscription
 from nairi_async.errors import NairiError, WatchTimeoutError
 from nairi_async.hooks import PollPlanned, TurnEnded
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from nairi_async._nairi.polling.cadence import Kind
-    from nairi_async._nairi.polling.change_feed import ChangeFeed
     from nairi_async._nairi.polling.context import PollingContext, TurnOrigin
-    from nairi_async._nairi.polling.feed_trust import FeedTrust, WatchedJob
     from nairi_async._nairi.polling.shared_reads import SharedRead, Snapshot
     from nairi_async.models import Turn, Usage
 
@@ -25,13 +26,13 @@ log = logging.getLogger("nairi_async.polling")
 
 _T = TypeVar("_T")
 
-# A trusted listing is checked by a look at each conversation after this many times `Polling.maximum`.
+# Where a listing is trusted, each conversation is still polled after this many times `Polling.maximum`, to verify it.
 _VERIFYING: Final = 5.0
 
 
 @define
 class WatchTarget:
-    """What a watcher watches, and how far it has come: what the error of a wait that is over tells."""
+    """What is watched, and how far the watch has come: the facts in the error of a timeout."""
 
     job_id: str
     turn: Turn | None
@@ -39,146 +40,56 @@ class WatchTarget:
     status: str | None = None
     cursor: str | None = None
 
-    def timed_out(self) -> WatchTimeoutError:
-        """The error of a wait that is over."""
+    def timeout_error(self) -> WatchTimeoutError:
+        """Return the error of a wait that is over."""
         what = f"turn {self.turn.message_id}" if self.turn is not None else f"conversation {self.job_id}"
-        told = f"{what} has not ended within the timeout; its last status was {self.status or 'never read'}"
-        return WatchTimeoutError(told, self.turn, self.status, self.cursor)
+        text = f"{what} has not ended within the timeout; its last status was {self.status or 'never read'}"
+        return WatchTimeoutError(text, self.turn, self.status, self.cursor)
+
+
+@frozen
+class FoundEnd:
+    """The end of a turn, as one watcher found it."""
+
+    found_at: float
+    """When the poll that showed it began."""
+    discovery_delay: float
+    """Estimated seconds between the end and its discovery."""
 
 
 class Poller:
-    """Keeps the appointments of one watcher.
+    """Decides when one watcher polls next, and waits until then.
 
-    `timeout` is seconds for the whole wait, counted from the first `pause`: a watcher made now and used later loses
-    none of it.
+    `timeout` is seconds for the whole wait. It counts from the first `pause`, so a watcher that is made now and used
+    later loses none of it.
     """
 
     __slots__ = (
-        "_clock",
         "_context",
         "_deadline",
-        "_due",
-        "_end",
-        "_feed",
-        "_interval",
-        "_is_fixed",
-        "_is_lagging",
-        "_job",
         "_kind",
         "_origin",
-        "_polled_at",
         "_polls",
         "_schedule",
         "_started_at",
+        "_subscription",
         "_target",
         "_timeout",
-        "was_announced",
-    )  # fmt: skip
+    )
 
     def __init__(
-        self, context: PollingContext, subject: WatchTarget, timeout: float, kind: Kind, origin: TurnOrigin | None
+        self, context: PollingContext, target: WatchTarget, timeout: float, kind: Kind, origin: TurnOrigin | None
     ) -> None:
         self._context = context
-        self._clock = context.clock
-        self._target = subject
+        self._target = target
         self._timeout = timeout
         self._kind: Kind = kind
         self._origin = origin
         self._schedule: Schedule | None = None
-        self._feed: ChangeFeed | None = None
-        self._job: WatchedJob | None = None
-        self._polled_at = -math.inf
-        self._interval = math.inf
-        self._due = -math.inf
-        self._is_fixed = False
-        self._is_lagging = False
+        self._subscription: Subscription | None = None
         self._started_at = -math.inf
         self._deadline = math.inf
         self._polls = 0
-        # When the end was found, and how late, until it is told.
-        self._end: tuple[float, float] | None = None
-        self.was_announced = False
-        """Whether the look that is due was announced by a listing, so that news is likely."""
-
-    async def pause(self) -> None:
-        """Wait until the next look is due, or raise `WatchTimeoutError` when the whole wait is over before that."""
-        # All in one frame: thousands wait here, and each frame is memory for every one of them.
-        self._begin()
-        self.was_announced = False
-        feed = None if self._is_fixed else self._feed
-        counters = self._context.counters
-        counters.open_watches += 1
-        try:
-            if feed is not None and self._leaves_it_to(feed):
-                await self._wait_for_announcement(feed)
-            else:
-                wait = self._wait_before(self._due)
-                if wait > 0:
-                    await self._clock.sleep(wait)
-                if feed is not None:
-                    await feed.try_out()
-        finally:
-            counters.open_watches -= 1
-        if self._is_over:
-            raise self._target.timed_out()
-
-    async def read(self, shared: SharedRead[_T], moment: float) -> Snapshot[_T]:
-        """A read asked for at `moment` or later, cut short by the end of the whole wait."""
-        counters = self._context.counters
-        self._polls += 1
-        counters.open_watches += 1
-        try:
-            return await shared.since(moment, deadline=self._deadline)
-        except NairiError as error:
-            if self._is_over and is_transient(error, idempotent=True, unreadable=True):
-                raise self._target.timed_out() from error
-            raise
-        finally:
-            counters.open_watches -= 1
-
-    def polled(self, started_at: float, received_at: float, *, news: bool, explained: bool = True) -> None:
-        """A look that began and came at these moments; the next is due when the cadence says.
-
-        Counted from the beginning of the read, watchers that share reads fall into step; but where the read was held
-        back, not at once after it. `explained` is false where a look that was announced has seen no change at all.
-        """
-        schedule = self._begin()
-        self._account(started_at, news=news)
-        self._interval = schedule.feed(started_at, news=news, jitter=self._context.random())
-        self._due, self._is_fixed = max(started_at + self._interval, received_at + self._interval / 2.0), False
-        # The listing may be ahead of what it announces: then the next look is this watcher's own.
-        self._is_lagging = self.was_announced and not news and not explained
-        self._polled_at = started_at
-
-    def ended(self, started_at: float) -> None:
-        """A look that began at this moment has found the end of what is waited for; `tell_end` says so."""
-        schedule = self._begin()
-        self._end = (started_at, schedule.expected_delay(started_at))
-        self._account(started_at, news=True)
-        schedule.end(started_at)
-
-    def tell_end(self, turn: Turn, status: str, usage: Usage | None) -> None:
-        """Tell how the turn has ended whose end was found, and what it brought: once, whoever else waited for it."""
-        end, self._end = self._end, None
-        if end is None or not self._context.has_newly_ended(turn):
-            return
-        hooks = self._context.executor.hooks
-        if hooks.listens(log):
-            moment, delay = end
-            ended = TurnEnded(
-                turn=turn if turn.agent_id is not None else evolve(turn, agent_id=self._target.agent_id),
-                status=status,
-                seconds=moment - (self._origin.moment if self._origin is not None else self._started_at),
-                ended_at=self._clock.time() - (self._clock.monotonic() - moment),
-                discovery_delay=delay,
-                polls=self._polls,
-                usage=usage,
-            )
-            hooks.emit(log, ended)
-
-    def due_at(self, moment: float) -> None:
-        """The next read is due at this moment, whatever the cadence says."""
-        self._due, self._is_fixed = moment, True
 
     @property
     def started_at(self) -> float:
@@ -187,89 +98,159 @@ class Poller:
         return self._started_at
 
     @property
-    def _is_over(self) -> bool:
-        return self._clock.monotonic() >= self._deadline
+    def remaining(self) -> float:
+        """Seconds that are left of the whole wait."""
+        self._begin()
+        return max(0.0, self._deadline - self._context.clock.monotonic())
 
     @property
-    def _trust(self) -> FeedTrust | None:
-        if self._feed is None:
-            return None
-        return self._feed.ends if self._kind == "turn" else self._feed.messages
+    def was_announced(self) -> bool:
+        """Whether the poll that is due was announced by a listing, so that news is likely."""
+        return self._subscription is not None and self._subscription.was_announced
+
+    async def pause(self) -> None:
+        """Wait until the next poll is due.
+
+        Raises:
+            WatchTimeoutError: the whole wait is over before that.
+        """
+        # All in one frame: thousands wait here, and each frame is memory for every one of them.
+        schedule, subscription = self._begin(), self._subscription
+        clock, counters = self._context.clock, self._context.counters
+        if subscription is not None:
+            subscription.was_announced = False
+        counters.open_watches += 1
+        try:
+            if subscription is not None and schedule.is_replaceable and subscription.replaces_polls:
+                until = min(self._deadline, schedule.polled_at + _VERIFYING * self._context.polling.maximum)
+                self._emit_plan(until, is_announced=True)
+                subscription.was_announced = await subscription.wait(schedule.polled_at, until)
+                schedule.observe_announcement_wait(subscription.announced_alive_at)
+                wait = 0.0 if subscription.was_announced else self._wait_without_listing(schedule, until)
+                if wait > 0:
+                    await clock.sleep(wait)
+            else:
+                wait = self._wait_until(schedule.next_poll_at)
+                if wait > 0:
+                    await clock.sleep(wait)
+                if subscription is not None and not schedule.is_fixed:
+                    await subscription.feed.try_out()
+        finally:
+            counters.open_watches -= 1
+        if self._is_over:
+            raise self._target.timeout_error()
+
+    async def read(self, shared: SharedRead[_T], at: float) -> Snapshot[_T]:
+        """Return a read that was asked for at `at` or later; it is cut short by the end of the whole wait.
+
+        Raises:
+            WatchTimeoutError: the whole wait was over before the service could be read.
+            NairiError: the read failed.
+        """
+        counters = self._context.counters
+        self._polls += 1
+        counters.open_watches += 1
+        try:
+            return await shared.since(at, deadline=self._deadline)
+        except NairiError as error:
+            if self._is_over and is_transient(error, idempotent=True, unreadable=True):
+                raise self._target.timeout_error() from error
+            raise
+        finally:
+            counters.open_watches -= 1
+
+    def observe_poll(self, read: Snapshot[Any], *, news: bool, explained: bool = True) -> None:
+        """Take in what a poll has brought; the next one is due when the cadence says.
+
+        `explained` is false where a poll that was announced has seen no change at all.
+        """
+        schedule, subscription = self._begin(), self._subscription
+        self._account(read.started_at, news=news)
+        schedule.feed(read.started_at, news=news, jitter=self._context.random(), received_at=read.received_at)
+        if subscription is not None:
+            subscription.observe_lag(is_lagging=subscription.was_announced and not news and not explained)
+
+    def observe_end(self, read: Snapshot[Any]) -> FoundEnd:
+        """Take in that a poll has found the end of what is waited for, and return what can be reported of it."""
+        schedule, found_at = self._begin(), read.started_at
+        delay = schedule.expected_delay(found_at)
+        self._account(found_at, news=True)
+        schedule.observe_news(found_at)
+        return FoundEnd(found_at, delay)
+
+    def emit_end(self, end: FoundEnd, turn: Turn, status: str, usage: Usage | None) -> None:
+        """Report to the hooks how the turn ended, unless another watcher has."""
+        context, clock = self._context, self._context.clock
+        if not context.record_end(turn) or not context.executor.hooks.listens(log):
+            return
+        sent_at = self._origin.sent_at if self._origin is not None else self._started_at
+        ended = TurnEnded(
+            turn=turn if turn.agent_id is not None else evolve(turn, agent_id=self._target.agent_id),
+            status=status,
+            seconds=end.found_at - sent_at,
+            ended_at=clock.time() - (clock.monotonic() - end.found_at),
+            discovery_delay=end.discovery_delay,
+            polls=self._polls,
+            usage=usage,
+        )
+        context.executor.hooks.emit(log, ended)
+
+    def poll_at(self, at: float) -> None:
+        """Set the time of the next poll, whatever the cadence says."""
+        self._begin().poll_at(at)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._context.clock.monotonic() >= self._deadline
 
     def _begin(self) -> Schedule:
         if self._schedule is not None:
             return self._schedule
-        now = self._started_at = self._clock.monotonic()
+        context, origin, agent_id = self._context, self._origin, self._target.agent_id
+        now = self._started_at = context.clock.monotonic()
         self._deadline = now + self._timeout
-        origin, agent_id = self._origin, self._target.agent_id
-        started_at = origin.moment if origin is not None else now
-        self._schedule = Schedule(self._context.cadence, agent_id, self._kind, started_at, known=origin is not None)
-        if self._kind != "progress":
-            self._feed = self._context.feeds.of(agent_id)
-        if self._feed is not None:
-            self._job = self._feed.register(self._target.job_id)
-            if origin is not None and origin.answered is not None:
-                self._job.prompted = (origin.moment, origin.answered)
+        started_at = origin.sent_at if origin is not None else now
+        schedule = self._schedule = Schedule(
+            context.cadence, agent_id, self._kind, started_at, known=origin is not None
+        )
+        feed = context.feeds.of(agent_id) if self._kind != "progress" else None
+        if feed is not None:
+            self._subscription = Subscription(feed, self._target.job_id, self._kind, origin)
         if origin is not None:
             # There is nothing to see at the very beginning.
-            self.polled(origin.moment, origin.moment, news=False)
-        return self._schedule
+            schedule.feed(origin.sent_at, news=False, jitter=context.random())
+        return schedule
 
-    def _leaves_it_to(self, feed: ChangeFeed) -> bool:
-        """Whether an announcement is waited for instead of looking."""
-        return (
-            self._polled_at > -math.inf
-            and not self._is_lagging
-            and self._trust is not None
-            and feed.replaces_looks(self._trust)
-        )
+    def _wait_without_listing(self, schedule: Schedule, until: float) -> float:
+        """Return the seconds to the next poll after a wait for the listing ended without an announcement."""
+        now = self._context.clock.monotonic()
+        if now >= until:
+            return 0.0
+        # The listing no longer replaces polls, for all watchers at once: they spread their polls over an interval.
+        return self._wait_until(now + self._context.random() * min(schedule.interval, until - now))
 
-    async def _wait_for_announcement(self, feed: ChangeFeed) -> None:
-        trust, job = self._trust, self._job
-        assert trust is not None  # noqa: S101 - whoever has a feed has these
-        assert job is not None  # noqa: S101 - as above
-        until = min(self._deadline, self._polled_at + _VERIFYING * self._context.polling.maximum)
-        self._tell_plan(until, is_announced=True)
-        self.was_announced = await feed.wait(job, trust, self._polled_at, until, own=self._origin is not None)
-        if self._schedule is not None:
-            self._schedule.waited_for_announcement(job.moved_at - feed.interval if self.was_announced else None)
-        now = self._clock.monotonic()
-        if not self.was_announced and now < until:
-            # The listing stands for looks no more, for all at once: back to looking, spread over an interval.
-            wait = self._wait_before(now + self._context.random() * min(self._interval, until - now))
-            if wait > 0:
-                await self._clock.sleep(wait)
+    def _wait_until(self, at: float) -> float:
+        """Return the seconds to a poll that is planned for `at`, and report the plan."""
+        self._emit_plan(at, is_announced=False)
+        return min(at, self._deadline) - self._context.clock.monotonic()
 
-    def _wait_before(self, moment: float) -> float:
-        """Seconds to wait for a look that is planned for a moment."""
-        self._tell_plan(moment, is_announced=False)
-        return min(moment, self._deadline) - self._clock.monotonic()
-
-    def _tell_plan(self, moment: float, *, is_announced: bool) -> None:
+    def _emit_plan(self, at: float, *, is_announced: bool) -> None:
         hooks = self._context.executor.hooks
         if hooks.listens(log):
             planned = PollPlanned(
                 job_id=self._target.job_id,
                 agent_id=self._target.agent_id,
-                wait=max(0.0, moment - self._clock.monotonic()),
+                wait=max(0.0, at - self._context.clock.monotonic()),
                 is_announced=is_announced,
             )
             hooks.emit(log, planned)
 
     def _account(self, started_at: float, *, news: bool) -> None:
-        """Tell the meter and the listing what this look has brought."""
-        if started_at <= self._polled_at or self._polled_at == -math.inf:
+        """Count what a poll has brought, and let the listing be judged by it."""
+        schedule = self._begin()
+        if not schedule.has_polled or started_at <= schedule.polled_at:
             return
-        feed, trust, job = self._feed, self._trust, self._job
         if news:
-            schedule = self._begin()
             self._context.counters.discovered(schedule.expected_delay(started_at))
-        if feed is None or trust is None or job is None:
-            return
-        if news and not self.was_announced:
-            feed.found(trust, job, self._polled_at, started_at)
-        is_moved = job.moved_at > self._polled_at and not job.is_doubtful and not job.is_only_prompt
-        waited = started_at - self._polled_at
-        # Looks in quick succession at the beginning are no more than one reading would be.
-        saved = waited / self._interval if self.was_announced else min(1.0, waited / feed.interval)
-        trust.spent(1.0 if is_moved else 0.0, saved)
+        if self._subscription is not None:
+            self._subscription.account(schedule, started_at, news=news)

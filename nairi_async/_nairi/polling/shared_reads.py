@@ -1,4 +1,4 @@
-"""Reads that several watchers share: one request answers all who want the same thing at the same time."""
+"""Reads that several watchers share: one request serves all who want the same thing at the same time."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ _T = TypeVar("_T")
 
 @frozen
 class Snapshot(Generic[_T]):
-    """What a read brought."""
+    """The result of one read."""
 
     started_at: float
-    """When it was asked for: what happened before this moment is in it."""
+    """When it was asked for: what happened before is in it."""
     received_at: float
-    """When it was answered."""
+    """When the response was received."""
     value: _T
-    """The decoded answer."""
+    """The decoded body."""
     weight: int
     """Size of the body in bytes."""
 
 
 class SharedRead(Generic[_T]):
-    """One path that several tasks read.
+    """One path that several tasks read ("single flight").
 
-    There is no task behind it: the first who needs a read makes it, the others wait for that one, and if the first is
+    There is no task behind it: the first that needs a read makes it, and the others wait for that one. If the first is
     cancelled, the next makes it.
     """
 
@@ -57,11 +57,11 @@ class SharedRead(Generic[_T]):
         self._reading = asyncio.Lock()
         self._latest: Snapshot[_T] | None = None
 
-    async def since(self, moment: float, *, deadline: float) -> Snapshot[_T]:
-        """A snapshot asked for at `moment` or later: the last one if it is new enough, else a new one."""
+    async def since(self, at: float, *, deadline: float) -> Snapshot[_T]:
+        """Return a snapshot asked for at `at` or later: the last one if it is new enough, else a new one."""
         async with self._reading:
             latest = self._latest
-            if latest is None or latest.started_at < moment:
+            if latest is None or latest.started_at < at:
                 started_at = self._executor.clock.monotonic()
                 self._counters.polls += 1
                 decode = partial(self._snapshot, started_at)
@@ -76,7 +76,10 @@ class SharedRead(Generic[_T]):
 
 
 class SharedReads:
-    """The shared reads of a session; each lives as long as somebody watches."""
+    """The reads of a session, with single flight: equal reads at the same time are one request.
+
+    Each path is remembered for as long as something watches it.
+    """
 
     def __init__(self, executor: RequestExecutor, counters: PollCounters) -> None:
         self._executor = executor
@@ -84,11 +87,11 @@ class SharedReads:
         self._shared: WeakValueDictionary[tuple[str, bool], SharedRead[Any]] = WeakValueDictionary()
 
     def message(self, message_id: str) -> SharedRead[Message]:
-        """`GET messages/{message_id}`: small, whatever the length of the conversation."""
-        return self._share(path("messages", message_id), lambda: _SameAgain(decode_message))
+        """Return the read of one message, `GET messages/{message_id}`: small however long the conversation is."""
+        return self._share(path("messages", message_id), lambda: _UnchangedDecoder(decode_message))
 
     def timeline(self, job_id: str, *, progress: bool = False) -> SharedRead[tuple[Message, ...]]:
-        """`GET conversations/{job_id}/messages`: all of it, each time."""
+        """Return the read of a whole conversation, `GET conversations/{job_id}/messages`: all of it, each time."""
         location = path("conversations", job_id, "messages")
         return self._share(location, lambda: IncrementalDecoder(progress=progress).decode, progress=progress)
 
@@ -101,8 +104,8 @@ class SharedReads:
         return shared
 
 
-class _SameAgain(Generic[_T]):
-    """A decoder that does nothing when the body is the last one again, as a waiting turn's status is."""
+class _UnchangedDecoder(Generic[_T]):
+    """A decoder that does no work when the body is the same again, as the status of a waiting turn is."""
 
     __slots__ = ("_body", "_decode", "_value")
 

@@ -1,8 +1,9 @@
-"""What is new in a conversation, as a pure state machine: reads go in, new messages come out (design section 5).
+"""What is new in a conversation: reads go in, new messages come out, each once and in order. Pure: no clock, no I/O.
 
-The service repeats its whole history on each read, may show a reply before or after the status that announces it,
-and documents no sort key. So identity is the message id; order is the time of creation, and the position in the list
-where times are equal or missing; a status that was once terminal stays terminal.
+The service repeats its whole history on each read, may show a reply before or after the status that announces it, and
+documents no sort key (https://nairi.ai/docs/api/conversations/list-messages). So identity is the message id. Order is
+the time of creation, and the position in the list where times are equal or missing. A status that was once terminal
+stays terminal.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 
 _Place = tuple[datetime, int]
-"""Where a message stands for good: its time, and the order of first sight among equals."""
+"""The final place of a message: its time and, among equal times, the order in which they were first seen."""
 
 
 class Timeline:
@@ -26,13 +27,13 @@ class Timeline:
 
     Args:
         turn: The user message whose turn is watched; without it, the whole conversation is.
-        after: The message behind which to begin; it was handed over before.
-        progress: Whether progress messages come out as well.
-        latest: A user message that is known to exist: without having seen it, no conversation has ended.
+        after: The message behind which to begin; it was delivered before.
+        progress: Whether progress messages are delivered as well.
+        latest: A user message that is known to exist: until a read has shown it, the conversation has not ended.
 
-    A message comes out once: as soon as it is final and everything before it is out, or at the latest by `finish`.
-    Only progress comes out again, under its old id, when its content has changed since: a running commentary may grow.
-    A user message is final from the start, since its status is the turn's, and its text does not change.
+    A message is delivered once: as soon as it is final and everything before it was delivered, or by `finish`. Only
+    progress is delivered again, under its old id, when its content has changed since: a running commentary may grow.
+    A user message is final from the start, because its status is the turn's and its text does not change.
     """
 
     def __init__(
@@ -43,14 +44,15 @@ class Timeline:
         self._anchors = tuple(anchor for anchor in (turn, after) if anchor is not None)
         self._progress = progress
         self._places: dict[str, _Place] = {}
-        self._hints: dict[str, Message] = {}
+        self._single_reads: dict[str, Message] = {}
         self._users: dict[str, Message] = {}
-        self._unplaced: dict[str, Message] = {}
+        self._undecided: dict[str, Message] = {}
         self._waiting: dict[str, Message] = {}
-        self._settled: set[str] = set()
-        # Of progress that came out: when it had changed last, and which contents came out. A hash of each is enough,
-        # and an old read that shows an old content again brings nothing new.
-        self._told: dict[str, tuple[datetime, set[int]]] = {}
+        # Delivered, or known not to be wanted.
+        self._decided: set[str] = set()
+        # Of delivered progress: when it had last changed, and hashes of the contents that were delivered, since an old
+        # read that shows an old content again brings nothing new.
+        self._delivered_progress: dict[str, tuple[datetime, set[int]]] = {}
 
     @property
     def status(self) -> str | None:
@@ -75,7 +77,7 @@ class Timeline:
 
     @property
     def open_user(self) -> str | None:
-        """The user message whose end is still waited for."""
+        """The user message whose end is still awaited; `None` if there is none."""
         if self._turn is not None:
             user = self._users.get(self._turn)
             return None if user is not None and user.is_terminal else self._turn
@@ -90,18 +92,18 @@ class Timeline:
 
     @property
     def missing(self) -> str | None:
-        """A message that nothing can be ordered without and that no read has shown yet."""
-        seen = self._places.keys() | self._hints.keys()
+        """The id of a message that the order depends on and that no read has shown yet; `None` if there is none."""
+        seen = self._places.keys() | self._single_reads.keys()
         wanted = self._anchors if self._latest is None else (*self._anchors, self._latest)
         return next((message_id for message_id in wanted if message_id not in seen), None)
 
     def observe_message(self, message: Message) -> None:
-        """Learn from a read of one single message: its status, and its time in case no list shows it."""
-        self._hints[message.id] = message
+        """Take in a read of one message by itself: its status, and its time in case no list shows it."""
+        self._single_reads[message.id] = message
         self._learn_status(message)
 
     def observe(self, messages: Sequence[Message]) -> list[Message]:
-        """Learn from a read of the whole conversation; returns what can be handed over now, in order."""
+        """Take in a read of the whole conversation, and return what can be delivered now, in order."""
         earliest = _EARLIEST
         positions: dict[str, int] = {}
         fresh: dict[str, Message] = {}
@@ -113,7 +115,7 @@ class Timeline:
             earliest = place[0]
             positions.setdefault(key, position)
             self._learn_status(message)
-            if key in self._settled or key in self._anchors:
+            if key in self._decided or key in self._anchors:
                 if self._has_grown(key, message):
                     self._update(self._waiting, key, message)
                 continue
@@ -122,31 +124,32 @@ class Timeline:
             else:
                 self._update(fresh, key, message)
         for key, message in fresh.items():
-            self._update(self._unplaced, key, message)
-        # A cursor may stand on a message that lists leave out; a turn's own message is worth waiting for.
-        self._place_by_hint(anchor for anchor in self._anchors if anchor != self._turn and anchor in self._hints)
+            self._update(self._undecided, key, message)
+        # A cursor may stand on a message that lists leave out; a turn's own message will be listed.
+        known = self._single_reads
+        self._place_by_single_read(anchor for anchor in self._anchors if anchor != self._turn and anchor in known)
         if all(anchor in self._places for anchor in self._anchors):
-            self._sort_out(positions)
-        return self._hand_over(finishing=False)
+            self._decide(positions)
+        return self._deliver(is_last=False)
 
     def finish(self) -> list[Message]:
-        """The turn is over and read to its end: everything that still waited, in order."""
-        self._place_by_hint(self._anchors)
-        self._sort_out({})
-        return self._hand_over(finishing=True)
+        """Return everything that still waits, in order: the turn is over and was read to its end."""
+        self._place_by_single_read(self._anchors)
+        self._decide({})
+        return self._deliver(is_last=True)
 
-    def _place_by_hint(self, anchors: Iterable[str]) -> None:
-        """Give anchors that no list has shown their place, by the time that a read of the message alone told."""
+    def _place_by_single_read(self, anchors: Iterable[str]) -> None:
+        """Place anchors that no list has shown by the time that a read of the message by itself showed."""
         for anchor in anchors:
             if anchor not in self._places:
-                hint = self._hints.get(anchor)
-                time = (hint.created_at if hint is not None else None) or _EARLIEST
+                read = self._single_reads.get(anchor)
+                time = (read.created_at if read is not None else None) or _EARLIEST
                 others = [self._places[user][0] for user in self._users if user in self._places]
                 if anchor == self._turn and others and max(others) >= time:
-                    # Its time does not tell it from earlier prompts: all that is listed was there before it.
+                    # Its time does not distinguish it from earlier prompts: all that is listed was there before it.
                     self._places[anchor] = max(self._places.values())
                 else:
-                    # Before its equals: where a time decides nothing, delivering too much loses nothing.
+                    # Before its equals: where a time decides nothing, to deliver too much loses nothing.
                     self._places[anchor] = (time, -1)
 
     def _learn_status(self, message: Message) -> None:
@@ -159,7 +162,7 @@ class Timeline:
 
     @staticmethod
     def _update(messages: dict[str, Message], key: str, message: Message) -> None:
-        """Keep the newer form; a terminal one is kept against a late read that shows the message unfinished."""
+        """Store the newer form; a late read that shows a terminal message unfinished does not replace it."""
         known = messages.get(key)
         # Progress is `completed` from the start, and may grow all the same.
         is_growing = message.role == "progress" and known is not None and _changed_at(message) >= _changed_at(known)
@@ -167,28 +170,28 @@ class Timeline:
             messages[key] = message
 
     def _has_grown(self, key: str, message: Message) -> bool:
-        """Whether progress that came out shows a content that did not, and that is not from an older read."""
-        told = self._told.get(key)
-        if told is None:
+        """Return whether delivered progress shows a content that was not delivered, and not from an older read."""
+        delivered = self._delivered_progress.get(key)
+        if delivered is None:
             return False
-        changed_at, contents = told
+        changed_at, contents = delivered
         return _changed_at(message) >= changed_at and hash(message.content) not in contents
 
-    def _sort_out(self, positions: dict[str, int]) -> None:
-        """Decide for each message that no decision was made on whether it follows all anchors."""
-        for key, message in self._unplaced.items():
+    def _decide(self, positions: dict[str, int]) -> None:
+        """Decide for each undecided message whether it follows all anchors."""
+        for key, message in self._undecided.items():
             is_wanted = self._progress or message.role != "progress"
             if is_wanted and all(self._follows(key, anchor, positions) for anchor in self._anchors):
                 self._waiting[key] = message
             else:
-                self._settled.add(key)
-        self._unplaced.clear()
+                self._decided.add(key)
+        self._undecided.clear()
 
     def _follows(self, key: str, anchor: str, positions: dict[str, int]) -> bool:
         if self._places[key] > self._places[anchor]:
             return True
-        # Listed behind the first prompt of a conversation, yet with an earlier time: nothing can precede that prompt,
-        # so the times are wrong, not the list.
+        # Listed behind the first prompt of a conversation, but with an earlier time: nothing precedes that prompt, so
+        # the times are wrong, not the list.
         is_listed_behind = positions.get(key, -1) > positions.get(anchor, len(positions))
         return anchor == self._turn and is_listed_behind and self._is_first_prompt(anchor)
 
@@ -196,41 +199,41 @@ class Timeline:
         place = self._places[anchor]
         return all(user == anchor or self._places.get(user, place) >= place for user in self._users)
 
-    def _hand_over(self, *, finishing: bool) -> list[Message]:
+    def _deliver(self, *, is_last: bool) -> list[Message]:
         ready = []
         is_blocked = False
         for key in sorted(self._waiting, key=self._places.__getitem__):
             message = self._waiting[key]
             if self._is_of_later_turn(key):
-                self._settle(key)
-            elif message.role == "progress" or finishing or (_is_final(message) and not is_blocked):
-                # Progress is a running commentary: it neither waits for a reply to be final nor holds one back.
-                self._settle(key)
+                self._leave_waiting(key)
+            elif message.role == "progress" or is_last or (_is_final(message) and not is_blocked):
+                # Progress is a running commentary: it neither waits for a reply to be final nor delays one.
+                self._leave_waiting(key)
                 ready.append(message)
                 if message.role == "progress":
-                    _, contents = self._told.get(key, (_EARLIEST, set[int]()))
-                    self._told[key] = (_changed_at(message), contents | {hash(message.content)})
+                    _, contents = self._delivered_progress.get(key, (_EARLIEST, set[int]()))
+                    self._delivered_progress[key] = (_changed_at(message), contents | {hash(message.content)})
             else:
                 is_blocked = True
         return ready
 
-    def _settle(self, key: str) -> None:
+    def _leave_waiting(self, key: str) -> None:
         del self._waiting[key]
-        self._settled.add(key)
+        self._decided.add(key)
 
     def _is_of_later_turn(self, key: str) -> bool:
         return any(self._places[key] >= self._places[prompt] for prompt in self._later_prompts())
 
     def _later_prompts(self) -> Iterator[str]:
-        """User messages made after the watched turn had ended: what they and the agent said then is not of this turn.
+        """Yield the user messages made after the watched turn had ended: they begin what is not of this turn.
 
-        A prompt made while the turn was still running proves nothing, because its reply stands between theirs.
+        A prompt made while the turn was still running proves nothing, because the turn's reply follows it.
         """
         turn = self._users.get(self._turn) if self._turn is not None else None
         if turn is None or not turn.is_terminal or turn.updated_at is None or turn.created_at is None:
             return
         if turn.updated_at <= turn.created_at:
-            return  # The service does not stamp the end of a turn, so nothing can be told by it.
+            return  # The service does not stamp the end of a turn, so the stamp proves nothing.
         for user in self._users.values():
             is_listed = user.id != turn.id and user.id in self._places
             if is_listed and user.created_at is not None and user.created_at >= turn.updated_at:
@@ -246,5 +249,5 @@ def _changed_at(message: Message) -> datetime:
 
 
 def _key(message: Message) -> str:
-    """The message id; for a message without one, everything that tells it from others."""
+    """Return the message id; for a message without one, everything that distinguishes it from others."""
     return message.id or f"\0{message.role}\0{message.created_at}\0{message.content}"

@@ -1,4 +1,4 @@
-"""Following one conversation, read by read, to the end of a turn: what a watch does between two messages."""
+"""Follows one conversation, read by read, to the end of a turn: what a watch does between two messages."""
 
 from __future__ import annotations
 
@@ -6,36 +6,54 @@ import logging
 import math
 from typing import TYPE_CHECKING, Final
 
-from nairi_async._nairi.polling.cadence import timeline_spacing
+from nairi_async._nairi.polling.conversation_reader import ConversationReader
 from nairi_async._nairi.polling.poller import Poller
 from nairi_async._nairi.polling.timeline import Timeline
-from nairi_async.errors import TurnFailedError
+from nairi_async._nairi.polling.turn_messages import turn_failed, turn_messages
+from nairi_async._nairi.results import Reply
 from nairi_async.models import Turn, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nairi_async._nairi.polling.context import PollingContext
-    from nairi_async._nairi.polling.poller import WatchTarget
-    from nairi_async._nairi.polling.shared_reads import SharedRead, Snapshot
+    from nairi_async._nairi.polling.poller import FoundEnd, WatchTarget
+    from nairi_async._nairi.polling.shared_reads import Snapshot
+    from nairi_async.errors import TurnFailedError
     from nairi_async.models import Message
 
 log = logging.getLogger("nairi_async.polling")
 
-# Settling times for which a conversation that shows no prompt at all is given the chance to show one.
+# Settling times in which a conversation that shows no prompt at all may still show one.
 _UNSEEN: Final = 10.0
 
 
 class Tracker:
-    """Reads a conversation and says what is new.
+    """Decides from what reads bring what is new, and when the watch is over.
 
     Between reads it holds nothing but its own state; a `step` that was cancelled or failed is simply taken again.
     """
 
+    __slots__ = (
+        "_context",
+        "_created_at",
+        "_end",
+        "_ended_at",
+        "_follow",
+        "_last_read",
+        "_messages",
+        "_poller",
+        "_prompts",
+        "_reader",
+        "_target",
+        "_timeline",
+        "is_finished",
+    )  # fmt: skip
+
     def __init__(
         self,
         context: PollingContext,
-        subject: WatchTarget,
+        target: WatchTarget,
         *,
         after: str | None,
         follow: bool,
@@ -44,34 +62,30 @@ class Tracker:
     ) -> None:
         self.is_finished = False
         """Whether everything that the watch promises was returned."""
-        self._clock = context.clock
-        self._reads = context.reads
-        self._polling = context.polling
-        self._target = subject
+        self._context = context
+        self._target = target
         self._follow = follow
-        self._is_single = subject.turn is not None and not follow
-        turn = subject.turn
+        turn = target.turn
         origin = context.origin(turn) if after is None else None
-        self._poller = Poller(context, subject, timeout, "progress" if progress else "first", origin)
-        # A watch that follows goes on behind its turn, so it looks at the conversation and only begins at the turn.
+        self._poller = Poller(context, target, timeout, "progress" if progress else "first", origin)
+        # A watch that follows outlives its turn, so it watches the conversation and only begins at the turn.
         self._timeline = Timeline(
             turn=turn.message_id if turn is not None and not follow else None,
             after=after if after is not None or turn is None or not follow else turn.message_id,
             progress=progress,
-            latest=context.latest_prompt(subject.job_id) if turn is None or follow else None,
+            latest=context.latest_prompt(target.job_id) if turn is None or follow else None,
         )
-        self._progress = progress
+        # Until the cursor was found, progress is read too: the cursor may stand on it.
+        self._reader = ConversationReader(
+            context, self._poller, target.job_id, progress=progress, with_progress_at_first=after is not None
+        )
         self._prompts = 0
-        self._started_at = context.clock.monotonic()
-        # Until a cursor was found, progress is read too: it may stand there.
-        self._whole = self._reads.timeline(subject.job_id, progress=progress or after is not None)
-        self._single: tuple[str, SharedRead[Message]] | None = None
-        self._last_whole = -math.inf
-        self._last_single = -math.inf
-        self._next_whole = -math.inf
+        self._created_at = context.clock.monotonic()
+        self._end: FoundEnd | None = None
         self._ended_at: float | None = None
-        # Kept for the error of a failed turn alone: a conversation followed for days would only pile them up.
-        self._said: list[Message] = []
+        # Of a single turn alone: of a conversation that is followed for days they would pile up.
+        self._messages: list[Message] = []
+        self._last_read: Sequence[Message] = ()
 
     @property
     def turn(self) -> Turn | None:
@@ -79,108 +93,111 @@ class Tracker:
         return self._target.turn
 
     @property
+    def job_id(self) -> str:
+        """The conversation."""
+        return self._target.job_id
+
+    @property
     def status(self) -> str | None:
         """The last status seen of the turn's user message."""
         return self._timeline.status
 
+    @property
+    def remaining(self) -> float:
+        """Seconds that are left of the whole wait."""
+        return self._poller.remaining
+
     async def step(self, cursor: str | None) -> Sequence[Message]:
-        """Wait for the next read, make it, and return what is new; `cursor` is for the error."""
+        """Wait for the next poll, make it, and return what is new; `cursor` is for the error of a timeout."""
         self._target.cursor = cursor
         await self._poller.pause()
-        wanted = self._wanted_alone()
-        messages = await (self._read_whole() if wanted is None else self._read_single(wanted))
+        message_id = self._reader.message_to_read(self._timeline, self._context.clock.monotonic())
+        if message_id is None:
+            messages = await self._read_conversation()
+        else:
+            messages = await self._read_message(message_id)
         self._target.status = self._timeline.status
         return messages
 
     def failure(self) -> TurnFailedError | None:
-        """The error to end with, if the watched turn failed."""
-        return turn_failed(self._target.turn, self._said) if self._timeline.has_failed else None
+        """Return the error to end with, if the watched turn failed."""
+        return turn_failed(self._target.turn, self._messages) if self._timeline.has_failed else None
 
-    def _wanted_alone(self) -> str | None:
-        """The message to read by itself, where that is enough or is all that helps."""
-        if self._last_whole > -math.inf and (missing := self._timeline.missing) is not None:
-            return missing
-        if self._clock.monotonic() < self._next_whole:
-            return self._timeline.open_user
-        return None
+    def reply(self) -> Reply | None:
+        """Return the reply of the watched turn from what was read; `None` before its end, and if it failed.
 
-    async def _read_single(self, message_id: str) -> Sequence[Message]:
-        if self._single is None or self._single[0] != message_id:
-            self._single = (message_id, self._reads.message(message_id))
-        newer = max(math.nextafter(self._last_single, math.inf), self._last_whole)
-        snapshot = await self._poller.read(self._single[1], newer)
-        self._last_single = snapshot.started_at
-        self._timeline.observe_message(snapshot.value)
+        It holds the whole turn, also where the watch began behind a cursor.
+        """
+        turn, prompt = self._target.turn, self._timeline.user
+        if not self.is_finished or self._timeline.has_failed or turn is None or prompt is None:
+            return None
+        messages, _ = turn_messages(turn, prompt, self._last_read, self._messages)
+        return Reply.of(turn, messages)
+
+    @property
+    def _is_single(self) -> bool:
+        return self._target.turn is not None and not self._follow
+
+    async def _read_message(self, message_id: str) -> Sequence[Message]:
+        read = await self._reader.read_message(message_id)
+        self._timeline.observe_message(read.value)
         if self._timeline.has_ended:
-            self._poller.ended(snapshot.started_at)
-            self._note_end(snapshot.received_at)
+            self._end = self._poller.observe_end(read)
+            self._record_end(read.received_at, due_at=read.received_at)
         else:
-            self._poller.polled(snapshot.started_at, snapshot.received_at, news=False)
+            self._poller.observe_poll(read, news=False)
         return ()
 
-    async def _read_whole(self) -> Sequence[Message]:
-        # Newer than the last one used, not older than this watch, and at the end not older than the end.
-        newer = max(math.nextafter(self._last_whole, math.inf), self._poller.started_at)
-        if self._ended_at is not None:
-            newer = max(newer, self._ended_at)
-        snapshot = await self._poller.read(self._whole, newer)
-        self._last_whole = snapshot.started_at
-        self._next_whole = snapshot.started_at + timeline_spacing(self._polling, snapshot.weight)
-        messages = self._timeline.observe(snapshot.value)
+    async def _read_conversation(self) -> Sequence[Message]:
+        # At the end, a read that is not older than the end.
+        read = await self._reader.read_conversation(-math.inf if self._ended_at is None else self._ended_at)
+        messages = self._timeline.observe(read.value)
         if self._timeline.missing is None:
-            self._whole = self._reads.timeline(self._target.job_id, progress=self._progress)
-        log.debug("conversation %s: %d bytes, %d new", self._target.job_id, snapshot.weight, len(messages))
-        return self._judge_end(snapshot, messages)
+            self._reader.leave_progress_out()
+        log.debug("conversation %s: %d bytes, %d new", self._target.job_id, read.weight, len(messages))
+        return self._judge_end(read, messages)
 
-    def _judge_end(self, snapshot: Snapshot[tuple[Message, ...]], messages: list[Message]) -> Sequence[Message]:
-        """The last read is one that began after the end was seen and the settling time was over."""
-        is_unseen = (
-            self._timeline.prompts == 0 and snapshot.started_at < self._started_at + _UNSEEN * self._polling.settle
-        )
+    def _judge_end(self, read: Snapshot[tuple[Message, ...]], messages: list[Message]) -> Sequence[Message]:
+        """Decide whether the watch is over: with a read that began after the end was seen and had settled."""
+        polling = self._context.polling
+        is_unseen = self._timeline.prompts == 0 and read.started_at < self._created_at + _UNSEEN * polling.settle
         is_another = self._timeline.prompts > self._prompts
         self._prompts = self._timeline.prompts
         if not self._timeline.has_ended or is_unseen:
             self._ended_at = None
-            self._poller.polled(snapshot.started_at, snapshot.received_at, news=bool(messages))
+            self._poller.observe_poll(read, news=bool(messages))
         elif self._ended_at is None or (is_another and not self._is_single):
-            # A turn that began and ended between two looks is settled as any other.
-            self._poller.ended(snapshot.started_at)
-            self._note_end(snapshot.received_at)
-            self._poller.due_at(self._ended_at_settled())
-        elif snapshot.started_at < self._ended_at_settled():
-            self._poller.due_at(self._ended_at_settled())
+            # A turn that began and ended between two polls settles as any other.
+            self._end = self._poller.observe_end(read)
+            self._record_end(read.received_at, due_at=read.received_at + polling.settle)
+        elif read.started_at < self._ended_at + polling.settle:
+            self._poller.poll_at(self._ended_at + polling.settle)
         else:
             messages += self._timeline.finish()
-            self.is_finished = not self._follow
-            self._tell_end(messages)
-            self._poller.polled(snapshot.started_at, snapshot.received_at, news=bool(messages))
-            if self._follow and self._next_whole > snapshot.started_at:
-                # Nothing runs, so nothing small tells more: a heavy conversation is left alone for a while.
-                self._poller.due_at(max(self._next_whole, snapshot.started_at + self._polling.delay))
+            self._finish(read, messages)
         if self._is_single:
-            self._said += (message for message in messages if message.role != "progress")
+            self._messages += (message for message in messages if message.role != "progress")
         return messages
 
-    def _tell_end(self, messages: Sequence[Message]) -> None:
-        user = self._timeline.user
-        if user is not None:
-            usage = Usage.total(message.usage for message in (*self._said, *messages)) if self._is_single else None
+    def _finish(self, read: Snapshot[tuple[Message, ...]], messages: Sequence[Message]) -> None:
+        """Report the end, and plan the next poll of a watch that follows."""
+        self.is_finished = not self._follow
+        self._last_read = read.value if self._is_single else ()
+        self._emit_end(messages)
+        self._poller.observe_poll(read, news=bool(messages))
+        if self._follow and self._reader.next_at > read.started_at:
+            # Nothing runs, so no small read shows more: a heavy conversation is left alone for a while.
+            self._poller.poll_at(max(self._reader.next_at, read.started_at + self._context.polling.delay))
+
+    def _emit_end(self, messages: Sequence[Message]) -> None:
+        user, end, self._end = self._timeline.user, self._end, None
+        if user is not None and end is not None:
+            usage = Usage.total(message.usage for message in (*self._messages, *messages)) if self._is_single else None
             turn = self._target.turn if self._is_single else None
-            self._poller.tell_end(turn or Turn(self._target.job_id, user.id), user.status, usage)
+            self._poller.emit_end(end, turn or Turn(self._target.job_id, user.id), user.status, usage)
 
-    def _note_end(self, moment: float) -> None:
-        """The end was seen by a read that came at this moment; a read of the whole conversation is due at once."""
-        self._ended_at = moment
-        self._next_whole = moment
-        self._poller.due_at(moment)
-
-    def _ended_at_settled(self) -> float:
-        assert self._ended_at is not None  # noqa: S101 - asked for only once the end was seen
-        return self._ended_at + self._polling.settle
-
-
-def turn_failed(turn: Turn | None, messages: Sequence[Message]) -> TurnFailedError:
-    """The error of a failed turn: the service explains it in the last system message (api: message statuses)."""
-    told = [message.content for message in messages if message.role == "system" and message.content.strip()]
-    text = told[-1] if told else "the turn failed, and the service does not say why"
-    return TurnFailedError(text, turn, tuple(messages))
+    def _record_end(self, received_at: float, *, due_at: float) -> None:
+        """Remember that a read received then has shown the end; the whole is read at `due_at`."""
+        self._ended_at = received_at
+        self._reader.next_at = received_at
+        self._poller.poll_at(due_at)

@@ -1,17 +1,18 @@
-"""Waiting for the end of a turn without reading the whole conversation until then (design sections 5 and 7)."""
+"""Waiting for the end of a turn without reading the whole conversation until then."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from nairi_async._nairi.polling.poller import Poller, WatchTarget
-from nairi_async._nairi.polling.timeline import Timeline
-from nairi_async._nairi.polling.tracker import turn_failed
+from nairi_async._nairi.polling.poller import FoundEnd, Poller, WatchTarget
+from nairi_async._nairi.polling.turn_messages import turn_failed, turn_messages
 from nairi_async._nairi.results import Reply
 from nairi_async.models import Usage
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from nairi_async._nairi.polling.context import PollingContext
     from nairi_async._nairi.polling.shared_reads import SharedRead, Snapshot
     from nairi_async.models import Message, Turn
@@ -23,102 +24,93 @@ _LIGHT: Final = 4096
 class TurnWaiter:
     """One wait for the end of one turn."""
 
-    __slots__ = ("_clock", "_is_light", "_poller", "_polling", "_prompt", "_reads", "_target", "_turn", "_whole")
+    __slots__ = ("_context", "_is_light", "_poller", "_prompt", "_target", "_timeline", "_turn")
 
     def __init__(self, context: PollingContext, turn: Turn, timeout: float) -> None:
-        self._clock = context.clock
-        self._polling = context.polling
+        self._context = context
         self._turn = turn
         self._target = WatchTarget(turn.job_id, turn, context.agent_of(turn))
         self._prompt = context.reads.message(turn.message_id)
-        self._reads = context.reads
-        self._whole: SharedRead[tuple[Message, ...]] | None = None
+        self._timeline: SharedRead[tuple[Message, ...]] | None = None
         origin = context.origin(turn)
         self._poller = Poller(context, self._target, timeout, "turn", origin)
-        # Whether the whole conversation is likely to weigh little: a new one is, one that was continued may not be.
+        # Whether the whole conversation probably weighs little: a new one does, a continued one may not.
         self._is_light = origin is not None and origin.is_first
 
     async def wait(self) -> Message:
-        """The turn's user message once it is terminal, whether `completed` or `failed`."""
+        """Return the turn's user message once it is terminal, whether `completed` or `failed`."""
         newer = -math.inf
         while True:
             await self._poller.pause()
-            snapshot = await self._poller.read(self._prompt, max(newer, self._poller.started_at))
-            if self._has_ended(snapshot.value, snapshot, explained=False):
-                self._poller.tell_end(self._turn, snapshot.value.status, None)
-                return snapshot.value
-            newer = math.nextafter(snapshot.started_at, math.inf)
+            read = await self._poller.read(self._prompt, max(newer, self._poller.started_at))
+            end = self._judge(read.value, read, explained=False)
+            if end is not None:
+                self._poller.emit_end(end, self._turn, read.value.status, None)
+                return read.value
+            newer = math.nextafter(read.started_at, math.inf)
 
     async def reply(self) -> Reply:
-        """What came of the turn: read once after its end, and once more if the reply is slower than the status."""
-        prompt, ended, whole = await self._end()
+        """Return what came of the turn.
+
+        The conversation is read once after the end, and once more if the reply is slower than the status.
+        """
+        prompt, ended_at, whole, end = await self._wait_for_end()
         messages: list[Message] = []
+        settled_at = ended_at + self._context.polling.settle
         try:
             if whole is None:
-                whole = await self._poller.read(self._timeline(), ended)
-            messages, is_complete = self._turn_of(prompt, whole)
+                whole = await self._poller.read(self._conversation(), ended_at)
+            messages, is_complete = turn_messages(self._turn, prompt, whole.value)
             if not is_complete:
-                await self._clock.sleep(ended + self._polling.settle - self._clock.monotonic())
-                whole = await self._poller.read(self._timeline(), ended + self._polling.settle)
-                messages, _ = self._turn_of(prompt, whole)
+                await self._context.clock.sleep(settled_at - self._context.clock.monotonic())
+                whole = await self._poller.read(self._conversation(), settled_at)
+                messages, _ = turn_messages(self._turn, prompt, whole.value)
         finally:
-            # Also where it ends here without the reply: that the turn has ended is known all the same.
-            self._poller.tell_end(self._turn, prompt.status, Usage.total(message.usage for message in messages))
+            # Also where the reply could not be read: that the turn has ended is known all the same.
+            self._poller.emit_end(end, self._turn, prompt.status, Usage.total(message.usage for message in messages))
         if prompt.status == "failed":
             raise turn_failed(self._turn, messages)
         return Reply.of(self._turn, messages)
 
-    async def _end(self) -> tuple[Message, float, Snapshot[tuple[Message, ...]] | None]:
-        """The ended turn's user message, when it was seen, and the read of the whole that showed it, if that is how.
+    async def _wait_for_end(self) -> tuple[Message, float, Snapshot[tuple[Message, ...]] | None, FoundEnd]:
+        """Return the ended turn's user message, when it was received, and the read of the whole that showed it, if any.
 
-        Where a listing has announced news and the conversation weighs little, the whole is read at once: it tells
-        the status and the reply in one request.
+        Where a listing has announced news and the conversation weighs little, the whole is read at once: it shows the
+        status and the reply in one request.
         """
         newer = -math.inf
         weight = 0
         while True:
             await self._poller.pause()
-            moment = max(newer, self._poller.started_at)
+            at = max(newer, self._poller.started_at)
             if self._poller.was_announced and self._is_light:
-                whole = await self._poller.read(self._timeline(), moment)
+                whole = await self._poller.read(self._conversation(), at)
                 self._is_light = whole.weight < _LIGHT
                 prompt = next((message for message in whole.value if message.id == self._turn.message_id), None)
                 started_at = whole.started_at
                 explained = whole.weight != weight and len(whole.value) > 1
                 weight = whole.weight
-                if prompt is not None and self._has_ended(prompt, whole, explained=explained):
-                    return prompt, whole.received_at, whole
                 if prompt is None:
-                    self._poller.polled(started_at, whole.received_at, news=False, explained=False)
+                    self._poller.observe_poll(whole, news=False, explained=False)
+                elif (end := self._judge(prompt, whole, explained=explained)) is not None:
+                    return prompt, whole.received_at, whole, end
             else:
-                snapshot = await self._poller.read(self._prompt, moment)
-                started_at = snapshot.started_at
-                if self._has_ended(snapshot.value, snapshot, explained=False):
-                    return snapshot.value, snapshot.received_at, None
+                read = await self._poller.read(self._prompt, at)
+                started_at = read.started_at
+                if (end := self._judge(read.value, read, explained=False)) is not None:
+                    return read.value, read.received_at, None, end
             newer = math.nextafter(started_at, math.inf)
 
-    def _timeline(self) -> SharedRead[tuple[Message, ...]]:
-        """Made only when needed: thousands of turns wait, and few are read at a time."""
-        if self._whole is None:
-            self._whole = self._reads.timeline(self._turn.job_id)
-        return self._whole
+    def _conversation(self) -> SharedRead[tuple[Message, ...]]:
+        """Return the read of the whole, made only when needed: thousands of turns wait, and few are read at a time."""
+        if self._timeline is None:
+            self._timeline = self._context.reads.timeline(self._turn.job_id)
+        return self._timeline
 
-    def _has_ended(self, prompt: Message, read: Snapshot[Any], *, explained: bool) -> bool:
+    def _judge(self, prompt: Message, read: Snapshot[Any], *, explained: bool) -> FoundEnd | None:
+        """Take in a read of the user message, and return the end if it shows one."""
         self._target.status = prompt.status
         if prompt.is_terminal:
-            self._poller.ended(read.started_at)
-        else:
-            self._poller.polled(read.started_at, read.received_at, news=False, explained=explained)
-        return prompt.is_terminal
-
-    def _turn_of(self, prompt: Message, whole: Snapshot[tuple[Message, ...]]) -> tuple[list[Message], bool]:
-        """The turn's messages, and whether what a caller waits for is among them: a reply, or why there is none."""
-        # A list that shows the turn still running is older than its end, and so may lack some of the reply.
-        is_listed = any(message.id == self._turn.message_id and message.is_terminal for message in whole.value)
-        timeline = Timeline(turn=self._turn.message_id)
-        timeline.observe_message(prompt)
-        messages = timeline.observe(whole.value)
-        messages += timeline.finish()
-        expected = "system" if prompt.status == "failed" else "assistant"
-        told = (message for message in messages if message.role == expected)
-        return messages, is_listed and any(message.is_terminal and message.content.strip() for message in told)
+            return self._poller.observe_end(read)
+        self._poller.observe_poll(read, news=False, explained=explained)
+        return None

@@ -1,49 +1,70 @@
-"""Watching one conversation: an async iterator of new messages (design section 5)."""
+"""Watching one conversation: an async iterator of new messages."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
+from nairi_async.errors import InvalidArgumentError
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Iterable
     from types import TracebackType
     from typing import Any, Self
 
     from nairi_async._nairi.polling.tracker import Tracker
+    from nairi_async._nairi.results import Reply
     from nairi_async.errors import TurnFailedError
     from nairi_async.models import Message, Turn
 
 
-class Watch:
-    """New messages of a conversation, as polling discovers them. Made by `NairiSession.watch` and `Conversation.send`.
+class Replies(Protocol):
+    """What a watch needs of the session beyond reading: to wait for replies, and to count what messages cost."""
 
-    Each message comes exactly once and in order. Reads happen in the task that iterates, and only while it waits: an
-    abandoned watch costs nothing. A `__anext__` that was cancelled or has failed can simply be called again; the watch
-    goes on where it stood. Iteration ends when the watched turn, or every turn of a watched conversation, has ended
-    and the settling time (`Polling.settle`) is over.
+    async def reply(self, turn: Turn, timeout: float, /) -> Reply:
+        """Wait for the end of a turn, and return its reply."""
+        ...
+
+    def counted(self, reply: Reply, /) -> Reply:
+        """Count the usage of a reply that was read already, and return it able to fetch its attachments."""
+        ...
+
+    def count(self, messages: Iterable[Message], /) -> None:
+        """Count the usage of messages."""
+        ...
+
+
+class Watch:
+    """The new messages of a conversation, as polling discovers them. Made by `NairiSession.watch`.
+
+    Each message is delivered exactly once and in order. The watch reads in the task that iterates, and only while that
+    task waits, so an abandoned watch costs nothing. A `__anext__` that was cancelled or has failed can simply be called
+    again; the watch continues where it stood. The iteration ends when the watched turn, or every turn of a watched
+    conversation, has ended and the settling time (`Polling.settle`) is over.
+
+    Leaving `async with` or calling `aclose` ends the iteration. Neither is required.
 
     Raises, from `__anext__`:
-        TurnFailedError: the watched turn failed; everything it had to say was handed over before.
+        TurnFailedError: the watched turn failed; all its messages were delivered before.
         WatchTimeoutError: the `timeout` is over, counted from the first `__anext__`.
-        NairiError: reading failed for longer than the retry policy bears, or was refused. The watch can go on.
+        NairiError: reading failed for longer than the retry policy allows, or was refused. The watch can continue.
     """
 
     def __init__(
         self,
         prepare: Callable[[], Awaitable[Tracker]],
+        replies: Replies,
         *,
-        turn: Turn | None,
+        target: Turn | str | None,
         after: str | None,
-        note: Callable[[Sequence[Message]], object] | None = None,
     ) -> None:
         self._prepare = prepare
-        self._note = note
+        self._replies = replies
+        self._target = target
         self._tracker: Tracker | None = None
-        self._turn = turn
         self._cursor = after
         self._ready: deque[Message] = deque()
         self._seen_progress: set[str] = set()
@@ -52,14 +73,18 @@ class Watch:
         self._advancing = asyncio.Lock()
         self._scope: anyio.CancelScope | None = None
 
+    def __repr__(self) -> str:
+        target = self._target if self.turn is None else self.turn.message_id
+        return f"<{type(self).__name__} of {target or 'an unsent prompt'} status={self.status} cursor={self.cursor}>"
+
     @property
     def turn(self) -> Turn | None:
         """The watched turn; `None` for a whole conversation, and for a prompt that was not sent yet."""
-        return self._turn
+        return None if isinstance(self._target, str) else self._target
 
     @property
     def cursor(self) -> str | None:
-        """Id of the last message handed over; `watch(…, after=cursor)` goes on behind it, in another process too."""
+        """Id of the last message delivered. `watch(…, after=cursor)` continues behind it, also in another process."""
         return self._cursor
 
     @property
@@ -70,12 +95,8 @@ class Watch:
     def __aiter__(self) -> Self:
         return self
 
-    def __await__(self) -> Generator[Any, None, Self]:
-        """Send the prompt of `Conversation.send` without waiting for a message; nothing for other watches."""
-        return self._started().__await__()
-
     async def __anext__(self) -> Message:
-        """The next message; waits for it as long as the timeout allows."""
+        """Return the next message; wait for it as long as the timeout allows."""
         # Two tasks may iterate over one watch: each message then goes to one of them.
         async with self._advancing:
             while not self._ready:
@@ -85,14 +106,35 @@ class Watch:
                     raise self._failure
                 with anyio.CancelScope() as self._scope:
                     await self._advance()
-            # No await from here on: a message that leaves the queue is handed over.
+            # No await from here on: a message that leaves the queue is delivered.
             message = self._ready.popleft()
-            # Progress that has grown comes again from where it stands, which is no step back for the reader.
+            # Progress that has grown comes again from its old place, but the reader has come further.
             if message.progress is None or message.id not in self._seen_progress:
                 self._cursor = message.id or self._cursor
             if message.progress is not None:
                 self._seen_progress.add(message.id)
             return message
+
+    async def reply(self) -> Reply:
+        """Return the reply of the watched turn, instead of iterating or after it.
+
+        After the iteration has ended, nothing is read again. Before that, wait for the end of the turn as
+        `NairiSession.reply` does, within the timeout of the watch; the iteration is not disturbed and can go on.
+
+        Raises:
+            TurnFailedError: the turn failed; the error holds the service's text and the messages.
+            InvalidArgumentError: the watch is of a whole conversation, which has no single reply. Watch a `Turn`, or
+                use `Conversation.last_reply`.
+            WatchTimeoutError, NairiError: as for iterating.
+        """
+        if isinstance(self._target, str):
+            advice = "watch a Turn, or use `await nairi.resume(job_id).last_reply()`"
+            raise InvalidArgumentError(f"a watch of a whole conversation has no single reply: {advice}")
+        tracker, turn = await self._begin()
+        if self._failure is not None:
+            raise self._failure
+        reply = tracker.reply()
+        return await self._replies.reply(turn, tracker.remaining) if reply is None else self._replies.counted(reply)
 
     async def aclose(self) -> None:
         """End the iteration, also for a task that waits in it right now. Harmless when repeated."""
@@ -102,32 +144,66 @@ class Watch:
             self._scope.cancel()
 
     async def __aenter__(self) -> Self:
-        return await self
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
 
-    async def _started(self) -> Self:
-        async with self._advancing:
-            if not self._is_closed:
-                with anyio.CancelScope() as self._scope:
-                    await self._follow()
-        return self
+    async def _begin(self) -> tuple[Tracker, Turn]:
+        """Return what follows the turn, and the turn, sending its prompt first where that is still to be done."""
+        if self._tracker is None:
+            # Another task may be sending it right now.
+            async with self._advancing:
+                await self._follow()
+        assert self._tracker is not None  # noqa: S101 - made by `_follow`
+        assert self._tracker.turn is not None  # noqa: S101 - a watch that is not of a whole conversation
+        return self._tracker, self._tracker.turn
 
     async def _follow(self) -> Tracker:
         if self._tracker is None:
             self._tracker = await self._prepare()
-            self._turn = self._tracker.turn
+            self._target = self._tracker.turn or self._tracker.job_id
         return self._tracker
 
     async def _advance(self) -> None:
         tracker = await self._follow()
         messages = await tracker.step(self._cursor)
         self._ready.extend(messages)
-        if self._note is not None:
-            self._note(messages)
+        self._replies.count(messages)
         if tracker.is_finished:
             self._failure = tracker.failure()
             self._is_closed = self._failure is None
+
+
+class SentWatch(Watch):
+    """A prompt on its way, and the watch over its turn. Made by `Conversation.send`.
+
+    The prompt is sent by whichever comes first of awaiting the watch, the first step of `async for`, `async with` and
+    `reply`, and never twice.
+    """
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Send the prompt, and return the watch without waiting for a message."""
+        return self._send().__await__()
+
+    async def __aenter__(self) -> Self:
+        return await self
+
+    async def reply(self) -> Reply:
+        """Send the prompt if it was not sent yet, and return the reply of its turn; see `Watch.reply`.
+
+        Raises:
+            InvalidArgumentError: the watch was closed before its prompt was sent; `send` it again.
+        """
+        if self._is_closed and self._tracker is None:
+            raise InvalidArgumentError("this watch was closed before its prompt was sent: call `send` again")
+        return await super().reply()
+
+    async def _send(self) -> Self:
+        async with self._advancing:
+            if not self._is_closed:
+                with anyio.CancelScope() as self._scope:
+                    await self._follow()
+        return self

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nairi_async import ConfigurationError, Polling
-from nairi_async._nairi.polling.cadence import Cadence, Schedule, timeline_spacing
+from nairi_async._nairi.polling.cadence import Cadence
+from nairi_async._nairi.polling.schedule import Schedule
+from nairi_async._nairi.polling.settings import timeline_spacing
 
 durations = st.floats(0.001, 1e6)
 pollings = st.builds(
@@ -26,7 +28,7 @@ def test_every_interval_is_positive_and_bounded(polling: Polling, polls: list[tu
         for passed, news, jitter in polls:
             now += passed
             assert 0 < schedule.feed(now, news=news, jitter=jitter) <= polling.maximum
-        schedule.end(now)
+        schedule.observe_news(now)
 
 
 def test_a_short_turn_of_an_unknown_agent_is_not_waited_for_long() -> None:
@@ -53,9 +55,9 @@ def test_a_wait_whose_beginning_is_unknown_teaches_nothing() -> None:
     schedule = Schedule(cadence, "agent", "first", 0.0, known=False)
     schedule.feed(1.0, news=False, jitter=0.5)
     schedule.feed(2.0, news=True, jitter=0.5)
-    assert cadence.export()["lifetimes"] == []
+    assert cadence.export()["estimates"] == []
     schedule.feed(3.0, news=True, jitter=0.5)
-    assert [entry["kind"] for entry in cadence.export()["lifetimes"]] == ["gap"]
+    assert [entry["kind"] for entry in cadence.export()["estimates"]] == ["gap"]
 
 
 @given(pollings, st.integers(0, 10**9))

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from nairi_async import ConversationSummary, NairiSession, Polling, WatchTimeoutError
 from nairi_async._core.server_clock import ServerClock
-from nairi_async._nairi.polling.feed_trust import PAGE, FeedTrust, Listing, Query, TrustState, WatchedJob
+from nairi_async._nairi.polling.feed_trust import FeedTrust, TrustState, WatchedJob
+from nairi_async._nairi.polling.listing_pages import PAGE, ListingPages, PageQuery
 from nairi_async.testing import FaultPlan, Quirks, Say, Simulator, Text, VirtualClock
 
 if TYPE_CHECKING:
@@ -48,18 +49,18 @@ class Table:
     def touch(self, job_id: str, seconds: float) -> None:
         self.rows[job_id] = row(job_id, seconds)
 
-    def page(self, query: Query) -> list[ConversationSummary]:
+    def page(self, query: PageQuery) -> list[ConversationSummary]:
         rows = sorted(self.rows.values(), key=lambda entry: (entry.updated_at or EPOCH, entry.id))
         if query.updated_after is None:
             return rows[::-1][:PAGE]
         later = [entry for entry in rows if entry.updated_at and entry.updated_at > query.updated_after]
         return later[query.offset : query.offset + PAGE]
 
-    def read(self, listing: Listing) -> set[str]:
+    def read(self, listing: ListingPages) -> set[str]:
         changed: set[str] = set()
-        query: Query | None = listing.begin()
+        query: PageQuery | None = listing.begin()
         for _ in range(1000):
-            found, query = listing.feed(self.page(query or Query(None)))
+            found, query = listing.feed(self.page(query or PageQuery(None)))
             changed |= found.keys()
             if query is None:
                 return changed
@@ -69,7 +70,7 @@ class Table:
 @given(st.lists(st.lists(st.tuples(st.integers(0, 400), st.floats(0, 3)), max_size=300), min_size=1, max_size=5))
 def test_a_reading_tells_every_change_once(rounds: list[list[tuple[int, float]]]) -> None:
     """Pages, equal times and rows stamped a little late: each change since the last reading is told, and none twice."""
-    table, listing = Table(), Listing()
+    table, listing = Table(), ListingPages()
     table.touch("old", 0)
     table.read(listing)
     for number, changes in enumerate(rounds, 1):
@@ -82,7 +83,7 @@ def test_a_reading_tells_every_change_once(rounds: list[list[tuple[int, float]]]
 
 def test_thousands_of_rows_with_one_time_are_read_by_offset() -> None:
     """More rows than a page that share a time do not stop the reading, and none is left out."""
-    table, listing = Table(), Listing()
+    table, listing = Table(), ListingPages()
     table.touch("old", 0)
     table.read(listing)
     for number in range(1000):
@@ -92,13 +93,13 @@ def test_thousands_of_rows_with_one_time_are_read_by_offset() -> None:
 
 def test_rows_that_move_between_two_pages_are_not_lost() -> None:
     """A row that jumps to the end while pages are read is told; its neighbours are not skipped."""
-    table, listing = Table(), Listing()
+    table, listing = Table(), ListingPages()
     table.touch("old", 0)
     table.read(listing)
     for number in range(250):
         table.touch(f"job{number:03}", 5.0 + number / 10)
     changed: set[str] = set()
-    query: Query | None = listing.begin()
+    query: PageQuery | None = listing.begin()
     time = 100.0
     while query is not None:
         found, query = listing.feed(table.page(query))
@@ -117,16 +118,16 @@ class TestTrust:
         trust = FeedTrust()
         for _ in range(3):
             assert trust.state is TrustState.ON_TRIAL
-            trust.found(WatchedJob("job", moved_at=5.0), alive=4.0, found=6.0)
+            trust.observe_discovery(WatchedJob("job", moved_at=5.0), alive=4.0, found=6.0)
         assert trust.state is TrustState.TRUSTED
 
     def test_a_change_that_was_not_announced_ends_it(self) -> None:
         """A look finds what no reading tells within the grace: off, also after it was trusted."""
         trust, job = FeedTrust(TrustState.TRUSTED), WatchedJob("job")
-        trust.found(job, alive=4.0, found=6.0)
-        trust.read(7.0, grace=2.0)
+        trust.observe_discovery(job, alive=4.0, found=6.0)
+        trust.observe_reading(7.0, grace=2.0)
         assert not trust.reason
-        trust.read(8.5, grace=2.0)
+        trust.observe_reading(8.5, grace=2.0)
         assert trust.state is TrustState.OFF
         assert "did not announce" in trust.reason
 
@@ -134,10 +135,10 @@ class TestTrust:
         """Follow-ups and pages near the number of looks saved: off; far below: kept."""
         dear, cheap = FeedTrust(TrustState.TRUSTED), FeedTrust(TrustState.TRUSTED)
         for number in range(20):
-            dear.spent(18.0, 20.0)
-            cheap.spent(3.0, 20.0)
-            dear.read(float(number), grace=2.0)
-            cheap.read(float(number), grace=2.0)
+            dear.observe_cost(18.0, 20.0)
+            cheap.observe_cost(3.0, 20.0)
+            dear.observe_reading(float(number), grace=2.0)
+            cheap.observe_reading(float(number), grace=2.0)
         assert (dear.state, cheap.state) == (TrustState.OFF, TrustState.TRUSTED)
 
     def test_the_prompts_own_change_is_no_news(self) -> None:
@@ -154,11 +155,11 @@ class TestTrust:
             return job
 
         prompt = announced(1003.93)
-        assert not prompt.has_news(4.0, own=True)
-        assert prompt.has_news(4.0, own=False)
-        assert announced(1004.4).has_news(4.0, own=True)
-        assert announced(1003.93, "error").has_news(4.0, own=True)
-        assert announced(1003.93, known=ServerClock()).has_news(4.0, own=True)
+        assert not prompt.has_news(4.0, is_own=True)
+        assert prompt.has_news(4.0, is_own=False)
+        assert announced(1004.4).has_news(4.0, is_own=True)
+        assert announced(1003.93, "error").has_news(4.0, is_own=True)
+        assert announced(1003.93, known=ServerClock()).has_news(4.0, is_own=True)
 
 
 @given(st.floats(-1e6, 1e6), st.lists(st.floats(0, 1000), min_size=1, max_size=100))
@@ -281,7 +282,7 @@ async def test_a_useless_listing_is_dropped_and_said_so_once(
     quirks: Quirks, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A listing that lies or is not there is switched off with one record, and costs hardly anything."""
-    caplog.set_level(logging.WARNING, logger="nairi_async._nairi.polling.change_feed")
+    caplog.set_level(logging.WARNING, logger="nairi_async.polling")
     simulator, delay = await asked(quirks)
     (record,) = caplog.records
     assert reason in record.getMessage()
@@ -324,7 +325,7 @@ async def test_times_that_make_no_sense_cost_a_listing_its_place(
     rewrite: Rewrite, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever stands in `updated_at`, every reply comes in time, for hardly more than plain looking, logged once."""
-    caplog.set_level(logging.WARNING, logger="nairi_async._nairi.polling.change_feed")
+    caplog.set_level(logging.WARNING, logger="nairi_async.polling")
     simulator, delay = await asked(Quirks(), rewrite=rewrite)
     without, _ = await plain_looks()
     assert len(simulator.requests) < 1.1 * without
@@ -397,7 +398,7 @@ async def test_a_cancelled_leader_hands_over() -> None:
             assert (await tasks[14]).text == "done"
             await asyncio.gather(*cancelled, return_exceptions=True)
             assert not feed._waiters
-            assert feed._leader is None
+            assert feed._waiters.leader is None
 
 
 @pytest.mark.anyio
@@ -451,7 +452,7 @@ async def test_a_timeout_holds_while_another_watcher_reads_the_listing() -> None
 @pytest.mark.anyio
 async def test_a_reading_longer_than_can_be_read_at_a_time_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows at once than one reading takes are all announced, by the readings that follow."""
-    monkeypatch.setattr("nairi_async._nairi.polling.change_feed._MOST_PAGES", 1)
+    monkeypatch.setattr("nairi_async._nairi.polling.listing_reader._MOST_PAGES", 1)
     simulator, delay = await asked(Quirks(updated_at_moves="completion"), many=250, rounds=2)
     assert listings(simulator) > 5
     assert delay < 2.5
@@ -462,7 +463,7 @@ async def test_what_happens_while_a_long_reading_goes_on_is_announced_by_its_lat
     clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A page tells of all that had changed when it was answered, not only of what had when its reading began."""
-    caplog.set_level(logging.WARNING, logger="nairi_async._nairi.polling.change_feed")
+    caplog.set_level(logging.WARNING, logger="nairi_async.polling")
     rng = random.Random(5)
 
     async def slow(request: web.Request) -> None:
@@ -485,7 +486,7 @@ async def test_looks_that_are_behind_are_no_evidence_against_the_listing(
     clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An announced turn that a stale answer shows as running is found later, and the listing had told of it."""
-    caplog.set_level(logging.WARNING, logger="nairi_async._nairi.polling.change_feed")
+    caplog.set_level(logging.WARNING, logger="nairi_async.polling")
     rng = random.Random(5)
     faults = FaultPlan(seed=1, rates={"stale": 0.05})
     async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion"), faults=faults) as simulator:

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nairi_async import ConfigurationError, Polling
-from nairi_async._nairi.polling.cadence import Cadence, Schedule
-from nairi_async._nairi.polling.hazard import EDGES, HazardEstimate
+from nairi_async._nairi.polling.cadence import Cadence
+from nairi_async._nairi.polling.hazard import BIN_EDGES, HazardEstimate
+from nairi_async._nairi.polling.schedule import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,7 @@ def spent(lengths: Callable[[random.Random, int], tuple[str, float]], turns: int
             count += 1
             if now >= length:
                 break
-        schedule.end(now)
+        schedule.observe_news(now)
         if turn >= 300:
             polls += count
             delays.append(now - length)
@@ -91,38 +92,38 @@ def test_learning_beats_the_fixed_interval(
 
 @given(st.lists(st.tuples(times, times), max_size=20), times, st.floats(1e-6, 1e6), st.floats(1e-3, 1e5))
 def test_an_interval_is_positive_and_bounded(
-    waits: list[tuple[float, float]], elapsed: float, stretch: float, longest: float
+    waits: list[tuple[float, float]], elapsed: float, integral: float, longest: float
 ) -> None:
     """Whatever was learnt, the next look comes, and within the bound."""
-    lifetimes = HazardEstimate()
+    estimate = HazardEstimate()
     for alive, found in waits:
-        lifetimes.survived(0.0, min(alive, found))
-        lifetimes.ended(min(alive, found), max(alive, found))
-    assert 0 < lifetimes.next_interval(elapsed, stretch, longest) <= longest
+        estimate.observe_survival(0.0, min(alive, found))
+        estimate.observe_end(min(alive, found), max(alive, found))
+    assert 0 < estimate.next_interval(elapsed, integral, longest) <= longest
 
 
 @given(st.lists(st.tuples(times, times), min_size=1, max_size=20))
 def test_nothing_observed_is_lost_between_the_bins(waits: list[tuple[float, float]]) -> None:
     """Events and survived time add up, faded alike."""
-    lifetimes = HazardEstimate()
+    estimate = HazardEstimate()
     for alive, found in waits:
         low, high = sorted((alive, found))
-        lifetimes.survived(0.0, low)
-        lifetimes.ended(low, high)
-    exported = lifetimes.export()
-    assert sum(exported["events"]) == pytest.approx(lifetimes.count)
+        estimate.observe_survival(0.0, low)
+        estimate.observe_end(low, high)
+    exported = estimate.export()
+    assert sum(exported["events"]) == pytest.approx(estimate.count)
     assert min(exported["exposure"]) >= 0
-    assert len(exported["events"]) == len(EDGES) - 1
+    assert len(exported["events"]) == len(BIN_EDGES) - 1
 
 
 def test_looks_gather_where_the_ends_are() -> None:
     """With turns of half a minute, there are few looks before, and many around it."""
-    lifetimes = HazardEstimate()
+    estimate = HazardEstimate()
     for _ in range(100):
-        lifetimes.survived(0.0, 28.0)
-        lifetimes.ended(28.0, 32.0)
-    assert lifetimes.next_interval(0.0, 1.0, 60.0) > 10
-    assert lifetimes.next_interval(29.0, 1.0, 60.0) < 4
+        estimate.observe_survival(0.0, 28.0)
+        estimate.observe_end(28.0, 32.0)
+    assert estimate.next_interval(0.0, 1.0, 60.0) > 10
+    assert estimate.next_interval(29.0, 1.0, 60.0) < 4
 
 
 class TestExport:
@@ -131,27 +132,27 @@ class TestExport:
     def learnt(self) -> Cadence:
         cadence = Cadence(Polling())
         for _ in range(20):
-            cadence.survived("agent", "turn", 0.0, 20.0)
-            cadence.ended("agent", "turn", 20.0, 22.0, planned=True)
+            cadence.observe_survival("agent", "turn", 0.0, 20.0)
+            cadence.observe_news("agent", "turn", 20.0, 22.0, is_learnt=True)
         return cadence
 
     def test_a_restored_cadence_plans_as_the_first(self) -> None:
         """Through JSON and back, the next interval is the same; an agent never seen is still unknown."""
         cadence, twin = self.learnt(), Cadence(Polling())
-        first = cadence.interval("agent", "turn", 5.0, jitter=0.5)
+        first = cadence.plan_interval("agent", "turn", 5.0, jitter=0.5)
         twin.restore(json.loads(json.dumps(cadence.export())))
-        assert twin.interval("agent", "turn", 5.0, jitter=0.5) == first
+        assert twin.plan_interval("agent", "turn", 5.0, jitter=0.5) == first
         assert first[1]
-        assert not twin.interval("other", "turn", 5.0, jitter=0.5)[1]
+        assert not twin.plan_interval("other", "turn", 5.0, jitter=0.5)[1]
 
     @pytest.mark.parametrize(
         "change",
         [
-            {"lifetimes": None},
-            {"lifetimes": [{}]},
-            {"lifetimes": [{"agent_id": "a", "kind": "turn", "count": 1, "events": [1], "exposure": [1]}]},
-            {"stretch": -1.0},
-            {"stretch": "long"},
+            {"estimates": None},
+            {"estimates": [{}]},
+            {"estimates": [{"agent_id": "a", "kind": "turn", "count": 1, "events": [1], "exposure": [1]}]},
+            {"integral": -1.0},
+            {"integral": "long"},
             {"adjustments": None},
         ],
         ids=str,
@@ -177,7 +178,7 @@ def test_equal_seeds_make_equal_schedules(seed: int) -> None:
             while now < end:
                 intervals.append(schedule.feed(now, news=False, jitter=rng.random()))
                 now += intervals[-1]
-            schedule.end(now)
+            schedule.observe_news(now)
         return intervals
 
     assert run() == run()
@@ -187,8 +188,8 @@ def test_agents_are_forgotten_when_there_are_too_many() -> None:
     """Memory is bounded: the agent not used for longest is forgotten first."""
     cadence = Cadence(Polling())
     for number in range(1500):
-        cadence.ended(f"agent {number}", "turn", 1.0, 2.0, planned=False)
-    known = [entry["agent_id"] for entry in cadence.export()["lifetimes"]]
+        cadence.observe_news(f"agent {number}", "turn", 1.0, 2.0, is_learnt=False)
+    known = [entry["agent_id"] for entry in cadence.export()["estimates"]]
     assert len(known) == 1000
     assert known[-1] == "agent 1499"
     assert "agent 0" not in known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -12,6 +13,7 @@ from aiohttp import web
 from nairi_async import (
     AuthenticationError,
     ConnectionFailedError,
+    InvalidArgumentError,
     NairiSession,
     NotFoundError,
     Polling,
@@ -402,3 +404,126 @@ async def test_a_followed_heavy_conversation_is_left_alone_while_idle(
             await said(watch)
     assert clock.monotonic() == pytest.approx(120)
     assert len(simulator.requests) < 15
+
+
+class TestReply:
+    """`watch.reply()` gives the reply of the watched turn, instead of iterating or after it."""
+
+    async def test_after_iterating_nothing_is_read_again(self, nairi: NairiSession, simulator: Simulator) -> None:
+        """The reply after the iteration equals that of `nairi.reply`, and takes no request."""
+        simulator.agent(
+            "my-agent", [Say("one", after=3), Text("hm"), Say("two", after=3, usage={"cost_usd": 0.5}), Notice("pr")]
+        )
+        turn = await nairi.start("my-agent", "go")
+        for progress in (False, True):
+            watch = nairi.watch(turn, progress=progress)
+            await said(watch)
+            before = len(simulator.requests)
+            reply = await watch.reply()
+            assert len(simulator.requests) == before
+            assert reply == await nairi.reply(turn)
+            assert (reply.text, reply.turn) == ("one\n\ntwo", turn)
+
+    async def test_behind_a_cursor_the_reply_is_whole(self, nairi: NairiSession, simulator: Simulator) -> None:
+        """A watch that began behind a message still gives the whole turn's reply, without another request."""
+        simulator.agent("my-agent", [Say("one", after=3), Say("two", after=3)])
+        turn = await nairi.start("my-agent", "go")
+        first = await anext(nairi.watch(turn))
+        watch = nairi.watch(turn, after=first.id)
+        assert await said(watch) == ["two"]
+        before = len(simulator.requests)
+        assert (await watch.reply()).text == "one\n\ntwo"
+        assert len(simulator.requests) == before
+
+    async def test_before_iterating_it_waits_and_the_iteration_is_whole(
+        self, nairi: NairiSession, simulator: Simulator
+    ) -> None:
+        """Asked for first or in the middle, the reply is awaited, and every message is still delivered."""
+        simulator.agent("my-agent", [Say("one", after=3), Say("two", after=3)])
+        watch = nairi.watch(await nairi.start("my-agent", "go"))
+        assert (await watch.reply()).text == "one\n\ntwo"
+        assert await said(watch) == ["one", "two"]
+        watch = nairi.watch(await nairi.start("my-agent", "go"))
+        assert (await anext(watch)).content == "one"
+        assert (await watch.reply()).text == "one\n\ntwo"
+        assert await said(watch) == ["two"]
+
+    async def test_a_sent_prompt_is_sent_once(self, nairi: NairiSession, simulator: Simulator) -> None:
+        """`conversation.send(…).reply()` sends the prompt, gives its reply, and sends nothing when repeated."""
+        conversation = nairi.conversation("my-agent")
+        watch = conversation.send("go")
+        assert (await watch.reply()).text
+        assert await watch.reply() == await nairi.reply(watch.turn or Turn("", ""))
+        assert len(simulator.prompts) == 1
+        unsent = conversation.send("more")
+        await unsent.aclose()
+        with pytest.raises(InvalidArgumentError, match="call `send` again"):
+            await unsent.reply()
+        assert len(simulator.prompts) == 1
+
+    async def test_a_failed_turn_raises(self, nairi: NairiSession, simulator: Simulator) -> None:
+        """Before and after iterating, the reply of a failed turn is its TurnFailedError with all messages."""
+        simulator.agent("my-agent", [Say("half", after=2), Fail("out of money", after=1)])
+        watch = nairi.watch(await nairi.start("my-agent", "go"))
+        for _ in range(2):
+            with pytest.raises(TurnFailedError, match="out of money") as failed:
+                await watch.reply()
+            assert [message.role for message in failed.value.messages] == ["assistant", "system"]
+            with pytest.raises(TurnFailedError):
+                await said(watch)
+
+    async def test_a_whole_conversation_has_no_single_reply(self, nairi: NairiSession) -> None:
+        """For a watch of a job, the error says what to do instead."""
+        turn = await nairi.start("my-agent", "go")
+        with pytest.raises(InvalidArgumentError, match="watch a Turn"):
+            await nairi.watch(turn.job_id).reply()
+
+    async def test_usage_is_counted_once(self, nairi: NairiSession, simulator: Simulator) -> None:
+        """Iterating, the reply of the watch and `nairi.reply` together count the turn's cost once."""
+        simulator.agent("my-agent", [Say("done", after=2, usage={"cost_usd": 0.5})])
+        watch = nairi.watch(await nairi.start("my-agent", "go"))
+        await watch.reply()
+        await said(watch)
+        await watch.reply()
+        assert nairi.usage.total is not None
+        assert nairi.usage.total.cost_usd == Decimal("0.5")
+
+    async def test_its_timeout_is_that_of_the_watch(
+        self, nairi: NairiSession, simulator: Simulator, clock: VirtualClock
+    ) -> None:
+        """The time that iterating took is not there again for the reply."""
+        simulator.agent("my-agent", [Say("one", after=4), Say("two", after=60)])
+        watch = nairi.watch(await nairi.start("my-agent", "go"), timeout=10)
+        await anext(watch)
+        with pytest.raises(WatchTimeoutError):
+            await watch.reply()
+        assert clock.monotonic() == pytest.approx(10)
+
+    async def test_it_can_fetch_its_attachments(self, nairi: NairiSession) -> None:
+        """The reply of a watch is bound to the session, as that of `nairi.reply` is."""
+        watch = nairi.watch(await nairi.start("my-agent", "go"))
+        await said(watch)
+        assert await (await watch.reply()).attachments() == []
+
+
+async def test_only_what_sends_is_awaitable(nairi: NairiSession) -> None:
+    """`await nairi.watch(turn)` would do nothing, so it is a TypeError; awaiting `send` sends the prompt."""
+    turn = await nairi.start("my-agent", "go")
+    with pytest.raises(TypeError):
+        await nairi.watch(turn)  # type: ignore[misc]
+    async with nairi.watch(turn) as watch:
+        assert watch.turn == turn
+    async with nairi.conversation("my-agent").send("go") as sent:
+        assert sent.turn is not None
+
+
+async def test_a_watch_shows_what_it_watches(nairi: NairiSession) -> None:
+    """Its repr names the turn or job, the status and the cursor; that of the cadence how much was learnt."""
+    turn = await nairi.start("my-agent", "go")
+    watch = nairi.watch(turn)
+    assert repr(watch) == f"<Watch of {turn.message_id} status=None cursor=None>"
+    message = await anext(watch)
+    assert f"status={watch.status} cursor={message.id}>" in repr(watch)
+    assert turn.job_id in repr(nairi.watch(turn.job_id, after="cmsg_1"))
+    assert "an unsent prompt" in repr(nairi.conversation("my-agent").send("go"))
+    assert repr(nairi.cadence).startswith("<Cadence agents=1 delay=1 ")

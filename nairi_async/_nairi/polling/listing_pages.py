@@ -1,0 +1,83 @@
+"""An agent's listing, read page by page: which page is next, and what has changed. Pure: no clock, no I/O.
+
+Only the service's own times decide. See https://nairi.ai/docs/api/conversations/list-for-agent.
+"""
+
+from __future__ import annotations
+
+from datetime import MINYEAR, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nairi_async.models import ConversationSummary
+
+PAGE: Final = 100
+"""Rows of a page, the most that the service gives."""
+# How far behind the newest time seen each reading begins, for rows that share a time or were committed late.
+_OVERLAP: Final = timedelta(seconds=2)
+# The service's times have milliseconds, and `updated_after` is strictly after.
+_TICK: Final = timedelta(milliseconds=1)
+
+
+@frozen
+class PageQuery:
+    """One page of the listing."""
+
+    updated_after: datetime | None
+    """Strictly after this; the newest rows if `None`."""
+    offset: int = 0
+    """Rows to leave out: only where more rows than a page share one time."""
+
+
+class ListingPages:
+    """Finds what has changed since the listing was last read.
+
+    Pages are cut at times, not at offsets: a row that moves between two pages moves to the end and is seen there.
+    """
+
+    def __init__(self) -> None:
+        self._newest: datetime | None = None
+        self._known: dict[str, datetime] = {}
+        self._query = PageQuery(None)
+
+    def begin(self) -> PageQuery:
+        """Return the first page of the next reading."""
+        self._query = PageQuery(None if self._newest is None else self._newest - _OVERLAP)
+        return self._query
+
+    def feed(self, rows: Sequence[ConversationSummary]) -> tuple[dict[str, ConversationSummary], PageQuery | None]:
+        """Take in one page, and return the rows that have changed and the next page, if there is one.
+
+        Raises:
+            ValueError: a row has no time, so the listing cannot show what has changed.
+        """
+        changed: dict[str, ConversationSummary] = {}
+        for row in rows:
+            if row.updated_at is None or row.updated_at.year == MINYEAR:
+                # Some print the first year for a missing time, and nothing can be subtracted from it.
+                raise ValueError("a conversation is listed without updated_at")
+            known = self._known.get(row.id)
+            if known is None or row.updated_at > known:
+                changed[row.id] = row
+                self._known[row.id] = row.updated_at
+        times = [row.updated_at for row in rows if row.updated_at is not None]
+        is_baseline = self._query.updated_after is None
+        self._newest = max([*times, *([self._newest] if self._newest is not None else [])], default=None)
+        if is_baseline or len(rows) < PAGE:
+            self._forget()
+            return changed, None
+        following = times[-1] - _TICK
+        is_stuck = self._query.updated_after is not None and following <= self._query.updated_after
+        offset = self._query.offset + len(rows) if is_stuck else 0
+        self._query = PageQuery(self._query.updated_after if is_stuck else following, offset)
+        return changed, self._query
+
+    def _forget(self) -> None:
+        """Forget rows that no later reading repeats."""
+        if self._newest is not None:
+            oldest = self._newest - 2 * _OVERLAP
+            self._known = {job_id: time for job_id, time in self._known.items() if time >= oldest}

@@ -1,0 +1,97 @@
+"""Reads one agent's listing over HTTP: one reading at a time, not too often, page after page."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode
+
+from nairi_async._core.address import path
+from nairi_async._core.request import Request
+from nairi_async._nairi.polling.listing_pages import PAGE, ListingPages, PageQuery
+from nairi_async._nairi.wire import decode_conversations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nairi_async._core.executor import RequestExecutor
+    from nairi_async._nairi.polling.statistics import PollCounters
+    from nairi_async.models import ConversationSummary
+
+# Half the width of the jitter of readings.
+_JITTER: Final = 0.1
+# Pages of one reading; the next reading continues behind them.
+_MOST_PAGES: Final = 50
+
+
+class ListingReader:
+    """The readings of one agent's listing, `interval` seconds apart."""
+
+    def __init__(self, executor: RequestExecutor, counters: PollCounters, agent_id: str, interval: float) -> None:
+        self._executor = executor
+        self._counters = counters
+        self._agent_id = agent_id
+        self._interval = interval
+        self._pages = ListingPages()
+        self._rest: PageQuery | None = None
+        self.next_at = -math.inf
+        """When the next reading is due."""
+        self.is_reading = False
+        """Whether a reading is under way."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a reading should begin now."""
+        return not self.is_reading and self._executor.clock.monotonic() >= self.next_at
+
+    def reset(self) -> None:
+        """Forget what was listed: the next reading is a first one."""
+        self._pages, self._rest = ListingPages(), None
+
+    async def read(self, on_page: Callable[[dict[str, ConversationSummary], float], object]) -> bool:
+        """Read what has changed since the last reading, and return whether that was all of it.
+
+        `on_page` is called with the changed rows of each page and the time at which the page was received.
+
+        Raises:
+            NairiError: a page could not be read.
+            ValueError: a row has no time.
+        """
+        executor = self._executor
+        self.is_reading = True
+        started_at = executor.clock.monotonic()
+        # Not in step with the service's seconds, nor with other sessions.
+        self.next_at = started_at + self._interval * (1.0 + _JITTER * (2.0 * executor.random() - 1.0))
+        try:
+            query: PageQuery | None = self._rest or self._pages.begin()
+            self._rest = None
+            for _ in range(_MOST_PAGES):
+                if query is None:
+                    break
+                rows = await executor.call(
+                    self._request(query),
+                    decode_conversations,
+                    unreadable_is_transient=True,
+                    deadline=started_at + max(self._interval, executor.request_timeout),
+                )
+                self._counters.polls += 1
+                changed, query = self._pages.feed(rows)
+                # A page also shows what changed after the reading began, so its own time counts.
+                on_page(changed, executor.clock.monotonic())
+            # A reading longer than this would never end if it began anew each time.
+            self._rest = query
+        finally:
+            self.is_reading = False
+        return query is None
+
+    def _request(self, query: PageQuery) -> Request:
+        parameters = {"limit": str(PAGE)}
+        if query.updated_after is None:
+            parameters["sort"] = "updated_at_desc"
+        else:
+            after = query.updated_after.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            parameters |= {"sort": "updated_at_asc", "updated_after": after}
+        if query.offset:
+            parameters["offset"] = str(query.offset)
+        location = path("agents", self._agent_id, "conversations")
+        return Request(method="GET", path=location, query=urlencode(parameters), observe_date=True)

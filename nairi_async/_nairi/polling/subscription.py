@@ -1,0 +1,65 @@
+"""One watcher's share in an agent's listing: whether to wait for it, and what its announcements were worth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from nairi_async._nairi.polling.cadence import Kind
+    from nairi_async._nairi.polling.change_feed import ChangeFeed
+    from nairi_async._nairi.polling.context import TurnOrigin
+    from nairi_async._nairi.polling.schedule import Schedule
+
+
+class Subscription:
+    """A watched conversation in the feed of its agent."""
+
+    __slots__ = ("_is_lagging", "_is_own", "_job", "_trust", "feed", "was_announced")
+
+    def __init__(self, feed: ChangeFeed, job_id: str, kind: Kind, origin: TurnOrigin | None) -> None:
+        self.feed = feed
+        self.was_announced = False
+        """Whether the poll that is due was announced, so that news is likely."""
+        self._trust = feed.trust_for(kind)
+        self._job = feed.register(job_id)
+        # The watcher that sent the prompt does not take its change for news.
+        self._is_own = origin is not None
+        self._is_lagging = False
+        if origin is not None and origin.answered_at is not None:
+            self._job.prompted = (origin.sent_at, origin.answered_at)
+
+    @property
+    def replaces_polls(self) -> bool:
+        """Whether the watcher should wait for an announcement instead of polling by itself."""
+        return not self._is_lagging and self.feed.replaces_polls(self._trust)
+
+    @property
+    def announced_alive_at(self) -> float | None:
+        """When there was still no news, as the announcement of the poll that is due shows; `None` without one."""
+        return self._job.moved_at - self.feed.interval if self.was_announced else None
+
+    def wait(self, since: float, until: float) -> Coroutine[Any, Any, bool]:
+        """Return the wait for an announcement made after `since`, as `ChangeFeed.wait` does.
+
+        Not a coroutine function itself: thousands wait here, and a frame more is memory for each of them.
+        """
+        return self.feed.wait(self._job, self._trust, since, until, is_own=self._is_own)
+
+    def account(self, schedule: Schedule, started_at: float, *, news: bool) -> None:
+        """Take in what a poll that began at `started_at` has shown about the listing."""
+        polled_at = schedule.polled_at
+        if news and not self.was_announced:
+            self.feed.observe_discovery(self._trust, self._job, polled_at, started_at)
+        job = self._job
+        has_moved = job.moved_at > polled_at and not job.is_doubtful and not job.is_only_prompt
+        waited = started_at - polled_at
+        # Polls in quick succession at the beginning are worth no more than one reading would be.
+        saved = waited / schedule.interval if self.was_announced else min(1.0, waited / self.feed.interval)
+        self._trust.observe_cost(1.0 if has_moved else 0.0, saved)
+
+    def observe_lag(self, *, is_lagging: bool) -> None:
+        """Take in whether the listing may be ahead of what it announces: the next poll is then the watcher's own."""
+        self._is_lagging = is_lagging

@@ -1,0 +1,48 @@
+"""What the messages of an ended turn amount to: its reply, or the error of its failure. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nairi_async._nairi.polling.timeline import Timeline
+from nairi_async.errors import TurnFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nairi_async.models import Message, Turn
+
+
+def turn_failed(turn: Turn | None, messages: Sequence[Message]) -> TurnFailedError:
+    """Return the error of a failed turn: the service explains the failure in the last system message.
+
+    See https://nairi.ai/docs/api/conversations/message-reference.
+    """
+    explanations = [message.content for message in messages if message.role == "system" and message.content.strip()]
+    text = explanations[-1] if explanations else "the turn failed, and the service does not say why"
+    return TurnFailedError(text, turn, tuple(messages))
+
+
+def turn_messages(
+    turn: Turn, prompt: Message, listed: Sequence[Message], known: Sequence[Message] = ()
+) -> tuple[list[Message], bool]:
+    """Pick the messages of an ended turn from a read of its conversation.
+
+    Args:
+        turn: The turn.
+        prompt: Its user message, with the status of its end.
+        listed: The read.
+        known: Messages of the turn that earlier reads showed.
+
+    Returns:
+        The messages that follow the prompt, and whether what a caller waits for is among them: a reply, or the reason
+        why there is none.
+    """
+    # A list that shows the turn still running is older than its end, and so may lack some of the reply.
+    is_listed = any(message.id == turn.message_id and message.is_terminal for message in listed)
+    timeline = Timeline(turn=turn.message_id)
+    timeline.observe_message(prompt)
+    messages = [*timeline.observe(listed), *timeline.observe(known), *timeline.finish()]
+    expected = "system" if prompt.status == "failed" else "assistant"
+    has_text = any(message.is_terminal and message.content.strip() for message in messages if message.role == expected)
+    return messages, is_listed and has_text

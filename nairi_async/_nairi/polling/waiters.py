@@ -1,0 +1,93 @@
+"""The watchers that wait for one listing: who is woken, and which of them leads and reads it for all."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+from attrs import define
+
+if TYPE_CHECKING:
+    from nairi_async._nairi.polling.feed_trust import WatchedJob
+
+
+@define(eq=False)
+class Waiter:
+    """A watcher that waits for an announcement, at most until a time of the session's clock."""
+
+    until: float
+    has_left: bool = False
+    _woken: asyncio.Future[None] | None = None
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it sleeps until it is woken."""
+        return self._woken is not None and not self._woken.done()
+
+    def sleep(self) -> asyncio.Future[None]:
+        """Return what to await until `wake` is called."""
+        self._woken = asyncio.get_running_loop().create_future()
+        return self._woken
+
+    def wake(self) -> None:
+        """Let the watcher look again at what it waits for."""
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+
+class Waiters:
+    """All that wait for one listing. At most one leads, in its own task; when it leaves, another one is woken."""
+
+    def __init__(self) -> None:
+        self._by_job: dict[WatchedJob, list[Waiter]] = {}
+        self._deadlines: list[tuple[float, int, Waiter]] = []
+        self._order = itertools.count()
+        self.leader: Waiter | None = None
+        """The waiter that reads the listing for all."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_job.values()))
+
+    @property
+    def next_deadline(self) -> float:
+        """When the first of them stops waiting; infinity if none does."""
+        return self._deadlines[0][0] if self._deadlines else math.inf
+
+    def join(self, job: WatchedJob, until: float) -> Waiter:
+        """Add a waiter for changes of a conversation."""
+        waiter = Waiter(until)
+        self._by_job.setdefault(job, []).append(waiter)
+        heapq.heappush(self._deadlines, (until, next(self._order), waiter))
+        return waiter
+
+    def leave(self, job: WatchedJob, waiter: Waiter) -> None:
+        """Remove a waiter, and see to it that another one leads."""
+        waiter.has_left = True
+        waiters = self._by_job[job]
+        waiters.remove(waiter)
+        if not waiters:
+            del self._by_job[job]
+        if self.leader is None:
+            sleepers = (other for others in self._by_job.values() for other in others if other.is_asleep)
+            successor = next(sleepers, None)
+            if successor is not None:
+                successor.wake()
+
+    def wake(self, job: WatchedJob) -> None:
+        """Wake those that wait for this conversation."""
+        for waiter in self._by_job.get(job, ()):
+            waiter.wake()
+
+    def wake_all(self) -> None:
+        """Wake every one."""
+        for waiters in self._by_job.values():
+            for waiter in waiters:
+                waiter.wake()
+
+    def wake_expired(self, now: float) -> None:
+        """Wake those whose time is over."""
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][2].has_left):
+            heapq.heappop(self._deadlines)[2].wake()
