@@ -39,7 +39,7 @@ from nairi_async import (
 from nairi_async.models import Message
 from nairi_async.testing import Done, Fail, Notice, Say, Simulator, Step, Text, Tool, VirtualClock
 from nairi_async.web import EventStream, EventStreams, error_json, http_status
-from nairi_async.web.events import event, message_event
+from nairi_async.web.event_format import event, message_event
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

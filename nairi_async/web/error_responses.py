@@ -1,0 +1,55 @@
+"""Errors as a web application reports them to a browser: pure functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from nairi_async._core.retry import is_transient
+from nairi_async.errors import (
+    BadRequestError,
+    InvalidArgumentError,
+    NotFoundError,
+    RateLimitedError,
+    SessionClosedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nairi_async.errors import NairiError
+
+_BAD_REQUEST, _NOT_FOUND, _BAD_GATEWAY, _UNAVAILABLE, _GATEWAY_TIMEOUT = 400, 404, 502, 503, 504
+# The first two are the fault of the browser's request. Every other error arose between the application and the service.
+_STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
+    (InvalidArgumentError, _BAD_REQUEST),
+    (BadRequestError, _BAD_REQUEST),
+    (NotFoundError, _NOT_FOUND),
+    (RateLimitedError, _UNAVAILABLE),
+    (SessionClosedError, _UNAVAILABLE),
+    (TimeoutError, _GATEWAY_TIMEOUT),
+)
+
+
+def http_status(error: NairiError) -> int:
+    """Return the status of the response to a browser whose request has failed with this error.
+
+    400 and 404 if the request is at fault, 503 if the service refuses for now, 504 if it was too slow, otherwise 502.
+    Never 401 or 403: the service refused the application's key, not the visitor.
+    """
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), _BAD_GATEWAY)
+
+
+def error_json(error: NairiError) -> Mapping[str, object]:
+    """Return an error in the form that a browser gets, ready for `json.dumps`. It never contains the key.
+
+    Returns:
+        `error`, the name of its class; `message`, for people; `status`, as from `http_status`; `transient`, whether
+        another attempt may help.
+    """
+    may_pass = isinstance(error, SessionClosedError | TimeoutError)
+    return {
+        "error": type(error).__name__,
+        "message": str(error),
+        "status": http_status(error),
+        "transient": may_pass or is_transient(error, idempotent=True, unreadable=True),
+    }

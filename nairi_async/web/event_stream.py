@@ -1,0 +1,145 @@
+"""`EventStream`: one open stream to one browser, which stops its work when the browser has gone."""
+
+from __future__ import annotations
+
+import asyncio
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
+
+import anyio
+
+from nairi_async._nairi.activity import Activity
+from nairi_async.web import event_format
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+    from types import TracebackType
+    from typing import Self
+
+    from nairi_async.clock import Clock
+
+
+class EventStream:
+    """The bytes of a `text/event-stream`. Made by `EventStreams.watch` and `EventStreams.ask`.
+
+    Give it to the framework's streaming response, with its `headers`. It works at most one event ahead of its reader.
+    A cancellation of the reader ends it, and no further request is made; frameworks cancel when the browser has gone.
+    A heartbeat is sent if no event comes for a while, so that proxies keep the connection.
+
+    It ends and never raises: with the event `end`, with `failure`, or, when the application shuts down, with neither,
+    so that the browser reconnects and resumes.
+    """
+
+    headers: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "Content-Type": "text/event-stream; charset=utf-8",
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",  # otherwise nginx holds back small pieces
+        }
+    )
+    """The headers that the response needs."""
+
+    def __init__(
+        self, source: AsyncGenerator[bytes | Activity], clock: Clock, *, heartbeat: float, retry: float
+    ) -> None:
+        self._source = source
+        self._clock = clock
+        self._heartbeat = heartbeat
+        self._greeting: bytes | None = event_format.reconnection_time(retry)
+        self._last_sent: bytes | None = None
+        self._step: asyncio.Task[bytes | Activity | None] | None = None
+        self._has_ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next event, or a heartbeat."""
+        if self._greeting is not None and not self._has_ended:
+            # At once: some servers send their headers only with the first bytes.
+            greeting, self._greeting = self._greeting, None
+            return greeting
+        try:
+            return await self._next()
+        except BaseException:
+            # The end, or a cancellation: nothing reads the stream any more.
+            await self.aclose()
+            raise
+
+    def end(self) -> None:
+        """End the stream for its reader, as at a shutdown. Harmless if repeated."""
+        self._has_ended = True
+        if self._step is not None and not self._step.get_loop().is_closed():
+            self._step.cancel()
+
+    async def aclose(self) -> None:
+        """End the stream, and wait until its work has stopped. Harmless if repeated."""
+        self.end()
+        # anyio repeats a cancellation until the task has left the scope.
+        with anyio.CancelScope(shield=True):
+            if self._step is not None:
+                await asyncio.wait({self._step})
+            await self._source.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # A framework may drop a stream between two heartbeats without closing it.
+        if self._step is not None:
+            self.end()
+
+    async def _next(self) -> bytes:
+        while True:
+            latest = await self._latest()
+            if latest is None:
+                return event_format.HEARTBEAT
+            event = event_format.activity_event(latest) if isinstance(latest, Activity) else latest
+            if event != self._last_sent:
+                self._last_sent = event
+                return event
+
+    async def _latest(self) -> bytes | Activity | None:
+        """Return what to send next, or `None` if nothing has come for the time of a heartbeat.
+
+        Of several activities that are there at once, only the last is sent: the earlier ones are over.
+        """
+        activity: Activity | None = None
+        while not self._has_ended:
+            # A task of its own, so that a heartbeat does not interrupt a read.
+            step = self._step = self._step or asyncio.create_task(_pull(self._source))
+            await (self._wait(step) if activity is None else asyncio.sleep(0))
+            if self._has_ended:
+                break
+            if not step.done():
+                return activity
+            item = step.result()
+            if item is None and activity is not None:
+                return activity
+            self._step = None
+            if not isinstance(item, Activity):
+                if item is None:
+                    break
+                return item
+            activity = item
+        raise StopAsyncIteration
+
+    async def _wait(self, step: asyncio.Task[bytes | Activity | None]) -> None:
+        heartbeat = asyncio.ensure_future(self._clock.sleep(self._heartbeat))
+        try:
+            await asyncio.wait({step, heartbeat}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            heartbeat.cancel()
+
+
+async def _pull(source: AsyncGenerator[bytes | Activity]) -> bytes | Activity | None:
+    """Return the next item of a source, `None` at its end.
+
+    It has no reference to the stream, which would otherwise not be collected when a framework drops it.
+    """
+    return await anext(source, None)
