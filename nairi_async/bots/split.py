@@ -1,4 +1,4 @@
-"""Cutting a long text into messages that a platform takes (pure)."""
+"""Splitting a long text into messages that a platform accepts (pure)."""
 
 from __future__ import annotations
 
@@ -14,56 +14,55 @@ from nairi_async.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LEAST_LIMIT: Final = 32
-"""The smallest limit: a code block needs room for its fences in every piece."""
+MIN_LIMIT: Final = 32
+"""The smallest limit: each piece of a code block needs room for its fences."""
 
-# A block may begin behind the mark of a list item, and ends on a line of its own all the same.
+# A block may begin after the marker of a list item; even then it ends on a line of its own.
 _FENCE: Final = re.compile(r"[ \t]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+){0,4}(?P<marker>`{3,}|~{3,})(?P<info>.*)")
-# A piece is cut at a better place only if that leaves it this full: a quarter.
-_FILLED: Final = 4
-# A fence is repeated in each piece of its block, so one that fills pieces by itself is taken for text.
-_FENCE_SHARE: Final = 4
+# A better place to cut is taken only if it leaves the piece at least a quarter full.
+_MIN_FILL: Final = 4
+# A fence is repeated in each piece of its block, so a line longer than a quarter of a piece is text, not a fence.
+_MAX_FENCE: Final = 4
 _SPACE: Final = re.compile(r"\s+")
-_FENCE_SIGNS: Final = frozenset("`~")
-_MARKS: Final = frozenset({"Mn", "Mc", "Me"})
-_LONGEST_ROW: Final = 64
-_JOINER: Final = "\u200d"
-_TONES: Final = range(0x1F3FB, 0x1F400)
-_FLAGS: Final = range(0x1F1E6, 0x1F200)
-_HANGUL: Final = range(0x1160, 0x1200)
-_HIGH, _LOW = range(0xD800, 0xDC00), range(0xDC00, 0xE000)
+_FENCE_CHARACTERS: Final = frozenset("`~")
+_MARK_CATEGORIES: Final = frozenset({"Mn", "Mc", "Me"})
+_MAX_FLAG_RUN: Final = 64
+_ZERO_WIDTH_JOINER: Final = "\u200d"
+_SKIN_TONES: Final = range(0x1F3FB, 0x1F400)
+_REGIONAL_INDICATORS: Final = range(0x1F1E6, 0x1F200)
+_HANGUL_VOWELS_AND_FINALS: Final = range(0x1160, 0x1200)
+_HIGH_SURROGATES, _LOW_SURROGATES = range(0xD800, 0xDC00), range(0xDC00, 0xE000)
 
 Length = Callable[[str], int]
-"""How a platform counts; a longer text is never counted shorter."""
+"""How a platform counts; the length of a text is at least that of any part of it."""
 
 
 def utf16_length(text: str) -> int:
-    """Length in UTF-16 code units, in which Telegram counts: most emoji are two."""
+    """Return the length in UTF-16 code units, as Telegram counts: most emoji are two."""
     return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def split_text(text: str, limit: int, *, length: Length = len) -> list[str]:
-    """Cut a text into pieces that each stand by themselves as a message.
+    """Split a text into pieces that are each a message of their own.
 
-    A piece ends after a paragraph where there is one, else after a line, else after a word, and only in a word that
-    is longer than a piece anywhere else, but not within a visible character (an emoji with its modifiers, a letter
-    with its accents). A fenced code block that has to be cut is closed at the end of one piece and opened again, with
-    its language, at the beginning of the next, so each piece has as many closed as opened fences.
+    A piece ends after a paragraph if possible, else after a line, else after a word. Only a word longer than a piece is
+    cut inside, and never within a visible character (an emoji with its modifiers, a letter with its accents). If a
+    fenced code block has to be cut, it is closed at the end of one piece and opened again, with its language, at the
+    beginning of the next: each piece closes the fences that it opens.
 
-    White space at a cut outside of a code block is left out, and a line end inside of one: the message's own end
-    stands for it. Nothing else is added or left out, and no piece is blank. A block that the text
-    leaves open is closed.
+    At a cut, white space outside code blocks is dropped, and one line end inside a code block. Nothing else is added
+    or dropped, and no piece is blank. A block that the text leaves open is closed.
 
     Args:
         text: The text, as Markdown or plain.
         limit: The longest piece; at least 32.
-        length: How the platform counts; characters unless given, `utf16_length` for Telegram.
+        length: How the platform counts; characters by default, `utf16_length` for Telegram.
 
     Raises:
-        InvalidArgumentError: the limit is less than 32 or no whole number.
+        InvalidArgumentError: the limit is less than 32, or not a whole number.
     """
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < LEAST_LIMIT:
-        raise InvalidArgumentError(f"limit is {limit!r}: a whole number of at least {LEAST_LIMIT} is needed")
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < MIN_LIMIT:
+        raise InvalidArgumentError(f"limit must be a whole number of at least {MIN_LIMIT}, not {limit!r}")
     return _Splitter(text, limit, length).pieces()
 
 
@@ -72,12 +71,12 @@ class _Fence:
     """An open code block."""
 
     marker: str
-    """What opened it, and closes it in each piece."""
+    """The characters that opened it, and close it in each piece."""
     opening: str
-    """The line that opened it, without what stands before the marker."""
+    """The line that opened it, from the marker on."""
 
     def is_closed_by(self, line: str) -> bool:
-        """Whether a line ends the block: the same sign, at least as often, and nothing more."""
+        """Return whether a line ends the block: the same character, at least as often, and nothing else."""
         bare = line.strip()
         return len(bare) >= len(self.marker) and not bare.strip(self.marker[0])
 
@@ -87,19 +86,19 @@ class _Cut:
     """A place where a piece may end."""
 
     at: int
-    """Where in the text."""
+    """The index in the text."""
     fence: _Fence | None
-    """The block that is open there."""
+    """The block that is open at this place."""
     rank: int
-    """0 after a paragraph, 1 after a line, 2 after a line of a code block, 3 after a word, 4 anywhere, 5 where a
-    block would be left empty."""
+    """0 after a paragraph, 1 after a line, 2 after a line of a code block, 3 after a word, 4 anywhere, 5 if the
+    piece would open a block and leave it empty."""
 
 
 class _Splitter:
     def __init__(self, text: str, limit: int, length: Length) -> None:
         self._text, self._limit, self._length = text, limit, length
-        self._spare = limit // _FENCE_SHARE + 2
-        """No fence that has to be closed takes more."""
+        # Closing a fence takes at most this much.
+        self._closing_room = limit // _MAX_FENCE + 2
         self._at = 0
         self._fence: _Fence | None = None
 
@@ -108,42 +107,42 @@ class _Splitter:
         self._skip_space()
         while self._at < len(self._text):
             head = f"{self._fence.opening}\n" if self._fence else ""
-            cut = self._best(head)
+            cut = self._best_cut(head)
             body = self._text[self._at : cut.at]
-            # Blank lines of a block are a piece of their own only together with something that shows.
+            # A piece of nothing but blank lines of a block is not sent.
             if body.strip():
                 found.append(_joined(head, body, cut.fence))
             self._at, self._fence = cut.at, cut.fence
-            self._go_on()
+            self._skip_separator()
         return found
 
-    def _best(self, head: str) -> _Cut:
-        """Where the piece that begins here ends."""
+    def _best_cut(self, head: str) -> _Cut:
+        """Return where the piece that begins here ends."""
         window = self._window(self._limit - self._length(head))
         cuts = self._cuts(window)
         if cuts[-1].at == len(self._text) and self._fits(head, cuts[-1]):
             return cuts[-1]
-        enough = self._at + (window - self._at) // _FILLED
+        enough = self._at + (window - self._at) // _MIN_FILL
         cuts.sort(key=lambda cut: (cut.at < enough, cut.rank, -cut.at))
-        # There is always one: the fences of a block take little more than half of a piece.
+        # There is always one: the two fences of a block take little more than half of a piece.
         return next(cut for cut in cuts if self._fits(head, cut))
 
     def _window(self, room: int) -> int:
-        """The end of the longest stretch from here that has room."""
-        least, most = self._at + 1, min(len(self._text), self._at + room)
-        while least < most:
-            middle = (least + most + 1) // 2
+        """Return the end of the longest part from here that fits."""
+        low, high = self._at + 1, min(len(self._text), self._at + room)
+        while low < high:
+            middle = (low + high + 1) // 2
             if self._length(self._text[self._at : middle]) <= room:
-                least = middle
+                low = middle
             else:
-                most = middle - 1
-        return least
+                high = middle - 1
+        return low
 
     def _fits(self, head: str, cut: _Cut) -> bool:
         return cut.fence is None or self._length(_joined(head, self._text[self._at : cut.at], cut.fence)) <= self._limit
 
     def _cuts(self, window: int) -> list[_Cut]:
-        """The places where a piece may end, up to the window's end, in the order of the text."""
+        """Return the places where a piece may end, up to the end of the window, in the order of the text."""
         found: list[_Cut] = []
         fence, begin = self._fence, self._at
         while begin < window:
@@ -163,7 +162,7 @@ class _Splitter:
         return 1 if self._text[end + 1 : self._line_end(end + 1)].strip() else 0
 
     def _within(self, begin: int, end: int, window: int, fence: _Fence | None) -> Iterator[_Cut]:
-        """Places in one line: after each word, and after the last whole characters."""
+        """Yield places in one line: after each word, and after the last whole characters."""
         for space in _SPACE.finditer(self._text, begin, end):
             if space.start() > self._at and not _FENCE.match(self._text, space.end()):
                 yield _Cut(space.start(), fence, 3)
@@ -171,16 +170,16 @@ class _Splitter:
         while last > begin and _is_within_character(self._text, last):
             last -= 1
         if last == begin:
-            # One endless character is cut somewhere.
+            # A character longer than the piece is cut somewhere.
             last = end
-        # As many as it takes for one of them to leave room for closing a block.
-        for at in range(max(begin + 1, min(window - self._spare, last)), last + 1):
+        # Enough places for one of them to leave room for closing a block.
+        for at in range(max(begin + 1, min(window - self._closing_room, last)), last + 1):
             if at == last or not _is_within_character(self._text, at):
                 yield _Cut(at, fence, 4)
 
     def _after(self, line: str, fence: _Fence | None) -> _Fence | None:
-        """The open block after a line."""
-        if len(line) > self._limit or self._length(line) > self._limit // _FENCE_SHARE:
+        """Return the block that is open after a line."""
+        if len(line) > self._limit or self._length(line) > self._limit // _MAX_FENCE:
             return fence
         if fence is not None:
             return None if fence.is_closed_by(line) else fence
@@ -189,22 +188,22 @@ class _Splitter:
             return None
         return _Fence(match["marker"], f"{match['marker']}{match['info']}".strip())
 
-    def _go_on(self) -> None:
-        """Leave out what the end of the message stands for."""
+    def _skip_separator(self) -> None:
+        """Skip the white space, or the line end, that the end of the message replaces."""
         if self._fence is None:
             self._skip_space()
         elif self._text.startswith("\n", self._at):
             self._at += 1
             end = self._line_end(self._at)
             if self._fence.is_closed_by(self._text[self._at : end]):
-                # The piece before was closed already.
+                # The piece before has closed the block already.
                 self._at, self._fence = end, None
                 self._skip_space()
 
     def _skip_space(self) -> None:
-        """Go to what shows next; the indentation of a line stays."""
-        shown = _SPACE.match(self._text, self._at)
-        end = shown.end() if shown else self._at
+        """Skip white space up to the next visible line, but keep that line's indentation."""
+        space = _SPACE.match(self._text, self._at)
+        end = space.end() if space else self._at
         line = self._text.rfind("\n", self._at, end)
         self._at = end if line < 0 or end == len(self._text) else line + 1
 
@@ -214,32 +213,32 @@ class _Splitter:
 
 
 def _joined(head: str, body: str, fence: _Fence | None) -> str:
-    """A piece, its block closed if it is open."""
+    """Return a piece, with its block closed if one is open."""
     if fence is None:
         return head + body.rstrip()
     return f"{head}{body}\n{fence.marker}"
 
 
 def _is_within_character(text: str, at: int) -> bool:
-    """Whether a cut would fall into what people see as one character, or lay bare what reads as a fence."""
+    """Return whether a cut would split what people see as one character, or begin a piece with a fence character."""
     if not 0 < at < len(text):
         return False
     before, after = text[at - 1], text[at]
     number = ord(after)
     return (
-        after in _FENCE_SIGNS
-        or unicodedata.category(after) in _MARKS
-        or _JOINER in {before, after}
-        or number in _TONES
-        or number in _HANGUL
-        or (ord(before) in _HIGH and number in _LOW)
-        or (number in _FLAGS and _flags_before(text, at) % 2 == 1)
+        after in _FENCE_CHARACTERS
+        or unicodedata.category(after) in _MARK_CATEGORIES
+        or _ZERO_WIDTH_JOINER in {before, after}
+        or number in _SKIN_TONES
+        or number in _HANGUL_VOWELS_AND_FINALS
+        or (ord(before) in _HIGH_SURROGATES and number in _LOW_SURROGATES)
+        or (number in _REGIONAL_INDICATORS and _indicators_before(text, at) % 2 == 1)
     )
 
 
-def _flags_before(text: str, at: int) -> int:
-    """How many halves of flags stand in a row; a longer row than anybody writes is not counted out."""
+def _indicators_before(text: str, at: int) -> int:
+    """Return how many regional indicators precede a place without a gap; counting stops at a limit."""
     begin = at
-    while begin > max(0, at - _LONGEST_ROW) and ord(text[begin - 1]) in _FLAGS:
+    while begin > max(0, at - _MAX_FLAG_RUN) and ord(text[begin - 1]) in _REGIONAL_INDICATORS:
         begin -= 1
     return at - begin

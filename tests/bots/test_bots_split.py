@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from nairi_async import InvalidArgumentError
 from nairi_async.bots import split_text, utf16_length
-from nairi_async.bots.split import LEAST_LIMIT, Length
+from nairi_async.bots.split import MIN_LIMIT, Length
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="`~"), max_size=300)
 LINES = st.lists(st.text("ab (){}=\t'\"\u00e9\U0001f600", max_size=90), max_size=30)
-LIMITS = st.integers(LEAST_LIMIT, 200)
+LIMITS = st.integers(MIN_LIMIT, 200)
 
 
 @st.composite
@@ -159,7 +159,7 @@ def test_what_is_seen_as_one_character_stays_whole(character: str) -> None:
 @pytest.mark.parametrize("limit", [31, 0, -1, True, 40.0, "40"])
 def test_an_impossible_limit_is_refused(limit: int) -> None:
     """A limit below 32, or no whole number, is a clear error."""
-    with pytest.raises(InvalidArgumentError, match="limit is"):
+    with pytest.raises(InvalidArgumentError, match="limit must be"):
         split_text("text", limit)
 
 
