@@ -1,4 +1,4 @@
-"""The web recipes as their readers run them: a real server in a process of its own, on a simulated service."""
+"""Runs the web recipes as their readers do: a real server in a process of its own, with a simulated service."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ RECIPES = Path(__file__).parent / "recipes"
 
 @define
 class Served:
-    """A server that runs."""
+    """A running server."""
 
     port: int
     process: asyncio.subprocess.Process
     output: str = ""
-    """What it wrote, once it has ended."""
+    """What it printed; known after its end."""
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     async def shut_down(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Do what a deploy does, or Ctrl-C; returns the exit status."""
+        """Send a signal as a deploy or Ctrl-C does, and return the exit status."""
         if self.process.returncode is None:
             self.process.send_signal(number)
         out, _ = await self.process.communicate()
@@ -46,19 +46,19 @@ class Served:
 
 @asynccontextmanager
 async def served(recipe: str, simulator: Simulator | AmigoSimulator, *, port: int = 0) -> AsyncIterator[Served]:
-    """A recipe on its server, with warnings as errors; it must not log a traceback."""
+    """Serve a recipe with warnings as errors, and check that it logs no traceback."""
     port = port or free_port()
-    words = [str(RECIPES / f"{recipe}.py")]
+    command = [str(RECIPES / f"{recipe}.py")]
     if "run_app(" not in (RECIPES / f"{recipe}.py").read_text():
-        words = ["-m", "uvicorn", "--app-dir", str(RECIPES), "--port", str(port), f"{recipe}:app"]
-    way = {**simulator.environment, "PORT": str(port)}
+        command = ["-m", "uvicorn", "--app-dir", str(RECIPES), "--port", str(port), f"{recipe}:app"]
+    settings = {**simulator.environment, "PORT": str(port)}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", *words, env={**os.environ, **way},
+        sys.executable, "-W", "error", *command, env={**os.environ, **settings},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     running = Served(port, process)
     try:
-        await _until_it_answers(running)
+        await _until_it_responds(running)
         yield running
     finally:
         async with asyncio.timeout(10):
@@ -66,7 +66,7 @@ async def served(recipe: str, simulator: Simulator | AmigoSimulator, *, port: in
     assert "Traceback" not in running.output, running.output
 
 
-async def _until_it_answers(running: Served) -> None:
+async def _until_it_responds(running: Served) -> None:
     async with aiohttp.ClientSession() as http:
         while running.process.returncode is None:
             try:

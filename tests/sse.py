@@ -1,4 +1,4 @@
-"""What a browser makes of a `text/event-stream`, by the rules of the HTML standard."""
+"""A `text/event-stream` as a browser reads it, by the rules of the HTML standard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ServerEvent:
 
 
 async def parsed(chunks: AsyncIterable[bytes]) -> AsyncIterator[ServerEvent]:
-    """Events as their last line comes; comments and a field without data are no events."""
+    """Yield each event as its last line comes; comments and blocks without data are no events."""
     rest, last_id, name, data = b"", "", "message", list[str]()
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")

@@ -1,4 +1,4 @@
-"""A bot's chats: one dialogue each, in order, over restarts, and no prompt twice."""
+"""`Chats`: one dialogue for each chat, prompts in order, files, typing indicators, refusals."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_chat_is_one_dialogue_in_order_and_chats_run_at_once(
     chats: Chats, echo: Simulator, clock: VirtualClock
 ) -> None:
-    """Three prompts of each of four chats: in the order of the calls in one dialogue, and no longer than one chat."""
+    """Prompts of a chat run in the order of the calls, in one dialogue; four chats take no longer than one."""
     calls = [chats.ask(chat, f"{chat}.{number}") for number in range(3) for chat in range(4)]
     replies = await asyncio.gather(*calls)
     assert [reply.text for reply in replies] == [
@@ -56,7 +56,7 @@ async def test_a_chat_is_one_dialogue_in_order_and_chats_run_at_once(
 
 
 async def test_a_long_reply_comes_in_pieces(nairi: NairiSession, simulator: Simulator, clock: VirtualClock) -> None:
-    """The pieces are within the platform's limit; an agent that says nothing gives none."""
+    """Pieces keep to the platform's limit; an agent that says nothing gives none."""
     simulator.agent("my-agent", lambda prompt, _: [Done()] if prompt == "quiet" else ["word " * 30])
     chats = Chats(nairi, "my-agent", limit=40, clock=clock)
     reply = await chats.ask("c", "talk")
@@ -66,7 +66,7 @@ async def test_a_long_reply_comes_in_pieces(nairi: NairiSession, simulator: Simu
 
 
 async def test_files_go_both_ways(chats: Chats, simulator: Simulator) -> None:
-    """A download of the platform is fetched when its prompt's turn has come; the agent's files come with the reply."""
+    """A platform's file is downloaded when its prompt's turn has come; the agent's files come with the reply."""
     made = simulator.attachment("chart.png", b"\x89PNG")
     simulator.agent("my-agent", [Say("Here.", attachment_ids=[made])])
     fetched: list[str] = []
@@ -85,8 +85,8 @@ async def test_files_go_both_ways(chats: Chats, simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("content", [None, 5, "text"])
-async def test_a_file_that_is_none_is_refused(content: bytes) -> None:
-    """A file has a name, and bytes or a function that gets them."""
+async def test_an_invalid_file_is_refused(content: bytes) -> None:
+    """A file has a name, and bytes or a function that fetches them."""
     with pytest.raises(InvalidArgumentError):
         File("a.txt", content)
     with pytest.raises(InvalidArgumentError):
@@ -100,44 +100,44 @@ async def test_a_file_that_is_none_is_refused(content: bytes) -> None:
 
 
 async def test_typing_is_shown_again_until_the_end(chats: Chats, echo: Simulator, clock: VirtualClock) -> None:
-    """A function is awaited at once and every four seconds while the turn runs, and not after it."""
-    moments: list[float] = []
+    """A function is awaited at once, then every four seconds while the turn runs, and not afterwards."""
+    shown_at: list[float] = []
 
     async def typing() -> None:
-        moments.append(clock.monotonic())
+        shown_at.append(clock.monotonic())
 
     await chats.ask("c", "a", typing=typing)
-    assert [round(later - earlier) for earlier, later in pairwise(moments)] == [4] * (len(moments) - 1)
-    assert len(moments) >= 2
-    count = len(moments)
+    assert [round(later - earlier) for earlier, later in pairwise(shown_at)] == [4] * (len(shown_at) - 1)
+    assert len(shown_at) >= 2
+    count = len(shown_at)
     await clock.sleep(60)
-    assert len(moments) == count
+    assert len(shown_at) == count
 
 
 async def test_typing_may_be_a_context_manager(chats: Chats, echo: Simulator) -> None:
-    """The platform's own is entered, and left when the turn has ended, whatever came of it."""
-    told: list[str] = []
+    """The platform's own is entered, and left when the turn has ended, even if the turn failed."""
+    events: list[str] = []
 
     @asynccontextmanager
     async def typing() -> AsyncIterator[None]:
-        told.append("begin")
+        events.append("begin")
         try:
             yield
         finally:
-            told.append(f"end after {len(echo.prompts)}")
+            events.append(f"end after {len(echo.prompts)}")
 
     await chats.ask("c", "a", typing=typing())
     echo.agent("my-agent", [Fail("no")])
     with pytest.raises(TurnFailedError):
         await chats.ask("c", "b", typing=typing())
-    assert told == ["begin", "end after 1", "begin", "end after 2"]
+    assert events == ["begin", "end after 1", "begin", "end after 2"]
 
 
 @pytest.mark.parametrize("where", ["call", "enter", "exit"])
 async def test_a_failing_indicator_costs_no_reply(
     chats: Chats, echo: Simulator, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
-    """What a platform raises over its indicator is logged, and the turn goes on."""
+    """An error that the platform raises for its indicator is logged, and the turn goes on."""
 
     class Broken:
         async def __aenter__(self) -> None:
@@ -173,7 +173,7 @@ async def test_a_cancelled_prompt_ends_its_indicator(chats: Chats, echo: Simulat
 
 
 async def test_as_many_keys_are_kept_as_are_stated(chats: Chats, simulator: Simulator) -> None:
-    """The record of a chat does not grow for ever."""
+    """The record of a chat does not grow without limit."""
     record = Record()
     for number in range(150):
         record = record.with_prompt(str(number))
@@ -181,19 +181,19 @@ async def test_as_many_keys_are_kept_as_are_stated(chats: Chats, simulator: Simu
 
 
 async def test_a_flood_is_turned_away(nairi: NairiSession, echo: Simulator, clock: VirtualClock) -> None:
-    """One prompt runs and as many as are allowed wait; other chats go on, and the key of a refused one stays free."""
+    """One prompt runs, the permitted number waits, and more are refused with advice; a refused key stays free."""
     chats = Chats(nairi, "my-agent", max_waiting=2, clock=clock)
     calls = [chats.ask("c", str(number), key=number) for number in range(50)]
-    told = await asyncio.gather(*calls, chats.ask("other", "x"), return_exceptions=True)
-    assert [one.text for one in told if isinstance(one, ChatReply)] == ["1: 0", "2: 1", "3: 2", "1: x"]
-    busy = [str(one) for one in told if isinstance(one, ChatBusyError)]
+    outcomes = await asyncio.gather(*calls, chats.ask("other", "x"), return_exceptions=True)
+    assert [reply.text for reply in outcomes if isinstance(reply, ChatReply)] == ["1: 0", "2: 1", "3: 2", "1: x"]
+    busy = [str(error) for error in outcomes if isinstance(error, ChatBusyError)]
     assert len(busy) == 47
     assert "please wait for a reply" in busy[0]
     assert (await chats.ask("c", "late", key=49)).text == "4: late"
 
 
 async def test_a_timeout_covers_the_prompts_before(chats: Chats, echo: Simulator) -> None:
-    """A prompt whose turn comes too late is not sent; one whose turn lasts too long still runs, and is waited for."""
+    """A prompt whose turn comes too late is not sent; the next prompt waits for a turn that outlasts its timeout."""
     first = asyncio.create_task(chats.ask("c", "a"))
     await asyncio.sleep(0)
     with pytest.raises(WatchTimeoutError, match="not sent"):
@@ -206,7 +206,7 @@ async def test_a_timeout_covers_the_prompts_before(chats: Chats, echo: Simulator
 
 
 async def test_forget_begins_another_dialogue(chats: Chats, echo: Simulator) -> None:
-    """After it the agent knows nothing of what was said; what was asked before is still not run again."""
+    """The next prompt begins a new dialogue; a key that was accepted before it is still refused."""
     await chats.forget("c")
     await chats.ask("c", "a", key=1)
     await chats.forget("c")
@@ -242,7 +242,7 @@ class PlainDialogue:
 
 
 class PlainService:
-    """A service that knows neither files nor how to wait for a turn of another process."""
+    """A service without files, whose dialogues cannot wait for a turn of another process."""
 
     def conversation(self, target: str, /) -> PlainDialogue:
         assert target == "service"
@@ -253,7 +253,7 @@ class PlainService:
 
 
 async def test_any_service_with_dialogues_will_do() -> None:
-    """The protocol is enough; attachments are refused before anything is sent."""
+    """The protocol is enough; attachments are refused before anything is sent, and their key stays free."""
     store = MemoryStore()
     chats = Chats(PlainService(), "service", store=store)
     reply = await chats.ask("c", "a", timeout=float("inf"))
@@ -268,7 +268,7 @@ async def test_any_service_with_dialogues_will_do() -> None:
 async def test_a_dialogue_that_the_agent_has_ended_is_followed_by_another(
     amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
 ) -> None:
-    """Amigo's agents end conversations: the chat goes on in a new one, also after a crash at that moment."""
+    """Amigo's agents end conversations: the chat continues in a new one, even after a crash at that moment."""
     service.service(lambda message, _: [Speak(f"Bye, {message}."), Complete(ends=True)], service_id=service.service_id)
     store = MemoryStore()
     chats = Chats(amigo, service.service_id, store=store, clock=clock)
@@ -282,7 +282,7 @@ async def test_a_dialogue_that_the_agent_has_ended_is_followed_by_another(
 async def test_a_turn_of_amigo_that_was_cut_off_is_waited_for(
     amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
 ) -> None:
-    """After a restart the service may still be at work: the chat's next prompt waits in place of being refused."""
+    """After a restart the service may still be at work: the chat's next prompt waits instead of being refused."""
     store = MemoryStore()
     chats = Chats(amigo, service.service_id, store=store, clock=clock)
     await chats.ask("c", "a")
@@ -296,10 +296,12 @@ async def test_a_turn_of_amigo_that_was_cut_off_is_waited_for(
     assert (await Chats(amigo, service.service_id, store=store, clock=clock).ask("c", "c")).text == "Late."
 
 
-@pytest.mark.parametrize("kept", ["gone", "kept"])
-async def test_a_first_turn_that_is_void_may_be_repeated(kept: Literal["gone", "kept"], clock: VirtualClock) -> None:
-    """Whether or not Amigo keeps a conversation whose first turn failed, the chat goes on."""
-    quirks = AmigoQuirks(failed_create=kept)
+@pytest.mark.parametrize("failed_create", ["gone", "kept"])
+async def test_a_first_turn_that_is_void_may_be_repeated(
+    failed_create: Literal["gone", "kept"], clock: VirtualClock
+) -> None:
+    """The chat goes on whether or not Amigo keeps a conversation whose first turn failed."""
+    quirks = AmigoQuirks(failed_create=failed_create)
     async with (
         AmigoSimulator([Error(503)], clock=clock, quirks=quirks) as service,
         amigo_sessions.session(service.url, clock=clock) as amigo,
@@ -326,6 +328,6 @@ async def test_bad_arguments_are_refused(chats: Chats, simulator: Simulator, arg
 
 @pytest.mark.parametrize("settings", [{"limit": 5}, {"target": "two words"}, {"timeout": "soon"}], ids=str)
 async def test_bad_settings_are_refused(nairi: NairiSession, settings: dict[str, object]) -> None:
-    """A limit, target or timeout that cannot be used is known at construction."""
+    """An invalid limit, target or timeout is refused at construction."""
     with pytest.raises(InvalidArgumentError):
         Chats(nairi, **{"target": "my-agent", **settings})  # type: ignore[arg-type]

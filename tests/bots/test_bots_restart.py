@@ -1,4 +1,4 @@
-"""A bot that is started again: no prompt twice, no answer lost."""
+"""A restarted bot: no prompt runs twice, no reply is lost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_restart_goes_on_in_the_dialogue(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock, tmp_path: Path
 ) -> None:
-    """The mapping outlives the process; chats, and agents, do not mix."""
+    """The dialogues outlive the process; chats, and agents, do not mix."""
     for number in range(3):
         async with SQLiteStore(tmp_path / "bot.sqlite") as store:
             chats = Chats(nairi, "my-agent", store=store, clock=clock)
@@ -56,7 +56,7 @@ async def test_a_restart_goes_on_in_the_dialogue(
 async def test_a_prompt_that_comes_again_is_not_run_again(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock
 ) -> None:
-    """A key is taken on once, also by the process after this one; prompts without a key are never the same."""
+    """A key is accepted once, also across processes; the same key in another chat is another message."""
     store = MemoryStore()
     await Chats(nairi, "my-agent", store=store, clock=clock).ask("c", "a", key=1)
     with pytest.raises(AlreadyAskedError):
@@ -65,10 +65,10 @@ async def test_a_prompt_that_comes_again_is_not_run_again(
     assert len(echo.prompts) == 2
 
 
-async def test_the_answer_of_a_prompt_that_comes_again_can_be_found(
+async def test_the_reply_to_a_prompt_that_comes_again_can_be_found(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock
 ) -> None:
-    """The error leads to the dialogue, in which the answer stands; that of a first prompt under way is not known."""
+    """The error names the dialogue, from which the reply can be read."""
     chats = Chats(nairi, "my-agent", clock=clock)
     await chats.ask("c", "a", key=1)
     with pytest.raises(AlreadyAskedError) as caught:
@@ -82,7 +82,7 @@ async def test_the_answer_of_a_prompt_that_comes_again_can_be_found(
 async def test_virtual_time_stands_still_while_a_store_works(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock, tmp_path: Path
 ) -> None:
-    """What a disk does in its thread costs no virtual time, whoever sleeps meanwhile, also over a restart."""
+    """The work of a disk costs no virtual time, even while other tasks sleep, also over a restart."""
 
     class Slow(SQLiteStore):
         async def save(self, name: str, record: Record) -> None:
@@ -106,11 +106,11 @@ async def every_second(clock: VirtualClock) -> None:
 
 
 class CrashError(Exception):
-    """The process is gone: nothing of it runs any more."""
+    """The process has ended: nothing of it runs any more."""
 
 
 class CrashingStore(MemoryStore):
-    """A store whose process dies at the n-th save, before or after it is on the disk."""
+    """A store whose process ends at the n-th save, before or after the record is on the disk."""
 
     def __init__(self, at: int, *, written: bool) -> None:
         super().__init__()
@@ -131,9 +131,9 @@ class CrashingStore(MemoryStore):
 async def test_no_crash_runs_a_prompt_twice(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock, at: int, *, written: bool
 ) -> None:
-    """Whenever the process dies, and although the platform delivers all messages again, each prompt runs at most once.
+    """Each prompt runs at most once, at whichever save the process ends, although all messages are delivered again.
 
-    After a restart nothing runs side by side either: the service would refuse it.
+    After a restart no two turns of the chat run at once either: the service would refuse the second.
     """
     store = CrashingStore(at, written=written)
     for _ in range(2):
@@ -145,7 +145,7 @@ async def test_no_crash_runs_a_prompt_twice(
                 break
         store.is_dead, store.left = False, 0
     asked = [asked.prompt for asked in echo.prompts]
-    # Died between taking a prompt on and sending it, a process leaves one that is never sent: at most once.
+    # A process that ends between accepting a prompt and sending it leaves one that is never sent.
     lost = {1: ["b"], 4: ["a"]}.get(at, ["a", "b"]) if written else ["a", "b"]
     assert asked == lost
 
@@ -153,7 +153,7 @@ async def test_no_crash_runs_a_prompt_twice(
 async def test_the_id_is_saved_while_the_first_turn_runs(
     nairi: NairiSession, simulator: Simulator, clock: VirtualClock
 ) -> None:
-    """A process that dies in the midst of the first turn, which may last an hour, has not lost the dialogue."""
+    """A process that ends during the first turn, which may last an hour, has not lost the dialogue."""
     simulator.agent("my-agent", ["early", Done(after=3600)])
     store = MemoryStore()
     chats = Chats(nairi, "my-agent", store=store, clock=clock)
@@ -164,7 +164,7 @@ async def test_the_id_is_saved_while_the_first_turn_runs(
     assert await chats.dialogue_id("c") == simulator.prompts[0].job_id
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
-    # Another process: what runs is waited for, and then the chat goes on.
+    # Another process waits for the running turn, and then the chat goes on.
     simulator.quirks = Quirks(overlapping="refuse")
     simulator.agent("my-agent", ["late"])
     assert (await Chats(nairi, "my-agent", store=store, clock=clock).ask("c", "b")).text == "late"
@@ -173,14 +173,14 @@ async def test_the_id_is_saved_while_the_first_turn_runs(
 
 
 class Died(BaseException):
-    """The process is gone, in the midst of something."""
+    """The process has ended in the middle of something."""
 
 
 @pytest.fixture
 async def dying(
     nairi: NairiSession, simulator: Simulator, clock: VirtualClock
 ) -> Callable[[Store, str, str | None], Awaitable[None]]:
-    """A process that asks in chat "c", and dies while the turn runs, or while it sends the answer."""
+    """Return a function that asks in chat "c", and ends like a process while the turn runs or the reply is sent."""
 
     async def asked(store: Store, prompt: str, at: str | None) -> None:
         async def one() -> None:
@@ -202,12 +202,12 @@ async def dying(
 
 @pytest.mark.parametrize("at", ["running", "sending"])
 @pytest.mark.parametrize("before", [[], ["earlier"]], ids=["first", "later"])
-async def test_an_answer_left_behind_is_handed_over(
+async def test_a_reply_left_behind_is_handed_over(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock, *, dying: Any, before: list[str], at: str, tmp_path: Path
 ) -> None:
-    """Whether a process dies while the turn runs or while it sends, the next one finds the answer, once.
+    """A process that ends while the turn runs, or while it sends the reply, leaves the reply to the next one, once.
 
-    What is said in the chat meanwhile waits behind it.
+    Prompts of the chat wait behind it meanwhile.
     """
     got: list[tuple[str, ...]] = []
 
@@ -228,10 +228,10 @@ async def test_an_answer_left_behind_is_handed_over(
     assert [asked.prompt for asked in echo.prompts] == [*before, "a", "b"]
 
 
-async def test_an_answer_that_was_handed_over_is_not_taken_for_the_next(
+async def test_a_reply_that_was_handed_over_is_not_sent_again(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock
 ) -> None:
-    """A process that died before its prompt left, left nothing behind: the old answer is not sent once more."""
+    """After a process that ended before its prompt was sent, the reply before it is not sent once more."""
     store = MemoryStore()
     await Chats(nairi, "my-agent", store=store, clock=clock).ask("c", "a")
     record = await store.load("my-agent c")
@@ -250,10 +250,10 @@ async def test_an_answer_that_was_handed_over_is_not_taken_for_the_next(
     assert await store.open_names() == ["another-agent c"]
 
 
-async def test_what_cannot_be_handed_over_is_logged_and_tried_again(
+async def test_a_failed_delivery_is_logged_and_tried_again(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock, dying: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A platform that refuses takes nothing down; a turn that failed is told once; the chat goes on."""
+    """A platform's error is logged and the next process tries again; a failed turn is logged once."""
     store = MemoryStore()
     await dying(store, "a", "running")
     tries: list[str] = []
@@ -276,10 +276,10 @@ async def test_what_cannot_be_handed_over_is_logged_and_tried_again(
     assert caplog.text.count("before a restart has failed") == 1
 
 
-async def test_a_bot_that_stops_while_it_recovers_keeps_what_is_left(
+async def test_a_bot_that_stops_while_it_recovers_loses_nothing(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock, dying: Any
 ) -> None:
-    """No task outlives the block, and the next process finds the answer."""
+    """No task outlives the block, and the next process finds the reply."""
     store = MemoryStore()
     await dying(store, "a", "running")
 
@@ -293,10 +293,10 @@ async def test_a_bot_that_stops_while_it_recovers_keeps_what_is_left(
     assert await store.open_names() == ["my-agent c"]
 
 
-async def test_an_answer_that_the_platform_refused_is_kept(
+async def test_a_reply_that_the_platform_refused_is_kept(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock
 ) -> None:
-    """What the block raises comes out of it; the chat goes on, or the next process sends the answer."""
+    """An error in the block is raised; the reply stays open for the next process, unless the chat speaks first."""
     store = MemoryStore()
     chats = Chats(nairi, "my-agent", store=store, clock=clock)
     with pytest.raises(RuntimeError, match="429"):
@@ -308,7 +308,7 @@ async def test_an_answer_that_the_platform_refused_is_kept(
 
 
 async def test_a_refused_prompt_may_come_again(clock: VirtualClock) -> None:
-    """What provably did not run keeps no key, and leaves the chat as it was."""
+    """A prompt that provably did not run keeps no key, and leaves the chat as it was."""
     async with (
         Simulator(clock=clock, strict_agents=True) as simulator,
         NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as session,
@@ -321,7 +321,7 @@ async def test_a_refused_prompt_may_come_again(clock: VirtualClock) -> None:
 
 
 async def test_a_prompt_in_doubt_is_not_run_again(chats: Chats, echo: Simulator) -> None:
-    """Where nobody knows whether it runs, its key stays taken, and the next prompt waits for what may run."""
+    """If it is unknown whether a prompt runs, its key stays taken, and the next prompt waits for it."""
     await chats.ask("c", "a")
 
     async def lost(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse | None:
@@ -340,7 +340,7 @@ async def test_a_prompt_in_doubt_is_not_run_again(chats: Chats, echo: Simulator)
 
 
 class LateStore(MemoryStore):
-    """Says that something is saved some time after it is."""
+    """A store that returns some time after the record was saved."""
 
     async def save(self, name: str, record: Record) -> None:
         await super().save(name, record)
@@ -348,9 +348,9 @@ class LateStore(MemoryStore):
             await asyncio.sleep(0)
 
 
-async def told_again(chats: Chats) -> list[str]:
-    """Return the replies to prompts that come again after they were cancelled, each a moment later than the last."""
-    told = []
+async def asked_again(chats: Chats) -> list[str]:
+    """Cancel prompts, each one step of the loop later, ask them again, and return the replies; empty if refused."""
+    replies = []
     for passes in range(60):
         task = asyncio.create_task(chats.ask(passes, f"prompt {passes}", key=1))
         for _ in range(passes):
@@ -359,42 +359,42 @@ async def told_again(chats: Chats) -> list[str]:
         with suppress(asyncio.CancelledError):
             await task
         try:
-            told.append((await chats.ask(passes, f"prompt {passes}", key=1)).text)
+            replies.append((await chats.ask(passes, f"prompt {passes}", key=1)).text)
         except AlreadyAskedError:
-            told.append("")
-    return told
+            replies.append("")
+    return replies
 
 
 async def test_a_prompt_that_was_cancelled_before_it_left_may_come_again(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock
 ) -> None:
-    """Cancelled at every moment: its key is free while the prompt is certainly here, and no prompt runs twice."""
-    told = await told_again(Chats(nairi, "my-agent", store=LateStore(), clock=clock))
+    """Cancelled at any step, a prompt never runs twice, and its key stays free until it may have been sent."""
+    replies = await asked_again(Chats(nairi, "my-agent", store=LateStore(), clock=clock))
     asked = [one.prompt for one in echo.prompts]
     assert len(asked) == len(set(asked))
-    # Saving alone takes five moments, a new connection some more.
-    assert all(told[:6])
-    assert any(told[6:])
-    assert not any(told[-5:])
+    # Saving alone takes five steps, a new connection some more.
+    assert all(replies[:6])
+    assert any(replies[6:])
+    assert not any(replies[-5:])
 
 
 async def test_a_prompt_to_amigo_that_was_cancelled_before_it_left_may_come_again(
     amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
 ) -> None:
-    """The same there, in a service that lets one user have many conversations."""
+    """The same holds for Amigo, in a service that lets one user have many conversations."""
     service.quirks = AmigoQuirks(one_unfinished=False)
-    told = await told_again(Chats(amigo, service.service_id, store=LateStore(), clock=clock))
+    replies = await asked_again(Chats(amigo, service.service_id, store=LateStore(), clock=clock))
     asked = [one.message for one in service.asked]
     assert len(asked) == len(set(asked))
-    assert all(told[:6])
-    assert any(told[6:])
-    assert not any(told[-5:])
+    assert all(replies[:6])
+    assert any(replies[6:])
+    assert not any(replies[-5:])
 
 
 async def test_a_reply_is_not_lost_to_a_full_disk(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be saved after the turn is logged; what cannot be saved before it keeps the prompt from leaving."""
+    """A store that fails after the turn is only logged; one that fails before it keeps the prompt from being sent."""
 
     class Full(MemoryStore):
         is_full = False

@@ -1,4 +1,4 @@
-"""Long texts become messages that a platform takes, without breaking code blocks (pure)."""
+"""Long texts become messages that a platform accepts, without broken code blocks (pure)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMITS = st.integers(MIN_LIMIT, 200)
 
 @st.composite
 def documents(draw: st.DrawFn) -> str:
-    """Paragraphs and code blocks as agents write them, the last block perhaps left open."""
+    """Draw paragraphs and code blocks as agents write them, the last block perhaps left open."""
     parts: list[str] = []
     for _ in range(draw(st.integers(1, 6))):
         if draw(st.booleans()):
@@ -34,7 +34,7 @@ def documents(draw: st.DrawFn) -> str:
 
 
 def is_balanced(text: str) -> bool:
-    """Whether every code block is closed, by the rules of CommonMark."""
+    """Return whether every code block is closed, by the rules of CommonMark."""
     opened = ""
     for line in text.split("\n"):
         marker = re.match(r"[ \t]*(`{3,}(?=[^`]*$)|~{3,})", line)
@@ -46,13 +46,13 @@ def is_balanced(text: str) -> bool:
 
 
 def shown(text: str) -> str:
-    """What a reader sees of it: no fences, no white space."""
+    """Return what a reader sees of a text: no fences, no white space."""
     lines = [line for line in text.split("\n") if not re.match(r"\s*(```|~~~)", line)]
     return "".join("".join(lines).split())
 
 
 @given(documents(), LIMITS, st.sampled_from([len, utf16_length]))
-def test_pieces_fit_stand_by_themselves_and_hold_everything(text: str, limit: int, length: Length) -> None:
+def test_pieces_fit_are_self_contained_and_show_everything(text: str, limit: int, length: Length) -> None:
     """No piece is too long or blank; each closes what it opens; together they show what the text shows, in order."""
     pieces = split_text(text, limit, length=length)
     assert all(length(piece) <= limit for piece in pieces)
@@ -63,7 +63,7 @@ def test_pieces_fit_stand_by_themselves_and_hold_everything(text: str, limit: in
 
 @given(WORDS, LIMITS)
 def test_plain_text_is_cut_and_nothing_else(text: str, limit: int) -> None:
-    """Without code blocks the pieces stand in the text as they are, and only white space lies between them."""
+    """Without code blocks the pieces are parts of the text, with only white space between them."""
     rest = text
     for piece in split_text(text, limit):
         before, found, rest = rest.partition(piece)
@@ -75,16 +75,16 @@ def test_plain_text_is_cut_and_nothing_else(text: str, limit: int) -> None:
 @given(st.lists(st.text("ab ", min_size=1, max_size=30).filter(str.strip), min_size=1, max_size=30), LIMITS)
 def test_code_is_kept_to_the_character(lines: list[str], limit: int) -> None:
     """Lines of code that fit into a piece are never cut, changed or lost."""
-    kept = [line[: limit // 4] or "x" for line in lines]
-    pieces = split_text("\n".join(["```py", *kept, "```"]), limit)
+    code = [line[: limit // 4] or "x" for line in lines]
+    pieces = split_text("\n".join(["```py", *code, "```"]), limit)
     inside = [piece.split("\n")[1:-1] for piece in pieces]
-    assert [line for piece in inside for line in piece if line.strip()] == [line for line in kept if line.strip()]
+    assert [line for piece in inside for line in piece if line.strip()] == [line for line in code if line.strip()]
     assert all(piece.startswith("```py\n") and piece.endswith("\n```") for piece in pieces)
 
 
 @given(st.text(max_size=2000), LIMITS)
 def test_any_text_ends_in_pieces_that_fit(text: str, limit: int) -> None:
-    """Whatever an agent writes, lone surrogates and rows of backticks included."""
+    """Any text is split, including lone surrogates and rows of backticks."""
     assert all(utf16_length(piece) <= limit for piece in split_text(text, limit, length=utf16_length))
 
 
@@ -102,7 +102,7 @@ def test_any_text_ends_in_pieces_that_fit(text: str, limit: int) -> None:
 )
 @pytest.mark.parametrize("limit", [32, 33, 2000])
 def test_hostile_texts_end_in_pieces_that_fit(text: str, limit: int) -> None:
-    """Endless fences, words and rows of flags: pieces that fit, none blank, in a moment."""
+    """Endless fences, words and rows of flags are split into pieces that fit, none blank, within a moment."""
     pieces = split_text(text, limit)
     assert all(len(piece) <= limit and piece.strip() for piece in pieces)
 
@@ -126,7 +126,7 @@ def test_a_block_that_fits_is_not_cut() -> None:
 
 
 def test_a_cut_block_is_closed_and_opened_again_with_its_language() -> None:
-    """Each piece is a block of its own, and the text behind it is text."""
+    """Each piece is a block of its own, and the text after the block stays text."""
     code = "\n".join(f"line {number}" for number in range(6))
     assert split_text(f"```python\n{code}\n```\nDone.", 40) == [
         "```python\nline 0\nline 1\nline 2\n```",
@@ -136,7 +136,7 @@ def test_a_cut_block_is_closed_and_opened_again_with_its_language() -> None:
 
 @pytest.mark.parametrize("mark", ["-", "*", "1.", "12)", "- 1."])
 def test_a_block_in_a_list_is_a_block(mark: str) -> None:
-    """What follows its end is text again; cut within, it is closed and opened again, without the item's mark."""
+    """The text after its end is text; a cut inside closes and reopens it, without the marker of the item."""
     after = "\n".join(f"Plain words, line {n}." for n in range(10))
     pieces = split_text(f"First:\n{mark} ```sh\n   npm install\n   ```\n{after}", 60)
     assert "".join(pieces).count("```") == 2
@@ -150,7 +150,7 @@ def test_a_block_in_a_list_is_a_block(mark: str) -> None:
     "character", ["e\u0301", "\U0001f469\u200d\U0001f680", "\U0001f44d\U0001f3fd", "\U0001f1e9\U0001f1ea"]
 )
 def test_what_is_seen_as_one_character_stays_whole(character: str) -> None:
-    """An accent, a joined emoji, a tone and a flag are not cut off."""
+    """An accent, a joined emoji, a skin tone and a flag are not cut off."""
     for offset in range(4):
         pieces = split_text("x" * offset + character * 40, 32)
         assert all(piece.replace(character, "").strip("x") == "" for piece in pieces)
@@ -158,18 +158,18 @@ def test_what_is_seen_as_one_character_stays_whole(character: str) -> None:
 
 @pytest.mark.parametrize("limit", [31, 0, -1, True, 40.0, "40"])
 def test_an_impossible_limit_is_refused(limit: int) -> None:
-    """A limit below 32, or no whole number, is a clear error."""
+    """A limit below 32, or one that is not a whole number, is a clear error."""
     with pytest.raises(InvalidArgumentError, match="limit must be"):
         split_text("text", limit)
 
 
-def test_nothing_to_say_is_no_piece() -> None:
-    """An empty or blank text needs no message; a short one is one, as it is."""
+def test_a_blank_text_has_no_pieces() -> None:
+    """An empty or blank text needs no message; a short one is a single unchanged message."""
     assert split_text("", 32) == split_text(" \n\n ", 32) == []
     assert split_text("Hello *you*", 32) == ["Hello *you*"]
 
 
 def test_telegram_counts_in_utf16() -> None:
-    """An emoji is two there."""
+    """Most emoji count as two there."""
     assert utf16_length("a\U0001f600") == 3
     assert [len(piece) for piece in split_text("\U0001f600" * 40, 32, length=utf16_length)] == [16, 16, 8]

@@ -1,4 +1,4 @@
-"""The file in which a bot keeps its chats."""
+"""`SQLiteStore`: the file in which a bot keeps its chats."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_records_come_back_as_they_were_saved(tmp_path: Path) -> None:
-    """The latest record of each name, for every later process."""
+    """The latest record of each name is there for every later process."""
     path = tmp_path / "bot.sqlite"
     records = {"a 1": Record("job_1", is_open=True, keys=("1", "\u00e9'")), "a 2": Record()}
     async with SQLiteStore(path) as store:
@@ -40,8 +40,8 @@ async def test_records_come_back_as_they_were_saved(tmp_path: Path) -> None:
     assert repr(store) == f"SQLiteStore({str(path)!r})"
 
 
-async def test_a_new_file_may_be_made_by_several_at_once(tmp_path: Path) -> None:
-    """Bots that start at the same moment, on one file that is not there yet, all find it made."""
+async def test_a_new_file_may_be_created_by_several_at_once(tmp_path: Path) -> None:
+    """Bots that start at the same moment with a file that does not exist yet can all use it."""
 
     async def use(number: int) -> None:
         async with SQLiteStore(path) as store:
@@ -55,7 +55,7 @@ async def test_a_new_file_may_be_made_by_several_at_once(tmp_path: Path) -> None
 
 
 async def test_a_damaged_record_is_a_store_error(tmp_path: Path) -> None:
-    """What somebody else wrote into the file stops the prompt with a typed error."""
+    """A record that another program wrote stops the prompt with a typed error."""
     path = tmp_path / "bot.sqlite"
     async with SQLiteStore(path) as store:
         await store.save("a", Record())
@@ -67,7 +67,7 @@ async def test_a_damaged_record_is_a_store_error(tmp_path: Path) -> None:
 
 
 async def test_a_cancelled_call_leaves_no_thread(tmp_path: Path) -> None:
-    """Opening, writing and closing are over, although nobody waited for them any more."""
+    """Opening, writing and closing end, although their callers were cancelled."""
     path = tmp_path / "bot.sqlite"
 
     async def use() -> None:
@@ -87,7 +87,7 @@ async def test_a_cancelled_call_leaves_no_thread(tmp_path: Path) -> None:
 
 
 async def test_a_store_is_used_while_open(tmp_path: Path) -> None:
-    """Outside of `async with` it says so."""
+    """A call outside of `async with` is an error that says so."""
     store = SQLiteStore(tmp_path / "bot.sqlite")
     with pytest.raises(ConfigurationError, match="async with"):
         await store.load("a")
@@ -99,7 +99,7 @@ async def test_a_store_is_used_while_open(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["no database", "another program's", "a directory", "no directory"])
 async def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path: Path, kind: str) -> None:
-    """A clear error, and not a byte of it is changed."""
+    """A file of another kind gives a clear error, and no byte of it is changed."""
     path = tmp_path / "bot.sqlite"
     if kind == "no database":
         path.write_bytes(b"something else entirely" * 100)
@@ -119,7 +119,7 @@ async def test_a_file_that_is_no_store_is_refused_and_left_alone(tmp_path: Path,
 
 
 async def test_a_busy_file_does_not_block_the_loop(tmp_path: Path) -> None:
-    """While another process holds the file, the call waits and everything else goes on."""
+    """While another process holds the file, the call waits, and other tasks go on."""
     path = tmp_path / "bot.sqlite"
     async with SQLiteStore(path) as store:
         other = sqlite3.connect(path, isolation_level=None)

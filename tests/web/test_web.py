@@ -1,4 +1,4 @@
-"""Event streams for browsers: what comes, in which order, and when the work behind them stops."""
+"""Event streams for browsers: their events, the order of these, and when the work behind them stops."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def streams(clock: VirtualClock) -> AsyncIterator[EventStreams]:
         yield running
 
 
-async def told(stream: EventStream) -> list[ServerEvent]:
+async def events_of(stream: EventStream) -> list[ServerEvent]:
     return [event async for event in parsed(stream)]
 
 
@@ -65,17 +65,17 @@ def contents(events: list[ServerEvent]) -> list[str]:
     return [event.data["content"] for event in events if event.name == "message"]
 
 
-def working() -> list[object]:
-    """The tasks behind streams: pulling the next event, and waiting for a heartbeat."""
+def working_tasks() -> list[object]:
+    """Return the names of the tasks behind streams, which pull the next event or wait for a heartbeat."""
     names = (getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks())
     return [name for name in names if name in {"_pull", "VirtualClock.sleep"}]
 
 
 async def test_a_turn_as_events(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
-    """Messages with their ids, what the agent does without one, and the end with the turn's status."""
+    """Messages come with their ids, activities without one, and the end with the turn's status."""
     simulator.agent("my-agent", [Tool("Bash", input="ls", seconds=60), Say("Two files."), Notice("PR #7")])
     turn = await nairi.start("my-agent", "What is there?")
-    events = await told(streams.watch(nairi.watch(turn.job_id, progress=True)))
+    events = await events_of(streams.watch(nairi.watch(turn.job_id, progress=True)))
     assert contents(events) == ["What is there?", "Two files.", "PR #7"]
     assert all(event.last_id == event.data["id"] for event in events if event.name == "message")
     assert {"text": "Bash: ls", "tools": 0} in [
@@ -85,17 +85,17 @@ async def test_a_turn_as_events(nairi: NairiSession, simulator: Simulator, strea
 
 
 async def test_the_first_bytes_come_at_once(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
-    """Before anything is read, the browser hears how long to wait before it connects again: headers leave with it."""
+    """The time before a reconnection is sent before anything is read, and the headers with it."""
     stream = streams.watch(nairi.watch("job_1"))
     assert await anext(stream) == b"retry: 2000\n\n"
     assert simulator.requests == []
 
 
 @pytest.mark.parametrize("cut", range(8))
-async def test_a_browser_resumes_behind_the_last_event(
+async def test_a_browser_resumes_after_the_last_event(
     nairi: NairiSession, simulator: Simulator, streams: EventStreams, cut: int
 ) -> None:
-    """Wherever the connection breaks, `Last-Event-ID` as the watch's cursor loses no message and repeats none."""
+    """After any break, `Last-Event-ID` as the watch's cursor loses no message and repeats none."""
     simulator.agent("my-agent", [Text("hm"), Say("one", after=5), Text("so", after=5), Say("two", after=5), "three"])
     turn = await nairi.start("my-agent", "go")
     seen: list[ServerEvent] = []
@@ -105,22 +105,22 @@ async def test_a_browser_resumes_behind_the_last_event(
             if len(seen) > cut:
                 break
     after = seen[-1].last_id or None
-    seen += await told(streams.watch(nairi.watch(turn.job_id, after=after, progress=True)))
+    seen += await events_of(streams.watch(nairi.watch(turn.job_id, after=after, progress=True)))
     assert contents(seen) == ["go", "one", "two", "three"]
 
 
-async def test_a_long_silence_has_heartbeats(
+async def test_heartbeats_fill_a_long_pause(
     nairi: NairiSession, simulator: Simulator, clock: VirtualClock, streams: EventStreams
 ) -> None:
-    """No more than the heartbeat's time passes without a byte, and heartbeats cost no request."""
+    """At most the heartbeat's time passes without a byte, and heartbeats cost no request."""
     simulator.agent("my-agent", [Say("done", after=600)])
     turn = await nairi.start("my-agent", "go")
-    silences, last = [], clock.monotonic()
+    gaps, last = [], clock.monotonic()
     async for _ in streams.watch(nairi.watch(turn)):
-        silences.append(clock.monotonic() - last)
+        gaps.append(clock.monotonic() - last)
         last = clock.monotonic()
-    assert max(silences) <= 15
-    assert len(silences) > 30
+    assert max(gaps) <= 15
+    assert len(gaps) > 30
     with_heartbeats = len(simulator.requests)
     turn = await nairi.start("my-agent", "again")
     assert [message.content async for message in nairi.watch(turn)] == ["done"]
@@ -128,7 +128,7 @@ async def test_a_long_silence_has_heartbeats(
 
 
 async def test_a_heartbeat_interrupts_no_read(simulator: Simulator) -> None:
-    """A service that takes longer for an answer than a heartbeat is read once, not asked again and again."""
+    """A service that takes longer to respond than a heartbeat is read once, not again with each heartbeat."""
 
     async def slow(request: web.Request) -> None:
         await asyncio.sleep(0.2)
@@ -150,29 +150,29 @@ async def test_a_heartbeat_interrupts_no_read(simulator: Simulator) -> None:
     assert len(simulator.requests) == 2
 
 
-async def test_of_many_activities_at_once_the_last_is_told(
+async def test_of_many_activities_at_once_the_last_is_sent(
     nairi: NairiSession, simulator: Simulator, streams: EventStreams
 ) -> None:
-    """A page that comes late is not told line by line what the agent did before."""
+    """A page that opens late is not sent line by line what the agent did before."""
     simulator.agent("my-agent", [*(Step(f"step {number}") for number in range(300)), Done(after=5)])
     turn = await nairi.start("my-agent", "go")
-    events = await told(streams.watch(nairi.watch(turn.job_id, progress=True)))
+    events = await events_of(streams.watch(nairi.watch(turn.job_id, progress=True)))
     assert [event.data["text"] for event in events if event.name == "activity"] == ["step: step 299"]
 
 
-async def test_a_reader_who_is_cancelled_stops_the_polling(
+async def test_cancelling_the_reader_stops_the_polling(
     nairi: NairiSession, simulator: Simulator, clock: VirtualClock, streams: EventStreams
 ) -> None:
-    """Frameworks cancel the response of a browser that has gone: not one request follows, and no task is left."""
+    """Frameworks cancel the response of a browser that has gone: no request follows, and no task is left."""
     simulator.agent("my-agent", [Done(after=math.inf)])
     turn = await nairi.start("my-agent", "go")
     stream = streams.watch(nairi.watch(turn))
-    reader = asyncio.create_task(told(stream))
+    reader = asyncio.create_task(events_of(stream))
     await until(lambda: len(simulator.requests) > 3)
     reader.cancel()
     await asyncio.wait({reader})
     assert reader.cancelled()
-    await until(lambda: not working())
+    await until(lambda: not working_tasks())
     count = len(simulator.requests)
     await clock.sleep(600)
     assert len(simulator.requests) == count
@@ -183,7 +183,7 @@ async def test_a_reader_who_is_cancelled_stops_the_polling(
 async def test_a_stream_that_is_dropped_stops_too(
     nairi: NairiSession, simulator: Simulator, clock: VirtualClock, streams: EventStreams
 ) -> None:
-    """Also one that the framework lets go of between two heartbeats, without closing it."""
+    """A stream that the framework drops between two heartbeats, without closing it, stops its work."""
     simulator.agent("my-agent", [Done(after=math.inf)])
     turn = await nairi.start("my-agent", "go")
     stream = streams.watch(nairi.watch(turn))
@@ -191,16 +191,16 @@ async def test_a_stream_that_is_dropped_stops_too(
         pass
     del stream
     gc.collect()
-    await until(lambda: not working())
+    await until(lambda: not working_tasks())
     count = len(simulator.requests)
     await clock.sleep(600)
     assert len(simulator.requests) == count
 
 
-async def test_a_reader_who_is_slow_slows_the_polling(
+async def test_a_slow_reader_slows_the_polling(
     nairi: NairiSession, simulator: Simulator, clock: VirtualClock, streams: EventStreams
 ) -> None:
-    """Nothing is read ahead but one event: a browser on a bad line does not fill the memory."""
+    """At most one event is read ahead: a browser on a slow connection does not fill the memory."""
     simulator.agent("my-agent", [*(Say(f"{number}", after=60) for number in range(20))])
     turn = await nairi.start("my-agent", "go")
     stream = streams.watch(nairi.watch(turn))
@@ -213,22 +213,22 @@ async def test_a_reader_who_is_slow_slows_the_polling(
 
 
 async def test_many_browsers_share_the_reads(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
-    """Fifty browsers that watch one conversation cost less than two do apart, and each gets everything."""
+    """Fifty browsers that watch one conversation cost less than two separate watches, and each gets everything."""
     simulator.agent("my-agent", [Say("one", after=60), Say("two", after=60)])
     turn = await nairi.start("my-agent", "go")
-    assert contents(await told(streams.watch(nairi.watch(turn.job_id)))) == ["go", "one", "two"]
+    assert contents(await events_of(streams.watch(nairi.watch(turn.job_id)))) == ["go", "one", "two"]
     alone = len(simulator.requests)
     turn = await nairi.start("my-agent", "go")
-    pool = await asyncio.gather(*(told(streams.watch(nairi.watch(turn.job_id))) for _ in range(50)))
+    pool = await asyncio.gather(*(events_of(streams.watch(nairi.watch(turn.job_id))) for _ in range(50)))
     assert all(contents(events) == ["go", "one", "two"] for events in pool)
     assert len(simulator.requests) - alone < 2 * alone
 
 
 async def test_a_shutdown_ends_all_streams(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
-    """Open streams end at once, without an `end`, so that browsers resume elsewhere; later ones end immediately."""
+    """Open streams end at once, without an `end`, so that browsers resume elsewhere; later ones end at once too."""
     simulator.agent("my-agent", [Done(after=math.inf)])
     turn = await nairi.start("my-agent", "go")
-    readers = [asyncio.create_task(told(streams.watch(nairi.watch(turn.job_id)))) for _ in range(3)]
+    readers = [asyncio.create_task(events_of(streams.watch(nairi.watch(turn.job_id)))) for _ in range(3)]
     await until(lambda: len(simulator.requests) > 3)
     streams.end()
     for events in await asyncio.gather(*readers):
@@ -241,34 +241,36 @@ async def test_leaving_the_streams_ends_them(nairi: NairiSession, simulator: Sim
     simulator.agent("my-agent", [Done(after=math.inf)])
     turn = await nairi.start("my-agent", "go")
     async with EventStreams(clock=clock) as streams:
-        reader = asyncio.create_task(told(streams.watch(nairi.watch(turn))))
+        reader = asyncio.create_task(events_of(streams.watch(nairi.watch(turn))))
         await until(lambda: len(simulator.requests) > 3)
-        assert working()
+        assert working_tasks()
     assert await reader == []
-    await until(lambda: not working())
+    await until(lambda: not working_tasks())
 
 
-@pytest.mark.parametrize("is_heard", [True, False])
-async def test_a_signal_ends_streams_and_goes_on_to_who_listened(*, is_heard: bool) -> None:
-    """The server's own handler is called as well, and is back in place afterwards; an ignored signal stays so."""
-    heard: list[int] = []
-    before = signal.signal(signal.SIGUSR1, (lambda number, _: heard.append(number)) if is_heard else signal.SIG_IGN)
+@pytest.mark.parametrize("is_handled", [True, False])
+async def test_a_signal_ends_streams_and_reaches_the_former_handler(*, is_handled: bool) -> None:
+    """The server's own handler is called too, and restored afterwards; an ignored signal stays ignored."""
+    received: list[int] = []
+    before = signal.signal(
+        signal.SIGUSR1, (lambda number, _: received.append(number)) if is_handled else signal.SIG_IGN
+    )
     installed = signal.getsignal(signal.SIGUSR1)
     try:
         async with EventStreams(signals=[signal.SIGUSR1]) as streams:
-            stream = streams.ask(_Echo("waits"), "for ever")
-            reader = asyncio.create_task(told(stream))
+            stream = streams.ask(_Echo("waits"), "hello")
+            reader = asyncio.create_task(events_of(stream))
             await asyncio.sleep(0)
             os.kill(os.getpid(), signal.SIGUSR1)
             assert await reader == []
-        assert heard == ([signal.SIGUSR1] if is_heard else [])
+        assert received == ([signal.SIGUSR1] if is_handled else [])
         assert signal.getsignal(signal.SIGUSR1) is installed
     finally:
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_a_signal_that_nobody_hears_ends_the_process() -> None:
-    """Where no server listens, a signal does what it does without us."""
+def test_a_signal_without_a_handler_ends_the_process() -> None:
+    """If no handler is installed, a signal has its default effect."""
     code = """
 import asyncio, os, signal
 from nairi_async.web import EventStreams
@@ -282,8 +284,8 @@ asyncio.run(main())
     assert ended.returncode == -signal.SIGTERM
 
 
-async def test_who_listens_later_is_left_alone() -> None:
-    """A handler that was installed meanwhile is not replaced on the way out."""
+async def test_a_later_handler_stays() -> None:
+    """A handler that was installed meanwhile is not replaced at the end."""
     before = signal.getsignal(signal.SIGUSR1)
     try:
         async with EventStreams(signals=[signal.SIGUSR1]):
@@ -294,7 +296,7 @@ async def test_who_listens_later_is_left_alone() -> None:
 
 
 def test_outside_of_the_main_thread_no_signal_is_touched() -> None:
-    """Python allows handlers only in the main thread: elsewhere streams work, without them."""
+    """Python allows handlers only in the main thread; elsewhere streams work without them."""
 
     async def enter() -> object:
         async with EventStreams():
@@ -308,21 +310,21 @@ def test_outside_of_the_main_thread_no_signal_is_touched() -> None:
     assert seen == [before]
 
 
-async def test_what_fails_is_told(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
-    """A failed turn, a conversation that is not there, a wait that is over: one `failure` that says so, and the end."""
+async def test_an_error_becomes_a_failure(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
+    """A failed turn, a missing conversation and an exceeded timeout each end the stream with one `failure`."""
     simulator.agent("my-agent", [Say("half of it"), Fail("out of memory")])
     turn = await nairi.start("my-agent", "go")
-    events = await told(streams.watch(nairi.watch(turn)))
+    events = await events_of(streams.watch(nairi.watch(turn)))
     assert contents(events)[0] == "half of it"
     assert events[-1].name == "failure"
     assert events[-1].data["error"] == "TurnFailedError"
     assert "out of memory" in events[-1].data["message"]
     assert not events[-1].data["transient"]
-    events = await told(streams.watch(nairi.watch("job_01M7Z095SH19EPQAMMAQHYE1M2")))
+    events = await events_of(streams.watch(nairi.watch("job_01M7Z095SH19EPQAMMAQHYE1M2")))
     assert [(event.name, event.data["status"]) for event in events] == [("failure", 404)]
     simulator.agent("my-agent", [Done(after=math.inf)])
     turn = await nairi.start("my-agent", "go")
-    events = await told(streams.watch(nairi.watch(turn, timeout=5)))
+    events = await events_of(streams.watch(nairi.watch(turn, timeout=5)))
     assert [(event.data["error"], event.data["transient"]) for event in events] == [("WatchTimeoutError", True)]
 
 
@@ -360,23 +362,23 @@ class _Echoes:
         return _Echo(dialogue_id)
 
 
-async def test_an_answer_of_any_service(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
-    """A prompt to a dialogue, whichever service it is with, is answered with its text and its id."""
+async def test_a_reply_of_any_service(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
+    """A prompt to a dialogue with any service gives its text and the dialogue's id."""
     simulator.agent("my-agent", lambda prompt, _: [Say(f"re {prompt}", after=60)])
     sessions: list[Dialogues] = [nairi, _Echoes()]
     for dialogues in sessions:
         dialogue = dialogues.conversation("my-agent")
-        events = await told(streams.ask(dialogue, "hello"))
+        events = await events_of(streams.ask(dialogue, "hello"))
         assert [event.name for event in events] == ["answer", "end"]
         assert events[0].data == {"id": dialogue.id, "text": "re hello"}
-    events = await told(streams.ask(_Echo("fails"), "hello"))
+    events = await events_of(streams.ask(_Echo("fails"), "hello"))
     assert [(event.name, event.data["transient"]) for event in events] == [("failure", True)]
 
 
-async def test_who_does_not_wait_for_an_answer_stops_the_wait(
+async def test_closing_the_stream_of_a_reply_stops_the_polling(
     nairi: NairiSession, simulator: Simulator, clock: VirtualClock, streams: EventStreams
 ) -> None:
-    """A browser that goes away ends the polling for its answer; the turn itself goes on at the service."""
+    """A browser that goes away ends the polling for its reply; the turn itself goes on at the service."""
     simulator.agent("my-agent", [Say("late", after=3600)])
     async with streams.ask(nairi.conversation("my-agent"), "hello") as stream:
         while await anext(stream) != b":\n\n":
@@ -387,8 +389,8 @@ async def test_who_does_not_wait_for_an_answer_stops_the_wait(
 
 
 @given(content=st.text(), message_id=st.text())
-def test_nothing_breaks_out_of_an_event(content: str, message_id: str) -> None:
-    """Whatever a message holds, it is one event with one data line, and an id that cannot be sent is left out."""
+def test_no_content_breaks_out_of_an_event(content: str, message_id: str) -> None:
+    """Any message is one event with one data line, and an id that cannot be sent is left out."""
     message = Message(id=message_id, job_id="job_1", role="assistant", status="completed", content=content)
     *ids, name, data, end, nothing = message_event(message).decode().split("\n")
     can_be_sent = message_id.isascii() and message_id.isprintable() and message_id != ""
@@ -398,7 +400,7 @@ def test_nothing_breaks_out_of_an_event(content: str, message_id: str) -> None:
 
 
 def test_an_event_without_an_id_keeps_the_last_one() -> None:
-    """No id field, as opposed to an empty one, which would make the browser forget where it was."""
+    """An event has no id field rather than an empty one, which would make the browser forget its position."""
     assert event("activity", "{}") == b"event: activity\ndata: {}\n\n"
 
 
@@ -419,7 +421,7 @@ def test_an_event_without_an_id_keeps_the_last_one() -> None:
     ],
 )
 def test_errors_as_a_browser_sees_them(error: Any, status: int, is_transient: bool) -> None:  # noqa: FBT001
-    """The status says whose fault it was, never that the visitor is not signed in; trying again is advised or not."""
+    """The status says whose fault it was, never that the visitor is not signed in; `transient` advises to try again."""
     assert http_status(error) == status
     document = error_json(error)
     assert document == {
@@ -430,12 +432,12 @@ def test_errors_as_a_browser_sees_them(error: Any, status: int, is_transient: bo
 
 @pytest.mark.parametrize("options", [{"heartbeat": 0}, {"heartbeat": "15"}, {"retry": -1}, {"heartbeat": math.inf}])
 def test_bad_settings_are_refused(options: Any) -> None:
-    """Before any stream is made."""
+    """Invalid settings are refused at construction."""
     with pytest.raises(ConfigurationError):
         EventStreams(**options)
 
 
 async def test_a_blank_prompt_is_refused_before_anything_is_sent(streams: EventStreams) -> None:
-    """While the application can still answer with a status."""
+    """A blank prompt is refused while the application can still respond with a status."""
     with pytest.raises(InvalidArgumentError):
         streams.ask(_Echo(), " ")
