@@ -1,4 +1,4 @@
-"""What a web application costs that shows a conversation to many browsers: the recipes, and the same with bare aiohttp.
+"""The cost of a web application that shows a conversation to many browsers: the recipes, compared with bare aiohttp.
 
     python benchmarks/bench_web.py
 
@@ -29,53 +29,53 @@ if TYPE_CHECKING:
 
 BROWSERS = 20
 TURN = 20.0
-# A deploy that takes longer than this is broken off; supervisors send SIGKILL after 10 (docker) to 90 s (systemd).
-PATIENCE = 10.0
+# Seconds after which a deploy is aborted; supervisors send SIGKILL after 10 (docker) to 90 s (systemd).
+SHUTDOWN_TIMEOUT = 10.0
 
 
 @define
 class Row:
-    """One application, as measured."""
+    """The measurements of one application."""
 
     recipe: str
     lines: int = 0
     requests: int = 0
     """For one turn that all browsers watch, the prompt included."""
     after: int = 0
-    """In the ten seconds after the last browser has left."""
+    """Requests in the ten seconds after the last browser has left."""
     resumed: int = 0
-    """Messages sent again to a browser that connects again with `Last-Event-ID`."""
+    """Messages sent again to a browser that reconnects with `Last-Event-ID`."""
     deploy: float = math.inf
     """Seconds from SIGTERM to the end of the process, with one stream open."""
 
 
 def lines_of(recipe: str) -> int:
-    """Lines that somebody writes: no empty ones, no comments, no docstring."""
+    """Count the lines of a recipe without empty ones, comments and the docstring."""
     lines = [line.strip() for line in (RECIPES / f"{recipe}.py").read_text().splitlines()]
     return sum(1 for line in lines if line and not line.startswith(("#", '"""')))
 
 
 async def messages(response: aiohttp.ClientResponse) -> AsyncIterator[str]:
-    """Ids of a stream's messages, as they come."""
+    """Yield the ids of a stream's messages."""
     async for line in response.content:
         if line.startswith(b'data: {"id"'):
             yield line.split(b'"')[3].decode()
 
 
 async def start(http: aiohttp.ClientSession, app: Served) -> str:
-    """A new conversation; returns the URL of its events."""
+    """Start a conversation; return the URL of its events."""
     async with http.post(f"{app.url}/chats", json={"prompt": "hello"}) as response:
         return f"{app.url}/chats/{(await response.json())['job_id']}/events"
 
 
 async def watch(http: aiohttp.ClientSession, url: str, last_id: str = "") -> list[str]:
-    """Be a browser until the stream ends; returns the ids of the messages that it got."""
+    """Read a stream to its end, as a browser does; return the ids of its messages."""
     async with http.get(url, headers={"Last-Event-ID": last_id} if last_id else {}) as response:
         return [message_id async for message_id in messages(response)]
 
 
 async def measure(recipe: str) -> Row:
-    """Serve one application, and be its browsers."""
+    """Serve one application to some browsers, and measure it."""
     row = Row(recipe, lines_of(recipe))
     async with Simulator() as simulator, aiohttp.ClientSession() as http, contextlib.AsyncExitStack() as stack:
         app = await stack.enter_async_context(served(recipe, simulator))
@@ -103,7 +103,7 @@ async def measure(recipe: str) -> Row:
             started_at = time.monotonic()
             app.process.terminate()
             try:
-                await asyncio.wait_for(app.process.wait(), PATIENCE)
+                await asyncio.wait_for(app.process.wait(), SHUTDOWN_TIMEOUT)
                 row.deploy = time.monotonic() - started_at
             except TimeoutError:
                 app.process.kill()
@@ -116,7 +116,7 @@ async def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for recipe in ("bare_fastapi", "fastapi_app", "bare_aiohttp", "aiohttp_app"):
         row = await measure(recipe)
-        deploy = f"{row.deploy:.1f}" if row.deploy < math.inf else f"> {PATIENCE:.0f}, killed"
+        deploy = f"{row.deploy:.1f}" if row.deploy < math.inf else f"> {SHUTDOWN_TIMEOUT:.0f}, killed"
         print(f"| `{recipe}` | {row.lines} | {row.requests} | {row.after} | {row.resumed} | {deploy} |", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Chat platforms on loopback: as much of Discord, Telegram and Slack as a bot meets, over real HTTP and WebSockets."""
+"""Chat platforms on loopback: the parts of Discord, Telegram and Slack that a bot uses, over HTTP and WebSockets."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-# Seconds between looks: three libraries live in real time here.
-_SHORT = 0.005
+# Seconds between checks: the platforms' libraries run in real time.
+_CHECK_INTERVAL = 0.005
 
 
 @frozen
-class SearchWindow:
-    """What the bot put into a chat: a text or a file."""
+class SentMessage:
+    """A text or a file that the bot sent to a chat."""
 
     chat: str
     text: str = ""
     file: tuple[str, bytes] | None = None
 
 
-def _is_a_library_s(task: asyncio.Task[Any]) -> bool:
-    """Whether `asyncio.run` would have ended it behind a bot's program; the servers of the test go on."""
+def _is_of_a_library(task: asyncio.Task[Any]) -> bool:
+    """Return whether a platform's library began the task: `asyncio.run` would end it with the bot's program."""
     code = getattr(task.get_coro(), "cr_code", None)
     return code is not None and any(f"/{name}/" in code.co_filename for name in ("aiogram", "discord", "slack_bolt"))
 
 
 class Platform(ABC):
-    """What all three have: a server, what the bot sent, how often it showed that it types, and files of users."""
+    """What all three have: a server, the bot's messages and typing indicators, and the users' files."""
 
     def __init__(self) -> None:
-        self.sent: list[SearchWindow] = []
+        self.sent: list[SentMessage] = []
         self.typing: list[str] = []
         self.files: dict[str, bytes] = {}
         self.busy = 0
-        """How many messages of the bot are still to be refused, because it sends too many."""
+        """How many messages of the bot are still refused with a rate limit."""
         self.ids = count(1001)
         self.outgoing: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._ready = asyncio.Event()
         self._ready.set()
 
     async def __aenter__(self) -> Self:
-        self._served = serve(self._answer)
+        self._served = serve(self._respond)
         self.url = await self._served.__aenter__()
         return self
 
@@ -63,8 +63,8 @@ class Platform(ABC):
         await self._served.__aexit__(kind, error, trace)
 
     @abstractmethod
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """What the platform says to a request of the bot."""
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Respond to a request of the bot."""
 
     def _is_busy(self) -> bool:
         self.busy -= 1
@@ -72,28 +72,28 @@ class Platform(ABC):
 
     @asynccontextmanager
     async def running(self, main: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-        """A bot's whole program beside the block; ended by a cancellation, as Ctrl-C does, with all that it began."""
+        """Run a bot's whole program during the block, then end it and its tasks by a cancellation, as Ctrl-C does."""
         self._program = asyncio.create_task(main())
         try:
             yield
         finally:
             self._program.cancel()
             await asyncio.wait([self._program])
-            left = [task for task in asyncio.all_tasks() if _is_a_library_s(task)]
-            for task in left:
+            remaining = [task for task in asyncio.all_tasks() if _is_of_a_library(task)]
+            for task in remaining:
                 task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            await asyncio.gather(*remaining, return_exceptions=True)
         assert self._program.cancelled(), self._program.exception()
 
-    async def said(self, enough: Callable[[list[SearchWindow]], bool]) -> None:
-        """Wait until the bot has sent what is enough, and has its answers."""
-        while not (self.sent and enough(self.sent)) and not self._program.done():  # noqa: ASYNC110 - of other people's work
-            await asyncio.sleep(_SHORT)
+    async def until_sent(self, condition: Callable[[list[SentMessage]], bool]) -> None:
+        """Wait until the bot's messages meet a condition."""
+        while not (self.sent and condition(self.sent)) and not self._program.done():  # noqa: ASYNC110 - the libraries set no event
+            await asyncio.sleep(_CHECK_INTERVAL)
         if self._program.done():
             self._program.result()
 
-    async def _pumped(self, request: web.BaseRequest, *greeting: dict[str, Any]) -> web.WebSocketResponse:
-        """A WebSocket that carries the greeting and then everything that is outgoing."""
+    async def _send_outgoing(self, request: web.BaseRequest, *greeting: dict[str, Any]) -> web.WebSocketResponse:
+        """Serve a WebSocket that sends the greeting, and then all outgoing messages."""
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         for message in greeting:
@@ -106,9 +106,9 @@ class Platform(ABC):
 
         task = asyncio.create_task(pump())
         try:
-            async for heard in socket:
-                if heard.type is WSMsgType.TEXT:
-                    await self._heard(socket, json.loads(heard.data))
+            async for received in socket:
+                if received.type is WSMsgType.TEXT:
+                    await self._handle(socket, json.loads(received.data))
         finally:
             task.cancel()
             await asyncio.wait([task])
@@ -117,12 +117,12 @@ class Platform(ABC):
     async def _push(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
         await socket.send_json(message)
 
-    async def _heard(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:  # noqa: B027 - few answer
-        """What the bot says over the WebSocket."""
+    async def _handle(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:  # noqa: B027 - most platforms need nothing here
+        """Handle a message of the bot on the WebSocket."""
 
 
 def _json(value: object, **more: Any) -> web.Response:
-    """JSON as Discord sends it: its library knows no `charset`."""
+    """Return JSON as Discord sends it: its library does not accept a `charset`."""
     return web.Response(body=json.dumps(value).encode(), content_type="application/json", **more)
 
 
@@ -146,10 +146,10 @@ class Discord(Platform):
         super().__init__()
         self._sequence = count(1)
 
-    def say(
+    def write(
         self, channel: str, text: str, *, guild: str | None = None, files: dict[str, bytes] | None = None
     ) -> dict[str, Any]:
-        """Somebody writes in a channel; returns the event, to be delivered again."""
+        """Let a user write in a channel; return the event, which can be delivered again."""
         self.files |= files or {}
         event = self._message(channel, text, self.user)
         event["mentions"] = [self.bot] if "<@1>" in text else []
@@ -162,10 +162,10 @@ class Discord(Platform):
                 "guild_id": guild,
                 "member": {"roles": [], "joined_at": None, "deaf": False, "mute": False, "flags": 0},
             }
-        self.again(event)
+        self.deliver(event)
         return event
 
-    def again(self, event: dict[str, Any]) -> None:
+    def deliver(self, event: dict[str, Any]) -> None:
         """Deliver an event."""
         self.outgoing.put_nowait(self._event("MESSAGE_CREATE", event))
 
@@ -179,11 +179,11 @@ class Discord(Platform):
     def _event(self, name: str, data: dict[str, Any]) -> dict[str, Any]:
         return {"op": 0, "t": name, "s": next(self._sequence), "d": data}
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         match request.path.removeprefix("/api/v10").split("/")[1:]:
             case ["gateway"]:
                 self._zlib, self._ready = zlib.compressobj(), asyncio.Event()
-                return await self._pumped(request, {"op": 10, "d": {"heartbeat_interval": 45_000}})
+                return await self._send_outgoing(request, {"op": 10, "d": {"heartbeat_interval": 45_000}})
             case ["cdn", name]:
                 return web.Response(body=self.files[name])
             case ["channels", channel, "typing"]:
@@ -198,24 +198,24 @@ class Discord(Platform):
 
     async def _posted(self, request: web.BaseRequest, channel: str) -> web.Response:
         if self._is_busy():
-            told = {"message": "You are being rate limited.", "retry_after": 0.01, "global": False}
-            return _json(told, status=429, headers={"Via": "1.1 google"})
+            body = {"message": "You are being rate limited.", "retry_after": 0.01, "global": False}
+            return _json(body, status=429, headers={"Via": "1.1 google"})
         if request.content_type == "multipart/form-data":
             form = await request.post()
             file = form["files[0]"]
             assert isinstance(file, web.FileField)
-            self.sent.append(SearchWindow(channel, file=(file.filename, file.file.read())))
+            self.sent.append(SentMessage(channel, file=(file.filename, file.file.read())))
             return _json(self._message(channel, "", self.bot))
         body = await request.json()
         assert body["allowed_mentions"]["parse"] == []
-        self.sent.append(SearchWindow(channel, body["content"]))
+        self.sent.append(SentMessage(channel, body["content"]))
         return _json(self._message(channel, body["content"], self.bot))
 
     async def _push(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
         packed = self._zlib.compress(json.dumps(message).encode()) + self._zlib.flush(zlib.Z_SYNC_FLUSH)
         await socket.send_bytes(packed)
 
-    async def _heard(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
+    async def _handle(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
         if message["op"] == 1:
             await self._push(socket, {"op": 11})
         if message["op"] == 2:
@@ -228,19 +228,19 @@ class Discord(Platform):
             self._ready.set()
 
 
-def _is_gone(request: web.BaseRequest) -> bool:
+def _has_disconnected(request: web.BaseRequest) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
 class Telegram(Platform):
-    """The Bot API, with long polling: an update comes again until the bot has asked for those behind it."""
+    """The Bot API, with long polling: an update is delivered until the bot asks for those after it."""
 
     def __init__(self) -> None:
         super().__init__()
         self._updates: list[dict[str, Any]] = []
 
-    def say(self, chat: int, text: str, *, files: dict[str, bytes] | None = None) -> dict[str, Any]:
-        """Somebody writes in a chat; returns the message, to be delivered again."""
+    def write(self, chat: int, text: str, *, files: dict[str, bytes] | None = None) -> dict[str, Any]:
+        """Let a user write in a chat; return the message, which can be delivered again."""
         message = {**self._message(chat), "from": {"id": 2, "is_bot": False, "first_name": "Ada"}}
         for name, data in (files or {}).items():
             self.files[name] = data
@@ -248,35 +248,35 @@ class Telegram(Platform):
         message["caption" if files else "text"] = text
         if text.startswith("/"):
             message["entities"] = [{"type": "bot_command", "offset": 0, "length": len(text)}]
-        self.again(message)
+        self.deliver(message)
         return message
 
-    def again(self, message: dict[str, Any]) -> None:
+    def deliver(self, message: dict[str, Any]) -> None:
         """Deliver a message."""
         self._updates.append({"update_id": next(self.ids), "message": message})
 
     def _message(self, chat: int) -> dict[str, Any]:
         return {"message_id": next(self.ids), "date": 1_775_000_000, "chat": {"id": chat, "type": "private"}}
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         *_, token, name = request.path.split("/")
         if token.startswith("botfile") or "/file/" in request.path:
             return web.Response(body=self.files[name])
         form = dict(await request.post())
         if name == "sendMessage" and self._is_busy():
-            told = {"ok": False, "error_code": 429, "description": "Too Many Requests"}
-            return web.json_response({**told, "parameters": {"retry_after": 1}}, status=429)
-        result = await self._polled(request, form) if name == "getUpdates" else self._called(name, form)
+            body = {"ok": False, "error_code": 429, "description": "Too Many Requests"}
+            return web.json_response({**body, "parameters": {"retry_after": 1}}, status=429)
+        result = await self._updates_after(request, form) if name == "getUpdates" else self._call(name, form)
         return web.json_response({"ok": True, "result": result})
 
-    async def _polled(self, request: web.BaseRequest, form: dict[str, Any]) -> list[dict[str, Any]]:
+    async def _updates_after(self, request: web.BaseRequest, form: dict[str, Any]) -> list[dict[str, Any]]:
         offset = int(form.get("offset", 0))
         self._updates = [update for update in self._updates if update["update_id"] >= offset]
-        while not self._updates and not _is_gone(request):  # noqa: ASYNC110 - a bot that has gone sets no event
-            await asyncio.sleep(_SHORT)
+        while not self._updates and not _has_disconnected(request):  # noqa: ASYNC110 - a bot that disconnects sets no event
+            await asyncio.sleep(_CHECK_INTERVAL)
         return self._updates
 
-    def _called(self, method: str, form: dict[str, Any]) -> Any:
+    def _call(self, method: str, form: dict[str, Any]) -> Any:
         match method:
             case "getMe":
                 return {"id": 1, "is_bot": True, "first_name": "Agent", "username": "agent_bot"}
@@ -286,11 +286,11 @@ class Telegram(Platform):
             case "getFile":
                 return {"file_id": form["file_id"], "file_unique_id": form["file_id"], "file_path": form["file_id"]}
             case "sendMessage":
-                self.sent.append(SearchWindow(form["chat_id"], form["text"]))
+                self.sent.append(SentMessage(form["chat_id"], form["text"]))
                 return {**self._message(int(form["chat_id"])), "text": form["text"]}
             case "sendDocument":
                 file = form[form["document"].removeprefix("attach://")]
-                self.sent.append(SearchWindow(form["chat_id"], file=(file.filename, file.file.read())))
+                self.sent.append(SentMessage(form["chat_id"], file=(file.filename, file.file.read())))
                 return self._message(int(form["chat_id"]))
         raise AssertionError(method)
 
@@ -298,32 +298,32 @@ class Telegram(Platform):
 class Slack(Platform):
     """The Web API, and Socket Mode."""
 
-    def say(
+    def write(
         self, channel: str, text: str, *, thread: str | None = None, kind: str = "app_mention", **more: Any
     ) -> dict[str, Any]:
-        """Somebody writes in a channel; returns the event, to be delivered again."""
+        """Let a user write in a channel; return the event, which can be delivered again."""
         event = {"type": kind, "user": "U2", "text": text, "channel": channel, "ts": f"{next(self.ids)}.0001", **more}
         if thread:
             event["thread_ts"] = thread
-        self.again(event)
+        self.deliver(event)
         return event
 
-    def shared(self, name: str, data: bytes) -> dict[str, Any]:
-        """A file as events name it."""
+    def share(self, name: str, data: bytes) -> dict[str, Any]:
+        """Store a file, and return its description as events contain it."""
         self.files[name] = data
         return {"id": "F1", "name": name, "url_private": f"{self.url}/private/{name}"}
 
-    def again(self, event: dict[str, Any]) -> None:
+    def deliver(self, event: dict[str, Any]) -> None:
         """Deliver an event."""
         payload = {"type": "event_callback", "team_id": "T1", "event": event, "authorizations": []}
         envelope = {"type": "events_api", "envelope_id": str(next(self.ids)), "payload": payload}
         self.outgoing.put_nowait({**envelope, "accepts_response_payload": False})
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         *_, folder, name = request.path.split("/")
         match folder:
             case "socket":
-                return await self._pumped(request, {"type": "hello"})
+                return await self._send_outgoing(request, {"type": "hello"})
             case "private":
                 assert request.headers["Authorization"] == "Bearer xoxb-bot"
                 return web.Response(body=self.files[name])
@@ -335,9 +335,9 @@ class Slack(Platform):
         form = {**request.query, **await request.post()}
         if request.content_type == "application/json":
             form = await request.json()
-        return web.json_response({"ok": True, **self._called(name, form)})
+        return web.json_response({"ok": True, **self._call(name, form)})
 
-    def _called(self, method: str, form: dict[str, Any]) -> dict[str, Any]:
+    def _call(self, method: str, form: dict[str, Any]) -> dict[str, Any]:
         match method:
             case "auth.test":
                 return {"url": self.url, "team": "T", "user": "agent", "team_id": "T1", "user_id": "U1", "bot_id": "B1"}
@@ -348,13 +348,13 @@ class Slack(Platform):
                 return {}
             case "chat.postMessage":
                 text = form.get("markdown_text") or form["text"]
-                self.sent.append(SearchWindow(f"{form['channel']} {form['thread_ts']}", text))
+                self.sent.append(SentMessage(f"{form['channel']} {form['thread_ts']}", text))
                 return {"channel": form["channel"], "ts": f"{next(self.ids)}.0002"}
             case "files.getUploadURLExternal":
                 return {"upload_url": f"{self.url}/upload/{form['filename']}", "file_id": form["filename"]}
             case "files.completeUploadExternal":
                 name = json.loads(form["files"])[0]["id"] if isinstance(form["files"], str) else form["files"][0]["id"]
                 chat = f"{form['channel_id']} {form['thread_ts']}"
-                self.sent.append(SearchWindow(chat, file=(name, self.files[name])))
+                self.sent.append(SentMessage(chat, file=(name, self.files[name])))
                 return {"files": [{"id": name}]}
         raise AssertionError(method)

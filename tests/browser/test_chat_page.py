@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
-# It runs as root in containers, and asks nobody on the network for anything.
+# Chromium runs as root in containers, and must not use the network.
 _ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -34,20 +34,20 @@ _ARGUMENTS = (
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """For the session, so that one browser serves all tests."""
+    """Choose the backend for the whole session, so that one browser serves all tests."""
     return "asyncio"
 
 
 @pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
-    """In real time: the recipe and the browser are other processes."""
+    """Simulate the service in real time: the recipe and the browser are other processes."""
     async with Simulator() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The system's Chromium; playwright's own is not downloaded."""
+    """Return the path of the system's Chromium; playwright's own is not downloaded."""
     path = shutil.which("chromium") or shutil.which("google-chrome")
     assert path, "these tests need Chromium: apt-get install chromium"
     return path
@@ -63,14 +63,14 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
 
 @pytest.fixture
 async def page(browser: Browser) -> AsyncIterator[Page]:
-    """A page that must log no error of its own."""
+    """Open a page, and check that it raises no error."""
     page = await browser.new_page(viewport={"width": 1000, "height": 700})
     page.set_default_timeout(10_000)
-    broken: list[str] = []
-    page.on("pageerror", lambda error: broken.append(str(error)))
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
     await page.close()
-    assert broken == []
+    assert errors == []
 
 
 EVIL = """<img src=x onerror="document.title='owned'"><script>document.title='owned'</script>
@@ -81,7 +81,7 @@ EVIL = """<img src=x onerror="document.title='owned'"><script>document.title='ow
 - <svg onload=alert(1)>"""
 
 
-async def say(page: Page, text: str) -> None:
+async def send(page: Page, text: str) -> None:
     await page.get_by_label("Message to the agent").fill(text)
     await page.keyboard.press("Enter")
 
@@ -96,7 +96,7 @@ async def test_prompt_progress_reply_and_reload(simulator: Simulator, page: Page
         await page.goto(app.url)
         await expect(page.get_by_role("heading", name="What should the agent do?")).to_be_visible()
         await expect(page.get_by_role("button", name="Send")).to_be_disabled()
-        await say(page, "Refund cus_123.\nPlease.")
+        await send(page, "Refund cus_123.\nPlease.")
         await expect(page.locator("#activity")).to_contain_text("Grep: cus_123")
         await expect(page.locator(".message.assistant .bubble")).to_have_text(["First."])
 
@@ -108,7 +108,7 @@ async def test_prompt_progress_reply_and_reload(simulator: Simulator, page: Page
         assert len(simulator.prompts) == 1
 
         simulator.agent("my-agent", ["Third.", Notice("PR #7")])
-        await say(page, "Go on.")
+        await send(page, "Go on.")
         await expect(page.locator(".message .bubble")).to_have_text(
             ["Refund cus_123.\nPlease.", "First.", "Second.", "Go on.", "Third.", "PR #7"]
         )
@@ -119,11 +119,11 @@ async def test_prompt_progress_reply_and_reload(simulator: Simulator, page: Page
 
 
 async def test_text_is_never_markup(simulator: Simulator, page: Page) -> None:
-    """Whatever an agent, a notice, a tool or a user says is shown as text, at once and after a reload."""
+    """Any text of an agent, a notice, a tool or a user is shown as text, at once and after a reload."""
     simulator.agent("my-agent", [Tool("Bash", input=EVIL, seconds=1), Say(EVIL), Notice(EVIL), Done(after=0.3)])
     async with served("fastapi_app", simulator) as app:
         await page.goto(app.url)
-        await say(page, EVIL)
+        await send(page, EVIL)
         await expect(page.locator("#doing")).to_contain_text("<img src=x")
         await expect(page.locator("#activity")).to_be_hidden()
         for _ in range(2):
@@ -136,12 +136,12 @@ async def test_text_is_never_markup(simulator: Simulator, page: Page) -> None:
             await page.reload()
 
 
-async def test_a_deploy_in_the_middle_of_a_turn(simulator: Simulator, page: Page) -> None:
-    """The server goes and comes back; the page says so, connects again by itself, and misses nothing."""
+async def test_a_deploy_during_a_turn(simulator: Simulator, page: Page) -> None:
+    """The server stops and starts again; the page says so, reconnects by itself, and misses nothing."""
     simulator.agent("my-agent", [Say("before"), Say("after", after=3)])
     async with served("fastapi_app", simulator) as app:
         await page.goto(app.url)
-        await say(page, "hello")
+        await send(page, "hello")
         await expect(page.locator(".message.assistant .bubble")).to_have_text(["before"])
         await app.shut_down()
         await expect(page.get_by_text("Connection lost")).to_be_visible()
@@ -151,12 +151,12 @@ async def test_a_deploy_in_the_middle_of_a_turn(simulator: Simulator, page: Page
             await expect(page.locator(".message.user")).to_have_count(1)
 
 
-async def test_what_goes_wrong_is_said(simulator: Simulator, page: Page) -> None:
-    """A turn that fails, a conversation that is not there, a prompt that was not sent and can be sent again."""
+async def test_failures_are_shown(simulator: Simulator, page: Page) -> None:
+    """A failed turn, a missing conversation and an unsent prompt are shown; the prompt can be sent again."""
     simulator.agent("my-agent", [Say("I tried."), Fail("out of memory")])
     async with served("fastapi_app", simulator) as app:
         await page.goto(app.url)
-        await say(page, "hello")
+        await send(page, "hello")
         await expect(page.get_by_role("alert")).to_contain_text("could not finish")
         await expect(page.locator(".message.system")).to_contain_text("out of memory")
 
@@ -166,7 +166,7 @@ async def test_what_goes_wrong_is_said(simulator: Simulator, page: Page) -> None
 
         simulator.agent("my-agent", "Hello.")
         simulator.api_key, key = "another", simulator.api_key
-        await say(page, "hello")
+        await send(page, "hello")
         await expect(page.locator(".unsent .meta")).to_contain_text("Not sent")
         simulator.api_key = key
         await page.get_by_role("button", name="Send again").click()
@@ -180,12 +180,12 @@ async def test_what_goes_wrong_is_said(simulator: Simulator, page: Page) -> None
         await expect(page.locator(".message.assistant .bubble")).to_have_text(["Hello."])
 
 
-async def test_it_follows_the_end_unless_one_reads_above(simulator: Simulator, page: Page) -> None:
-    """New messages scroll into view; somebody who has scrolled up is left there and told."""
+async def test_the_page_follows_the_end_unless_scrolled_up(simulator: Simulator, page: Page) -> None:
+    """New messages scroll into view; a reader who has scrolled up stays there and gets a button."""
     simulator.agent("my-agent", [*(Say("word " * 80) for _ in range(8)), Say("late", after=2.5)])
     async with served("aiohttp_app", simulator) as app:
         await page.goto(app.url)
-        await say(page, "hello")
+        await send(page, "hello")
         await expect(page.locator(".message.assistant")).to_have_count(8)
         await expect(page.locator(".message.assistant").last).to_be_in_viewport()
         await page.locator("#scroll").evaluate("main => { main.scrollTop = 0; }")
@@ -196,11 +196,11 @@ async def test_it_follows_the_end_unless_one_reads_above(simulator: Simulator, p
 
 
 async def test_a_closed_tab_stops_the_polling(simulator: Simulator, page: Page) -> None:
-    """The browser closes the connection with the tab, and not one request more reaches the service."""
+    """The browser closes the connection with the tab, and no further request reaches the service."""
     simulator.agent("my-agent", [Done(after=math.inf)])
     async with served("aiohttp_app", simulator) as app:
         await page.goto(app.url)
-        await say(page, "hello")
+        await send(page, "hello")
         await expect(page.locator("#activity")).to_contain_text("Working")
         await page.close()
         await asyncio.sleep(0.2)

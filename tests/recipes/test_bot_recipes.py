@@ -1,4 +1,4 @@
-"""The README's bots, run as they are with the real libraries, against platforms on loopback."""
+"""The README's bots run unchanged with the real libraries, against platforms on loopback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aiogram.client.telegram import TelegramAPIServer
 from bench_web import lines_of  # pyright: ignore[reportMissingImports]
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
-from platforms import Discord, Platform, SearchWindow, Slack, Telegram
+from platforms import Discord, Platform, SentMessage, Slack, Telegram
 from slack_bolt.app.async_app import AsyncApp
 from slack_sdk.web.async_client import AsyncWebClient
 
@@ -38,7 +38,7 @@ LONG = "\n\n".join(f"Paragraph {number}: " + "word " * 300 for number in range(1
 
 @pytest.fixture
 async def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Simulator]:
-    """The service as the recipes find it: by environment variables, with their file in a directory of its own."""
+    """Simulate the service that the recipes find by environment variables; they store their file in a new directory."""
     async with Simulator() as simulator:
         monkeypatch.setenv("NAIRI_API_KEY", simulator.api_key)
         monkeypatch.setenv("NAIRI_BASE_URL", simulator.url)
@@ -87,8 +87,8 @@ PLATFORMS: dict[str, tuple[type[Platform], Callable[..., None]]] = {
 }
 
 
-class Talk:
-    """What a user does, in any of the three."""
+class User:
+    """A user of one of the three platforms."""
 
     def __init__(self, name: str, platform: Any) -> None:
         self.platform = platform
@@ -96,11 +96,11 @@ class Talk:
         self.chat = 51 if name == "aiogram_bot" else "61"
         self.shown = f"{self.chat} 7.0" if self.is_slack else str(self.chat)
 
-    def say(self, text: str, files: dict[str, bytes] | None = None) -> Any:
+    def write(self, text: str, files: dict[str, bytes] | None = None) -> Any:
         if self.is_slack:
-            shared = {"files": [self.platform.shared(*file) for file in files.items()]} if files else {}
-            return self.platform.say(self.chat, f"<@U1> {text}", thread="7.0", **shared)
-        return self.platform.say(self.chat, text, files=files)
+            files_field = {"files": [self.platform.share(*file) for file in files.items()]} if files else {}
+            return self.platform.write(self.chat, f"<@U1> {text}", thread="7.0", **files_field)
+        return self.platform.write(self.chat, text, files=files)
 
     def texts(self) -> list[str]:
         assert {sent.chat for sent in self.platform.sent} <= {self.shown}
@@ -110,46 +110,46 @@ class Talk:
 @pytest.fixture(params=PLATFORMS)
 async def bot(
     request: pytest.FixtureRequest, service: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[tuple[Talk, Callable[[], Any]]]:
-    """A platform, and the recipe's program bound to it."""
+) -> AsyncIterator[tuple[User, Callable[[], Any]]]:
+    """Bind a recipe's program to its platform."""
     recipe = importlib.import_module(request.param)
     kind, bind = PLATFORMS[request.param]
     async with kind() as platform:
         bind(platform, recipe, monkeypatch)
-        yield Talk(request.param, platform), recipe.main
+        yield User(request.param, platform), recipe.main
 
 
-async def test_a_bot_talks(bot: tuple[Talk, Callable[[], Any]], service: Simulator) -> None:
-    """In order, with a typing indicator, files both ways, long replies in pieces, errors told, and over a restart."""
-    talk, main = bot
-    async with talk.platform.running(main):
-        first = talk.say("one")
-        talk.say("two")
-        await talk.platform.said(lambda sent: len(sent) == 2)
-        assert talk.texts() == ["1: one", "2: two"]
-        assert set(talk.platform.typing) == {str(talk.chat)}
-        talk.say("draw", {"data.csv": b"1,2"})
-        await talk.platform.said(lambda sent: len(sent) == 4)
-        assert talk.texts()[2] == "3: draw"
-        assert talk.platform.sent[3] == SearchWindow(talk.shown, file=("chart.png", b"\x89PNG"))
+async def test_a_bot_talks(bot: tuple[User, Callable[[], Any]], service: Simulator) -> None:
+    """Replies come in order, with a typing indicator, files, pieces, errors, and over a restart."""
+    user, main = bot
+    async with user.platform.running(main):
+        first = user.write("one")
+        user.write("two")
+        await user.platform.until_sent(lambda sent: len(sent) == 2)
+        assert user.texts() == ["1: one", "2: two"]
+        assert set(user.platform.typing) == {str(user.chat)}
+        user.write("draw", {"data.csv": b"1,2"})
+        await user.platform.until_sent(lambda sent: len(sent) == 4)
+        assert user.texts()[2] == "3: draw"
+        assert user.platform.sent[3] == SentMessage(user.shown, file=("chart.png", b"\x89PNG"))
         (file,) = service.prompts[2].attachment_ids
         assert service._state.find_file(file).data == b"1,2"
-        talk.say("fail")
-        await talk.platform.said(lambda sent: len(sent) == 5)
-        assert "did not work" in talk.texts()[4]
-    talk.platform.sent.clear()
-    async with talk.platform.running(main):
-        talk.platform.again(first)
-        talk.say("long")
-        talk.say("five")
-        await talk.platform.said(lambda sent: sent[-1].text == "6: five")
+        user.write("fail")
+        await user.platform.until_sent(lambda sent: len(sent) == 5)
+        assert "did not work" in user.texts()[4]
+    user.platform.sent.clear()
+    async with user.platform.running(main):
+        user.platform.deliver(first)
+        user.write("long")
+        user.write("five")
+        await user.platform.until_sent(lambda sent: sent[-1].text == "6: five")
     assert [asked.prompt for asked in service.prompts] == ["one", "two", "draw", "fail", "long", "five"]
     assert len({asked.job_id for asked in service.prompts}) == 1
-    assert "".join("".join(talk.texts()[:-1]).split()) == "".join(LONG.split())
+    assert "".join("".join(user.texts()[:-1]).split()) == "".join(LONG.split())
 
 
 async def test_a_bot_talks_with_either_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipe's handlers serve Amigo as they are; a message that the service kept nothing of may come again."""
+    """The recipe's handlers serve Amigo unchanged; a message that the service undid may be delivered again."""
 
     def script(message: str, number: int) -> list[Any]:
         return [Error(500, "overloaded")] if message == "fail" and number < 3 else [f"{number}: {message}"]
@@ -166,54 +166,52 @@ async def test_a_bot_talks_with_either_service(monkeypatch: pytest.MonkeyPatch) 
                 routes = recipe.dispatcher(Chats(session, amigo.service_id))
                 await routes.start_polling(recipe.Bot("1:token"))
 
-        talk = Talk("aiogram_bot", platform)
+        user = User("aiogram_bot", platform)
         async with platform.running(main):
-            talk.say("one")
-            failing = talk.say("fail")
-            await platform.said(lambda sent: len(sent) == 2)
-            talk.platform.again(failing)
-            talk.platform.again(failing)
-            talk.say("four")
-            await platform.said(lambda sent: len(sent) == 4)
-        assert talk.texts()[0::2] == ["1: one", "3: fail"]
-        assert "did not work" in talk.texts()[1]
-        assert talk.texts()[3] == "4: four"
+            user.write("one")
+            failing = user.write("fail")
+            await platform.until_sent(lambda sent: len(sent) == 2)
+            user.platform.deliver(failing)
+            user.platform.deliver(failing)
+            user.write("four")
+            await platform.until_sent(lambda sent: len(sent) == 4)
+        assert user.texts()[0::2] == ["1: one", "3: fail"]
+        assert "did not work" in user.texts()[1]
+        assert user.texts()[3] == "4: four"
         assert len({asked.conversation_id for asked in amigo.asked}) == 1
 
 
-async def test_a_bot_that_stops_amid_a_turn_answers_after_its_restart(
-    bot: tuple[Talk, Callable[[], Any]], service: Simulator
+async def test_a_bot_that_stops_during_a_turn_replies_after_its_restart(
+    bot: tuple[User, Callable[[], Any]], service: Simulator
 ) -> None:
-    """The answer is found again, and sent once, although the platform finds the bot too busy at first."""
-    talk, main = bot
-    async with talk.platform.running(main):
-        talk.say("slow")
+    """The reply is found and sent once, although the platform refuses the first attempt with a rate limit."""
+    user, main = bot
+    async with user.platform.running(main):
+        user.write("slow")
         while not service.prompts:  # noqa: ASYNC110 - the simulator sets no event
             await asyncio.sleep(0.005)
-        # The conversation's id is written down at once, though not before the service has answered.
+        # The conversation's id is saved as soon as the service has responded.
         await asyncio.sleep(0.2)
-    assert talk.platform.sent == []
-    talk.platform.busy = 1
-    async with talk.platform.running(main):
-        await talk.platform.said(lambda sent: len(sent) == 1)
-        talk.say("next")
-        await talk.platform.said(lambda sent: len(sent) == 2)
-    assert talk.texts() == ["1: slow", "2: next"]
-    assert talk.platform.busy < 0
+    assert user.platform.sent == []
+    user.platform.busy = 1
+    async with user.platform.running(main):
+        await user.platform.until_sent(lambda sent: len(sent) == 1)
+        user.write("next")
+        await user.platform.until_sent(lambda sent: len(sent) == 2)
+    assert user.texts() == ["1: slow", "2: next"]
+    assert user.platform.busy < 0
     service.assert_asked("slow", "next")
 
 
-async def test_the_lines_are_those_that_are_told() -> None:
-    """The table of the benchmarks is true."""
+async def test_the_benchmarks_state_the_recipes_lengths() -> None:
+    """The table in the benchmarks has the true numbers of lines."""
     table = (Path(__file__).parents[2] / "benchmarks" / "README.md").read_text()
     for name in PLATFORMS:
         assert f"| `{name}` | {lines_of(name)} | {lines_of(name) + lines_of('bare_chats')} |" in table
 
 
-async def test_what_the_bots_are_compared_with_talks_as_well(
-    service: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The bare stand-in carries a recipe as it is: files both ways, pieces, errors, a restart."""
+async def test_the_bare_stand_in_runs_a_recipe(service: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe runs unchanged on bare aiohttp: files both ways, pieces, errors, a restart."""
     monkeypatch.setattr(bare_chats, "INTERVAL", 0.01)
     source = inspect.getsource(discord_bot).replace("from nairi_async.bots", "from bare_chats")
     source = source.replace("from nairi_async ", "from bare_chats ")
@@ -221,17 +219,17 @@ async def test_what_the_bots_are_compared_with_talks_as_well(
     exec(compile(source, "recipe", "exec"), vars(recipe))  # noqa: S102 - our own source
     async with Discord() as platform:
         bind_discord(platform, recipe, monkeypatch)
-        talk = Talk("discord_bot", platform)
+        user = User("discord_bot", platform)
         async with platform.running(recipe.main):
-            talk.say("one")
-            talk.say("draw", {"data.csv": b"1,2"})
-            await platform.said(lambda sent: len(sent) == 3)
-            talk.say("fail")
-            await platform.said(lambda sent: len(sent) == 4)
+            user.write("one")
+            user.write("draw", {"data.csv": b"1,2"})
+            await platform.until_sent(lambda sent: len(sent) == 3)
+            user.write("fail")
+            await platform.until_sent(lambda sent: len(sent) == 4)
         async with platform.running(recipe.main):
-            talk.say("long")
-            talk.say("five")
-            await platform.said(lambda sent: sent[-1].text.strip() == "5: five")
+            user.write("long")
+            user.write("five")
+            await platform.until_sent(lambda sent: sent[-1].text.strip() == "5: five")
     assert [sent.text.rstrip() for sent in platform.sent[:2]] == ["1: one", "2: draw"]
     assert platform.sent[2].file == ("chart.png", b"\x89PNG")
     assert "did not work" in platform.sent[3].text

@@ -1,4 +1,4 @@
-"""The web recipes, each with its real framework on its real server."""
+"""The web recipes run with their real framework on its real server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ APPS = pytest.mark.parametrize("recipe", ["fastapi_app", "aiohttp_app"])
 
 @pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
-    """In real time: the recipe runs in another process."""
+    """Simulate the service in real time: the recipe runs in another process."""
     async with Simulator() as running:
         yield running
 
@@ -43,14 +43,14 @@ async def posted(http: aiohttp.ClientSession, url: str, document: object) -> tup
 
 
 async def started(http: aiohttp.ClientSession, app: Served) -> str:
-    """The URL of the events of a new conversation."""
+    """Start a conversation, and return the URL of its events."""
     status, document = await posted(http, f"{app.url}/chats", {"prompt": "hello"})
     assert (status, sorted(document)) == (201, ["job_id", "message_id"])
     return f"{app.url}/chats/{document['job_id']}/events"
 
 
-async def told(http: aiohttp.ClientSession, url: str, last_id: str = "") -> list[ServerEvent]:
-    """All events of a stream, which has to end."""
+async def events_of(http: aiohttp.ClientSession, url: str, last_id: str = "") -> list[ServerEvent]:
+    """Return all events of a stream, which has to end."""
     async with http.get(url, headers={"Last-Event-ID": last_id} if last_id else {}) as response:
         assert response.content_type == "text/event-stream"
         return [event async for event in parsed(response.content)]
@@ -62,14 +62,14 @@ def contents(events: list[ServerEvent]) -> list[str]:
 
 @APPS
 async def test_a_chat_from_prompt_to_shutdown(simulator: Simulator, http: aiohttp.ClientSession, recipe: str) -> None:
-    """Page, start, events, resumption, errors, a browser that leaves, and a deploy with an open stream."""
+    """Page, start, events, resumption, errors, a browser that leaves, and a deploy with an open stream work."""
     simulator.agent("my-agent", [Tool("Bash", input="ls", seconds=0.3), Say("one"), Say("two", after=0.2)])
     async with served(recipe, simulator) as app:
         async with http.get(app.url) as response:
             assert (response.status, response.content_type) == (200, "text/html")
         url = await started(http, app)
 
-        pool = await asyncio.gather(*(told(http, url) for _ in range(8)))
+        pool = await asyncio.gather(*(events_of(http, url) for _ in range(8)))
         for events in pool:
             assert contents(events) == ["hello", "one", "two"]
             assert (events[-1].name, events[-1].data) == ("end", {"status": "completed"})
@@ -79,19 +79,21 @@ async def test_a_chat_from_prompt_to_shutdown(simulator: Simulator, http: aiohtt
 
         ids = [event.last_id for event in pool[0] if event.name == "message"]
         resumed = await asyncio.gather(
-            told(http, url, ids[0]), told(http, f"{url}?after={ids[1]}"), told(http, f"{url}?after={ids[0]}", ids[1])
+            events_of(http, url, ids[0]),
+            events_of(http, f"{url}?after={ids[1]}"),
+            events_of(http, f"{url}?after={ids[0]}", ids[1]),
         )
         assert [contents(events) for events in resumed] == [["one", "two"], ["two"], ["two"]]
 
         assert (await posted(http, f"{app.url}/chats", {"prompt": " "}))[0] == 400
         status, document = await posted(http, f"{app.url}/chats/job_01M7Z095SH19EPQAMMAQHYE1M2", {"prompt": "x"})
         assert (status, document["error"]) == (404, "NotFoundError")
-        (failure,) = await told(http, url.replace(url.split("/")[-2], "job_01M7Z095SH19EPQAMMAQHYE1M2"))
+        (failure,) = await events_of(http, url.replace(url.split("/")[-2], "job_01M7Z095SH19EPQAMMAQHYE1M2"))
         assert (failure.name, failure.data["status"]) == ("failure", 404)
 
         simulator.agent("my-agent", [Done(after=math.inf)])
         assert (await posted(http, url.removesuffix("/events"), {"prompt": "more"}))[0] == 201
-        await leaves(http, url, simulator)
+        await disconnect(http, url, simulator)
 
         async with http.get(f"{url}?after={ids[-1]}") as response:
             assert await anext(aiter(parsed(response.content)))
@@ -102,8 +104,8 @@ async def test_a_chat_from_prompt_to_shutdown(simulator: Simulator, http: aiohtt
         assert time.monotonic() - started_at < 3
 
 
-async def leaves(http: aiohttp.ClientSession, url: str, simulator: Simulator) -> None:
-    """Watch for a moment, then break the connection: no request follows but one that was under way."""
+async def disconnect(http: aiohttp.ClientSession, url: str, simulator: Simulator) -> None:
+    """Watch for a moment, then break the connection: no further request follows."""
     async with http.get(url) as response:
         assert await anext(aiter(parsed(response.content)))
         response.close()
@@ -114,7 +116,7 @@ async def leaves(http: aiohttp.ClientSession, url: str, simulator: Simulator) ->
 
 
 def test_the_page_needs_nothing_else() -> None:
-    """One file: no build, no fonts, scripts or pictures from elsewhere."""
+    """The page is one file: no build, no fonts, scripts or pictures from elsewhere."""
     text = (RECIPES / "chat.html").read_text()
     assert "EventSource(" in text
     assert "://" not in text.replace("http://www.w3.org/2000/svg", "")
@@ -134,7 +136,7 @@ def amigo_service() -> AmigoSimulator:
 async def test_one_recipe_for_any_dialogue(
     recipe: str, service: Callable[[], Simulator | AmigoSimulator], http: aiohttp.ClientSession
 ) -> None:
-    """A prompt, its answer, and a second prompt into the same dialogue, through the protocol that services share."""
+    """The shared protocol carries a prompt, its reply, and a second prompt in the same dialogue."""
     async with service() as simulator, served(recipe, simulator) as app:
         asked: dict[str, str] = {"prompt": "hello"}
         for number in (1, 2):
