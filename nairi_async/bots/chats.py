@@ -170,8 +170,8 @@ class Chats:
                 call = prepared_call(dialogue, text, files, self._options(deadline))
                 answer = await run_prompt(chat_record, record.with_prompt(message_key), dialogue, call)
             yield self._reply(answer)
-            handed_over = evolve(chat_record.record, dialogue_id=continued_id(dialogue)).with_outcome(answer)
-            await chat_record.save_outcome(handed_over)
+            delivered = evolve(chat_record.record, dialogue_id=continued_id(dialogue)).with_outcome(answer)
+            await chat_record.save_outcome(delivered)
 
     @asynccontextmanager
     async def recovering(self, deliver: Callable[[str, ChatReply], Awaitable[object]]) -> AsyncGenerator[None]:

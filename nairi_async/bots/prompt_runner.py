@@ -1,4 +1,4 @@
-"""Asking one prompt, with the chat's record in step with what is known about it."""
+"""Asks one prompt, and keeps the record of its chat in step."""
 
 from __future__ import annotations
 
