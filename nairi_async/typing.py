@@ -9,9 +9,14 @@ from enum import Enum
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 __all__ = [  # noqa: RUF022 - in the order of Python's own sort
+    "AmigoConversationSort",
+    "AmigoMessageSort",
+    "AmigoMessageType",
     "Duration",
+    "MessageFormat",
     "OnUnknown",
     "ReadableFile",
+    "SentMessageType",
     "Source",
     "UNSET",
     "Unset",
@@ -23,6 +28,21 @@ Duration: TypeAlias = float | timedelta
 
 OnUnknown: TypeAlias = Literal["raise", "reconcile"]
 """What to do when a prompt was sent and its response did not come back: raise the error, or look the turn up."""
+
+MessageFormat: TypeAlias = Literal["text", "voice"]
+"""The format of a message of Amigo."""
+
+SentMessageType: TypeAlias = Literal["user-message", "external-event"]
+"""The type of a message to an agent of Amigo: what a user says, or something that happened."""
+
+AmigoMessageType: TypeAlias = Literal["user-message", "agent-message", "agent-inner-thought", "external-event"]
+"""The type of a message in a conversation of Amigo."""
+
+AmigoConversationSort: TypeAlias = Literal["+created_at", "-created_at"]
+"""The order of a list of Amigo's conversations: `+` for ascending, `-` for descending."""
+
+AmigoMessageSort: TypeAlias = Literal["+created_at", "-created_at", "+interaction_id", "-interaction_id"]
+"""The order of a list of Amigo's messages: `+` for ascending, `-` for descending."""
 
 UploadProgress: TypeAlias = Callable[[int, int | None], object]
 """Called with the bytes of the file that were handed to the connection so far, and its size or `None`."""

@@ -1,4 +1,8 @@
-"""Conversations with Amigo's services, in asyncio: begin, interact, finish; the reply streams back as typed events."""
+"""Conversations with Amigo's services, in asyncio: create, interact, finish; the reply is a stream of typed events.
+
+Amigo is called Concurrence now; addresses, credentials and package names have stayed. This is the classic API
+(https://docs.amigo.ai/developer-guide/classic-api/core-api/conversations), not the Platform API, which is another one.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What an agent does before it answers: the actions of `current-agent-action` events, typed (api: agent actions).
+"""What an agent does before it replies: the actions of `current-agent-action` events, typed.
 
-Field names are the service's own. The set is open and has changed over time: an action of a type that is not listed
-here is an `UnknownAction`, and a field that is absent, or not of the documented form, is `None`. `raw` holds what came.
+Field names are the service's own (https://api.amigo.ai/v1/openapi.json). The set is open and has changed over time: an
+action of a type that is not listed here is an `UnknownAction`, and a field that is absent, or not of the documented
+type, is `None`. `raw` holds the JSON object.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ VersionPair = tuple[str, int]
 
 @frozen(kw_only=True)
 class Action:
-    """What all actions have."""
+    """The fields that all actions have."""
 
     type: str
-    """The service's word for it."""
+    """The name of the action, as the service writes it."""
     raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
-    """The object as it came, unknown fields included."""
+    """The JSON object, unknown fields included."""
 
 
 @frozen(kw_only=True)
@@ -62,7 +63,7 @@ class UnknownAction(Action):
 
 @frozen(kw_only=True)
 class SelectDynamicBehaviorVectorGenerated(Action):
-    """The search for a fitting dynamic behaviour has begun."""
+    """A vector was generated to search for dynamic behaviours."""
 
 
 @frozen(kw_only=True)
@@ -75,30 +76,30 @@ class SelectDynamicBehaviorCompleted(Action):
     """A dynamic behaviour was chosen, or none."""
 
     selected_dynamic_behavior_set_version_info: VersionPair | None = None
-    """The chosen one."""
+    """The behaviour that was chosen."""
     previous_selected_dynamic_behavior_set_version_info: VersionPair | None = None
-    """The one before."""
+    """The behaviour before it."""
 
 
 @frozen(kw_only=True)
 class CheckIfActiveMemoryNeededCompleted(Action):
-    """It is decided what to look up in memory."""
+    """The agent has decided what to look up in its memory."""
 
     queries: tuple[str, ...] | None = None
-    """What will be looked up."""
+    """The queries."""
 
 
 @frozen(kw_only=True)
 class ExtractActiveMemoriesCompleted(Action):
-    """Memory was asked."""
+    """Memory was queried."""
 
     queries_and_responses: tuple[tuple[str, str], ...] | None = None
-    """Each question and what memory said."""
+    """Each query with its response."""
 
 
 @frozen(kw_only=True)
 class NavigateStateMachineDynamicBehaviorOverride(Action):
-    """A dynamic behaviour changes where the agent goes."""
+    """A dynamic behaviour overrides how the agent moves through its states."""
 
     overriding_instructions: bool | None = None
     """Whether it replaces the instructions."""
@@ -108,10 +109,10 @@ class NavigateStateMachineDynamicBehaviorOverride(Action):
 
 @frozen(kw_only=True)
 class NavigateStateMachineActionStateActionSelected(Action):
-    """What to do next was chosen."""
+    """The next action of a state was chosen."""
 
     action: str | None = None
-    """What to do."""
+    """The action."""
 
 
 @frozen(kw_only=True)
@@ -121,64 +122,64 @@ class NavigateStateMachineDecisionStateDecisionStarted(Action):
 
 @frozen(kw_only=True)
 class NavigateStateMachineExitConditionSelected(Action):
-    """The way out of a state was chosen."""
+    """A state is left by one of its exit conditions."""
 
     exit_condition: str | None = None
-    """The condition that holds."""
+    """The condition."""
     next_state_name: str | None = None
-    """Where it leads."""
+    """The state that follows."""
     next_state_state_machine_version_info: VersionPair | None = None
     """The state machine of that state."""
 
 
 @frozen(kw_only=True)
 class NavigateStateMachineRecallStateDynamicQueriesGenerated(Action):
-    """Questions to memory were made up."""
+    """Queries to memory were generated."""
 
     dynamic_queries: tuple[str, ...] | None = None
-    """The questions."""
+    """The queries."""
     requested_information: str | None = None
-    """What they are to find out."""
+    """The information that they ask for."""
 
 
 @frozen(kw_only=True)
 class NavigateStateMachineRecallStateStaticQueriesRetrieved(Action):
-    """Prepared questions to memory were fetched."""
+    """The queries to memory that a state defines were retrieved."""
 
     static_queries: tuple[str, ...] | None = None
-    """The questions."""
+    """The queries."""
 
 
 @frozen(kw_only=True)
 class NavigateStateMachineRecallStateActiveMemoryRetrieved(Action):
-    """Memory has answered."""
+    """Memory has responded."""
 
     queries_and_responses: tuple[tuple[str, str], ...] | None = None
-    """Each question and what memory said."""
+    """Each query with its response."""
 
 
 @frozen(kw_only=True)
 class NavigateStateMachineReflectionStatePromptRetrieved(Action):
-    """There is something to reflect on."""
+    """The prompt of a reflection was retrieved."""
 
     prompt: str | None = None
-    """What to reflect on."""
+    """The prompt."""
 
 
 @frozen(kw_only=True)
 class NavigateStateMachineReflectionStateReflectionGenerated(Action):
-    """The agent has reflected."""
+    """A reflection was generated."""
 
     reflection: str | None = None
-    """What it thought."""
+    """The reflection."""
 
 
 @frozen(kw_only=True)
 class NavigateStateMachineAnnotationStateAnnotationRetrieved(Action):
-    """A prepared remark was fetched."""
+    """The annotation of a state was retrieved."""
 
     annotation: str | None = None
-    """The remark."""
+    """The annotation."""
 
 
 @frozen(kw_only=True)
@@ -197,23 +198,23 @@ class NavigateStateMachineStateTransitioned(Action):
 
 @frozen(kw_only=True)
 class NavigateStateMachineToolCallStateToolOutputAvailable(Action):
-    """A tool that the state prescribes has answered."""
+    """A tool that the state designates has returned."""
 
     tool_id: str | None = None
     """The tool."""
     tool_version: str | None = None
     """Its version."""
     tool_output: str | None = None
-    """What it answered."""
+    """Its result."""
     duration: float | None = None
     """Seconds that it took."""
     input_arguments: Mapping[str, Any] | None = None
-    """What it was given."""
+    """Its arguments."""
 
 
 @frozen(kw_only=True)
 class DesignatedToolRetrieved(Action):
-    """The tool that the state prescribes was found."""
+    """The tool that the state designates was retrieved."""
 
     tool_id: str | None = None
     """The tool."""
@@ -223,14 +224,14 @@ class DesignatedToolRetrieved(Action):
 
 @frozen(kw_only=True)
 class DesignatedToolCallParamsGenerated(Action):
-    """What to give to that tool was made up."""
+    """The arguments of the designated tool were generated."""
 
     tool_id: str | None = None
     """The tool."""
     tool_version: str | None = None
     """Its version."""
     tool_call_params: Mapping[str, Any] | None = None
-    """What it will be given."""
+    """The arguments."""
 
 
 @frozen(kw_only=True)
@@ -244,12 +245,12 @@ class ToolCallStarted(Action):
     tool_version: str | None = None
     """Its version."""
     input_params: Mapping[str, Any] | None = None
-    """What it was given."""
+    """Its arguments."""
 
 
 @frozen(kw_only=True)
 class ToolCallEnded(Action):
-    """A tool has answered."""
+    """A tool has returned."""
 
     tool_round_index: int | None = None
     """Which round of tools it belongs to."""
@@ -258,26 +259,26 @@ class ToolCallEnded(Action):
     tool_version: str | None = None
     """Its version."""
     input_parameters: Mapping[str, Any] | None = None
-    """What it was given."""
+    """Its arguments."""
     result: str | None = None
-    """What it answered."""
+    """Its result."""
     duration: float | None = None
     """Seconds that it took."""
 
 
 @frozen(kw_only=True)
 class ActionTooLong(Action):
-    """It takes long, so here is something to say meanwhile."""
+    """An action takes long; `filler` can be said meanwhile."""
 
     filler: str | None = None
     """Text, or base64 of mono 16-bit WAV at 16 kHz."""
     previously_started_event: Any = None
-    """What takes long."""
+    """The event that began the long action."""
 
 
 @frozen(kw_only=True)
 class EngageUserDynamicBehaviorOverride(Action):
-    """A dynamic behaviour changes how the agent answers."""
+    """A dynamic behaviour overrides how the agent replies."""
 
     overriding_instructions: bool | None = None
     """Whether it replaces the instructions."""
@@ -287,10 +288,10 @@ class EngageUserDynamicBehaviorOverride(Action):
 
 @frozen(kw_only=True)
 class EngageUserMessageFragmentGenerated(Action):
-    """A fragment of the reply was made; `new-message` events repeat it."""
+    """A fragment of the reply was generated; `new-message` events repeat it."""
 
     index: int | None = None
-    """Its place."""
+    """Position of the fragment."""
     fragment: str | None = None
     """The text."""
     is_final: bool | None = None
@@ -298,7 +299,7 @@ class EngageUserMessageFragmentGenerated(Action):
 
 
 def _word(kind: type[Action]) -> str:
-    """The service's word for a class: its name, in lower case, with hyphens."""
+    """Return the service's name for a class: its own name, in lower case, with hyphens."""
     return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()
 
 

@@ -1,4 +1,4 @@
-"""The endpoints of the service, as requests (api: endpoints)."""
+"""The endpoints of the service, as requests: https://api.amigo.ai/v1/openapi.json."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from nairi_async.amigo.wire import Page
 
 MODEL_TIMEOUT: Final = 120.0
-"""Seconds for the calls that run a model and answer at once; how long that takes is not documented."""
+"""Seconds for calls that run a model before they respond; how long that takes is not documented."""
 FINISH_TIMEOUT: Final = 60.0
-"""Seconds for finishing a conversation, at least."""
+"""Least seconds for finishing a conversation."""
 
 _STREAM: Final = {"Accept": "application/x-ndjson"}
-_BUSY: Final = frozenset({409})
+_CONFLICT: Final = frozenset({409})
 _UNKNOWN: Final = "the message was sent, and whether the interaction is saved is not known"
 
 
 class Api:
-    """One organisation's endpoints. Arguments are checked by whoever calls."""
+    """One organisation's endpoints. Callers check the arguments."""
 
     def __init__(self, executor: RequestExecutor, organization_id: str, user_id: str, *, idle_timeout: float) -> None:
         self.executor = executor
@@ -37,37 +37,39 @@ class Api:
         self._root = path(organization_id, "conversation")
         self._idle_timeout = idle_timeout
 
-    def create(self, service_id: str, saying: OutgoingMessage, options: dict[str, Any]) -> Request:
-        """Begin a conversation."""
+    def create(self, service_id: str, message: OutgoingMessage, options: dict[str, Any]) -> Request:
+        """Return the request that creates a conversation."""
         document: dict[str, Any] = {"service_id": service_id, **options}
-        if saying.text is not None:
-            document |= {"initial_message": saying.text, "initial_message_type": saying.message_type}
-        query = [("response_format", saying.response_format), *_filter(saying)]
-        # A conflict is here only a related operation that still runs; there is no conversation that could be finished.
-        return self._stream("create", "/", query, wire.encode(document), busy_statuses=_BUSY)
+        if message.text is not None:
+            document |= {"initial_message": message.text, "initial_message_type": message.message_type}
+        query = [("response_format", message.response_format), *_action_filter(message)]
+        # A 409 can only mean that a related operation is running: a new conversation cannot be finished.
+        return self._stream("create", "/", query, wire.encode(document), busy_statuses=_CONFLICT)
 
-    async def interact(self, conversation_id: str, saying: OutgoingMessage, *, is_patient: bool) -> Request:
-        """Say something in a conversation; `is_patient` waits for what may still run in it."""
-        recording = await saying.recording()
+    async def interact(self, conversation_id: str, message: OutgoingMessage, *, retry_conflicts: bool) -> Request:
+        """Return the request that says something; `retry_conflicts` repeats it after a 409."""
+        recording = await message.recording()
         query = [
             ("request_format", "text" if recording is None else "voice"),
-            ("response_format", saying.response_format),
-            *_filter(saying),
+            ("response_format", message.response_format),
+            *_action_filter(message),
         ]
         if recording is None:
-            data, filename, kind = (saying.text or "").encode(), "message.txt", "text/plain; charset=utf-8"
+            data, filename, kind = (message.text or "").encode(), "message.txt", "text/plain; charset=utf-8"
         else:
             data, filename, kind = recording.data, recording.filename, recording.content_type
             query.append(("request_audio_config", json.dumps(recording.config)))
-        fields = [("initial_message_type", saying.message_type)]
-        fields += [("external_event_message_content", said) for _, said in saying.events]
-        fields += [("external_event_message_timestamp", time) for time, _ in saying.events]
+        fields: list[tuple[str, str]] = [("initial_message_type", message.message_type)]
+        fields += [("external_event_message_content", content) for _, content in message.events]
+        fields += [("external_event_message_timestamp", time) for time, _ in message.events]
         form = await Upload.prepare(data, filename=filename, content_type=kind, name="recorded_message", fields=fields)
         location = path(conversation_id, "interact")
-        return self._stream("interact", location, query, form, busy_statuses=_BUSY if is_patient else frozenset())
+        return self._stream(
+            "interact", location, query, form, busy_statuses=_CONFLICT if retry_conflicts else frozenset()
+        )
 
-    async def finish(self, conversation_id: str, *, is_patient: bool = False) -> None:
-        """End a conversation; `is_patient` waits for what may still run in it."""
+    async def finish(self, conversation_id: str, *, retry_conflicts: bool = False) -> None:
+        """Finish a conversation; `retry_conflicts` repeats the request after a 409."""
         request = Request(
             method="POST",
             path=f"{self._root}{path(conversation_id, 'finish')}/",
@@ -76,43 +78,43 @@ class Api:
             timeout=max(FINISH_TIMEOUT, self.executor.request_timeout),
             unknown_outcome_message="the request was sent, and whether the conversation is finished is not known",
             observe_date=True,
-            busy_statuses=_BUSY if is_patient else frozenset(),
+            busy_statuses=_CONFLICT if retry_conflicts else frozenset(),
         )
         await self.executor.call(request, wire.decode_nothing)
 
     async def conversations(self, query: Sequence[tuple[str, str]]) -> Page:
-        """One page of conversations."""
+        """Read one page of conversations."""
         return await self.executor.call(self._get("conversations", "/", query), wire.decode_conversations)
 
     async def messages(self, conversation_id: str, query: Sequence[tuple[str, str]]) -> Page:
-        """One page of messages."""
+        """Read one page of messages."""
         location = path(conversation_id, "messages") + "/"
         return await self.executor.call(self._get("messages", location, query), wire.decode_messages)
 
     async def source(self, conversation_id: str, message_id: str, *, long_lived: bool) -> Any:
-        """Where the audio of a message is."""
+        """Read where the audio of a message is."""
         location = path(conversation_id, "messages", message_id, "source")
         query = [("long_lived", "true")] if long_lived else []
         return await self.executor.call(self._get("source", location, query), wire.decode_source)
 
     async def insights(self, conversation_id: str, interaction_id: str) -> Any:
-        """What the agent had in mind."""
+        """Read the insights of an interaction."""
         location = path(conversation_id, "interaction", interaction_id, "insights")
         return await self.executor.call(self._get("insights", location, ()), wire.decode_insights)
 
     async def tag(self, conversation_id: str, document: dict[str, Any]) -> None:
-        """Change tags: the same change twice is the same as once."""
+        """Change tags. Repeating the same change does no harm."""
         request = self._post("tags", path(conversation_id, "tags") + "/", document)
         await self.executor.call(request, wire.decode_nothing)
 
     async def recommend(self, conversation_id: str, interaction_id: str, document: dict[str, Any]) -> tuple[str, ...]:
-        """Recommended responses: a suggestion, so another one does no harm."""
+        """Generate recommended responses. Nothing is saved, so repeating it does no harm."""
         location = path(conversation_id, "interaction", interaction_id, "recommend_responses")
         request = self._post("recommend", location, document, timeout=MODEL_TIMEOUT)
         return await self.executor.call(request, wire.decode_recommended)
 
     async def starters(self, document: dict[str, Any]) -> Any:
-        """Conversation starters, which change nothing either."""
+        """Generate conversation starters. Nothing is saved, so repeating it does no harm."""
         request = self._post("starters", "/conversation_starter", document, timeout=MODEL_TIMEOUT)
         return await self.executor.call(request, wire.decode_starters)
 
@@ -143,11 +145,11 @@ class Api:
         return Request(method="POST", path=f"{self._root}{location}", body=body, bucket=bucket, timeout=bound)
 
 
-def _filter(saying: OutgoingMessage) -> list[tuple[str, str]]:
-    wanted = saying.current_agent_action_type
-    return [] if wanted is None else [("current_agent_action_type", wanted)]
+def _action_filter(message: OutgoingMessage) -> list[tuple[str, str]]:
+    pattern = message.current_agent_action_type
+    return [] if pattern is None else [("current_agent_action_type", pattern)]
 
 
 def _encoded(query: Iterable[tuple[str, str]]) -> str:
-    # A plus is encoded, since a bare one stands for a space (api: ids, common parameters).
+    # A plus is encoded, because a bare one means a space.
     return urlencode(list(query), quote_via=quote, safe="")

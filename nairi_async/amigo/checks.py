@@ -1,4 +1,7 @@
-"""Arguments are checked here, before any request: each function returns the value as it is sent, or raises."""
+"""Checks of arguments before any request: each function returns the value as it is sent, or raises.
+
+The bounds are those of https://api.amigo.ai/v1/openapi.json.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_TAGS: Final = 20
-"""Tags that a conversation may have (api: create, tags)."""
+"""Tags that a conversation may have."""
 FORMATS: Final = ("text", "voice")
-"""Forms of a message (api: create)."""
+"""Formats of a message."""
 MESSAGE_TYPES: Final = ("user-message", "agent-message", "agent-inner-thought", "external-event")
-"""Types of messages that can be asked for (api: list messages)."""
+"""Types of messages that can be listed."""
 _ID: Final = re.compile(r"[a-f0-9]{24}")
 _WORDS: Final = re.compile(r"[\w\s]+")
 _LONGEST_VALUE: Final = 100
@@ -27,77 +30,77 @@ ExternalEvents = Iterable[tuple[datetime, str]]
 
 
 def identifier(name: str, value: object) -> str:
-    """The id of a service, conversation, message or interaction: 24 lower-case hexadecimal digits (api: ids)."""
+    """Check the id of a service, conversation, message or interaction: 24 lower-case hexadecimal digits."""
     if not isinstance(value, str) or not _ID.fullmatch(value):
         shown = repr(value)[:80]
-        raise InvalidArgumentError(f"{name} is {shown}: an id of 24 hexadecimal digits in lower case is needed")
+        raise InvalidArgumentError(f"{name} must be an id of 24 hexadecimal digits in lower case, got {shown}")
     return value
 
 
 def text(name: str, value: object) -> str:
-    """A text that says something; the service trims it."""
+    """Check a text that is not blank; the service trims it."""
     if not isinstance(value, str):
-        raise InvalidArgumentError(f"{name} is a string, not {type(value).__name__}")
+        raise InvalidArgumentError(f"{name} must be a string, not {type(value).__name__}")
     if not value.strip():
         raise InvalidArgumentError(f"{name} is blank")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise InvalidArgumentError(f"{name} holds half of a character, which cannot be sent") from error
+        raise InvalidArgumentError(f"{name} holds a lone surrogate, which cannot be sent") from error
     return value
 
 
 def optional_text(name: str, value: object) -> str | None:
-    """The same, or nothing."""
+    """Check a text that may be left out."""
     return None if value is None else text(name, value)
 
 
 def one_of(name: str, value: object, allowed: Sequence[str]) -> str:
-    """One of the words that the service knows."""
+    """Check that a value is one of those that the service knows."""
     if value not in allowed:
-        raise InvalidArgumentError(f"{name} is {value!r}: one of {', '.join(allowed)} is needed")
+        raise InvalidArgumentError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
     return str(value)
 
 
 def some_of(name: str, value: object, allowed: Sequence[str]) -> tuple[str, ...]:
-    """Some of the words that the service knows; a single one may stand alone."""
+    """Check several such values; a single one need not be in a list."""
     return tuple(one_of(name, entry, allowed) for entry in _entries(name, value))
 
 
 def identifiers(name: str, value: object) -> tuple[str, ...]:
-    """Some ids; a single one may stand alone."""
+    """Check several ids; a single one need not be in a list."""
     return tuple(identifier(name, entry) for entry in _entries(name, value))
 
 
 def texts(name: str, value: object) -> tuple[str, ...]:
-    """Some texts; a single one may stand alone."""
+    """Check several texts; a single one need not be in a list."""
     return tuple(text(name, entry) for entry in _entries(name, value))
 
 
 def number(name: str, value: object, most: int) -> int:
-    """A whole number from 1 to the most that the service allows."""
+    """Check a whole number from 1 to the highest that the service allows."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise InvalidArgumentError(f"{name} is {value!r}: a whole number from 1 to {most} is needed")
+        raise InvalidArgumentError(f"{name} must be a whole number from 1 to {most}, got {value!r}")
     return value
 
 
 def tags(value: object, *, is_update: bool = False) -> dict[str, str | None]:
-    """At most 20 tags, whose keys are words, with a value each, or none (api: create, tags)."""
+    """Check at most 20 tags: names of word characters and spaces, each with a value or `None`."""
     if not isinstance(value, Mapping):
-        raise InvalidArgumentError(f"tags is a mapping of names to values, not {type(value).__name__}")
+        raise InvalidArgumentError(f"tags must be a mapping of names to values, not {type(value).__name__}")
     if len(value) > MAX_TAGS:
         raise InvalidArgumentError(f"{len(value)} tags: a conversation has at most {MAX_TAGS}")
     checked: dict[str, str | None] = {}
-    for key, said in value.items():
+    for key, entry in value.items():
         _words("the name of a tag", key)
-        if said is not None:
-            _tag_value(said, is_update=is_update)
-        checked[key] = said
+        if entry is not None:
+            _tag_value(entry, is_update=is_update)
+        checked[key] = entry
     return checked
 
 
 def tag_names(value: object) -> list[str]:
-    """The names of tags, each once."""
+    """Check the names of tags, and return each once."""
     names = list(dict.fromkeys(_entries("deletes", value)))
     for name in names:
         _words("the name of a tag", name)
@@ -105,56 +108,54 @@ def tag_names(value: object) -> list[str]:
 
 
 def external_events(value: object, now: float) -> tuple[tuple[str, str], ...]:
-    """Events and their times, as they are sent; times are aware, in the past, and in order (api: interact).
+    """Check events before a message, and return their times and texts as they are sent.
 
-    `now` is Unix time, the latest that the service's clock may show.
+    Times must be aware, in the past and in order. `now` is Unix time, the latest that the service's clock may show.
     """
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise InvalidArgumentError("events is a sequence of pairs: a datetime and a text")
+        raise InvalidArgumentError("external_events must be a sequence of pairs of a datetime and a text")
     checked: list[tuple[str, str]] = []
     before: datetime | None = None
     for entry in value:
         if not isinstance(entry, tuple | list) or len(entry) != 2:  # noqa: PLR2004 - a pair
-            raise InvalidArgumentError(
-                "each of events is a pair of a datetime and a text: none may be without the other"
-            )
-        moment, said = _moment(entry[0], now), text("the text of an event", entry[1])
-        if before is not None and moment < before:
-            raise InvalidArgumentError("events are not in order: the oldest comes first")
-        before = moment
-        checked.append((moment.isoformat(), said))
+            raise InvalidArgumentError("each of external_events must be a pair of a datetime and a text")
+        at, content = _event_time(entry[0], now), text("the text of an event", entry[1])
+        if before is not None and at < before:
+            raise InvalidArgumentError("external_events must be in order, the oldest first")
+        before = at
+        checked.append((at.isoformat(), content))
     return tuple(checked)
 
 
-def _moment(value: object, now: float) -> datetime:
+def _event_time(value: object, now: float) -> datetime:
     if not isinstance(value, datetime):
-        raise InvalidArgumentError(f"the time of an event is a datetime, not {type(value).__name__}")
+        raise InvalidArgumentError(f"the time of an event must be a datetime, not {type(value).__name__}")
     if value.tzinfo is None or value.utcoffset() is None:
-        raise InvalidArgumentError("the time of an event has no time zone")
+        raise InvalidArgumentError("the time of an event must have a time zone, such as datetime.UTC")
     try:
-        moment = value.astimezone(UTC)
+        at = value.astimezone(UTC)
     except OverflowError as error:
         raise InvalidArgumentError("the time of an event is out of the range of UTC") from error
-    if moment.timestamp() > now:
-        raise InvalidArgumentError(f"the time of an event is in the future: {value.isoformat()}")
-    return moment
+    if at.timestamp() > now:
+        raise InvalidArgumentError(f"the time of an event must not lie in the future: {value.isoformat()}")
+    return at
 
 
 def _words(name: str, value: object) -> None:
     if not isinstance(value, str) or not _WORDS.fullmatch(value):
-        raise InvalidArgumentError(f"{name} is {value!r}: letters, digits, _ and spaces are allowed")
+        raise InvalidArgumentError(f"{name} may have letters, digits, _ and spaces, got {value!r}")
 
 
 def _tag_value(value: object, *, is_update: bool) -> None:
     if is_update:
         _words("the value of a tag", value)
     elif not isinstance(value, str) or not 1 <= len(value) <= _LONGEST_VALUE:
-        raise InvalidArgumentError(f"the value of a tag is {value!r}: 1 to {_LONGEST_VALUE} characters are needed")
+        raise InvalidArgumentError(f"the value of a tag must have 1 to {_LONGEST_VALUE} characters, got {value!r}")
 
 
 def _entries(name: str, value: object) -> tuple[Any, ...]:
     if isinstance(value, str):
         return (value,)
     if isinstance(value, bytes | Mapping) or not isinstance(value, Iterable):
-        raise InvalidArgumentError(f"{name} is one or more strings, not {type(value).__name__}")
+        raise InvalidArgumentError(f"{name} must be one or more strings, not {type(value).__name__}")
     return tuple(value)

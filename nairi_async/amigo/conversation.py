@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nairi_async._core import checks
 from nairi_async.amigo.interaction import End, Interaction
-from nairi_async.amigo.outgoing_message import OutgoingMessage, first_words, further_words
+from nairi_async.amigo.outgoing_message import OutgoingMessage, first_message, next_message
 from nairi_async.amigo.recovery import LostInteraction
 from nairi_async.amigo.stream import AmigoStream
 from nairi_async.errors import (
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nairi_async.amigo.checks import ExternalEvents
     from nairi_async.amigo.conversation_locks import ConversationLocks
     from nairi_async.amigo.models import AmigoReply, ConversationInfo
-    from nairi_async.typing import Duration, Source
+    from nairi_async.typing import Duration, MessageFormat, SentMessageType, Source
 
 
 class AmigoConversation:
@@ -117,7 +117,7 @@ class AmigoConversation:
 
     async def begin(self, *, timeout: Duration | None = None) -> AmigoReply:
         """Let the agent speak first, in a conversation that has not begun; arguments and errors as for `ask`."""
-        saying = first_words(None, message_type="user-message", response_format="text", actions=None)
+        saying = first_message(None, message_type="user-message", response_format="text", actions=None)
         return await self._streamed(saying, timeout).reply()
 
     def send(
@@ -125,9 +125,9 @@ class AmigoConversation:
         prompt: str | None = None,
         *,
         voice: Source | None = None,
-        message_type: str = "user-message",
+        message_type: SentMessageType = "user-message",
         external_events: ExternalEvents = (),
-        response_format: str = "text",
+        response_format: MessageFormat = "text",
         current_agent_action_type: str | None = None,
         timeout: Duration | None = None,
     ) -> AmigoStream:
@@ -135,7 +135,7 @@ class AmigoConversation:
 
         A recording, and events before the message, need a conversation that has begun.
         """
-        saying = further_words(
+        saying = next_message(
             prompt,
             voice=voice,
             message_type=message_type,
@@ -184,7 +184,7 @@ class AmigoConversation:
             # A conflict says that it is finished, or that something still runs in it.
             is_vague, self._is_finishing = self._is_in_doubt or self._is_finishing, True
             try:
-                await self._api.finish(self._id, is_patient=is_vague)
+                await self._api.finish(self._id, retry_conflicts=is_vague)
             except (NotFoundError, ConflictError, BadRequestError) as error:
                 # Gone, finished, or without an interaction: the service's own examples take that for success.
                 if isinstance(error, ConflictError) and is_vague and await self._is_finished() is False:
@@ -253,7 +253,7 @@ class AmigoConversation:
         if self._id is not None:
             if saying.text is None and saying.voice is None:
                 raise InvalidArgumentError("the conversation has begun: the agent speaks first only in a new one")
-            return await self._api.interact(self._id, saying, is_patient=self._is_in_doubt)
+            return await self._api.interact(self._id, saying, retry_conflicts=self._is_in_doubt)
         if saying.voice is not None or saying.events:
             raise InvalidArgumentError("a new conversation begins with text, or with `begin()`")
         assert self._service_id is not None  # noqa: S101 - a conversation has a service or an id

@@ -1,4 +1,7 @@
-"""Signing in: an API key is exchanged for a token that expires (api: authentication)."""
+"""Signing in: an API key is exchanged for a token that expires.
+
+https://docs.amigo.ai/developer-guide/getting-started/authentication
+"""
 
 from __future__ import annotations
 
@@ -23,15 +26,15 @@ if TYPE_CHECKING:
     from nairi_async.amigo.wire import Token
     from nairi_async.clock import Clock
 
-# A token is renewed so many seconds before it expires, or, if it is short-lived, this part of its life before.
+# A token is renewed this many seconds, or this part of its lifetime, before it expires, whichever is less.
 _MARGIN: Final = 60.0
 _MARGIN_PART: Final = 0.2
-# Tokens that an answer still under way may repeat.
+# Tokens that a response under way may repeat, so that errors are redacted of them too.
 _REMEMBERED: Final = 4
 
 
 class AmigoKey(ApiKey):
-    """The key with its id, and the user to act as: what a sign-in carries."""
+    """The key with its id, and the user to act as: the credentials of a sign-in."""
 
     __slots__ = ("_key_id", "_user_id")
 
@@ -40,20 +43,20 @@ class AmigoKey(ApiKey):
         self._key_id = self._user_id = ""
 
     def act_as(self, key_id: str, user_id: str) -> None:
-        """Say which key it is, and which user signs in with it; neither is secret."""
+        """Set the id of the key and the user that signs in with it; neither is secret."""
         self._key_id, self._user_id = key_id, user_id
 
     def headers(self) -> Mapping[str, str]:
-        """What signs in (api: authentication)."""
+        """Return the headers of a sign-in."""
         return {"x-api-key": str(self._value), "x-api-key-id": self._key_id, "x-user-id": self._user_id}
 
 
 class Tokens:
-    """The token that requests carry, and how the next one is got.
+    """The token that requests carry, renewed before it expires.
 
-    One sign-in at a time, however many tasks need one. There is no task behind it: the first who needs a token signs
-    in, the others wait for that; if the first is cancelled, the next signs in; if it fails, it has failed for all who
-    waited, each with an error of its own.
+    There is one sign-in at a time and no background task: the first caller that needs a token signs in, and the others
+    wait for it. If that caller is cancelled, the next one signs in. If the sign-in fails, it fails for all that waited,
+    each with an error of its own.
     """
 
     def __init__(self, key: AmigoKey, organization_id: str, clock: Clock, server_clock: ServerClock) -> None:
@@ -64,29 +67,29 @@ class Tokens:
         self._signing_in = asyncio.Lock()
         # The last is the current one; none of them is shown by its repr.
         self._tokens: deque[Token] = deque(maxlen=_REMEMBERED)
-        self._generation = 0
+        self._version = 0
         self._renew_at = -math.inf
-        self._ended = 0
+        self._sign_ins = 0
         self._failure: NairiError | None = None
 
     @property
     def credential_version(self) -> int:
-        """Number of tokens so far."""
-        return self._generation
+        """The number of tokens so far."""
+        return self._version
 
     async def acquire(self, send: Send, /) -> None:
-        """Sign in, unless there is a token that is good for a while.
+        """Sign in, unless the token is valid for a while.
 
         Raises:
             AuthenticationError, RateLimitedError, ServerError, NairiError: the sign-in failed, with its own status.
         """
         if self._clock.monotonic() < self._renew_at:
             return
-        ended_before = self._ended
+        sign_ins_before = self._sign_ins
         async with self._signing_in:
             if self._clock.monotonic() < self._renew_at:
                 return
-            if self._failure is not None and self._ended > ended_before:
+            if self._failure is not None and self._sign_ins > sign_ins_before:
                 raise copy(self._failure) from self._failure
             await self._sign_in(send)
 
@@ -95,28 +98,28 @@ class Tokens:
         try:
             token = await send(request, decode_token, unreadable_is_transient=True)
         except NairiError as error:
-            # A copy, which holds no frames.
+            # A copy, because the error itself holds frames.
             self._failure = copy(error)
-            self._ended += 1
+            self._sign_ins += 1
             raise
         self._tokens.append(token)
-        self._generation += 1
-        self._ended += 1
+        self._version += 1
+        self._sign_ins += 1
         self._failure = None
         self._renew_at = self._clock.monotonic() + _good_for(token.expires_at, self._server_time())
 
     def headers(self) -> Mapping[str, str]:
-        """The authorisation of a request."""
+        """Return the headers that authorise a request."""
         return {"Authorization": f"Bearer {self._tokens[-1].value}"}
 
     def invalidate(self, credential_version: int, /) -> bool:
-        """Discard the token that was refused, unless it was replaced meanwhile."""
-        if credential_version == self._generation:
+        """Discard the token that was refused, unless it has been replaced."""
+        if credential_version == self._version:
             self._renew_at = -math.inf
         return True
 
     def redact(self, text: str, /) -> str:
-        """A text without the key and without tokens."""
+        """Return the text without the key and without tokens."""
         for token in self._tokens:
             text = text.replace(token.value, "***")
         return self._key.redact(text)
@@ -127,19 +130,19 @@ class Tokens:
         return latest if math.isfinite(latest) else self._clock.time()
 
     def __repr__(self) -> str:
-        return f"<Tokens: {self._generation} so far, not shown>"
+        return f"<Tokens: {self._version} so far, not shown>"
 
 
 def sendable(name: str, variable: str, value: object) -> str:
-    """An id that can stand in a header."""
+    """Check an id that goes into a header."""
     if value is None or value == "":
         raise ConfigurationError(f"no {name}: give {name}=, or set {variable}")
     if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value:
-        raise ConfigurationError(f"{name} is text without spaces, control or non-ASCII characters")
+        raise ConfigurationError(f"{name} must be text without spaces, control and non-ASCII characters")
     return value
 
 
 def _good_for(expires_at: datetime | None, now: float) -> float:
-    """Seconds that a token can be used; without a limit where it names none, or one that no clock can mean."""
+    """Return the seconds for which a token can be used: without a limit where its expiry is missing or past."""
     lifetime = expires_at.timestamp() - now if expires_at is not None else 0.0
     return lifetime - min(_MARGIN, lifetime * _MARGIN_PART) if lifetime > 0 else math.inf

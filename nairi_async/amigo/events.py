@@ -1,8 +1,8 @@
-"""What a streamed reply consists of: the events of an interaction, typed (api: the event stream, events and fields).
+"""The events of an interaction, typed.
 
-Field names are the service's own. Published examples lack fields that the schema requires, and the set of types has
-changed over time: a field that is absent, or not of the documented form, is `None`, and what is of no known type is an
-`UnknownEvent`. `raw` holds what came, so nothing is lost.
+Field names are the service's own (https://api.amigo.ai/v1/openapi.json). Published examples lack fields that the schema
+requires, and the set of types has changed over time: a field that is absent, or not of the documented type, is `None`,
+and an event of an unknown type is an `UnknownEvent`. `raw` holds the JSON object, so nothing is lost.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from nairi_async.amigo.actions import Action
 
 @frozen(kw_only=True)
 class Event:
-    """What all events have."""
+    """The fields that all events have."""
 
     type: str
-    """The service's word for it."""
+    """The name of the event, as the service writes it."""
     raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
-    """The object as it came, unknown fields included."""
+    """The JSON object, unknown fields included."""
 
 
 @frozen(kw_only=True)
@@ -35,7 +35,7 @@ class ConversationCreated(Event):
 
 @frozen(kw_only=True)
 class UserMessageAvailable(Event):
-    """The service has taken the message in."""
+    """The service has accepted the message."""
 
     message_id: str | None = None
     """Id of the user's message."""
@@ -45,7 +45,7 @@ class UserMessageAvailable(Event):
 
 @frozen(kw_only=True)
 class CurrentAgentAction(Event):
-    """What the agent does before it answers; sent only to users who may see insights."""
+    """What the agent does before it replies; sent only to users who may see insights."""
 
     action: Action | None = None
     """The action."""
@@ -58,13 +58,13 @@ class NewMessage(Event):
     message: str = ""
     """Text; in a voice reply base64 of PCM16 audio."""
     message_id: str | None = None
-    """The message that it is a piece of."""
+    """The message that it belongs to."""
     sequence_number: int | None = None
-    """Its place; where counting begins is not documented."""
+    """Its position; the first number is not documented."""
     stop: bool | None = None
     """Whether it is the last piece of its message."""
     transcript_alignment: tuple[tuple[int, str], ...] | None = None
-    """In a voice reply: milliseconds from the beginning of the audio, and the character that is spoken then."""
+    """In a voice reply: pairs of milliseconds from the beginning of the audio and the character spoken then."""
 
 
 @frozen(kw_only=True)
@@ -78,7 +78,7 @@ class InteractionComplete(Event):
     full_message: str | None = None
     """The whole text, or the transcript of the audio."""
     conversation_completed: bool | None = None
-    """Whether the agent has ended the conversation: it is then not to be finished."""
+    """Whether the agent has ended the conversation; do not finish it then."""
 
 
 @frozen(kw_only=True)
@@ -86,14 +86,14 @@ class ErrorEvent(Event):
     """Something failed: before `InteractionComplete` nothing was kept, after it only post-processing is missing."""
 
     http_error_code: int | None = None
-    """A number like an HTTP status."""
+    """A code like an HTTP status."""
     error_description: str | None = None
     """What failed, in words."""
 
 
 @frozen(kw_only=True)
 class UnknownEvent(Event):
-    """An event of a type that this library does not know, or a line that is no event at all."""
+    """An event of a type that this library does not know, or a line that is no JSON object."""
 
     text: str = ""
     """The beginning of a line that is not a JSON object; `type` and `raw` are then empty."""

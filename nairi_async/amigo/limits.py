@@ -1,4 +1,4 @@
-"""How many requests a minute each endpoint takes (api: endpoints)."""
+"""How many requests a minute each endpoint accepts: https://docs.amigo.ai/operations/reference/rate-limits."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class Limits:
-    """Requests a minute to each endpoint, `None` for as many as there are; the defaults are the service's own.
+    """Requests a minute to each endpoint, `None` for no limit; the defaults are the service's own.
 
-    The limits are shared by an organisation, so give a process its share where several run. Calls wait for their turn
-    in order, and a call of one endpoint never waits for those of another. What the service says meanwhile
-    (`Retry-After`, `X-RateLimit-*`) is heeded as well.
+    The limits are shared by an organisation: where several processes run, give each its share. Calls wait for their
+    turn in order, and a call to one endpoint never waits for those to another. `Retry-After` and `X-RateLimit-*` of
+    responses are respected as well.
     """
 
     sign_in: int | None = 5
@@ -51,9 +51,9 @@ class Limits:
 
     @classmethod
     def none(cls) -> Self:
-        """No pacing at all: only what the service says is heeded."""
+        """Return limits that let every request leave at once, until a response asks to wait."""
         return cls(**{field.name: None for field in fields(cls)})
 
     def buckets(self) -> dict[str, int | None]:
-        """The limit by endpoint."""
+        """Return the limits by endpoint."""
         return asdict(self)

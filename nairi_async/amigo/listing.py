@@ -1,4 +1,4 @@
-"""Lists that are read page by page, as the iteration goes on (api: list conversations, list messages)."""
+"""Lists that are read page by page, as the iteration goes on."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# Pages without a row in a row: a service that says that more follows, and gives none, is asked no further.
-_MOST_EMPTY: Final = 3
+# Pages one after another without a new row, after which a list that claims to go on is given up.
+_MOST_EMPTY_PAGES: Final = 3
 
 
 class _Listing(Generic[_T]):
-    """Rows of a list, in the order of the service. A `__anext__` that was cancelled or has failed can be called again.
+    """The rows of a list, in the order of the service. A `__anext__` that was cancelled or failed can be called again.
 
-    What the service's token for the next page stands for is not documented, and so is what it gives when the list
-    changes between two pages: a row may then be missed. One that comes again is left out.
+    The meaning of the service's `continuation_token` is not documented. Where the list changes between two pages, a row
+    may be missed; a row that comes again is left out.
     """
 
     def __init__(
@@ -35,35 +35,35 @@ class _Listing(Generic[_T]):
         self._query = tuple(query)
         self._token: int | None = None
         self._is_finished = False
-        self._empty = 0
-        self._ready: deque[_T] = deque()
-        self._given: set[str] = set()
+        self._empty_pages = 0
+        self._buffer: deque[_T] = deque()
+        self._seen: set[str] = set()
         self._reading = asyncio.Lock()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> _T:
-        """The next row; reads a page only when none is left of the last one."""
+        """Return the next row; read a page only when the last one is used up."""
         # Two tasks may iterate over one listing: each row then goes to one of them.
         async with self._reading:
-            while not self._ready:
+            while not self._buffer:
                 if self._is_finished:
                     raise StopAsyncIteration
-                await self._turn_page()
-            return self._ready.popleft()
+                await self._read_page()
+            return self._buffer.popleft()
 
-    async def _turn_page(self) -> None:
+    async def _read_page(self) -> None:
         following = [] if self._token is None else [("continuation_token", str(self._token))]
         page = await self._read([*self._query, *following])
-        # No await from here on: a page that was read is kept.
+        # No await from here on, so that a cancellation cannot lose the page.
         for row in page.rows:
-            if not row.id or row.id not in self._given:
-                self._given.add(row.id)
-                self._ready.append(row)
-        self._empty = 0 if self._ready else self._empty + 1
-        if page.next is not None and self._empty >= _MOST_EMPTY:
-            raise DecodeError("the answer cannot be read: the list goes on for ever, and brings nothing new")
+            if not row.id or row.id not in self._seen:
+                self._seen.add(row.id)
+                self._buffer.append(row)
+        self._empty_pages = 0 if self._buffer else self._empty_pages + 1
+        if page.next is not None and self._empty_pages >= _MOST_EMPTY_PAGES:
+            raise DecodeError("the list cannot be read: page after page brings no new row, and more is said to follow")
         self._token, self._is_finished = page.next, page.next is None
 
 

@@ -19,65 +19,65 @@ if TYPE_CHECKING:
     from nairi_async.amigo.models import AmigoReply
     from nairi_async.clock import Clock
 
-TIDY_UP: Final = 5.0
-"""Seconds for which a known reply or error waits for its conversation to be finished."""
+CLEANUP_TIMEOUT: Final = 5.0
+"""Seconds for which a reply or an error waits until its conversation is finished."""
 
 log = logging.getLogger("nairi_async.amigo")
 
 
 class _Queue:
-    """The conversations of one service that `ask` begins: the service allows one at a time."""
+    """The conversations with one service that `ask` creates: the service allows one at a time."""
 
     def __init__(self) -> None:
-        self.order = asyncio.Lock()
-        self.left_open: AmigoConversation | None = None
+        self.lock = asyncio.Lock()
+        self.unfinished: AmigoConversation | None = None
 
 
 class OneShots:
-    """Prompts that each take a whole conversation: begun, answered, finished."""
+    """Prompts that each take a whole conversation: created, replied to, finished."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._queues: dict[str, _Queue] = {}
 
     async def ask(self, service_id: str, conversation: AmigoConversation, prompt: str, timeout: float) -> AmigoReply:
-        """The reply; the conversation is finished afterwards, whatever came of it, or before the next one begins."""
+        """Ask, and finish the conversation afterwards, or else before the next one is created."""
         queue = self._queues.setdefault(service_id, _Queue())
-        async with queue.order:
+        async with queue.lock:
             await _finish(queue)
-            queue.left_open = conversation
+            queue.unfinished = conversation
             try:
                 return await conversation.ask(prompt, timeout=timeout)
             finally:
-                # Not after a cancellation, which must not wait: there the next prompt finishes it first.
+                # A cancellation must not wait: then the next prompt finishes this conversation first.
                 if not _is_cancelling():
-                    await self._tidy_up(queue)
+                    await self._finish_soon(queue)
 
-    async def _tidy_up(self, queue: _Queue) -> None:
-        """Finish what was left open, if that is soon done: a reply or an error that is known is not kept back."""
+    async def _finish_soon(self, queue: _Queue) -> None:
+        """Finish the conversation, but delay its reply or error by no more than `CLEANUP_TIMEOUT`."""
         async with anyio.create_task_group() as group:
 
-            async def ring() -> None:
-                await self._clock.sleep(TIDY_UP)
-                log.warning("a conversation could not be finished within %g s", TIDY_UP)
+            async def give_up() -> None:
+                await self._clock.sleep(CLEANUP_TIMEOUT)
+                log.warning("a conversation could not be finished within %g s", CLEANUP_TIMEOUT)
                 group.cancel_scope.cancel()
 
-            group.start_soon(ring)
+            group.start_soon(give_up)
             await _finish_quietly(queue)
             group.cancel_scope.cancel()
 
 
 async def _finish(queue: _Queue) -> None:
-    if queue.left_open is not None:
-        await queue.left_open.finish()
-        queue.left_open = None
+    if queue.unfinished is not None:
+        await queue.unfinished.finish()
+        queue.unfinished = None
 
 
 async def _finish_quietly(queue: _Queue) -> None:
     try:
         await _finish(queue)
     except NairiError as error:
-        # The reply counts; the next prompt tries again.
+        # The next prompt tries again.
         log.warning("a conversation could not be finished: %s", error)
 
 
@@ -89,8 +89,9 @@ def _is_cancelling() -> bool:
 class AmigoAskMany(FanOut[AmigoOutcome]):
     """The outcomes of many prompts, in their order. Made by `AmigoSession.ask_many`.
 
-    Each prompt has a conversation of its own, which is finished before the next begins. Prompts are read one ahead at
-    most; one that fails costs no other. Leaving the loop, `aclose()` or `async with` end it: nothing more is asked.
+    Each prompt has a conversation of its own, which is finished before the next is created. At most one prompt is read
+    ahead. A prompt that fails does not affect the others. Leave the loop, call `aclose()` or use `async with` to stop:
+    nothing more is asked then.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the service talks about, as frozen values. Field names are the service's own; what is absent is `None`."""
+"""Frozen values that calls return. Field names are the service's own; an absent field is `None`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from nairi_async.errors import NairiError
 
 @frozen(kw_only=True)
 class AmigoReply:
-    """What came of one interaction that is saved."""
+    """The reply of an interaction that is saved."""
 
     text: str
     """The whole text, or the transcript of a voice reply; empty where the agent said nothing."""
     conversation_id: str | None = None
     """The conversation."""
     interaction_id: str | None = None
-    """The interaction, for insights and recommended responses; `None` where the service did not say."""
+    """The interaction, for insights and recommended responses; `None` where the service did not name it."""
     message_id: str | None = None
     """The agent's message."""
     user_message_id: str | None = None
-    """The message that it answers."""
+    """The message that it replies to."""
     user_message: str | None = None
     """That message's text, or the transcript of a voice message."""
     conversation_completed: bool = False
-    """Whether the agent has ended the conversation: it takes no further message and is not to be finished."""
+    """Whether the agent has ended the conversation: it accepts no further message and must not be finished."""
     warning: ErrorEvent | None = None
     """The post-processing failed after the interaction was saved; finishing the conversation runs it again."""
     audio: bytes = field(default=b"", repr=False)
@@ -39,23 +39,23 @@ class AmigoReply:
 
 @frozen(kw_only=True)
 class AmigoOutcome:
-    """How one prompt of many ended: with a reply or with an error, never with an exception raised."""
+    """How one prompt of many ended: with a reply, or with an error that was not raised."""
 
     index: int
-    """Position of the prompt in the input, from 0."""
+    """Position of the prompt in the input, counted from 0."""
     prompt: str
     """The prompt."""
     conversation_id: str | None = None
-    """The conversation, if one was begun."""
+    """The conversation, if one was created."""
     reply: AmigoReply | None = None
-    """The reply, unless it failed."""
+    """The reply; `None` where there is an error."""
     error: NairiError | None = None
     """Why there is no reply."""
 
 
 @frozen(kw_only=True)
 class VersionSetInfo:
-    """The versions that a conversation was held with."""
+    """The versions that a conversation uses."""
 
     name: str = ""
     """Name of the version set; `unknown` for old conversations."""
@@ -80,11 +80,11 @@ class ConversationInfo:
     created_at: datetime | None = None
     """When it began, by the service's clock."""
     is_finished: bool | None = None
-    """Whether it takes no further message."""
+    """Whether it accepts no further message."""
     is_analyzed: bool | None = None
     """Whether the analysis after its end is done."""
     completed_post_processings: tuple[str, ...] = ()
-    """`generate-user-models`, `extract-memories`, `compute-metrics`, or a word yet unknown."""
+    """`generate-user-models`, `extract-memories`, `compute-metrics`, or a value yet unknown."""
     final_message: str = ""
     """Its last message; empty without the permission to read it."""
     num_messages: int | None = None
@@ -92,7 +92,7 @@ class ConversationInfo:
     tags: Mapping[str, str | None] = field(factory=dict)
     """Its tags; a value may be `None`."""
     version_set_info: VersionSetInfo | None = None
-    """The versions that it is held with."""
+    """The versions that it uses."""
 
 
 @frozen(kw_only=True)
@@ -106,54 +106,54 @@ class AmigoMessage:
     created_at: datetime | None = None
     """When it was made, by the service's clock."""
     sender: str = ""
-    """Display name of who said it."""
+    """Display name of the sender."""
     message: str = ""
     """The text, or the transcript."""
     format: str = ""
     """`text` or `voice`."""
     message_type: str = ""
-    """`user-message`, `agent-message`, `agent-inner-thought`, `external-event`, or a word yet unknown."""
+    """`user-message`, `agent-message`, `agent-inner-thought`, `external-event`, or a value yet unknown."""
 
 
 @frozen(kw_only=True)
 class MessageSource:
-    """Where the audio of a voice message is."""
+    """Where the audio of a voice message can be fetched."""
 
     url: str = field(default="", repr=False)
-    """Where to fetch it without signing in: as good as the audio itself."""
+    """Its address, which needs no sign-in: keep it secret."""
     expires_at: datetime | None = None
-    """When the address ends."""
+    """When the address expires."""
     content_type: str = ""
     """`audio/mpeg` or `audio/wav`."""
 
 
 @frozen(kw_only=True)
 class Insights:
-    """What the agent had in mind in one interaction."""
+    """The state and the reasoning of the agent in one interaction."""
 
     current_state_name: str = ""
-    """The state that it was in."""
+    """The state of the agent."""
     current_state_action: str = ""
-    """What it did there."""
+    """The action of that state."""
     current_state_objective: str = ""
-    """What for."""
+    """The objective of that action."""
     state_transition_logs: tuple[Mapping[str, Any], ...] = ()
-    """How it moved between states."""
+    """The transitions between states."""
     working_memory: tuple[Mapping[str, Any], ...] = ()
-    """What it kept in mind."""
+    """Its working memory."""
     reflections: tuple[str, ...] = ()
-    """What it thought."""
+    """Its reflections."""
     triggered_dynamic_behavior_set_version_info: VersionPair | None = None
     """The dynamic behaviour that was triggered."""
     select_next_action_tool_call_logs: tuple[tuple[Mapping[str, Any], ...], ...] = ()
     """Tools called to choose the next action, by round."""
     engage_user_tool_call_logs: tuple[tuple[Mapping[str, Any], ...], ...] = ()
-    """Tools called to answer, by round."""
+    """Tools called to reply, by round."""
 
 
 @frozen(kw_only=True)
 class Starter:
-    """A suggested beginning of a conversation."""
+    """A suggested first message of a conversation."""
 
     prompt: str = ""
     """What the user could say."""

@@ -1,4 +1,4 @@
-"""What a session offers around its streams: lists, messages, tags, insights, suggestions."""
+"""The methods of a session besides its streams: lists, messages, tags, insights, suggestions."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from nairi_async.amigo.api import Api
     from nairi_async.amigo.models import Insights, MessageSource, Starter
     from nairi_async.amigo.wire import Page
+    from nairi_async.typing import AmigoConversationSort, AmigoMessageSort, AmigoMessageType
 
 MAX_CONVERSATIONS: Final = 150
-"""Conversations on a page (api: list conversations)."""
+"""Most conversations on a page."""
 MAX_MESSAGES: Final = 500
-"""Messages on a page (api: list messages)."""
+"""Most messages on a page."""
 _MOST_STARTERS: Final = 10
 _CONVERSATION_SORTS: Final = ("+created_at", "-created_at")
 _MESSAGE_SORTS: Final = ("+created_at", "-created_at", "+interaction_id", "-interaction_id")
 
 
 class ResourceMethods:
-    """The part of `AmigoSession` that begins no interaction. Calls raise `NairiError` as design section 4 says."""
+    """The part of `AmigoSession` that begins no interaction. A call that fails raises a `NairiError`."""
 
     _api: Api
 
@@ -36,23 +37,23 @@ class ResourceMethods:
         *,
         user_id: str | Iterable[str] = (),
         service_id: str | Iterable[str] = (),
-        id: str | Iterable[str] = (),  # noqa: A002 - the service's word
+        id: str | Iterable[str] = (),  # noqa: A002 - the service's name for it
         is_finished: bool | None = None,
         tags: Mapping[str, str | None] | Iterable[str] = (),
-        sort_by: str | Iterable[str] = (),
+        sort_by: AmigoConversationSort | Iterable[AmigoConversationSort] = (),
         page_size: int = MAX_CONVERSATIONS,
     ) -> AmigoConversations:
-        """The conversations that the user may see, read page by page as the iteration goes on (api: list).
+        """List the conversations that the user may see, page by page as the iteration goes on.
 
         Args:
-            user_id: Only those of these users.
-            service_id: Only those of these services.
-            id: Only these.
-            is_finished: Only finished ones, or only others.
-            tags: Only those with all of these tags: names with the value wanted, `"*"` for any and `None` for none; or
-                names alone, for any value.
+            user_id: Only conversations of these users.
+            service_id: Only conversations of these services.
+            id: Only these conversations.
+            is_finished: Only finished ones, or only unfinished ones.
+            tags: Only conversations with all of these tags: names with their value, `"*"` for any and `None` for none;
+                or names alone, for any value.
             sort_by: `+created_at` or `-created_at`.
-            page_size: Conversations to read at once, at most 150.
+            page_size: Conversations of one request, at most 150.
         """
         query = [("user_id", user) for user in checks.texts("user_id", user_id)]
         query += [("service_id", service) for service in checks.identifiers("service_id", service_id)]
@@ -68,22 +69,21 @@ class ResourceMethods:
         self,
         conversation_id: str,
         *,
-        id: str | Iterable[str] = (),  # noqa: A002 - the service's word
+        id: str | Iterable[str] = (),  # noqa: A002 - the service's name for it
         interaction_id: str | Iterable[str] = (),
-        message_type: str | Iterable[str] = (),
-        sort_by: str | Iterable[str] = "+created_at",
+        message_type: AmigoMessageType | Iterable[AmigoMessageType] = (),
+        sort_by: AmigoMessageSort | Iterable[AmigoMessageSort] = "+created_at",
         page_size: int = MAX_MESSAGES,
     ) -> AmigoMessages:
-        """The messages of a conversation, read page by page as the iteration goes on (api: list messages).
+        """List the messages of a conversation, page by page as the iteration goes on.
 
         Args:
             conversation_id: The conversation.
-            id: Only these.
-            interaction_id: Only those of these interactions.
-            message_type: Only `user-message`, `agent-message`, `agent-inner-thought`, `external-event`, or some of
-                them; all but the inner thoughts unless given.
-            sort_by: `+created_at` or `-created_at`, `+interaction_id` or `-interaction_id`, or some of them.
-            page_size: Messages to read at once, at most 500.
+            id: Only these messages.
+            interaction_id: Only messages of these interactions.
+            message_type: Only messages of these types; by default all but `agent-inner-thought`.
+            sort_by: `created_at` or `interaction_id` after `+` or `-`; further keys order equals.
+            page_size: Messages of one request, at most 500.
         """
         conversation = checks.identifier("conversation_id", conversation_id)
         query = [("id", message) for message in checks.identifiers("id", id)]
@@ -98,12 +98,15 @@ class ResourceMethods:
         return AmigoMessages(read, query)
 
     async def message_source(self, conversation_id: str, message_id: str, *, long_lived: bool = False) -> MessageSource:
-        """Where the audio of a voice message is (api: message source).
+        """Return where the audio of a voice message can be fetched.
 
         Args:
             conversation_id: The conversation.
-            message_id: The message; `BadRequestError` for one of text.
-            long_lived: An address that is good for 12 hours.
+            message_id: The message.
+            long_lived: Whether the address is valid for 12 hours.
+
+        Raises:
+            BadRequestError: the message is text.
         """
         conversation = checks.identifier("conversation_id", conversation_id)
         message = checks.identifier("message_id", message_id)
@@ -119,38 +122,44 @@ class ResourceMethods:
         *,
         deletes: str | Iterable[str] = (),
     ) -> None:
-        """Set and delete tags (api: tags); `BadRequestError` beyond 20 in all.
+        """Set and delete tags of a conversation.
 
         Args:
             conversation_id: The conversation.
-            updates: Names with their values, which are words, or `None`.
+            updates: Names with their values: letters, digits, `_` and spaces, or `None`.
             deletes: Names to delete.
+
+        Raises:
+            BadRequestError: the conversation would have more than 20 tags.
         """
         conversation = checks.identifier("conversation_id", conversation_id)
-        wanted, unwanted = checks.tags(updates or {}, is_update=True), checks.tag_names(deletes)
-        if not wanted and not unwanted:
+        changed, deleted = checks.tags(updates or {}, is_update=True), checks.tag_names(deletes)
+        if not changed and not deleted:
             raise InvalidArgumentError("there is no tag to set or to delete")
-        if both := set(wanted) & set(unwanted):
-            raise InvalidArgumentError(f"tags to set and to delete at once: {', '.join(sorted(both))}")
-        await self._api.tag(conversation, {"updates": wanted, "deletes": unwanted})
+        if both := set(changed) & set(deleted):
+            raise InvalidArgumentError(f"tags cannot be set and deleted at once: {', '.join(sorted(both))}")
+        await self._api.tag(conversation, {"updates": changed, "deletes": deleted})
 
     async def recommended_responses(
         self, conversation_id: str, interaction_id: str, *, context: str | None = None
     ) -> tuple[str, ...]:
-        """What the user could say next, after the latest interaction of an unfinished conversation (api: recommend).
+        """Return what the user could say next, after the latest interaction of an unfinished conversation.
 
         Args:
             conversation_id: The conversation.
-            interaction_id: Its latest interaction; `BadRequestError` for another.
-            context: What to bear in mind.
+            interaction_id: Its latest interaction.
+            context: What the responses should take into account.
+
+        Raises:
+            BadRequestError: the interaction is not the latest.
         """
         conversation = checks.identifier("conversation_id", conversation_id)
         interaction = checks.identifier("interaction_id", interaction_id)
-        said = checks.optional_text("context", context)
-        return await self._api.recommend(conversation, interaction, {} if said is None else {"context": said})
+        note = checks.optional_text("context", context)
+        return await self._api.recommend(conversation, interaction, {} if note is None else {"context": note})
 
     async def insights(self, conversation_id: str, interaction_id: str) -> Insights:
-        """What the agent had in mind in an interaction (api: insights); needs a permission."""
+        """Return the state and the reasoning of the agent in an interaction; needs a permission."""
         conversation = checks.identifier("conversation_id", conversation_id)
         interaction = checks.identifier("interaction_id", interaction_id)
         insights: Insights = await self._api.insights(conversation, interaction)
@@ -166,29 +175,29 @@ class ResourceMethods:
         max_count: int = _MOST_STARTERS,
         service_version_set_name: str = "release",
     ) -> tuple[Starter, ...]:
-        """Ways to begin a conversation with a service (api: conversation starters).
+        """Return suggested first messages of a conversation with a service.
 
         Args:
             service_id: The service.
-            facets: What they are to be about; at least one.
-            generation_instructions: How to make them.
-            min_count: At least so many, from 1 to 10.
-            max_count: At most so many, from 1 to 10.
-            service_version_set_name: The version set to make them for.
+            facets: The topics; at least one.
+            generation_instructions: How to phrase them.
+            min_count: Least number of them, from 1 to 10.
+            max_count: Highest number of them, from 1 to 10.
+            service_version_set_name: The version set of the service.
         """
-        wanted = checks.texts("facets", facets)
-        if not wanted:
+        topics = checks.texts("facets", facets)
+        if not topics:
             raise InvalidArgumentError("at least one facet is needed")
-        fewest = checks.number("min_count", min_count, _MOST_STARTERS)
-        most = checks.number("max_count", max_count, _MOST_STARTERS)
-        if fewest > most:
-            raise InvalidArgumentError(f"min_count {fewest} is more than max_count {most}")
+        least = checks.number("min_count", min_count, _MOST_STARTERS)
+        highest = checks.number("max_count", max_count, _MOST_STARTERS)
+        if least > highest:
+            raise InvalidArgumentError(f"min_count {least} is more than max_count {highest}")
         document: dict[str, Any] = {
             "service_id": checks.identifier("service_id", service_id),
             "service_version_set_name": checks.text("service_version_set_name", service_version_set_name),
-            "facets": list(wanted),
-            "min_count": fewest,
-            "max_count": most,
+            "facets": list(topics),
+            "min_count": least,
+            "max_count": highest,
             "generation_instructions": checks.text("generation_instructions", generation_instructions),
         }
         starters: tuple[Starter, ...] = await self._api.starters(document)
@@ -197,6 +206,6 @@ class ResourceMethods:
 
 def _tag_filter(value: Mapping[str, str | None] | Iterable[str]) -> list[str]:
     if isinstance(value, Mapping):
-        checked = checks.tags({name: None if said == "*" else said for name, said in value.items()})
+        checked = checks.tags({name: None if wanted == "*" else wanted for name, wanted in value.items()})
         return [f"{name}:{'*' if value[name] == '*' else checked[name] or ''}" for name in checked]
     return [f"{name}:*" for name in checks.tag_names(value)]

@@ -1,4 +1,4 @@
-"""`AmigoSession`: conversations with Amigo's services (api/amigo.md)."""
+"""`AmigoSession`: conversations with Amigo's services."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nairi_async.amigo.credentials import AmigoKey, Tokens, sendable
 from nairi_async.amigo.interaction import Interaction
 from nairi_async.amigo.limits import Limits
 from nairi_async.amigo.many import AmigoAskMany, OneShots
-from nairi_async.amigo.outgoing_message import first_words, further_words
+from nairi_async.amigo.outgoing_message import first_message, next_message
 from nairi_async.amigo.recovery import LostInteraction
 from nairi_async.amigo.resources import ResourceMethods
 from nairi_async.amigo.stream import AmigoStream
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
     from nairi_async.amigo.outgoing_message import OutgoingMessage
     from nairi_async.clock import Clock
     from nairi_async.hooks import Hook
-    from nairi_async.typing import Duration, Source
+    from nairi_async.typing import Duration, MessageFormat, SentMessageType, Source
 
 API_URL: Final = "https://api.amigo.ai"
-"""The service, unless the organisation lives in another region (api: servers)."""
+"""The service, unless the organisation lives in another region."""
 REGIONS: Final[Mapping[str, str]] = {
     "ap-southeast-2": "https://api-ap-southeast-2.amigo.ai",
     "ca-central-1": "https://api-ca-central-1.amigo.ai",
     "eu-central-1": "https://api-eu-central-1.amigo.ai",
 }
-"""The service in the other regions; an organisation lives in one (api: servers)."""
+"""The service in the other regions: https://docs.amigo.ai/getting-started/regions-and-endpoints."""
 API_PREFIX: Final = "/v1"
 """The path of the API below the host."""
-SILENCE: Final = 300.0
-"""Seconds that the agent may be silent: replies take minutes, and the service sends no sign of life (api: framing)."""
+IDLE_TIMEOUT: Final = 300.0
+"""Seconds without an event after which a stream counts as broken: the service documents no heartbeat."""
 
 SERVICE: Final = Service(
     key_variable="AMIGO_API_KEY",
@@ -61,36 +61,36 @@ SERVICE: Final = Service(
     read_error=decode_error,
     error_class=error_class,
 )
-"""What the core has to know of the service."""
+"""What the neutral core has to know about Amigo."""
 
 
 class AmigoSession(ResourceMethods, ServiceSession):
     """Conversations with Amigo's services, as one user, over one pool of connections.
 
-    Use it with `async with`, on one event loop. All durations are seconds, as a number or a `timedelta`. It signs in by
-    itself, when the first call needs it and before the token expires. Calls wait for their turn: one at a time in each
-    conversation, and no more a minute to each endpoint than the service allows.
+    Use it with `async with`, on one event loop. All durations are seconds, as a number or a `timedelta`. The session
+    signs in when the first call needs a token, and again before the token expires. Calls wait for their turn: there is
+    one at a time in each conversation, and no more a minute to each endpoint than the service allows.
 
     Args:
         api_key: The secret of an API key; else the environment variable `AMIGO_API_KEY`.
         api_key_id: The key's id; else `AMIGO_API_KEY_ID`.
         user_id: The user to act as; else `AMIGO_USER_ID`.
         organization_id: The organisation; else `AMIGO_ORGANIZATION_ID`.
-        base_url: Where the service is, with or without `/v1`; else `AMIGO_BASE_URL`, else the real one. Plain `http://`
-            only for this machine.
-        region: The organisation's region, one of `REGIONS`, in place of a URL.
-        http: A ready `aiohttp.ClientSession` to use, for proxies, own TLS or tracing. It is left open.
-        request_timeout: Bound on one request, body included, streams excepted; finishing a conversation has at least
-            60 s, and what runs a model 120 s. Waiting for a turn does not count.
-        silence: Seconds without anything from the service after which a stream has broken off.
-        retry: When and how often a failed request is tried again; never one whose interaction may be running.
-        max_connections: Requests and streams at once: a stream holds a connection until its end.
+        base_url: Address of the service, with or without `/v1`; else `AMIGO_BASE_URL`, else `API_URL`. Plain `http://`
+            only for loopback hosts.
+        region: The organisation's region, one of `REGIONS`, in place of `base_url`.
+        http: An `aiohttp.ClientSession` to use, with its own proxies, TLS and tracing. It is left open.
+        request_timeout: Seconds for one request, its body included. Finishing a conversation has at least 60 s, and
+            calls that run a model at least 120 s. Streams have `idle_timeout`. Waiting for a turn does not count.
+        idle_timeout: Seconds without data after which a stream counts as broken.
+        retry: When and how often a failed request is repeated; never one whose interaction may be running.
+        max_connections: Requests and streams at once. A stream holds a connection until its end.
         limits: Requests a minute to each endpoint.
-        hooks: Functions to call with a record of each request and retry; see `nairi_async.hooks`.
-        clock: The time to live by; tests give `nairi_async.testing.VirtualClock`.
+        hooks: Functions that are called with a record of each request and retry; see `nairi_async.hooks`.
+        clock: The clock of the session; for tests `nairi_async.testing.VirtualClock`.
 
     Raises:
-        ConfigurationError: something is missing, or cannot be used.
+        ConfigurationError: a setting is missing or invalid.
     """
 
     def __init__(
@@ -104,21 +104,21 @@ class AmigoSession(ResourceMethods, ServiceSession):
         region: str | None = None,
         http: aiohttp.ClientSession | None = None,
         request_timeout: Duration = 30.0,
-        idle_timeout: Duration = SILENCE,
+        idle_timeout: Duration = IDLE_TIMEOUT,
         retry: RetryPolicy | None = None,
         max_connections: int = 100,
         limits: Limits | None = None,
         hooks: Iterable[Hook] = (),
         clock: Clock | None = None,
     ) -> None:
-        # The name is let go of first: a traceback that shows local variables must not show the key.
+        # The name is cleared first, because a traceback may show local variables.
         key, api_key = AmigoKey(os.environ.get("AMIGO_API_KEY") if api_key is None else api_key), None
         key.check("no API key: give api_key=, or set AMIGO_API_KEY")
         user = _setting("user_id", user_id)
         key.act_as(_setting("api_key_id", api_key_id), user)
         organization = _setting("organization_id", organization_id)
         if limits is not None and not isinstance(limits, Limits):
-            raise ConfigurationError(f"limits is a Limits, not {type(limits).__name__}")
+            raise ConfigurationError(f"limits must be a Limits, not {type(limits).__name__}")
         idle_timeout = checks.seconds(idle_timeout)
         checks.positive("idle_timeout", idle_timeout)
         clock, server_clock = clock or SystemClock(), ServerClock()
@@ -144,39 +144,39 @@ class AmigoSession(ResourceMethods, ServiceSession):
         service_id: str,
         initial_message: str | None = None,
         *,
-        initial_message_type: str = "user-message",
+        initial_message_type: SentMessageType = "user-message",
         service_version_set_name: str = "release",
         tags: Mapping[str, str | None] | None = None,
         is_test: bool = False,
-        response_format: str = "text",
+        response_format: MessageFormat = "text",
         current_agent_action_type: str | None = None,
         timeout: Duration | None = None,
     ) -> AmigoStream:
-        """Begin a conversation (api: create a conversation).
+        """Create a conversation.
 
         Without an `initial_message` the agent speaks first. The service allows a user one unfinished conversation of a
-        service and answers 400 otherwise: see `unfinished`.
+        service and responds with 400 to a second: see `unfinished`.
 
         Args:
             service_id: The service.
-            initial_message: What the user says first, or what happened; not blank.
-            initial_message_type: `user-message`, or `external-event` for something that happened.
-            service_version_set_name: The version set to talk to.
+            initial_message: The first message; not blank.
+            initial_message_type: `external-event` if the message says what happened, not what the user says.
+            service_version_set_name: The version set of the service.
             tags: At most 20 names, each with a value of 1 to 100 characters or `None`.
-            is_test: Test traffic: no analysis and no webhooks afterwards; tools still act.
-            response_format: `text` or `voice`.
-            current_agent_action_type: Which actions to tell of: a regular expression on their type, such as `^$` for
-                none; all unless given.
-            timeout: Seconds for the whole stream; none unless given.
+            is_test: Test traffic: the service runs no analysis and no webhooks afterwards; tools still act.
+            response_format: The format of the reply.
+            current_agent_action_type: A regular expression on the type of the actions that are sent as events: all by
+                default, none for `^$`.
+            timeout: Seconds for the whole stream; `None` for no limit.
 
         Returns:
             The stream of events: use it in `async with`, or `await stream.reply()`.
 
         Raises:
-            InvalidArgumentError: before any request. All else is raised by the stream.
+            InvalidArgumentError: an argument cannot be sent. All other errors are raised by the stream.
         """
         service = identifier("service_id", service_id)
-        saying = first_words(
+        saying = first_message(
             initial_message,
             message_type=initial_message_type,
             response_format=response_format,
@@ -196,33 +196,33 @@ class AmigoSession(ResourceMethods, ServiceSession):
         message: str | None = None,
         *,
         voice: Source | None = None,
-        message_type: str = "user-message",
+        message_type: SentMessageType = "user-message",
         external_events: ExternalEvents = (),
-        response_format: str = "text",
+        response_format: MessageFormat = "text",
         current_agent_action_type: str | None = None,
         timeout: Duration | None = None,
     ) -> AmigoStream:
-        """Say something in a conversation, when its turn has come (api: interact).
+        """Say something in a conversation, after the turns before.
 
-        Do not wait for it while you hold another stream of the same conversation: the service takes one at a time.
+        The service accepts one call at a time in a conversation: do not wait for this stream while you hold another.
 
         Args:
             conversation_id: The conversation.
-            message: What to say; not blank.
-            voice: A recording in its place, as bytes, a path or an open file: MP3, or WAV with one channel, samples of
-                2 or 4 bytes, 4,000 to 44,100 a second.
-            message_type: `user-message`, or `external-event` for something that happened.
-            external_events: What happened before it, oldest first: pairs of an aware `datetime` in the past and a text.
-            response_format: As for `create_conversation`, like what follows.
-            current_agent_action_type: Which actions to tell of.
-            timeout: Seconds for the whole stream.
+            message: The text; not blank.
+            voice: A recording in place of a text, as bytes, a path or an open file: MP3, or WAV with one channel,
+                samples of 2 or 4 bytes, and 4,000 to 44,100 samples a second.
+            message_type: `external-event` if the message says what happened, not what the user says.
+            external_events: What happened before the message, oldest first: pairs of an aware `datetime` and a text.
+            response_format: As for `create_conversation`.
+            current_agent_action_type: As for `create_conversation`.
+            timeout: As for `create_conversation`.
 
         Raises:
-            InvalidArgumentError: before any request. All else, and what is wrong with a recording, is raised by the
-                stream.
+            InvalidArgumentError: an argument cannot be sent. All other errors, and those of a recording, are raised by
+                the stream.
         """
         conversation = identifier("conversation_id", conversation_id)
-        saying = further_words(
+        saying = next_message(
             message,
             voice=voice,
             message_type=message_type,
@@ -233,16 +233,16 @@ class AmigoSession(ResourceMethods, ServiceSession):
         )
 
         async def prepare() -> Request:
-            return await self._api.interact(conversation, saying, is_patient=False)
+            return await self._api.interact(conversation, saying, retry_conflicts=False)
 
         order = self._orders.of(conversation)
         return self._stream(saying, prepare, order, LostInteraction(Interaction(conversation), saying), timeout)
 
     async def finish(self, conversation_id: str) -> None:
-        """End a conversation, after the calls before; its analysis then begins (api: finish).
+        """Finish a conversation, after the turns before; the service then begins to analyse it.
 
         Raises:
-            ConflictError: it is finished already, or another process talks in it.
+            ConflictError: it is already finished, or another call of it is running at the service.
             BadRequestError: it has no interactions.
             OutcomeUnknownError: the request left, and its answer did not come back; it may be repeated.
         """
@@ -258,42 +258,40 @@ class AmigoSession(ResourceMethods, ServiceSession):
         tags: Mapping[str, str | None] | None = None,
         is_test: bool = False,
     ) -> AmigoConversation:
-        """A new dialogue; it begins with its first prompt, or with `begin()` where the agent speaks first."""
+        """Return a new dialogue, which begins with its first prompt, or with `begin()` where the agent speaks first."""
         service = identifier("service_id", service_id)
         options = _options(service_version_set_name, tags, is_test=is_test)
         return AmigoConversation(self._api, self._orders, service_id=service, conversation_id=None, options=options)
 
-    def resume(self, id: str) -> AmigoConversation:  # noqa: A002 - the word that `Dialogues` uses
-        """A dialogue that began earlier, in this process or another."""
+    def resume(self, id: str) -> AmigoConversation:  # noqa: A002 - the name in `Dialogues`
+        """Return a dialogue that began earlier, in this process or another."""
         conversation = identifier("id", id)
         return AmigoConversation(self._api, self._orders, service_id=None, conversation_id=conversation, options={})
 
     async def unfinished(self, service_id: str) -> AmigoConversation | None:
-        """The user's unfinished conversation of a service, which stands in the way of a new one, if there is one.
+        """Return the user's unfinished conversation of a service, or `None`.
 
-        Go on with it, or `finish` it.
+        While there is one, the service refuses a new one: go on with it, or `finish` it.
         """
         service = identifier("service_id", service_id)
         query = [("user_id", self._api.user_id), ("service_id", service), ("is_finished", "false")]
         page = await self._api.conversations([*query, ("sort_by", "-created_at"), ("limit", "1")])
-        open_ones = [row for row in page.rows if row.id and row.is_finished is not True]
-        if not open_ones:
+        rows = [row for row in page.rows if row.id and row.is_finished is not True]
+        if not rows:
             return None
-        return AmigoConversation(
-            self._api, self._orders, service_id=service, conversation_id=open_ones[0].id, options={}
-        )
+        return AmigoConversation(self._api, self._orders, service_id=service, conversation_id=rows[0].id, options={})
 
     async def ask(self, service_id: str, prompt: str, *, timeout: Duration | None = None) -> AmigoReply:
-        """Ask once: begin a conversation with a prompt, take the reply, finish it.
+        """Ask once: create a conversation with a prompt, wait for the reply, finish the conversation.
 
         Calls for one service run one after another, since the service allows a user one unfinished conversation of it.
-        Finishing keeps neither the reply nor an error back for more than 5 s: what could not be finished by then is
-        finished before the next one begins, and stays unfinished where there is none.
+        Finishing delays the reply, or an error, by at most 5 s. A conversation that could not be finished by then is
+        finished before the next one begins.
 
         Args:
             service_id: The service.
-            prompt: What to say; not blank.
-            timeout: Seconds for the reply; none unless given. Waiting for earlier prompts and finishing do not count.
+            prompt: The text; not blank.
+            timeout: Seconds for the reply; `None` for no limit. Waiting for earlier prompts and finishing do not count.
 
         Raises:
             NairiError: as for `AmigoConversation.ask`.
@@ -307,13 +305,12 @@ class AmigoSession(ResourceMethods, ServiceSession):
     ) -> AmigoAskMany:
         """Ask many prompts, each in a conversation of its own, and iterate over the outcomes.
 
-        One after another: the service allows a user one unfinished conversation of a service. For more at once, use a
-        session for each of several users.
+        They are asked one after another, because the service allows a user one unfinished conversation of a service.
 
         Args:
             service_id: The service.
             prompts: The prompts; an iterable or async iterable.
-            timeout: Seconds for each prompt; none unless given.
+            timeout: Seconds for each prompt; `None` for no limit.
         """
         service, bound = identifier("service_id", service_id), checks.timeout(timeout)
         return AmigoAskMany(prompts, lambda prompt: self.ask(service, prompt, timeout=bound))
@@ -331,7 +328,7 @@ class AmigoSession(ResourceMethods, ServiceSession):
 
 
 def _setting(name: str, given: str | None) -> str:
-    """An argument, or the environment variable that stands in for it; it goes into headers and paths."""
+    """Return an argument, or else its environment variable, checked for headers and paths."""
     variable = f"AMIGO_{name.upper()}"
     return sendable(name, variable, os.environ.get(variable) if given is None else given)
 
@@ -340,14 +337,14 @@ def _address(base_url: str | None, region: str | None) -> str:
     if region is None:
         return base_url if base_url is not None else os.environ.get("AMIGO_BASE_URL") or API_URL
     if base_url is not None:
-        raise ConfigurationError("either base_url or region is needed, and not both")
+        raise ConfigurationError("give either base_url or region, and not both")
     if region not in REGIONS:
-        raise ConfigurationError(f"region {region!r} is none of {', '.join(REGIONS)}")
+        raise ConfigurationError(f"region must be one of {', '.join(REGIONS)}, got {region!r}")
     return REGIONS[region]
 
 
 def _options(version_set: object, tags: Mapping[str, str | None] | None, *, is_test: object) -> dict[str, Any]:
-    """What a new conversation is begun with besides its first words; defaults are left out."""
+    """Return the options of a new conversation; defaults are left out."""
     options: dict[str, Any] = {}
     if text("service_version_set_name", version_set) != "release":
         options["service_version_set_name"] = version_set

@@ -188,7 +188,7 @@ class AmigoStream:
             raise self._told(InteractionVoidError("the stream was closed before anything was sent"))
         if not self.is_saved:
             raise self._unknown("the stream was closed before its end")
-        return self._interaction.reply(is_voice=self._saying.is_spoken_back)
+        return self._interaction.reply(is_voice=self._saying.wants_voice)
 
     async def settle(self, *, timeout: float = 60.0) -> AmigoReply | None:
         """Find out whether an interaction that broke off was saved, from the conversation's messages.
@@ -209,7 +209,7 @@ class AmigoStream:
         """
         await self.aclose()
         if self.is_saved:
-            return self._interaction.reply(is_voice=self._saying.is_spoken_back)
+            return self._interaction.reply(is_voice=self._saying.wants_voice)
         if not self.is_sent or self._interaction.end is End.VOID:
             # What it said may stand there all the same, said at another time.
             return None

@@ -1,4 +1,4 @@
-"""A spoken message: what its bytes are, and whether the service takes them (api: interact, voice)."""
+"""Recordings as messages: the audio that the service accepts (https://api.amigo.ai/v1/openapi.json)."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ _MP3_HEADERS: Final = frozenset({0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2})
 
 
 @frozen
-class Voice:
-    """A message that was looked at, and found to be audio that the service takes."""
+class Recording:
+    """A recording of a format that the service accepts."""
 
     data: bytes = field(repr=False)
-    """The file, as it is."""
+    """The file, unchanged."""
     content_type: str
     """`audio/wav` or `audio/mpeg`."""
     config: Mapping[str, Any]
-    """What the service is told about it."""
+    """The value of `request_audio_config`."""
 
     @property
     def filename(self) -> str:
-        """The name that it is sent under."""
+        """The file name that it is sent with."""
         return "audio.mp3" if self.content_type == "audio/mpeg" else "audio.wav"
 
 
-async def voice(source: object) -> Voice:
-    """Look at a recording: the bytes themselves, a path, or an open file; WAV or MP3.
+async def read_recording(source: object) -> Recording:
+    """Read a recording from bytes, a path or an open file, and recognise its format.
 
     Raises:
-        InvalidArgumentError: it cannot be read, is empty or too large, or is no audio that the service takes: MP3, or
-            WAV with one channel, samples of 2 or 4 bytes, and 4,000 to 44,100 of them a second.
+        InvalidArgumentError: it cannot be read, is empty or too large, or is neither MP3 nor WAV with one channel,
+            samples of 2 or 4 bytes, and 4,000 to 44,100 samples a second.
     """
     content = await inspect_source(source)
     pieces: list[bytes] = []
@@ -55,18 +55,20 @@ async def voice(source: object) -> Voice:
             size += len(chunk)
             if size > MAX_ATTACHMENT_BYTES:
                 raise InvalidArgumentError(f"the recording has more than {MAX_ATTACHMENT_BYTES} bytes")
-    return recognised(b"".join(pieces))
+    return recognise(b"".join(pieces))
 
 
-def recognised(data: bytes) -> Voice:
-    """What the bytes of a recording are."""
+def recognise(data: bytes) -> Recording:
+    """Recognise the format of a recording from its bytes."""
     if not data:
         raise InvalidArgumentError("the recording is empty")
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
-        return Voice(data, "audio/wav", _pcm(data))
+        return Recording(data, "audio/wav", _pcm(data))
     if data[:3] == b"ID3" or (len(data) > 1 and data[0] == _SYNC and data[1] in _MP3_HEADERS):
-        return Voice(data, "audio/mpeg", {"type": "mp3"})
-    raise InvalidArgumentError("the recording is neither WAV nor MP3; the service takes no other audio")
+        return Recording(data, "audio/mpeg", {"type": "mp3"})
+    raise InvalidArgumentError(
+        "the recording is neither WAV nor MP3, and the service accepts no other audio; convert it first"
+    )
 
 
 def _pcm(data: bytes) -> dict[str, Any]:
@@ -74,10 +76,10 @@ def _pcm(data: bytes) -> dict[str, Any]:
         with wave.open(io.BytesIO(data)) as audio:
             rate, channels, width = audio.getframerate(), audio.getnchannels(), audio.getsampwidth()
     except (wave.Error, EOFError) as error:
-        raise InvalidArgumentError(f"the recording is no WAV with plain samples: {error}") from error
+        raise InvalidArgumentError(f"the recording is a WAV file without plain PCM samples: {error}") from error
     if channels != 1 or width not in _WIDTHS or not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
         raise InvalidArgumentError(
-            f"the recording has {channels} channels of {width} bytes at {rate} Hz; the service takes one channel of 2 "
-            f"or 4 bytes at {_LOWEST_RATE} to {_HIGHEST_RATE} Hz"
+            f"the recording has {channels} channels of {width} bytes at {rate} Hz; the service accepts one channel of "
+            f"2 or 4 bytes at {_LOWEST_RATE} to {_HIGHEST_RATE} Hz"
         )
     return {"type": "pcm", "frame_rate": rate, "n_channels": channels, "sample_width": width}

@@ -353,12 +353,12 @@ BAD_CALLS: list[tuple[str, Callable[[AmigoSession], Any]]] = [
     ("blank", lambda amigo: amigo.interact(ID, " \n")),
     ("blank", lambda amigo: amigo.create_conversation(ID, "")),
     ("a string", lambda amigo: amigo.interact(ID, 7)),  # type: ignore[arg-type]
-    ("half of a character", lambda amigo: amigo.interact(ID, "\ud800")),
+    ("lone surrogate", lambda amigo: amigo.interact(ID, "\ud800")),
     ("not both", lambda amigo: amigo.interact(ID)),
     ("not both", lambda amigo: amigo.interact(ID, "Hi", voice=wav())),
-    ("message_type is 'skip'", lambda amigo: amigo.interact(ID, "Hi", message_type="skip")),
-    ("initial_message_type", lambda amigo: amigo.create_conversation(ID, "Hi", initial_message_type="agent")),
-    ("response_format", lambda amigo: amigo.interact(ID, "Hi", response_format="smell")),
+    ("got 'skip'", lambda amigo: amigo.interact(ID, "Hi", message_type="skip")),  # type: ignore[arg-type]
+    ("initial_message_type", lambda amigo: amigo.create_conversation(ID, "Hi", initial_message_type="agent")),  # type: ignore[arg-type]
+    ("response_format", lambda amigo: amigo.interact(ID, "Hi", response_format="smell")),  # type: ignore[arg-type]
     ("current_agent_action_type", lambda amigo: amigo.interact(ID, "Hi", current_agent_action_type="")),
     ("service_version_set_name", lambda amigo: amigo.create_conversation(ID, service_version_set_name=" ")),
     ("is_test", lambda amigo: amigo.create_conversation(ID, is_test=1)),  # type: ignore[arg-type]
@@ -372,9 +372,12 @@ BAD_CALLS: list[tuple[str, Callable[[AmigoSession], Any]]] = [
     ("no tag", lambda amigo: amigo.change_tags(ID)),
     ("at once: a", lambda amigo: amigo.change_tags(ID, {"a": "x"}, deletes="a")),
     ("sequence of pairs", lambda amigo: amigo.interact(ID, "Hi", external_events="x")),  # type: ignore[arg-type]
-    ("none may be without", lambda amigo: amigo.interact(ID, "Hi", external_events=[(NOW,)])),  # type: ignore[list-item]
+    ("each of external_events", lambda amigo: amigo.interact(ID, "Hi", external_events=[(NOW,)])),  # type: ignore[list-item]
     ("a datetime", lambda amigo: amigo.interact(ID, "Hi", external_events=[("now", "x")])),  # type: ignore[list-item]
-    ("no time zone", lambda amigo: amigo.interact(ID, "Hi", external_events=[(NOW.replace(tzinfo=None), "x")])),
+    (
+        "must have a time zone",
+        lambda amigo: amigo.interact(ID, "Hi", external_events=[(NOW.replace(tzinfo=None), "x")]),
+    ),
     ("in the future", lambda amigo: amigo.interact(ID, "Hi", external_events=[(FUTURE, "x")])),
     (
         "out of the range",
@@ -383,11 +386,14 @@ BAD_CALLS: list[tuple[str, Callable[[AmigoSession], Any]]] = [
         ),
     ),
     ("the text of an event", lambda amigo: amigo.interact(ID, "Hi", external_events=[(NOW, " ")])),
-    ("not in order", lambda amigo: amigo.interact(ID, "Hi", external_events=[(NOW, "b"), (NOW - timedelta(1), "a")])),
-    ("sort_by", lambda amigo: amigo.conversations(sort_by="created_at")),
+    (
+        "must be in order",
+        lambda amigo: amigo.interact(ID, "Hi", external_events=[(NOW, "b"), (NOW - timedelta(1), "a")]),
+    ),
+    ("sort_by", lambda amigo: amigo.conversations(sort_by="created_at")),  # type: ignore[arg-type]
     ("page_size", lambda amigo: amigo.conversations(page_size=151)),
     ("page_size", lambda amigo: amigo.messages(ID, page_size=0)),
-    ("message_type", lambda amigo: amigo.messages(ID, message_type=["user"])),
+    ("message_type", lambda amigo: amigo.messages(ID, message_type=["user"])),  # type: ignore[list-item]
     ("one or more", lambda amigo: amigo.messages(ID, message_type=7)),  # type: ignore[arg-type]
     ("is_finished", lambda amigo: amigo.conversations(is_finished="yes")),  # type: ignore[arg-type]
     ("facet", lambda amigo: amigo.starters(ID, [], "x")),
@@ -401,14 +407,14 @@ BAD_CALLS: list[tuple[str, Callable[[AmigoSession], Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("told", "call"), BAD_CALLS, ids=range(len(BAD_CALLS)))
-async def test_arguments_that_no_request_could_carry(told: str, call: Callable[[AmigoSession], Any]) -> None:
+@pytest.mark.parametrize(("words", "call"), BAD_CALLS, ids=range(len(BAD_CALLS)))
+async def test_arguments_that_no_request_could_carry(words: str, call: Callable[[AmigoSession], Any]) -> None:
     """A bad argument is refused, with its name, before any request."""
-    assert told in await refused(call)
+    assert words in await refused(call)
 
 
 @pytest.mark.parametrize(
-    ("told", "data"),
+    ("words", "data"),
     [
         ("empty", b""),
         ("neither WAV nor MP3", b"OggS" + bytes(100)),
@@ -417,15 +423,15 @@ async def test_arguments_that_no_request_could_carry(told: str, call: Callable[[
         ("1 bytes", wav(width=1)),
         ("48000 Hz", wav(48000)),
         ("3999 Hz", wav(3999)),
-        ("no WAV with plain samples", wav()[:20]),
+        ("without plain PCM samples", wav()[:20]),
         ("No such file", "/nowhere/recording.wav"),
         ("a path, bytes", 7),
     ],
 )
-async def test_recordings_that_the_service_does_not_take(told: str, data: Any) -> None:
+async def test_recordings_that_the_service_does_not_take(words: str, data: Any) -> None:
     """A recording is looked at before anything of it is sent."""
     async with RawServer(SIGNED_IN) as server, session(server.url) as amigo:
-        with pytest.raises(InvalidArgumentError, match=told):
+        with pytest.raises(InvalidArgumentError, match=words):
             await amigo.interact(ID, voice=data)
         assert server.connections == 0
 
@@ -452,6 +458,6 @@ DECODERS = [
 @pytest.mark.parametrize("decode", DECODERS)
 @given(body=st.binary(max_size=50) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_any_answer_is_read_or_refused(decode: Callable[[bytes], object], body: bytes) -> None:
-    """Whatever the body, a decoder gives a value or a `DecodeError`."""
+    """For any body, a decoder gives a value or a `DecodeError`."""
     with suppress(DecodeError):
         decode(body)

@@ -72,7 +72,7 @@ async def test_the_agent_speaks_first(amigo: AmigoSession, service: AmigoSimulat
 
 
 @pytest.mark.parametrize("kind", ["user-message", "external-event"])
-async def test_a_first_message_of_either_kind(amigo: AmigoSession, service: AmigoSimulator, kind: str) -> None:
+async def test_a_first_message_of_either_kind(amigo: AmigoSession, service: AmigoSimulator, kind: Any) -> None:
     """A user or an event can begin a conversation; the service gets it as it was said."""
     reply = await amigo.create_conversation(service.service_id, "A parcel came", initial_message_type=kind).reply()
     assert reply.text == 'You said: "A parcel came"'
