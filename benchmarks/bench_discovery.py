@@ -1,4 +1,4 @@
-"""How many requests, bytes and seconds it takes to find news: the usual loops beside this library.
+"""How many requests, bytes and seconds it takes to find news: the usual loops compared with this library.
 
     python benchmarks/bench_discovery.py            # a few minutes
     python benchmarks/bench_discovery.py --full     # with 10,000 conversations; much longer
@@ -85,7 +85,7 @@ class Bare:
         self._clock = clock
 
     async def call(self, method: str, path: str, **options: Any) -> Any:
-        """One request, bounded by a timeout, which is also what holds the virtual clock still."""
+        """Make one request, bounded by a timeout, which also keeps the virtual clock from running on."""
         async with (
             self._clock.timeout(60),
             self._http.request(method, self._base + path, headers=self._headers, **options) as answer,
@@ -98,20 +98,20 @@ class Bare:
         return turn["job_id"], turn["message_id"]
 
     async def text(self, job: str) -> str:
-        """The reply."""
+        """Return the reply."""
         messages = (await self.call("GET", f"/conversations/{job}/messages"))["messages"]
         return "\n\n".join(message["content"] for message in messages if message["role"] == "assistant")
 
 
 class Interval(Bare):
-    """Look at the user message at intervals; then read the conversation once."""
+    """Polls the user message at intervals, then reads the conversation once."""
 
     first = 2.0
     factor = 1.0
     longest = 2.0
 
     async def ask(self, agent: str, asked: str) -> str:
-        """The documentation's loop, or one with back-off."""
+        """Ask as the documentation's loop does, or one with back-off."""
         job, message = await self.start(agent, asked)
         interval = self.first
         while True:
@@ -131,7 +131,7 @@ class Provider(Bare):
     """The vendor's provider: the user message and the whole conversation, every two seconds."""
 
     async def ask(self, agent: str, asked: str) -> str:
-        """Two requests a look."""
+        """Poll with two requests."""
         job, message = await self.start(agent, asked)
         while True:
             await self._clock.sleep(2.0)
@@ -148,7 +148,7 @@ class Ours:
         self._nairi = nairi
 
     async def ask(self, agent: str, asked: str) -> str:
-        """One call."""
+        """Ask with one call."""
         return (await self._nairi.ask(agent, asked)).text
 
 
@@ -169,7 +169,7 @@ class Measured:
 
 @frozen
 class Mark:
-    """Where things stood at one moment."""
+    """The counts at one time."""
 
     turns: int
     requests: int
@@ -254,7 +254,7 @@ async def run(
 
 
 def _alone(arguments: tuple[str, Scenario, float, dict[str, Any] | None]) -> Measured:
-    """One measurement in a process of its own, so that memory and caches are nobody else's."""
+    """One measurement in a process of its own, so that it shares neither memory nor caches with another."""
     client, scenario, parameter, learnt = arguments
     classes: dict[str, type[Bare]] = {
         "documentation, 2 s": Interval,
@@ -281,7 +281,7 @@ def _alone(arguments: tuple[str, Scenario, float, dict[str, Any] | None]) -> Mea
 def measure(
     client: str, scenario: Scenario, parameter: float = DELAY, learnt: dict[str, Any] | None = None
 ) -> Measured:
-    """One row."""
+    """Measure one row of the table."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_alone, (client, scenario, parameter, learnt)).result()
 
@@ -320,7 +320,7 @@ def main() -> None:
     """Print one table; each row is one client in one scenario, per turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="larger scenarios as well")
-    parser.add_argument("--quick", action="store_true", help="only the fixed interval beside this library")
+    parser.add_argument("--quick", action="store_true", help="only the fixed interval and this library")
     parser.add_argument("--only", default="", help="only scenarios whose name holds this text")
     options = parser.parse_args()
     print("per turn, prompt included, after the first turns: requests, kilobytes received, seconds of discovery delay")

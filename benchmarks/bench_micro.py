@@ -1,4 +1,4 @@
-"""What the library adds to aiohttp: import, one request, a growing timeline, a waiting conversation.
+"""What the library costs compared with aiohttp: import, one request, a growing timeline, a waiting conversation.
 
     python benchmarks/bench_micro.py
 
@@ -43,7 +43,7 @@ LOCATION = "/messages/cmsg_01KRK1V475HBTME8QJQMAPWK16"
 
 
 def _serve(pipe: Any) -> None:
-    """The leanest server there can be, in a process of its own: the same answer to everything."""
+    """Run the leanest possible server, in a process of its own: the same response to everything."""
 
     class Same(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -61,7 +61,7 @@ def _serve(pipe: Any) -> None:
 
 
 async def _many(call: Callable[[], Awaitable[object]], count: int, at_once: int) -> float:
-    """CPU microseconds for each of so many calls."""
+    """Return the CPU microseconds for each of so many calls."""
 
     async def worker() -> None:
         for _ in range(count // at_once):
@@ -74,7 +74,7 @@ async def _many(call: Callable[[], Awaitable[object]], count: int, at_once: int)
 
 
 async def requests(port: int) -> list[tuple[str, float, float]]:
-    """A small typed read beside bare aiohttp and json."""
+    """Compare a small typed read with bare aiohttp and json."""
     url = f"http://127.0.0.1:{port}"
     rows = []
     async with (
@@ -105,7 +105,7 @@ async def requests(port: int) -> list[tuple[str, float, float]]:
 
 
 def growing() -> tuple[str, float, float]:
-    """A conversation that grows to 2,000 messages, a read for every ten: all reads together."""
+    """Measure all reads of a conversation that grows to 2,000 messages, one read for every ten."""
     messages = [{**MESSAGE, "id": f"cmsg_{number:026}", "content": "x" * 250} for number in range(2000)]
     bodies = [json.dumps({"messages": messages[:count]}).encode() for count in range(10, 2001, 10)]
     mine, theirs = [], []
@@ -122,7 +122,7 @@ def growing() -> tuple[str, float, float]:
 
 
 async def waiting(port: int) -> tuple[str, float, float]:
-    """Memory of a conversation that was looked at and waits for the next look, beside a task that only sleeps."""
+    """Measure the memory of a conversation between two polls, and of a task that only sleeps."""
     count = 5000
     polling = Polling(delay=300, first=8, maximum=300)
     async with NairiSession("nr_key", base_url=f"http://127.0.0.1:{port}", polling=polling) as nairi:
@@ -133,7 +133,7 @@ async def waiting(port: int) -> tuple[str, float, float]:
             before, _ = tracemalloc.get_traced_memory()
             tasks = [asyncio.ensure_future(work(number)) for number in range(count)]
             await asyncio.sleep(0)
-            while nairi.stats.polls < polls or nairi.stats.waiting_calls:  # noqa: ASYNC110 - the session tells of no event
+            while nairi.stats.polls < polls or nairi.stats.waiting_calls:  # noqa: ASYNC110 - the session has no event for it
                 await asyncio.sleep(0.5)
             gc.collect()
             size = (tracemalloc.get_traced_memory()[0] - before) / count
@@ -142,7 +142,7 @@ async def waiting(port: int) -> tuple[str, float, float]:
             await asyncio.gather(*tasks, return_exceptions=True)
             return size
 
-        # What was allocated, not what is resident: freed memory that is used again would flatter whoever comes second.
+        # What was allocated, not what is resident: freed memory that is used again would favour the second measurement.
         await asyncio.gather(*(nairi.message(MESSAGE["id"]) for _ in range(count)))
         tracemalloc.start()
         theirs = await grown(lambda _: asyncio.sleep(600), 0)
@@ -152,7 +152,7 @@ async def waiting(port: int) -> tuple[str, float, float]:
 
 
 def importing() -> list[tuple[str, float, float]]:
-    """Time and memory of the import beside aiohttp's."""
+    """Measure time and memory of the import, and of aiohttp's."""
     code = (
         "import time; began = time.perf_counter(); import {0}; took = time.perf_counter() - began; "
         "print(took, int(open('/proc/self/statm').read().split()[1]) * 4096)"

@@ -1,4 +1,4 @@
-"""How a service that was away is met again by a thousand conversations that wait.
+"""How many requests a second a thousand waiting conversations send to a service that comes back after an outage.
 
 Run `python benchmarks/bench_outage.py`; it takes a minute or two. The service answers 503 with `Retry-After` for a
 minute, in virtual time over real HTTP; requests are counted by the service, second by second.
@@ -29,7 +29,7 @@ INTERVAL = 2.0
 
 
 class Outage:
-    """Refuses everything between two moments, and says for how long."""
+    """Refuses everything between two times, with the time left in `Retry-After`."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
@@ -42,11 +42,11 @@ class Outage:
         if not BEGIN <= now < END:
             return None
         headers = {"Retry-After": str(math.ceil(END - now))}
-        return web.json_response({"error": "down for a moment"}, status=503, headers=headers)
+        return web.json_response({"error": "unavailable"}, status=503, headers=headers)
 
 
 async def naive(simulator: Simulator, clock: VirtualClock, message_ids: list[str]) -> None:
-    """The documentation's loop, patched as people do it: each conversation obeys the header by itself."""
+    """Poll as the documentation's loop does, patched in the usual way: each conversation obeys the header by itself."""
     headers = {"Authorization": f"Bearer {simulator.api_key}"}
     async with aiohttp.ClientSession(simulator.url, headers=headers) as http:
 
@@ -63,7 +63,7 @@ async def naive(simulator: Simulator, clock: VirtualClock, message_ids: list[str
 
 
 def ours(**options: Any) -> Callable[[Simulator, VirtualClock, list[str]], Awaitable[None]]:
-    """This library, waiting for the same turns."""
+    """Return a client that waits for the same turns with this library."""
 
     async def wait(simulator: Simulator, clock: VirtualClock, message_ids: list[str]) -> None:
         async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock, **options) as nairi:

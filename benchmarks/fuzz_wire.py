@@ -1,4 +1,4 @@
-"""A coverage-guided fuzzer looks for an answer that is read wrongly, slowly, or that fails without a typed error.
+"""Searches with a coverage-guided fuzzer for a response that is read wrongly or slowly, or fails without a typed error.
 
 Run `pip install atheris` (Linux, Python 3.11 to 3.13), then `python benchmarks/fuzz_wire.py --minutes 10`. Each rule of
 `tests/wire_rules.py` is fuzzed in a process of its own for an equal share of the time, from answers as the reference
@@ -30,7 +30,7 @@ LARGEST: Final = 1024
 
 
 def words() -> str:
-    """What the fuzzer may put in as a whole: the names of fields, and numbers and escapes that are hard to read."""
+    """Return what the fuzzer may insert as a whole: names of fields, and numbers and escapes that are hard to read."""
     hard = [
         "1e999",
         "-0",
@@ -52,7 +52,7 @@ def words() -> str:
 
 
 def fuzz(rule: str, *, minutes: float, kept: Path) -> tuple[dict[str, int], bool]:
-    """Search in a process of its own; what it counted, and whether it found nothing."""
+    """Search in a process of its own; return its counts, and whether it found nothing."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         corpus, dictionary = folder / "corpus", folder / "words"
@@ -82,7 +82,7 @@ def fuzz(rule: str, *, minutes: float, kept: Path) -> tuple[dict[str, int], bool
 
 
 def search(rule: str, arguments: list[str]) -> None:
-    """The process that searches; it never returns."""
+    """Run the search in this process; it never returns."""
     atheris = importlib.import_module("atheris")
     watched = ("nairi_async", "json", "email")
     for module in [module for name, module in sys.modules.items() if name.split(".")[0] in watched]:

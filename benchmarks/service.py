@@ -1,6 +1,6 @@
-"""The simulated service in a process of its own, living by the time that each request names.
+"""The simulated service in a process of its own, which takes the time from each request.
 
-Time is virtual: clients send the moment they live in, the service answers as it would then. So hours pass in seconds,
+Time is virtual: clients send their time with each request, and the service responds as it would then. So hours pass in seconds,
 over real HTTP, and what is counted does not depend on the speed of the machine.
 """
 
@@ -44,17 +44,17 @@ async def _take_time(request: web.Request) -> None:
 
 
 async def _tell_time(_request: web.Request, response: web.StreamResponse) -> None:
-    # The simulator has looked at its clock before the request could name the time.
+    # The simulator reads its clock before the request names the time.
     response.headers["Date"] = formatdate(_now.get(), usegmt=True)
 
 
 def prompt(length: float, replies: int = 1, progress: int = 0, weight: int = 0) -> str:
-    """What to ask an agent so that its turn lasts so many seconds, with so many replies and progress entries."""
+    """Return the prompt for a turn of so many seconds, with so many replies and progress entries."""
     return f"{length} {replies} {progress} {weight}"
 
 
 def script(asked: str, _turn: int) -> list[ScriptStep]:
-    """The turn that a prompt describes; entries are spread evenly, the last reply is the end."""
+    """Return the turn that a prompt describes; entries are spread evenly, the last reply is the end."""
     length, replies, progress, weight = (float(part) for part in asked.split())
     count = int(replies + progress)
     steps: list[ScriptStep] = []
@@ -93,7 +93,7 @@ class Service:
         self.url, self.key = pipe.recv()
 
     def counted(self) -> dict[str, int]:
-        """What the service has seen so far."""
+        """Return what the service has counted so far."""
         self._pipe.send("count")
         counts: dict[str, int] = self._pipe.recv()
         return counts

@@ -58,7 +58,7 @@ QUIRKS: Final = (
 
 
 def script(prompt: str, _turn: int) -> list[ScriptStep]:
-    """What the agent does: some seconds of work, and messages that name the prompt; one turn in twenty fails."""
+    """Return what the agent does: some seconds of work, and messages that name the prompt; one turn in twenty fails."""
     roll = crc32(prompt.encode())
     work: list[ScriptStep] = [
         Text("Looking."),
@@ -73,7 +73,7 @@ def script(prompt: str, _turn: int) -> list[ScriptStep]:
 
 
 def expected(prompt: str) -> list[str]:
-    """The contents of the messages that the script leaves, in order."""
+    """Return the contents of the messages that the script makes, in order."""
     kept = [step for step in script(prompt, 1) if isinstance(step, Notice | Say)]
     failed = any(isinstance(step, Fail) for step in script(prompt, 1))
     return [step.text for step in kept] + ["nairid encountered error: no luck"] * failed
@@ -87,8 +87,8 @@ class Tally:
     """By fault; `None` is without."""
     prompts: Counter[str | None] = field(factory=Counter)
     """Those among them that were prompts."""
-    told: Counter[str] = field(factory=Counter)
-    """What the library said of the prompts, and the truth about it."""
+    reports: Counter[str] = field(factory=Counter)
+    """What the library reported of the prompts, and what had happened."""
     lost: Counter[str] = field(factory=Counter)
     """What must be zero."""
     virtual: float = 0.0
@@ -97,14 +97,14 @@ class Tally:
     def __iadd__(self, other: Tally) -> Self:
         self.requests.update(other.requests)
         self.prompts.update(other.prompts)
-        self.told.update(other.told)
+        self.reports.update(other.reports)
         self.lost.update(other.lost)
         self.virtual += other.virtual
         return self
 
     @property
     def faulty(self) -> float:
-        """Share of the requests that were spoilt."""
+        """Share of the requests that a fault met."""
         return 1 - self.requests[None] / max(1, self.requests.total())
 
     def observe(self, requests: Iterable[RecordedRequest]) -> None:
@@ -114,18 +114,21 @@ class Tally:
             if seen.method == "POST":
                 self.prompts[seen.fault] += 1
 
-    def judge(self, told: dict[str, Told], asked: Sequence[RecordedPrompt], held_back: set[str]) -> None:
+    def judge(self, reports: dict[str, Report], asked: Sequence[RecordedPrompt], held_back: set[str]) -> None:
         """Compare what the library said with what ran; messages of jobs that were held back may come late."""
         ran = Counter(one.prompt for one in asked)
         orderly = {one.prompt for one in asked if one.job_id not in held_back}
         self.lost.update(dict.fromkeys(LOSSES, 0))
         self.lost["prompts run twice"] += sum(times - 1 for times in ran.values())
-        for prompt, one in told.items():
+        for prompt, one in reports.items():
             truth = "ran" if ran[prompt] else "did not run"
             looked_up = " after looking it up" if one.is_looked_up and one.verdict == "unknown" else ""
-            self.told[f"{one.verdict}{looked_up}, {truth}"] += 1
-            self.told["reading failed, and went on"] += one.failures
-            if one.verdict == "not told" or (one.verdict, truth) in {("delivered", "did not run"), ("not sent", "ran")}:
+            self.reports[f"{one.verdict}{looked_up}, {truth}"] += 1
+            self.reports["reading failed, and continued"] += one.failures
+            if one.verdict == "not reported" or (one.verdict, truth) in {
+                ("delivered", "did not run"),
+                ("not sent", "ran"),
+            }:
                 self.lost["turns lost"] += 1
             elif one.verdict == "delivered":
                 got, due = Counter(one.contents), Counter(expected(prompt))
@@ -135,10 +138,10 @@ class Tally:
 
 
 @define
-class Told:
-    """What the library told of one prompt."""
+class Report:
+    """What the library reported of one prompt."""
 
-    verdict: str = "not told"
+    verdict: str = "not reported"
     contents: list[str] = field(factory=list)
     failures: int = 0
     is_looked_up: bool = False
@@ -150,10 +153,10 @@ class Soak:
 
     nairi: NairiSession
     random: Random
-    told: dict[str, Told] = field(factory=dict)
+    reports: dict[str, Report] = field(factory=dict)
 
     async def run(self, count: int) -> None:
-        """So many conversations, of all kinds at once."""
+        """Run so many conversations, of all kinds at once."""
         fifth = max(1, count // 5)
         async with asyncio.TaskGroup() as group:
             group.create_task(self.ask_many("one of many", fifth, on_unknown="raise"))
@@ -164,9 +167,9 @@ class Soak:
                 group.create_task(self.watch(f"watched {number}"))
 
     async def ask_many(self, name: str, count: int, *, on_unknown: OnUnknown) -> None:
-        """`ask_many`: each prompt has its outcome."""
+        """Ask with `ask_many`: each prompt has its outcome."""
         prompts = [f"{name} {number}" for number in range(count)]
-        self.told.update((prompt, Told(is_looked_up=on_unknown == "reconcile")) for prompt in prompts)
+        self.reports.update((prompt, Report(is_looked_up=on_unknown == "reconcile")) for prompt in prompts)
         outcomes = self.nairi.ask_many(AGENT, prompts, limit=20, on_unknown=on_unknown)
         async with asyncio.TaskGroup() as group, outcomes:
             async for outcome in outcomes:
@@ -176,7 +179,7 @@ class Soak:
                     group.create_task(self._settle(outcome.prompt, outcome.error))
 
     async def dialogue(self, number: int) -> None:
-        """Four turns of one `Conversation`, two of them watched."""
+        """Run four turns of one `Conversation`, two of them watched."""
         conversation = self.nairi.conversation(AGENT)
         for turn in range(4):
             name = "watched dialogue" if turn % 2 else "dialogue"
@@ -186,7 +189,7 @@ class Soak:
             )
 
     async def _speak(self, conversation: Conversation, prompt: str, *, watched: bool, on_unknown: OnUnknown) -> None:
-        self.told[prompt] = Told(is_looked_up=on_unknown == "reconcile")
+        self.reports[prompt] = Report(is_looked_up=on_unknown == "reconcile")
         try:
             if watched:
                 watch = await conversation.send(prompt, on_unknown=on_unknown)
@@ -197,8 +200,8 @@ class Soak:
             await self._settle(prompt, error)
 
     async def watch(self, prompt: str) -> None:
-        """`start` and `watch`; now and then the watch is left, and another one goes on behind its cursor."""
-        self.told[prompt] = Told()
+        """Use `start` and `watch`; now and then leave the watch, and continue with another one behind its cursor."""
+        self.reports[prompt] = Report()
         try:
             turn = await self.nairi.start(AGENT, prompt)
         except NairiError as error:
@@ -207,11 +210,11 @@ class Soak:
         await self._follow(prompt, self.nairi.watch(turn, progress=self.random.random() < 0.5), turn)
 
     async def watch_many(self, count: int) -> None:
-        """`watch_many` over turns begun before; a turn that cannot be read any more is watched by itself."""
+        """Use `watch_many` over turns begun before; a turn that cannot be read there is watched by itself."""
         turns: dict[Turn, str] = {}
         for number in range(count):
             prompt = f"watched together {number}"
-            self.told[prompt] = Told()
+            self.reports[prompt] = Report()
             try:
                 turns[await self.nairi.start(AGENT, prompt)] = prompt
             except NairiError as error:
@@ -219,46 +222,46 @@ class Soak:
         last: dict[Turn, str] = {}
         async with self.nairi.watch_many(turns) as stream:
             async for turn, message in stream:
-                self.told[turns[turn]].contents.append(message.content)
+                self.reports[turns[turn]].contents.append(message.content)
                 last[turn] = message.id
         for turn, prompt in turns.items():
             bad = stream.errors.get(turn)
             if bad is None or isinstance(bad, TurnFailedError):
-                self.told[prompt].verdict = "delivered"
+                self.reports[prompt].verdict = "delivered"
             else:
                 await self._follow(prompt, self.nairi.watch(turn, after=last.get(turn)))
 
     async def _follow(self, prompt: str, watch: Watch, turn: Turn | None = None) -> None:
-        """Watch to the end, whatever fails meanwhile; with a turn, change to another watch now and then."""
-        told = self.told[prompt]
-        while told.verdict != "delivered":
+        """Watch to the end through all failures; with a turn, change to another watch now and then."""
+        report = self.reports[prompt]
+        while report.verdict != "delivered":
             try:
                 async for message in watch:
                     if message.role != "progress":
-                        told.contents.append(message.content)
+                        report.contents.append(message.content)
                     if turn is not None and self.random.random() < 0.2:
                         break
                 else:
-                    told.verdict = "delivered"
+                    report.verdict = "delivered"
             except TurnFailedError:
-                told.verdict = "delivered"
+                report.verdict = "delivered"
             except NairiError:
-                told.failures += 1
+                report.failures += 1
             else:
-                if turn is not None and told.verdict != "delivered":
+                if turn is not None and report.verdict != "delivered":
                     watch = self.nairi.watch(turn, after=watch.cursor)
 
     async def _settle(self, prompt: str, error: NairiError) -> None:
-        """What a caller does about an error: read the turn where there is one, believe what it says where not."""
-        told, turn = self.told[prompt], error.turn
+        """Handle an error as a caller does: read the turn where there is one, otherwise believe the error."""
+        report, turn = self.reports[prompt], error.turn
         if isinstance(error, TurnFailedError):
             self._deliver(prompt, error.messages)
         elif isinstance(error, OutcomeUnknownError):
-            told.verdict = "unknown"
+            report.verdict = "unknown"
         elif turn is None:
-            told.verdict = "not sent"
+            report.verdict = "not sent"
         else:
-            told.failures += 1
+            report.failures += 1
             try:
                 self._deliver(prompt, (await self.nairi.reply(turn)).messages)
             except NairiError as again:
@@ -266,8 +269,8 @@ class Soak:
                 await self._settle(prompt, again)
 
     def _deliver(self, prompt: str, messages: Sequence[Message]) -> None:
-        self.told[prompt].verdict = "delivered"
-        self.told[prompt].contents += (message.content for message in messages)
+        self.reports[prompt].verdict = "delivered"
+        self.reports[prompt].contents += (message.content for message in messages)
 
 
 def handles() -> int:
@@ -276,7 +279,7 @@ def handles() -> int:
 
 
 def faults(seed: int, rate: float, quirks: Quirks, *, retry_after: float) -> FaultPlan:
-    """All kinds alike; where messages have no time of their own, nobody could put a list into order again."""
+    """Return all kinds in equal shares; a list whose messages have no times could not be put in order again."""
     if quirks.timestamps == "kept":
         return FaultPlan(seed=seed, rate=rate, retry_after=retry_after, lag=LAG)
     kinds = [kind for kind in FAULT_KINDS if kind != "reordered"]
@@ -294,7 +297,7 @@ async def soak(seed: int, *, conversations: int, rate: float = RATE) -> Tally:
             round_ = Soak(nairi, random)
             await round_.run(conversations)
         held_back = {seen.path.split("/")[-2] for seen in simulator.requests if seen.fault in {"late", "stale"}}
-        tally.judge(round_.told, simulator.prompts, held_back)
+        tally.judge(round_.reports, simulator.prompts, held_back)
     tally.observe(simulator.requests)
     tally.virtual = clock.monotonic()
     gc.collect()
@@ -306,7 +309,7 @@ async def soak(seed: int, *, conversations: int, rate: float = RATE) -> Tally:
 
 
 def table(tally: Tally) -> str:
-    """The result as the README shows it."""
+    """Return the result as the README shows it."""
     rows = [
         "| fault | requests | prompts among them |",
         "| --- | --- | --- |",
@@ -314,7 +317,7 @@ def table(tally: Tally) -> str:
         "",
         "| what the library said of a prompt | turns |",
         "| --- | --- |",
-        *(f"| {said} | {count:,} |" for said, count in sorted(tally.told.items())),
+        *(f"| {report} | {count:,} |" for report, count in sorted(tally.reports.items())),
         "",
         "| lost | count |",
         "| --- | --- |",

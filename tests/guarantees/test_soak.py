@@ -15,6 +15,6 @@ async def test_nothing_is_lost_doubled_or_leaked_under_faults(seed: int) -> None
     tally = await soak.soak(seed, conversations=60)
     assert {what: count for what, count in tally.lost.items() if count} == {}
     assert tally.faulty > 0.2
-    assert tally.told["delivered, ran"] > 40
-    assert tally.told["unknown, ran"] > 0
-    assert tally.told["unknown, did not run"] > 0
+    assert tally.reports["delivered, ran"] > 40
+    assert tally.reports["unknown, ran"] > 0
+    assert tally.reports["unknown, did not run"] > 0

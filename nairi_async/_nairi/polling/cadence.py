@@ -1,9 +1,9 @@
 """How long to wait before the next poll, learnt for each agent. Pure: no clock, no I/O.
 
 For one known distribution of waiting times the cheapest schedule polls as densely as the square root of its hazard.
-The gain lies in knowing each agent's own distribution, so that is learnt while the session works. One constant of the
-whole session ties the number of polls to the delay: the integral of the root hazard between two polls. It is tuned
-until news is found `Polling.delay` late on average over all agents, which spends polls where they save most.
+What saves requests is to know each agent's own distribution, so that is learnt while the session works. One constant
+of the whole session ties the number of polls to the delay: the integral of the root hazard between two polls. It is
+tuned until news is found `Polling.delay` late on average over all agents, which spends polls where they save most.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Seconds that the service's times may be rounded by.
 _ROUNDING: Final = 0.01
-# Seconds to which the service's time must be known to tell a prompt's own change from a very short turn.
+# Seconds to which the service's time must be known to distinguish a prompt's own change from a very short turn.
 _SURE: Final = 0.1
 # Seconds that a poll's response may be behind: what was announced so long before may still be news to it.
 _STALE: Final = 1.0

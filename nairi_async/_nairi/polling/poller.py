@@ -196,7 +196,7 @@ class Poller:
         context.executor.hooks.emit(log, ended)
 
     def poll_at(self, at: float) -> None:
-        """Set the time of the next poll, whatever the cadence says."""
+        """Set the time of the next poll instead of the cadence."""
         self._begin().poll_at(at)
 
     @property

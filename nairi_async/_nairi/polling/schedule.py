@@ -84,7 +84,7 @@ class Schedule:
         return self.interval
 
     def poll_at(self, at: float) -> None:
-        """Set the time of the next poll, whatever the cadence says."""
+        """Set the time of the next poll instead of the cadence."""
         self.next_poll_at, self.is_fixed = at, True
 
     def observe_news(self, polled_at: float) -> None:

@@ -33,7 +33,7 @@ class Waiter:
         return self._woken
 
     def wake(self) -> None:
-        """Let the watcher look again at what it waits for."""
+        """Let the watcher check again for what it waits for."""
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 

@@ -1,4 +1,4 @@
-"""When to look again: bounded, never stuck, quick on news."""
+"""When to poll again: bounded, never stuck, quick on news."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pollings = st.builds(
 
 @given(pollings, st.lists(st.tuples(durations, st.booleans(), st.floats(0, 1, exclude_max=True)), min_size=1))
 def test_every_interval_is_positive_and_bounded(polling: Polling, polls: list[tuple[float, bool, float]]) -> None:
-    """Whatever the looks bring, the next one comes, and never later than `maximum`."""
+    """The next poll always comes, and never later than `maximum`, for any results of the polls before."""
     cadence = Cadence(polling)
     for _ in range(3):
         schedule, now = Schedule(cadence, "agent", "first", 0.0, known=True), 0.0
@@ -41,7 +41,7 @@ def test_a_short_turn_of_an_unknown_agent_is_not_waited_for_long() -> None:
 
 
 def test_conversations_started_together_drift_apart() -> None:
-    """Jitter spreads the looks by a tenth to both sides."""
+    """Jitter spreads the polls by a tenth to both sides."""
     spread = [
         Schedule(Cadence(Polling()), None, "turn", -60.0, known=True).feed(0.0, news=False, jitter=jitter)
         for jitter in (0.0, 0.5, 0.999)

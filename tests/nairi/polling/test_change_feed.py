@@ -1,4 +1,4 @@
-"""One listing announces for all: believed when it proves true, dropped when it lies or does not pay (design section 7).
+"""One listing announces for all: trusted once it proves true, dropped when it is wrong or costs more than it saves.
 
 The simulator decides what moves a job's `updated_at`; time is virtual.
 """
@@ -68,8 +68,8 @@ class Table:
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 400), st.floats(0, 3)), max_size=300), min_size=1, max_size=5))
-def test_a_reading_tells_every_change_once(rounds: list[list[tuple[int, float]]]) -> None:
-    """Pages, equal times and rows stamped a little late: each change since the last reading is told, and none twice."""
+def test_a_reading_finds_every_change_once(rounds: list[list[tuple[int, float]]]) -> None:
+    """With pages, equal times and rows stamped a little late, each change since the last reading is found once."""
     table, listing = Table(), ListingPages()
     table.touch("old", 0)
     table.read(listing)
@@ -92,7 +92,7 @@ def test_thousands_of_rows_with_one_time_are_read_by_offset() -> None:
 
 
 def test_rows_that_move_between_two_pages_are_not_lost() -> None:
-    """A row that jumps to the end while pages are read is told; its neighbours are not skipped."""
+    """A row that moves to the end while pages are read is found; its neighbours are not skipped."""
     table, listing = Table(), ListingPages()
     table.touch("old", 0)
     table.read(listing)
@@ -111,10 +111,10 @@ def test_rows_that_move_between_two_pages_are_not_lost() -> None:
 
 
 class TestTrust:
-    """A listing is on trial until proven, and off for good when it lies or does not pay."""
+    """A listing is on trial until proven, and off for good when it is wrong or costs more than it saves."""
 
     def test_three_proofs_make_trust(self) -> None:
-        """What looks found had been announced: the listing is believed."""
+        """What polls found had been announced: the listing is trusted."""
         trust = FeedTrust()
         for _ in range(3):
             assert trust.state is TrustState.ON_TRIAL
@@ -122,7 +122,7 @@ class TestTrust:
         assert trust.state is TrustState.TRUSTED
 
     def test_a_change_that_was_not_announced_ends_it(self) -> None:
-        """A look finds what no reading tells within the grace: off, also after it was trusted."""
+        """A poll finds what no reading shows within the grace: off, also after it was trusted."""
         trust, job = FeedTrust(TrustState.TRUSTED), WatchedJob("job")
         trust.observe_discovery(job, alive=4.0, found=6.0)
         trust.observe_reading(7.0, grace=2.0)
@@ -132,7 +132,7 @@ class TestTrust:
         assert "did not announce" in trust.reason
 
     def test_what_costs_more_than_it_saves_is_dropped(self) -> None:
-        """Follow-ups and pages near the number of looks saved: off; far below: kept."""
+        """Follow-ups and pages near the number of polls saved: off; far below: kept."""
         dear, cheap = FeedTrust(TrustState.TRUSTED), FeedTrust(TrustState.TRUSTED)
         for number in range(20):
             dear.observe_cost(18.0, 20.0)
@@ -142,11 +142,11 @@ class TestTrust:
         assert (dear.state, cheap.state) == (TrustState.OFF, TrustState.TRUSTED)
 
     def test_the_prompts_own_change_is_no_news(self) -> None:
-        """The row that a prompt moves is passed over once, if the service's time is known closely."""
+        """The row that a prompt moves is ignored once, if the service's time is known closely."""
         clock = ServerClock()
         for number in range(64):
-            moment = number * 0.0631
-            clock.observe(float(math.floor(1000.0 + moment)), moment)
+            at = number * 0.0631
+            clock.observe(float(math.floor(1000.0 + at)), at)
 
         def announced(at: float, status: str = "active", known: ServerClock = clock) -> WatchedJob:
             job = WatchedJob("job", prompted=(3.9, 3.95))
@@ -163,18 +163,18 @@ class TestTrust:
 
 
 @given(st.floats(-1e6, 1e6), st.lists(st.floats(0, 1000), min_size=1, max_size=100))
-def test_the_service_clock_is_bounded_truly(ahead: float, moments: list[float]) -> None:
+def test_the_service_clock_is_bounded_truly(ahead: float, times: list[float]) -> None:
     """From whole seconds, bounds that always hold the truth, and get closer."""
     clock = ServerClock()
-    for moment in moments:
-        clock.observe(float(math.floor(moment + ahead)), moment)
-        earliest, latest = clock.at(moment)
-        assert earliest - 1e-6 <= moment + ahead <= latest + 1e-6
+    for at in times:
+        clock.observe(float(math.floor(at + ahead)), at)
+        earliest, latest = clock.at(at)
+        assert earliest - 1e-6 <= at + ahead <= latest + 1e-6
         assert latest - earliest <= 1.0 + 1e-6
 
 
-def test_one_answer_with_a_wrong_clock_changes_nothing() -> None:
-    """Among several servers one may be an hour off; a clock that was set is what two answers in a row say."""
+def test_one_response_with_a_wrong_clock_changes_nothing() -> None:
+    """Among several servers one may be an hour off; a clock that was set is what two responses in a row say."""
     clock = ServerClock()
     for second, date in enumerate([1000.0, 1001.0, 4602.0, 1003.0, 4604.0]):
         clock.observe(date, second)
@@ -183,8 +183,8 @@ def test_one_answer_with_a_wrong_clock_changes_nothing() -> None:
     assert clock.at(6.0) == (4606.0, 4607.0)
 
 
-def test_a_first_answer_may_be_the_wrong_one() -> None:
-    """Before two answers have agreed, the newest counts."""
+def test_a_first_response_may_be_the_wrong_one() -> None:
+    """Before two responses have agreed, the newest counts."""
     clock = ServerClock()
     clock.observe(4600.0, 0.0)
     clock.observe(1001.0, 1.0)
@@ -204,7 +204,7 @@ Rewrite = Callable[[dict[str, Any]], None]
 
 
 async def rewritten(rewrite: Rewrite, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """The answer with each row of a listing changed."""
+    """Return the response with each row of a listing changed."""
     if "/agents/" not in request.path or not isinstance(response, web.Response) or response.body is None:
         return response
     listing = json.loads(bytes(response.body))  # type: ignore[arg-type]
@@ -247,8 +247,8 @@ async def asked(
 _PLAIN: dict[object, tuple[int, float]] = {}
 
 
-async def plain_looks(script: object = lasting) -> tuple[int, float]:
-    """Requests and mean delay of the same prompts where there is no listing."""
+async def plain_polls(script: object = lasting) -> tuple[int, float]:
+    """Return the requests and mean delay of the same prompts where there is no listing."""
     if script not in _PLAIN:
         simulator, delay = await asked(Quirks(listing=False), script=script)
         _PLAIN[script] = len(simulator.requests), delay
@@ -260,10 +260,10 @@ def listings(simulator: Simulator) -> int:
 
 
 @pytest.mark.anyio
-async def test_a_true_listing_replaces_looks() -> None:
+async def test_a_true_listing_replaces_polls() -> None:
     """Where completions move it, conversations cost a fraction of the requests, at the same delay."""
     with_feed, delay = await asked(Quirks(updated_at_moves="completion"))
-    without, plain_delay = await plain_looks()
+    without, plain_delay = await plain_polls()
     assert len(with_feed.requests) < 0.4 * without
     assert delay < 1.6
     assert plain_delay < 1.6
@@ -276,12 +276,12 @@ async def test_a_true_listing_replaces_looks() -> None:
         (Quirks(updated_at_moves="never"), "did not announce a change"),
         (Quirks(listing=False), "cannot be read"),
     ],
-    ids=["lies", "missing"],
+    ids=["wrong", "missing"],
 )
-async def test_a_useless_listing_is_dropped_and_said_so_once(
+async def test_a_useless_listing_is_dropped_with_one_record(
     quirks: Quirks, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A listing that lies or is not there is switched off with one record, and costs hardly anything."""
+    """A listing that is wrong or missing is switched off with one record, and costs hardly anything."""
     caplog.set_level(logging.WARNING, logger="nairi_async.polling")
     simulator, delay = await asked(quirks)
     (record,) = caplog.records
@@ -303,9 +303,9 @@ async def test_a_useless_listing_is_dropped_and_said_so_once(
     ids=str,
 )
 async def test_nothing_is_lost_whatever_the_listing_does(quirks: Quirks) -> None:
-    """Skewed clocks, stale answers, busy agents: every reply comes, for hardly more than plain looking."""
+    """Skewed clocks, stale responses, busy agents: every reply comes, for hardly more than plain polling."""
     simulator, _ = await asked(quirks, script=chatty)
-    without, _ = await plain_looks(chatty)
+    without, _ = await plain_polls(chatty)
     assert len(simulator.requests) < 1.2 * without
 
 
@@ -317,17 +317,15 @@ async def test_nothing_is_lost_whatever_the_listing_does(quirks: Quirks) -> None
         lambda row: row.pop("updated_at"),
         lambda row: row.update(updated_at="2026-01-01T00:00:00.000Z"),
         lambda row: row.update(updated_at="yesterday"),
-        lambda row: row.update(id="job_of_nobody"),
+        lambda row: row.update(id="job_unknown"),
     ],
     ids=["backwards", "missing", "all equal", "no times", "other ids"],
 )
-async def test_times_that_make_no_sense_cost_a_listing_its_place(
-    rewrite: Rewrite, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Whatever stands in `updated_at`, every reply comes in time, for hardly more than plain looking, logged once."""
+async def test_a_listing_with_senseless_times_is_dropped(rewrite: Rewrite, caplog: pytest.LogCaptureFixture) -> None:
+    """With any content of `updated_at`, every reply comes in time, for hardly more than plain polling, logged once."""
     caplog.set_level(logging.WARNING, logger="nairi_async.polling")
     simulator, delay = await asked(Quirks(), rewrite=rewrite)
-    without, _ = await plain_looks()
+    without, _ = await plain_polls()
     assert len(simulator.requests) < 1.1 * without
     assert delay < 1.7
     assert len(caplog.records) <= 2
@@ -335,8 +333,8 @@ async def test_times_that_make_no_sense_cost_a_listing_its_place(
 
 
 @pytest.mark.anyio
-async def test_a_listing_that_begins_to_lie_is_found_out() -> None:
-    """Trusted, then silent: the looks that verify find it out, and every turn is still found."""
+async def test_a_listing_that_becomes_silent_is_found_out() -> None:
+    """Trusted, then silent: the verifying polls notice, and every turn is still found."""
     calls = 0
 
     async def silent_later(request: web.Request) -> web.StreamResponse | None:
@@ -365,7 +363,7 @@ async def test_failing_readings_do_not_fail_watchers() -> None:
 
 @pytest.mark.anyio
 async def test_foreign_jobs_do_no_harm() -> None:
-    """Thousands of conversations of the same agent that somebody else began are read over and not followed."""
+    """Thousands of conversations of the same agent that another client began are skipped and not followed."""
     clock = VirtualClock()
     async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion")) as simulator:
         simulator.agent("my-agent", [Say("done", after=30)])
@@ -380,7 +378,7 @@ async def test_foreign_jobs_do_no_harm() -> None:
 
 @pytest.mark.anyio
 async def test_a_cancelled_leader_hands_over() -> None:
-    """Whoever reads the listing for all may be cancelled at any time; the others are still woken."""
+    """The watcher that reads the listing for all may be cancelled at any time; the others are still woken."""
     clock = VirtualClock()
     async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion")) as simulator:
         simulator.agent("my-agent", lambda prompt, _: [Say("done", after=float(prompt))])
@@ -403,7 +401,7 @@ async def test_a_cancelled_leader_hands_over() -> None:
 
 @pytest.mark.anyio
 async def test_a_rate_limit_does_not_switch_the_listing_off() -> None:
-    """A 429 with Retry-After quiets the session; the listing is trusted as before, so the load stays low."""
+    """A 429 with Retry-After throttles the session; the listing is trusted as before, so the load stays low."""
     refused = 0
 
     async def refuse_once(request: web.Request) -> web.StreamResponse | None:
@@ -450,7 +448,7 @@ async def test_a_timeout_holds_while_another_watcher_reads_the_listing() -> None
 
 
 @pytest.mark.anyio
-async def test_a_reading_longer_than_can_be_read_at_a_time_is_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reading_of_more_pages_than_allowed_is_continued(monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows at once than one reading takes are all announced, by the readings that follow."""
     monkeypatch.setattr("nairi_async._nairi.polling.listing_reader._MOST_PAGES", 1)
     simulator, delay = await asked(Quirks(updated_at_moves="completion"), many=250, rounds=2)
@@ -462,7 +460,7 @@ async def test_a_reading_longer_than_can_be_read_at_a_time_is_gone_on_with(monke
 async def test_what_happens_while_a_long_reading_goes_on_is_announced_by_its_later_pages(
     clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A page tells of all that had changed when it was answered, not only of what had when its reading began."""
+    """A page shows all that had changed when it was received, not only what had when its reading began."""
     caplog.set_level(logging.WARNING, logger="nairi_async.polling")
     rng = random.Random(5)
 
@@ -482,10 +480,10 @@ async def test_what_happens_while_a_long_reading_goes_on_is_announced_by_its_lat
 
 
 @pytest.mark.anyio
-async def test_looks_that_are_behind_are_no_evidence_against_the_listing(
+async def test_stale_polls_are_no_evidence_against_the_listing(
     clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An announced turn that a stale answer shows as running is found later, and the listing had told of it."""
+    """An announced turn that a stale response shows as running is found later, and the listing had announced it."""
     caplog.set_level(logging.WARNING, logger="nairi_async.polling")
     rng = random.Random(5)
     faults = FaultPlan(seed=1, rates={"stale": 0.05})

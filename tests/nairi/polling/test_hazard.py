@@ -1,4 +1,4 @@
-"""Learning how long things last, and when to look (design section 7): pure, in virtual time."""
+"""Learning how long things last, and when to poll: pure, in virtual time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def changing(rng: random.Random, turn: int) -> tuple[str, float]:
 
 
 def spent(lengths: Callable[[random.Random, int], tuple[str, float]], turns: int = 2400) -> tuple[float, float]:
-    """Looks beside those of the fixed interval with the same mean delay, and that delay, after 300 turns."""
+    """Return the ratio of polls to those of the fixed interval of equal mean delay, and that delay, after 300 turns."""
     cadence, jitter = Cadence(Polling(delay=1.0)), random.Random(1)
     polls, delays, waits = 0, [], []
     rng = random.Random(2)
@@ -84,7 +84,7 @@ def spent(lengths: Callable[[random.Random, int], tuple[str, float]], turns: int
 def test_learning_beats_the_fixed_interval(
     lengths: Callable[[random.Random, int], tuple[str, float]], most: float
 ) -> None:
-    """At equal mean delay fewer looks than a fixed interval where there is something to learn, never 5 % more."""
+    """At equal mean delay fewer polls than a fixed interval where there is something to learn, never 5 % more."""
     ratio, delay = spent(lengths)
     assert ratio <= most
     assert delay <= 1.1
@@ -94,7 +94,7 @@ def test_learning_beats_the_fixed_interval(
 def test_an_interval_is_positive_and_bounded(
     waits: list[tuple[float, float]], elapsed: float, integral: float, longest: float
 ) -> None:
-    """Whatever was learnt, the next look comes, and within the bound."""
+    """The next poll comes within the bound, with anything learnt before."""
     estimate = HazardEstimate()
     for alive, found in waits:
         estimate.observe_survival(0.0, min(alive, found))
@@ -116,8 +116,8 @@ def test_nothing_observed_is_lost_between_the_bins(waits: list[tuple[float, floa
     assert len(exported["events"]) == len(BIN_EDGES) - 1
 
 
-def test_looks_gather_where_the_ends_are() -> None:
-    """With turns of half a minute, there are few looks before, and many around it."""
+def test_polls_gather_where_the_ends_are() -> None:
+    """With turns of half a minute, there are few polls before that time, and many around it."""
     estimate = HazardEstimate()
     for _ in range(100):
         estimate.observe_survival(0.0, 28.0)
@@ -127,7 +127,7 @@ def test_looks_gather_where_the_ends_are() -> None:
 
 
 class TestExport:
-    """What was learnt can be saved and handed on."""
+    """What was learnt can be saved and restored."""
 
     def learnt(self) -> Cadence:
         cadence = Cadence(Polling())
@@ -169,7 +169,7 @@ class TestExport:
 @settings(max_examples=30)
 @given(st.integers(0, 2**32))
 def test_equal_seeds_make_equal_schedules(seed: int) -> None:
-    """The cadence has no randomness of its own: the same looks and the same jitter give the same intervals."""
+    """The cadence has no randomness of its own: the same polls and the same jitter give the same intervals."""
 
     def run() -> list[float]:
         rng, cadence, intervals = random.Random(seed), Cadence(Polling()), []

@@ -1,4 +1,4 @@
-"""The timeline as a pure state machine: whatever the reads look like, each message comes out once and in order."""
+"""The timeline as a pure state machine: each message comes out once and in order, for any sequence of reads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EPOCH = datetime(2026, 4, 12, tzinfo=UTC)
 def message(
     id_: str, role: str = "assistant", *, at: float | None = None, status: str = "completed", until: float | None = None
 ) -> Message:
-    """A message created `at` and last changed `until` seconds after the epoch of these tests."""
+    """Return a message created `at` and last changed `until` seconds after the epoch of these tests."""
     created = None if at is None else EPOCH + timedelta(seconds=at)
     return Message(
         id=id_,
@@ -40,7 +40,7 @@ def ids(messages: Sequence[Message]) -> list[str]:
 
 @st.composite
 def conversations(draw: st.DrawFn) -> list[Message]:
-    """What a conversation looks like in the end: prompts, replies and notices in the order in which they were made."""
+    """Draw a finished conversation: prompts, replies and notices in the order in which they were made."""
     roles = draw(
         st.lists(st.sampled_from(["user", "assistant", "assistant", "system", "progress", "new role"]), max_size=12)
     )
@@ -49,7 +49,7 @@ def conversations(draw: st.DrawFn) -> list[Message]:
 
 @st.composite
 def views(draw: st.DrawFn, truth: list[Message]) -> list[Message]:
-    """One read of it: some messages, each finished or not, in any order, some of them repeated."""
+    """Draw one read of it: some messages, each finished or not, in any order, some of them repeated."""
     shown = draw(st.lists(st.sampled_from(truth), max_size=2 * len(truth)))
     return [evolve(entry, status="pending") if draw(st.booleans()) else entry for entry in shown]
 

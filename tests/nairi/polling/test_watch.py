@@ -1,4 +1,4 @@
-"""What a watch promises (design section 5), against the simulator in virtual time."""
+"""What a watch promises, against the simulator in virtual time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def said(watch: Watch) -> list[str]:
-    """Everything a watch gives, as texts."""
+    """Return everything that a watch gives, as texts."""
     return [message.content async for message in watch]
 
 
@@ -82,7 +82,7 @@ async def test_progress_is_left_out_unless_asked_for(nairi: NairiSession, simula
     ids=str,
 )
 async def test_each_message_comes_once_and_in_order(nairi: NairiSession, simulator: Simulator, quirks: Quirks) -> None:
-    """Whatever the service repeats, reorders or delays, in the first turn and in a later one."""
+    """Repeated, reordered and delayed messages come once and in order, in the first turn and in a later one."""
     simulator.quirks = quirks
     simulator.agent("my-agent", [Say("one", after=3, unfinished_for=2), Say("two", after=4), Say("three", after=0.5)])
     turn = await nairi.start("my-agent", "go")
@@ -382,7 +382,7 @@ async def test_a_conversation_that_shows_no_prompt_yet_is_not_over(nairi: NairiS
 async def test_a_followed_turn_that_was_over_at_once_is_settled(
     nairi: NairiSession, simulator: Simulator, clock: VirtualClock
 ) -> None:
-    """Following, a turn that began and ended between two looks still gives its growing reply whole."""
+    """Following, a turn that began and ended between two polls still gives its growing reply whole."""
     simulator.agent("my-agent", [Done(), Say("a long reply that grows", unfinished_for=0.8)])
     turn = await nairi.start("my-agent", "go")
     watch = nairi.watch(turn, follow=True)
