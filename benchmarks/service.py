@@ -1,7 +1,7 @@
 """The simulated service in a process of its own, which takes the time from each request.
 
-Time is virtual: clients send their time with each request, and the service responds as it would then. So hours pass in seconds,
-over real HTTP, and what is counted does not depend on the speed of the machine.
+Time is virtual: clients send their time with each request, and the service responds as it would then. So hours pass in
+seconds, over real HTTP, and what is counted does not depend on the speed of the machine.
 """
 
 from __future__ import annotations
