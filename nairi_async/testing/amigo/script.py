@@ -145,4 +145,4 @@ def default_script(message: str, _turn_number: int) -> Steps:
     if not message:
         return (Speak("Hello! How can I help?", after=0.1, every=0.1),)
     decision = Action("navigate-state-machine-decision-state-decision-started", after=0.1)
-    return (decision, Speak(f'You message: "{message}"', after=0.1, pieces=4, every=0.1))
+    return (decision, Speak(f'You said: "{message}"', after=0.1, pieces=4, every=0.1))
