@@ -16,7 +16,7 @@ from nairi_async._core.retry import parse_date, parse_retry_after
 from nairi_async._nairi import wire
 from nairi_async._nairi.incremental_decoder import IncrementalDecoder
 from nairi_async.amigo import wire as amigo
-from nairi_async.cli.output import clean
+from nairi_async.cli.formatting import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

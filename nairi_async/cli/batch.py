@@ -1,4 +1,4 @@
-"""`nairi-async batch`: many prompts from lines of JSON, with a ledger from which the same command goes on."""
+"""`nairi-async batch`: many prompts from JSON lines, with a ledger from which the same command goes on."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from nairi_async._core.json_body import json_line
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async.batch import Batch, JsonLines, read_status
 from nairi_async.batch.documents import encode_result, output_line
-from nairi_async.cli.feeding import Fed
-from nairi_async.cli.output import PROGRAM, clean, one_line
-from nairi_async.cli.progress import Progress, summary
-from nairi_async.cli.style import Screen
-from nairi_async.cli.talk import open_session
+from nairi_async.cli.command_table import PROGRAM
+from nairi_async.cli.conversation import open_session
+from nairi_async.cli.formatting import clean, one_line
+from nairi_async.cli.progress_bar import ProgressBar, summary
+from nairi_async.cli.screen import Screen
+from nairi_async.cli.threaded_reader import ThreadedReader
 from nairi_async.clock import SystemClock
 from nairi_async.errors import InvalidArgumentError, LedgerError
 
@@ -45,14 +46,14 @@ def batch(options: Namespace) -> int:
     if options.status:
         return _show_status(options)
     if options.prompts is None or options.agent is None:
-        raise InvalidArgumentError("PROMPTS and --agent are needed, unless --status is asked for")
+        raise InvalidArgumentError("give PROMPTS and --agent, or --status")
     session = open_session(options)
-    stream = _opened(options.prompts)
+    stream = _open(options.prompts)
     try:
         _check_apart(stream, options)
         return asyncio.run(_batch(session, stream, options))
     except (asyncio.CancelledError, KeyboardInterrupt):
-        _show_way_on(Screen.on(sys.stderr), options)
+        _show_next_command(Screen.on(sys.stderr), options)
         return _INTERRUPTED
     finally:
         if options.prompts != _STDIN:
@@ -62,11 +63,11 @@ def batch(options: Namespace) -> int:
 async def _batch(session: NairiSession, stream: BinaryIO, options: Namespace) -> int:
     err = Screen.on(sys.stderr)
     lines = JsonLines(stream)
-    is_file, size = _extent(stream)
+    is_file, size = _file_size(stream)
     run = Batch(
         session,
         options.agent,
-        lines if is_file else Fed(lines),
+        lines if is_file else ThreadedReader(lines),
         ledger=options.ledger,
         output=options.output,
         limit=options.limit,
@@ -82,61 +83,61 @@ async def _batch(session: NairiSession, stream: BinaryIO, options: Namespace) ->
             return lines.items_read
         return lines.items_read * size / lines.bytes_read if size and lines.bytes_read else None
 
-    has_begun = False
+    is_open = False
     async with session:
         try:
             async with run as outcomes:
-                has_begun = True
-                progress = Progress(err, SystemClock(), lambda: run.status, total)
+                is_open = True
+                progress = ProgressBar(err, SystemClock(), lambda: run.status, total)
                 with _interrupts(run, progress) as interrupted:
                     await _print(outcomes, progress, options)
         except LedgerError:
-            # One that could not be opened refuses the same command again.
-            if has_begun:
-                _show_way_on(err, options)
+            # A ledger that cannot be opened would refuse the same command again.
+            if is_open:
+                _show_next_command(err, options)
             raise
     status = await asyncio.to_thread(read_status, options.ledger)
-    err.show(_told(status), "bold")
+    err.show(_final_summary(status), "bold")
     if status.unusable:
-        err.show(_correct(status.unusable), "red")
+        err.show(_advice(status.unusable), "red")
     if interrupted():
-        _show_way_on(err, options)
+        _show_next_command(err, options)
         return _INTERRUPTED
     if status.open:
-        _show_way_on(err, options)
+        _show_next_command(err, options)
         return _OPEN
     if status.failed:
         err.show(f"To ask again what failed: {_command(options)} --retry-failed", "dim")
     return _FAILED if status.failed or status.unusable else 0
 
 
-async def _print(outcomes: Batch, progress: Progress, options: Namespace) -> None:
-    """Print what comes."""
+async def _print(outcomes: Batch, progress: ProgressBar, options: Namespace) -> None:
+    """Print the outcomes."""
     out = Screen.on(sys.stdout)
     async with progress.running():
         async for outcome in outcomes:
             if options.output is None and outcome.is_final:
-                out.show(_line(outcome))
+                out.show(_output_line(outcome))
             if outcome.error is not None:
-                progress.show(f"{_which(outcome)}  {one_line(str(outcome.error))}", "red")
+                progress.show(f"{_label(outcome)}  {one_line(str(outcome.error))}", "red")
 
 
-def _which(outcome: BatchOutcome) -> str:
+def _label(outcome: BatchOutcome) -> str:
     if isinstance(outcome.error, InvalidArgumentError) and outcome.turn is None and not outcome.is_final:
-        # By its line: its id may be missing, or another record's.
+        # Named by its line: its id may be missing, or belong to another record.
         return f"unusable  line {outcome.place}"
     return f"{'failed' if outcome.is_final else 'open'}  {one_line(outcome.id)}"
 
 
-def _line(outcome: BatchOutcome) -> str:
+def _output_line(outcome: BatchOutcome) -> str:
     result = outcome.reply or outcome.error
-    assert result is not None  # noqa: S101 - one of them is there
+    assert result is not None  # noqa: S101 - an outcome has one of them
     return output_line(outcome.id, encode_result(outcome.turn, result)).decode().rstrip("\n")
 
 
 @contextmanager
-def _interrupts(run: Batch, progress: Progress) -> Generator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM: the first stops beginning, the second stops at once, the third is the system's own."""
+def _interrupts(run: Batch, progress: ProgressBar) -> Generator[Callable[[], bool]]:
+    """Handle Ctrl-C and SIGTERM: the first stops sending, the second stops at once, the third is the system's own."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     count = 0
@@ -145,7 +146,7 @@ def _interrupts(run: Batch, progress: Progress) -> Generator[Callable[[], bool]]
         if count == 1:
             run.stop()
             progress.is_stopping = True
-            progress.show("\nStopping: noting what is on its way. Ctrl-C again stops at once.", "yellow")
+            progress.show("\nStopping: recording the prompts on their way. Ctrl-C again stops at once.", "yellow")
         elif task is not None:
             task.cancel()
 
@@ -156,7 +157,7 @@ def _interrupts(run: Batch, progress: Progress) -> Generator[Callable[[], bool]]
             signal.signal(number, before[number])
         loop.call_soon_threadsafe(interrupt)
 
-    # Not the loop's own handlers, which Windows does not have.
+    # The loop has handlers of its own, but not on Windows.
     before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: count > 0
@@ -188,7 +189,7 @@ def _show_status(options: Namespace) -> int:
     return 0
 
 
-def _told(status: BatchStatus) -> str:
+def _final_summary(status: BatchStatus) -> str:
     facts = [summary(status)]
     facts += [f"{status.running:,} still running"] if status.running else []
     facts += [f"{status.sending:,} in doubt"] if status.sending else []
@@ -196,13 +197,13 @@ def _told(status: BatchStatus) -> str:
     return ", ".join(facts) + "."
 
 
-def _correct(unusable: int) -> str:
+def _advice(unusable: int) -> str:
     if unusable == 1:
-        return "1 record cannot be used: correct it and repeat."
-    return f"{unusable:,} records cannot be used: correct them and repeat."
+        return "1 record cannot be used: correct it, and run the same command again."
+    return f"{unusable:,} records cannot be used: correct them, and run the same command again."
 
 
-def _show_way_on(screen: Screen, options: Namespace) -> None:
+def _show_next_command(screen: Screen, options: Namespace) -> None:
     screen.show(f"Nothing is lost. To go on: {_command(options)}", "dim")
 
 
@@ -218,11 +219,11 @@ def _command(options: Namespace) -> str:
     return clean(shlex.join(words))
 
 
-def _opened(name: str) -> BinaryIO:
+def _open(name: str) -> BinaryIO:
     if name == _STDIN:
         if sys.stdin is None:
             raise InvalidArgumentError("standard input is closed")
-        # A reader of our own, which nobody closes: the thread that reads may hold it to the end of the process.
+        # A reader of our own, which is never closed: the reading thread may hold it until the process ends.
         return open(sys.stdin.fileno(), "rb", closefd=False)
     try:
         return Path(name).open("rb")
@@ -231,17 +232,17 @@ def _opened(name: str) -> BinaryIO:
 
 
 def _check_apart(stream: BinaryIO, options: Namespace) -> None:
-    """Refuse to read prompts from where replies are written: each reply would be a prompt, for ever."""
+    """Refuse to read prompts from a file that the batch writes to: each reply would become a prompt, endlessly."""
     source = os.fstat(stream.fileno())
     for name in (options.output, options.ledger):
         if name is not None and Path(name).exists() and os.path.samestat(source, Path(name).stat()):
-            raise InvalidArgumentError(f"{name!r} cannot be both read and written")
+            raise InvalidArgumentError(f"{name!r} cannot be both read and written: name another file")
     with suppress(OSError, AttributeError):
         if stat.S_ISREG(source.st_mode) and os.path.samestat(source, os.fstat(sys.stdout.fileno())):
-            raise InvalidArgumentError("standard output is the file of the prompts")
+            raise InvalidArgumentError("standard output is the file of the prompts: name another --output")
 
 
-def _extent(stream: BinaryIO) -> tuple[bool, int]:
-    """Whether reading never waits for anybody, and then the size."""
+def _file_size(stream: BinaryIO) -> tuple[bool, int]:
+    """Return whether the stream is a file, whose reads never wait, and its size."""
     found = os.fstat(stream.fileno())
     return stat.S_ISREG(found.st_mode), found.st_size

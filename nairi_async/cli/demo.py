@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from nairi_async._nairi.results import Reply
 from nairi_async._nairi.session import NairiSession
-from nairi_async.cli.live import Narrator
-from nairi_async.cli.output import usage_text
-from nairi_async.cli.style import Screen
+from nairi_async.cli.formatting import usage_text
+from nairi_async.cli.narrator import Narrator
+from nairi_async.cli.screen import Screen
 from nairi_async.clock import SystemClock
 from nairi_async.models import Usage
 from nairi_async.testing import Done, Notice, Say, Simulator, Text, Thinking, Tool, VirtualClock
@@ -78,10 +78,10 @@ async def _demo(clock: Clock) -> None:
             turn: Turn | None = None
             replies: list[Reply] = []
             for prompt in _PROMPTS:
-                narrator.say("user", prompt)
+                narrator.show_text("user", prompt)
                 turn = await (nairi.start(_AGENT, prompt) if turn is None else nairi.continue_(turn.job_id, prompt))
                 watch = nairi.watch(turn, progress=True)
-                replies.append(Reply.of(turn, await narrator.follow(watch, narrator.tell)))
+                replies.append(Reply.of(turn, await narrator.follow(watch, narrator.show_message)))
                 screen.show("")
         used = usage_text(Usage.total(reply.usage for reply in replies))
         requests = len(simulator.requests)

@@ -1,4 +1,4 @@
-"""`nairi-async simulate`: the simulated service for programs in any language, until it is stopped."""
+"""`nairi-async simulate`: the simulated service, for programs in any language."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from nairi_async._core.api_key import ApiKey
-from nairi_async.cli.output import clean, clock_time
-from nairi_async.cli.style import Screen
+from nairi_async.cli.formatting import clean, clock_time
+from nairi_async.cli.screen import Screen
 from nairi_async.testing import Simulator
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ async def _simulate(options: Namespace) -> None:
         if not stopped.done():
             stopped.set_result(None)
 
-    # Windows has no such handlers; there KeyboardInterrupt remains.
+    # Windows has no such handlers; there Ctrl-C raises KeyboardInterrupt.
     with suppress(NotImplementedError):
         loop.add_signal_handler(signal.SIGINT, stop)
         loop.add_signal_handler(signal.SIGTERM, stop)
@@ -47,7 +47,7 @@ async def _simulate(options: Namespace) -> None:
         try:
             err.show(clean(f"{now}  {response.status}  {request.method:<6} {request.rel_url.raw_path_qs}"))
         except OSError as error:
-            # Nobody reads the log any more: the end, as for any program in a pipe.
+            # The reader of the log is gone: the end, as for any program in a pipe.
             if not stopped.done():
                 stopped.set_exception(error)
 
@@ -56,7 +56,7 @@ async def _simulate(options: Namespace) -> None:
         out.show(f"export NAIRI_BASE_URL={simulator.url}")
         out.show(f"export NAIRI_API_KEY={shlex.quote(simulator.api_key)}")
         err.show(
-            "The agent is my-agent; any other name is made when it is first used. Ctrl-C stops the service.", "dim"
+            "The agent is my-agent; any other agent is created when it is first used. Ctrl-C stops the service.", "dim"
         )
         await stopped
         err.show(f"\nStopped after {len(simulator.requests)} requests.", "dim")

@@ -1,4 +1,4 @@
-"""Rows for people and for programs: aligned on a terminal, parted by tabs in a pipe."""
+"""Rows for people and for programs: aligned on a terminal, separated by tabs in a pipe."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import define, field
 
-from nairi_async.cli.output import one_line
+from nairi_async.cli.formatting import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nairi_async.cli.style import Screen
+    from nairi_async.cli.screen import Screen
 
 _GAP: Final = "  "
-# A column that is cut keeps at least this much.
-_NARROWEST: Final = 8
+# A line that is cut keeps at least this many characters.
+_MIN_LINE: Final = 8
 
 
 @define
 class Table:
-    """A table whose rows are written one by one, so that whoever reads a pipe has the first at once.
+    """A table whose rows are written one by one, so that the reader of a pipe gets the first one at once.
 
-    On a terminal there are headings, and rows are cut to its width; in a pipe there are neither headings nor cuts, and
-    one tab between cells, which `cut`, `awk` and spreadsheets take apart.
+    A terminal shows headings, and rows are cut to its width. A pipe gets whole rows without headings, with one tab
+    between cells, as `cut`, `awk` and spreadsheets expect.
     """
 
     screen: Screen
     headings: Sequence[str]
     widths: list[int] = field(init=False)
-    _is_begun: bool = field(default=False, init=False)
+    _has_headings: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.widths = [len(heading) for heading in self.headings]
@@ -46,12 +46,12 @@ class Table:
         if width is None:
             self.screen.show("\t".join(shown))
             return
-        if not self._is_begun:
-            self._is_begun = True
+        if not self._has_headings:
+            self._has_headings = True
             self.screen.show(self._line(self.headings, width), "bold")
         self.screen.show(self._line(shown, width))
 
-    def _line(self, cells: Sequence[str], width: int) -> str:
-        line = _GAP.join(f"{cell:<{room}}" for cell, room in zip(cells, self.widths, strict=True)).rstrip()
+    def _line(self, cells: Sequence[str], columns: int) -> str:
+        line = _GAP.join(f"{cell:<{width}}" for cell, width in zip(cells, self.widths, strict=True)).rstrip()
         more = self.screen.style.glyph("more")
-        return line if len(line) <= max(width, _NARROWEST) else line[: max(width, _NARROWEST) - len(more)] + more
+        return line if len(line) <= max(columns, _MIN_LINE) else line[: max(columns, _MIN_LINE) - len(more)] + more

@@ -16,9 +16,9 @@ from running import Lines, environment, run, started
 from support import until
 
 from nairi_async.batch import BatchStatus, read_status
-from nairi_async.cli.feeding import Fed
-from nairi_async.cli.progress import Progress
-from nairi_async.cli.style import Screen, Style
+from nairi_async.cli.progress_bar import ProgressBar
+from nairi_async.cli.screen import Screen, Style
+from nairi_async.cli.threaded_reader import ThreadedReader
 from nairi_async.testing import Fail, Say, Simulator, VirtualClock
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ def progress(width: int | None, *ended: int, total: float | None) -> Iterator[tu
     def status() -> BatchStatus:
         return current
 
-    shown = Progress(Screen(stream, Style(width=width)), clock, status, lambda: total)
+    shown = ProgressBar(Screen(stream, Style(width=width)), clock, status, lambda: total)
     next(counts)
     for count in counts:
         clock.advance(1)
@@ -315,7 +315,9 @@ def test_progress_tells_what_is_left() -> None:
     assert [line.split(", ")[-1] for line, _ in progress(80, 10, total=100_000)] == ["2.8 h left"]
     [(bar, _)] = progress(80, 50, total=100)
     assert bar.startswith("[############............] 50 done")
-    stopping = Progress(Screen(io.StringIO(), Style()), VirtualClock(), lambda: BatchStatus(agent_id="a"), lambda: None)
+    stopping = ProgressBar(
+        Screen(io.StringIO(), Style()), VirtualClock(), lambda: BatchStatus(agent_id="a"), lambda: None
+    )
     stopping.is_stopping = True
     assert stopping.line() == "0 done, 0 failed, 0 on the way"
     assert [line for line, _ in progress(80, 9, total=None)] == ["9 done, 0 failed, $0.10, 3 running"]
@@ -325,7 +327,7 @@ async def test_progress_in_a_pipe_is_a_line_now_and_then() -> None:
     """Every ten seconds, if anything has changed."""
     clock, stream = VirtualClock(), io.StringIO()
     status = BatchStatus(agent_id="a")
-    shown = Progress(Screen(stream, Style()), clock, lambda: status, lambda: None)
+    shown = ProgressBar(Screen(stream, Style()), clock, lambda: status, lambda: None)
     async with shown.running():
         await clock.sleep(25)
         status = BatchStatus(agent_id="a", done=1)
@@ -344,7 +346,7 @@ async def test_a_source_that_blocks_is_fed() -> None:
             yield number
         raise ZeroDivisionError
 
-    fed = Fed(items())
+    fed = ThreadedReader(items())
     got = [await anext(fed) for _ in range(100)]
     assert got == list(range(100))
     assert taken < 180

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nairi_async._core.json_body import json_line
-from nairi_async.cli.output import (
+from nairi_async.cli.formatting import (
     clean,
     clock_time,
     entry,
@@ -21,7 +21,7 @@ from nairi_async.cli.output import (
     usage_text,
     watch_command,
 )
-from nairi_async.cli.style import Screen, Style
+from nairi_async.cli.screen import Screen, Style
 from nairi_async.errors import NairiError, NotFoundError
 from nairi_async.models import Message, Progress, Usage
 

@@ -1,4 +1,4 @@
-"""`nairi-async agents`, `conversations`, `messages`, `upload` and `download`: what there is, one row each."""
+"""`nairi-async agents`, `conversations`, `messages`, `upload` and `download`: one row for each resource."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from nairi_async._core.json_body import json_line
-from nairi_async.cli.output import clock_time, message_entry, one_line
-from nairi_async.cli.style import Screen
+from nairi_async.cli.conversation import open_session
+from nairi_async.cli.formatting import clock_time, message_entry, one_line
+from nairi_async.cli.screen import Screen
 from nairi_async.cli.table import Table
-from nairi_async.cli.talk import open_session
 from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
 
 
 def agents(options: Namespace) -> None:
-    """List the agents of the organisation: slug, id, name, description."""
+    """Run the command `agents`."""
     _run(_agents, options)
 
 
 def conversations(options: Namespace) -> None:
-    """List the conversations of an agent: id, status, time of the last change. Pages are read as they are printed."""
+    """Run the command `conversations`."""
     _run(_conversations, options)
 
 
 def messages(options: Namespace) -> None:
-    """Print the messages of a conversation as they are now, oldest first."""
+    """Run the command `messages`."""
     _run(_messages, options)
 
 
 def upload(options: Namespace) -> None:
-    """Upload files; each row is the id, for --attachment-id, and the name."""
+    """Run the command `upload`."""
     _run(_upload, options)
 
 
 def download(options: Namespace) -> None:
-    """Download files into a directory and print their paths, or write one to standard output."""
+    """Run the command `download`."""
     if options.stdout and len(options.ids) > 1:
-        raise InvalidArgumentError("--stdout takes one id")
+        raise InvalidArgumentError("--stdout takes only one id: download one file at a time")
     _run(_download, options)
 
 
@@ -81,7 +81,7 @@ async def _conversations(nairi: NairiSession, options: Namespace) -> None:
         if options.json:
             screen.show(json_line(row))
         else:
-            cells = (row.id, row.status, _moment(row.updated_at))
+            cells = (row.id, row.status, _timestamp(row.updated_at))
             table.fit([cells, ("", "abandoned", "")])
             table.show(*cells)
         count += 1
@@ -118,16 +118,16 @@ async def _download(nairi: NairiSession, options: Namespace) -> None:
             sys.stdout.buffer.write(file.data)
             sys.stdout.buffer.flush()
             return
-        place = await file.save(options.directory, overwrite=options.overwrite)
+        path = await file.save(options.directory, overwrite=options.overwrite)
         if options.json:
-            screen.show(_json(id=file.id, filename=file.filename, path=str(place), bytes=len(file.data)))
+            screen.show(_json(id=file.id, filename=file.filename, path=str(path), bytes=len(file.data)))
         else:
-            screen.show(one_line(str(place)))
+            screen.show(one_line(str(path)))
 
 
-def _moment(time: datetime | None) -> str:
-    """RFC 3339 in UTC, to the second, as people and programs read it."""
-    return "" if time is None else f"{time:%Y-%m-%dT%H:%M:%SZ}"
+def _timestamp(at: datetime | None) -> str:
+    """Return a time in RFC 3339, in UTC and to the second."""
+    return "" if at is None else f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _json(**fields: object) -> str:

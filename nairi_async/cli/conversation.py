@@ -1,4 +1,4 @@
-"""`nairi-async ask` and `nairi-async watch`: the real service from a shell."""
+"""`nairi-async ask` and `nairi-async watch`: one conversation, from a shell."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from nairi_async._core.json_body import json_line
 from nairi_async._nairi.results import Reply
 from nairi_async._nairi.session import NairiSession
-from nairi_async.cli.live import Narrator
-from nairi_async.cli.output import clean, clock_time, message_entry, usage_text, watch_command
-from nairi_async.cli.style import Screen
+from nairi_async.cli.formatting import clean, clock_time, message_entry, usage_text, watch_command
+from nairi_async.cli.narrator import Narrator
+from nairi_async.cli.screen import Screen
 from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError, InvalidArgumentError, NairiError, TurnFailedError
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 def ask(options: Namespace) -> None:
-    """Send a prompt; the reply's text goes to standard output, everything else to standard error."""
+    """Run the command `ask`."""
     nairi = open_session(options)
-    # Before the event loop runs: while it does, the first Ctrl-C would not interrupt the reading.
-    prompt = _prompt(options.prompt)
+    # Read before the event loop runs: while it runs, the first Ctrl-C would not interrupt the reading.
+    prompt = _read_prompt(options.prompt)
     asyncio.run(_ask(nairi, prompt, options))
 
 
 def watch(options: Namespace) -> None:
-    """Print the messages of a conversation as they come, and in the end how to go on."""
+    """Run the command `watch`."""
     asyncio.run(_watch(open_session(options), options))
 
 
@@ -64,16 +64,16 @@ async def _ask(session: NairiSession, prompt: str, options: Namespace) -> None:
 async def _reply(nairi: NairiSession, turn: Turn, narrator: Narrator, options: Namespace) -> Reply:
     if options.progress:
 
-        def tell(message: Message) -> None:
+        def show(message: Message) -> None:
             if message.role != "assistant":
-                narrator.tell(message)
+                narrator.show_message(message)
 
         watched = nairi.watch(turn, progress=True, timeout=options.timeout)
-        return Reply.of(turn, await narrator.follow(watched, tell))
+        return Reply.of(turn, await narrator.follow(watched, show))
     reply = await nairi.reply(turn, timeout=options.timeout)
     for message in reply.messages:
         if message.role != "assistant":
-            narrator.tell(message)
+            narrator.show_message(message)
     return reply
 
 
@@ -82,7 +82,7 @@ async def _watch(session: NairiSession, options: Namespace) -> None:
     narrator = Narrator(err, SystemClock())
     cursor: str | None = options.after
 
-    def tell(message: Message) -> None:
+    def show(message: Message) -> None:
         nonlocal cursor
         out.show(
             json_line(message) if options.json else message_entry(message, clock_time(message.created_at), out.style)
@@ -99,10 +99,10 @@ async def _watch(session: NairiSession, options: Namespace) -> None:
         )
         try:
             if options.progress:
-                await narrator.follow(watched, tell)
+                await narrator.follow(watched, show)
             else:
                 async for message in watched:
-                    tell(message)
+                    show(message)
         except asyncio.CancelledError:
             err.show("")  # The terminal has just shown ^C.
             raise
@@ -114,15 +114,15 @@ async def _watch(session: NairiSession, options: Namespace) -> None:
 
 
 def open_session(options: Namespace) -> NairiSession:
-    """The session that a command's options and environment call for, not opened yet."""
-    # The session would say how to give it a key in Python.
+    """Return the session for a command's options and environment, not opened yet."""
+    # The error of the session itself says how to give it a key in Python.
     if not os.environ.get("NAIRI_API_KEY"):
         raise ConfigurationError("no API key: set the environment variable NAIRI_API_KEY")
     return NairiSession(base_url=options.base_url)
 
 
-def _prompt(given: str) -> str:
-    """The prompt, from standard input if it is `-`."""
+def _read_prompt(given: str) -> str:
+    """Return the prompt, which `-` reads from standard input."""
     if given != "-":
         return given
     try:

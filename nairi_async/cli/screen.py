@@ -1,4 +1,4 @@
-"""What a stream can show, and writing on it."""
+"""What a stream can display, and writing to it."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _GLYPHS: Final = {"done": ("✓", "ok"), "error": ("✗", "failed"), "more": ("�
 
 @frozen(kw_only=True)
 class Style:
-    """What may be used in lines for one stream; the default is what every stream can show."""
+    """What a stream can display; the defaults suit every stream."""
 
     has_color: bool = False
-    """Whether escape sequences for colour are wanted."""
+    """Whether to use escape sequences for colour."""
     has_glyphs: bool = False
-    """Whether the encoding carries the few characters outside ASCII that lines are decorated with."""
+    """Whether the encoding has the few decorations outside ASCII."""
     width: int | None = None
-    """Columns of the terminal; `None` where there is none, and lines are not wrapped."""
+    """Columns of the terminal; `None` where there is none, so that lines are not wrapped."""
 
     @classmethod
     def of(cls, stream: TextIO, environ: Mapping[str, str]) -> Self:
-        """The style that a stream and the user's environment call for."""
+        """Return the style for a stream and the user's environment."""
         is_terminal = stream.isatty()
         wants_color = not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-        # The old console of Windows prints escape sequences as they are; the new one says who it is.
+        # The old console of Windows prints escape sequences literally; the new one sets this variable.
         knows_color = os.name != "nt" or "WT_SESSION" in environ
         return cls(
             has_color=is_terminal and wants_color and knows_color,
@@ -42,27 +42,27 @@ class Style:
         )
 
     def paint(self, text: str, *styles: str) -> str:
-        """The text in these colours, or as it is where there is no colour."""
+        """Return the text in these styles, or unchanged where there is no colour."""
         if not (self.has_color and text and styles):
             return text
         return f"\x1b[{';'.join(_SGR[style] for style in styles)}m{text}\x1b[0m"
 
     def glyph(self, name: str) -> str:
-        """A decoration, or the word that stands for it in plain ASCII."""
+        """Return a decoration, or the word for it in plain ASCII."""
         fancy, plain = _GLYPHS[name]
         return fancy if self.has_glyphs else plain
 
 
 @frozen
 class Screen:
-    """A stream with its style. Each line is written at once, so that whoever reads a pipe sees it at once."""
+    """A stream with its style. Each line is flushed, so that the reader of a pipe gets it at once."""
 
     stream: TextIO
     style: Style
 
     @classmethod
     def on(cls, stream: TextIO | None) -> Self:
-        """The screen of a standard stream; a closed one swallows everything."""
+        """Return the screen of a standard stream; what is written to a closed one is discarded."""
         target = io.StringIO() if stream is None else stream
         return cls(target, Style.of(target, os.environ))
 

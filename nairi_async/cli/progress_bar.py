@@ -1,4 +1,4 @@
-"""How a batch gets on: a bar on a terminal, a plain line now and then elsewhere."""
+"""The progress of a batch: a bar on a terminal, elsewhere a plain line at intervals."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from nairi_async.cli.output import clean
+from nairi_async.cli.formatting import clean
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from nairi_async.batch import BatchStatus
-    from nairi_async.cli.style import Screen
+    from nairi_async.cli.screen import Screen
     from nairi_async.clock import Clock
 
-# Seconds between two looks, for eyes and for log files.
-_DRAWN: Final = 0.2
-_LOGGED: Final = 10.0
-_BAR: Final = 24
+# Seconds between two updates, on a terminal and in a log file.
+_DRAW_INTERVAL: Final = 0.2
+_LOG_INTERVAL: Final = 10.0
+_BAR_COLUMNS: Final = 24
 _MINUTE: Final = 60
 _HOUR: Final = 3600
-# Ends that a rate is worth telling from.
-_ENOUGH: Final = 5
+# Outcomes that are needed to estimate a rate.
+_MIN_SAMPLE: Final = 5
 
 
-class Progress:
-    """Tells on a screen how a batch gets on, beginning now.
+class ProgressBar:
+    """Shows the progress of a batch on a screen, from now on.
 
     Args:
-        screen: Where to.
-        clock: The time to live by.
-        status: How the batch stands.
-        total: How many prompts there are, as far as it can be told; `None` where it cannot.
+        screen: The screen.
+        clock: The clock.
+        status: Returns the batch's status.
+        total: Returns the number of prompts, estimated if need be; `None` if it is not known.
     """
 
     def __init__(
@@ -44,30 +44,30 @@ class Progress:
         self._total = total
         self._started_at = clock.monotonic()
         first = status()
-        self._had_ended = first.done + first.failed
+        self._ended_before = first.done + first.failed
         self.is_stopping = False
-        """Whether it only waits for what is on its way: the batch looks after no turn any more."""
+        """Whether the batch only waits for prompts on their way, and no longer for turns."""
         self._is_drawn = False
         self._logged = ""
 
-    def show(self, text: str, *polls: str) -> None:
+    def show(self, text: str, *styles: str) -> None:
         """Show a line above the bar."""
-        self._wipe()
-        self._screen.show(text, *polls)
+        self._clear()
+        self._screen.show(text, *styles)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Keep the screen up to date."""
-        ledger_errors = asyncio.create_task(self._tell())
+        updating = asyncio.create_task(self._update())
         try:
             yield
         finally:
-            ledger_errors.cancel()
-            await asyncio.gather(ledger_errors, return_exceptions=True)
-            self._wipe()
+            updating.cancel()
+            await asyncio.gather(updating, return_exceptions=True)
+            self._clear()
 
     def line(self) -> str:
-        """How it stands, on one line."""
+        """Return the progress on one line."""
         status = self._status()
         ended = status.done + status.failed
         total = self._total()
@@ -76,19 +76,19 @@ class Progress:
         else:
             parts = [summary(status), f"{status.running + status.sending:,} running"]
         elapsed = self._clock.monotonic() - self._started_at
-        since = ended - self._had_ended
-        if total is not None and since >= _ENOUGH and not self.is_stopping:
-            parts.append(f"{_duration(max(0.0, total - ended) / since * elapsed)} left")
+        new = ended - self._ended_before
+        if total is not None and new >= _MIN_SAMPLE and not self.is_stopping:
+            parts.append(f"{_duration(max(0.0, total - ended) / new * elapsed)} left")
         text = ", ".join(parts)
         if self._screen.style.width is None or not total:
             return text
-        filled = int(_BAR * min(1.0, ended / total))
-        return f"[{'#' * filled}{'.' * (_BAR - filled)}] {text}"
+        filled = int(_BAR_COLUMNS * min(1.0, ended / total))
+        return f"[{'#' * filled}{'.' * (_BAR_COLUMNS - filled)}] {text}"
 
-    async def _tell(self) -> None:
+    async def _update(self) -> None:
         is_terminal = self._screen.style.width is not None
         while True:
-            await self._clock.sleep(_DRAWN if is_terminal else _LOGGED)
+            await self._clock.sleep(_DRAW_INTERVAL if is_terminal else _LOG_INTERVAL)
             if is_terminal:
                 self._draw()
             elif (line := self.line()) != self._logged:
@@ -98,19 +98,19 @@ class Progress:
     def _draw(self) -> None:
         width = self._screen.style.width or 0
         line = self.line()[: max(1, width - 1)]
-        # Blanks instead of a sequence that wipes: some terminals know none.
+        # Blanks, since some terminals know no sequence that clears a line.
         self._screen.stream.write(f"\r{line:<{max(1, width - 1)}}")
         self._screen.stream.flush()
         self._is_drawn = True
 
-    def _wipe(self) -> None:
+    def _clear(self) -> None:
         if self._is_drawn:
             self._screen.stream.write(f"\r{'':<{max(1, (self._screen.style.width or 0) - 1)}}\r")
             self._is_drawn = False
 
 
 def summary(status: BatchStatus) -> str:
-    """What has ended and what it cost."""
+    """Return what has ended and its cost."""
     parts = [f"{status.done:,} done", f"{status.failed:,} failed"]
     if status.cost_usd:
         parts.append(f"${status.cost_usd:f}")

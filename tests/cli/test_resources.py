@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from running import run
 
-from nairi_async.cli import _parser
-from nairi_async.cli.completion import SHELLS, script
-from nairi_async.cli.style import Screen, Style
+from nairi_async.cli.command_table import SHELLS
+from nairi_async.cli.completion import script
+from nairi_async.cli.screen import Screen, Style
 from nairi_async.cli.table import Table
 from nairi_async.testing import Say, Simulator
 
@@ -163,7 +163,7 @@ def test_shells_accept_their_script(shell: str) -> None:
     flag = "--no-execute" if shell == "fish" else "-n"
     if program is not None:
         done = subprocess.run(  # noqa: S603 - a shell that checks our own text
-            [program, flag], input=script(_parser(), shell), text=True, capture_output=True, check=False
+            [program, flag], input=script(shell), text=True, capture_output=True, check=False
         )
         assert (done.returncode, done.stderr) == (0, "")
 
@@ -185,7 +185,7 @@ def test_bash_completes(typed: list[str], offered: list[str]) -> None:
         words = " ".join(f"'{word}'" for word in ("nairi-async", *typed))
         line = f"COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _nairi_async; printf '%s\\n' \"${{COMPREPLY[@]}}\""
         done = subprocess.run(  # noqa: S603 - our own text
-            [program, "-c", f"{script(_parser(), 'bash')}\n{line}"], text=True, capture_output=True, check=True
+            [program, "-c", f"{script('bash')}\n{line}"], text=True, capture_output=True, check=True
         )
         assert done.stdout.split() == offered
 
