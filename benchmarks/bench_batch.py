@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 AGENT = "my-agent"
-ASKED = 2_000
+PROMPTS = 2_000
 LIMIT = 200
 LEDGER_ITEMS = 20_000
 RESTARTED = 10_000
@@ -47,7 +47,7 @@ def _serve(pipe: Any) -> None:
 
 @contextmanager
 def service() -> Iterator[tuple[str, str]]:
-    """The simulated service in a process of its own: URL and key."""
+    """Run the simulated service in a process of its own; yield its URL and key."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there,), daemon=True)
@@ -61,7 +61,7 @@ def service() -> Iterator[tuple[str, str]]:
 
 
 def session(url: str, key: str) -> NairiSession:
-    """A session that looks seldom: what is measured is the ledger."""
+    """Return a session that polls seldom, since the ledger is measured."""
     return NairiSession(key, base_url=url, polling=Polling(delay=0.5))
 
 
@@ -90,7 +90,7 @@ async def ledger_alone(directory: Path, at_once: int, count: int) -> tuple[float
 
 async def asking(url: str, key: str, directory: Path, kind: str) -> tuple[float, float]:
     """Seconds and processor seconds of this process for all prompts, with or without a ledger."""
-    prompts = (f"prompt {number}" for number in range(ASKED))
+    prompts = (f"prompt {number}" for number in range(PROMPTS))
     async with session(url, key) as nairi:
         started_at, cpu = time.perf_counter(), time.process_time()
         if kind == "ask_many":
@@ -108,7 +108,7 @@ async def asking(url: str, key: str, directory: Path, kind: str) -> tuple[float,
 
 
 async def until(condition: Callable[[], object]) -> float:
-    """Look often: what is waited for sets no event. Returns the time."""
+    """Check a condition, for which there is no event, until it holds; return the time."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.005)
     return time.perf_counter()
@@ -169,8 +169,8 @@ async def table(directory: Path) -> None:
                 taken[kind].append(await asking(url, key, directory, kind))
         for kind in kinds:
             took, used = map(median, zip(*taken[kind], strict=True))
-            each = f"{used / ASKED * 1e6:,.0f} us CPU"
-            print(f"| {ASKED:,} prompts, {LIMIT} at once, `{kind}` | {took:.1f} s | {each} |", flush=True)
+            each = f"{used / PROMPTS * 1e6:,.0f} us CPU"
+            print(f"| {PROMPTS:,} prompts, {LIMIT} at once, `{kind}` | {took:.1f} s | {each} |", flush=True)
     with service() as (url, key):
         for name, restart in (
             ("turns that run, until all are waited for", restart_running),

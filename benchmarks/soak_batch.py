@@ -1,4 +1,4 @@
-"""A batch whose process is killed at random instants and begun again until it is done, counted at the service.
+"""A batch whose process is killed at random instants and run again until it is done, counted at the service.
 
 Run `python benchmarks/soak_batch.py --minutes 5`: rounds of one batch each, as `nairi-async batch` in processes of its
 own, in real time and with SIGKILL, each round with another seed and other quirks of a service that spoils every fourth
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # The command waits half a minute for an answer that hangs; prompts that are held until the kill stand for those.
 KINDS: Final = tuple(kind for kind in FAULT_KINDS if not kind.startswith("hang"))
 LOSSES: Final = ("run_twice", "lost", "lines_missing", "lines_doubled", "ended_wrongly")
-# Seconds for which a prompt in doubt is looked for; the service is never that late.
+# Seconds for which a lost prompt is looked for; the service never lags that much.
 SETTLE: Final = 2.0
 # Runs after the last kill, in which what could not be decided is looked at again.
 _RUNS: Final = 5
@@ -57,7 +57,7 @@ class Counted:
     in_doubt: int = 0
     """Prompts that were on their way when their process was killed, over all kills."""
     undecided: int = 0
-    """Prompts in doubt after the last run, which said so."""
+    """Prompts that the last run reported as undecided."""
     run_twice: int = 0
     """Prompts that ran more than once, each time too often counted."""
     lost: int = 0
@@ -75,7 +75,7 @@ class Counted:
             setattr(self, name, getattr(self, name) + count)
 
     def judge(self, prompts: Sequence[str], ran: Counter[str], output: Path, left: BatchStatus, status: int) -> None:
-        """Compare what ran, and the output, with what was asked; and what the last run said about it."""
+        """Compare what ran, the output and the last run's report with what was sent."""
         wanted = Counter(prompts)
         lines = [json.loads(line) for line in output.read_text().splitlines()]
         right = Counter(line["id"] for line in lines if line.get("text") == f"re {prompts[int(line['id'])]}")
@@ -153,7 +153,7 @@ async def killed(
                 break
         ran = Counter(entry.prompt for entry in simulator.prompts)
         counted.requests = len(simulator.requests)
-        counted.faulty = sum(seen.fault is not None for seen in simulator.requests)
+        counted.faulty = sum(request.fault is not None for request in simulator.requests)
     counted.judge(prompts, ran, output, left, status)
     return counted
 
@@ -196,7 +196,7 @@ def main() -> int:
         total.add(counted)
         if time.monotonic() > until:
             break
-    print("| batches killed and begun again | count |", "| --- | --- |", sep="\n")
+    print("| batches killed and run again | count |", "| --- | --- |", sep="\n")
     for name, count in asdict(total).items():
         print(f"| {name.replace('_', ' ')} | {count:,} |")
     print(f"\n{number + 1} batches, {total.faulty / max(1, total.requests):.0%} of the requests faulty")

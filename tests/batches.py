@@ -26,11 +26,11 @@ class Runs:
         self.output = directory / "replies.jsonl"
 
     def batch(self, prompts: Any, **options: Any) -> Batch:
-        """A batch that has not begun."""
+        """Make a batch, not yet begun."""
         return Batch(self.nairi, options.pop("agent_id", AGENT), prompts, ledger=self.ledger, **options)
 
     async def all(self, prompts: Any, **options: Any) -> dict[str, BatchOutcome]:
-        """The outcomes of a run to its end, by id."""
+        """Run a batch to its end; return the outcomes by id."""
         async with self.batch(prompts, **options) as outcomes:
             return {outcome.id: outcome async for outcome in outcomes}
 
@@ -41,7 +41,7 @@ def is_start(request: web.Request) -> bool:
 
 
 def lost(count: int) -> Callable[..., Any]:
-    """A hook of the simulator that cuts the connection of the next prompts: before, or after they were begun."""
+    """Return a hook of the simulator that cuts the connection of the next prompts: before or after they run."""
     left = count
 
     async def cut(request: web.Request, *_: object) -> None:

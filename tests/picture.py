@@ -22,7 +22,7 @@ LINE: Final = 20
 COLUMN: Final = 8.4
 MARGIN: Final = 22
 TITLE: Final = 40
-# What the demo prints behind its figures is in the README already.
+# The README already shows what the demo prints after its figures.
 END: Final = re.compile(r"^\d+ turns in ", re.MULTILINE)
 TIME: Final = re.compile(r"^ *(\d+\.\d) s  ")
 STYLED: Final = re.compile(r"\x1b\[([\d;]*)m")
@@ -67,7 +67,7 @@ def recorded() -> str:
 
 
 def shown(output: str) -> list[str]:
-    """The lines of the picture: the command, and what it prints up to its figures."""
+    """Return the lines of the picture: the command, and what it prints up to its figures."""
     plain = STYLED.sub("", output)
     figures = END.search(plain)
     if figures is None:
@@ -77,24 +77,24 @@ def shown(output: str) -> list[str]:
 
 
 def drawn(lines: list[str]) -> str:
-    """The picture of these lines."""
+    """Return the picture of these lines."""
     width, height = 2 * MARGIN + COLUMNS * COLUMN, TITLE + MARGIN + LINE * len(lines)
     parts = [HEAD.format(width=width, height=height, inner_width=width - 1, inner_height=height - 1)]
-    moment = 0.0
+    seconds = 0.0
     for number, line in enumerate(lines):
         plain = STYLED.sub("", line)
-        told = TIME.match(plain)
-        moment = float(told[1]) if told is not None else moment
+        time = TIME.match(plain)
+        seconds = float(time[1]) if time is not None else seconds
         if plain:
-            # The length holds the columns in line, whatever font the viewer has.
+            # The length keeps the columns aligned in any font.
             at = f'x="{MARGIN}" y="{TITLE + LINE * (number + 1) - 6}" textLength="{len(plain) * COLUMN:.1f}"'
-            when = f'style="animation-delay:{moment + 0.3:.1f}s"'
+            when = f'style="animation-delay:{seconds + 0.3:.1f}s"'
             parts.append(f'<text class="l" xml:space="preserve" {at} {when}>{_styled(line)}</text>\n')
     return "".join((*parts, "</svg>\n"))
 
 
 def _styled(line: str) -> str:
-    """A line with its escape sequences as classes."""
+    """Return a line with its escape sequences as classes."""
     text, *rest = STYLED.split(line)
     spans = [escape(text)]
     for codes, piece in zip(rest[::2], rest[1::2], strict=True):

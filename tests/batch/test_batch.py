@@ -1,4 +1,4 @@
-"""A batch goes on where another left off: nothing is asked twice, nothing is lost, errors stay with their prompt."""
+"""A batch goes on where another left off: nothing is sent twice, nothing is lost, errors stay with their prompt."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def script(simulator: Simulator) -> Simulator:
-    """An agent that fails at `bad`, takes an hour over `slow`, and tells what it cost."""
+    """Make an agent that fails at `bad`, takes an hour for `slow`, and reports its cost."""
 
     def play(prompt: str, _: int) -> list[Say | Fail]:
         if prompt == "bad":
@@ -58,7 +58,7 @@ def asked(simulator: Simulator) -> list[str]:
     return sorted(entry.prompt for entry in simulator.prompts)
 
 
-async def test_what_has_ended_is_not_asked_again(runs: Runs, simulator: Simulator) -> None:
+async def test_ended_prompts_are_not_sent_again(runs: Runs, simulator: Simulator) -> None:
     """The second run of the same command does nothing and hands over nothing; the ledger knows all."""
     first = await runs.all(["a", "b", "bad"])
     assert {id_: outcome.reply.text for id_, outcome in first.items() if outcome.reply} == {"#1": "re a", "#2": "re b"}
@@ -73,7 +73,7 @@ async def test_what_has_ended_is_not_asked_again(runs: Runs, simulator: Simulato
 
 
 async def test_what_failed_has_cost_as_well(runs: Runs, simulator: Simulator) -> None:
-    """The cost of a batch is what agents reported for all that has ended, replies or not, and for both attempts."""
+    """The cost of a batch includes failed turns, and every attempt."""
     simulator.agent(AGENT, lambda *_: [Say("partly", usage={"cost_usd": 0.25}), Fail("no")])
     await runs.all(["a"])
     assert read_status(runs.ledger).cost_usd == Decimal("0.25")
@@ -103,7 +103,7 @@ async def test_outcomes_not_dealt_with_come_again(runs: Runs, simulator: Simulat
 
 
 async def test_a_restored_reply_is_the_same(runs: Runs) -> None:
-    """What the ledger gives again is the reply itself: text, messages, usage, turn."""
+    """The ledger hands over the reply itself again: text, messages, usage, turn."""
     seen: list[BatchOutcome] = []
     async with runs.batch(["a"]) as outcomes:
         async for outcome in outcomes:
@@ -189,7 +189,7 @@ async def test_a_turn_that_is_gone_has_ended(runs: Runs, simulator: Simulator) -
 
 
 async def test_failures_are_asked_again_on_request(runs: Runs, simulator: Simulator) -> None:
-    """With `retry_failed` what ended without a reply is asked once more, also where the source is gone."""
+    """With `retry_failed` prompts that ended without a reply are sent once more, also without their source."""
     await runs.all(["bad", "a"])
     assert await runs.all(["bad", "a"]) == {}
     simulator.agent(AGENT, lambda prompt, _: f"now {prompt}")
@@ -215,7 +215,7 @@ async def test_records_have_ids_and_files(runs: Runs, simulator: Simulator, tmp_
 
 
 async def test_bad_records_are_errors_of_their_own(runs: Runs, simulator: Simulator, tmp_path: Path) -> None:
-    """Whatever cannot be asked says why, at its place; the rest goes on, and the next run tries it again."""
+    """A record that cannot be sent has an error at its place; the others go on, and the next run tries it again."""
     bad: list[tuple[Any, str]] = [
         (" ", "blank"),
         (7, "not int"),
@@ -249,7 +249,7 @@ async def test_bad_records_are_errors_of_their_own(runs: Runs, simulator: Simula
 async def test_a_record_that_could_not_be_used_may_be_corrected(
     runs: Runs, simulator: Simulator, tmp_path: Path
 ) -> None:
-    """As long as a record was not asked, it may change under its id; one that nobody corrects is told run after run."""
+    """A record that was not sent may change under its id; an uncorrected one is reported by every run."""
     (tmp_path / "there").write_bytes(b"data")
     gone = [{"id": id_, "prompt": id_, "attachments": [str(tmp_path / "gone")]} for id_ in ("m", "n")]
     for _ in range(2):
@@ -270,7 +270,7 @@ async def test_a_record_that_could_not_be_used_may_be_corrected(
 async def test_what_one_run_finds_unusable_it_does_not_try_again(
     runs: Runs, simulator: Simulator, tmp_path: Path
 ) -> None:
-    """A prompt that waits for its turn loses its file: one run tells it once, whether or not its source has it."""
+    """A prompt whose file is gone is reported once in a run, whether or not the source has it."""
 
     async def closed(request: web.Request) -> web.Response | None:
         return error_response(RefusedError(429, "later")) if is_start(request) else None
@@ -289,7 +289,7 @@ async def test_what_one_run_finds_unusable_it_does_not_try_again(
 
 
 async def test_ids_are_unlike_each_other(runs: Runs, simulator: Simulator) -> None:
-    """A second record of an id, and another prompt under a known one, are errors; nothing is asked for them."""
+    """A second record with an id, and another prompt under a known id, are errors and are not sent."""
     for _ in range(2):
         async with runs.batch([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "a"}]) as outcomes:
             errors = [str(outcome.error) async for outcome in outcomes if outcome.error]
@@ -317,7 +317,7 @@ async def test_prompts_are_read_lazily(runs: Runs, simulator: Simulator) -> None
 
 
 async def test_an_error_of_the_source_comes_last(runs: Runs, simulator: Simulator) -> None:
-    """What the source raises comes out after everything that was asked before."""
+    """An error of the source is raised after the outcomes of everything that was sent before."""
 
     def source() -> Iterator[str]:
         yield "a"
@@ -332,7 +332,7 @@ async def test_an_error_of_the_source_comes_last(runs: Runs, simulator: Simulato
 async def test_nothing_is_kept_of_what_has_ended(runs: Runs) -> None:
     """After hundreds of prompts as little is in memory as after a few."""
 
-    def kept() -> int:
+    def count_kept() -> int:
         gc.collect()
         return sum(isinstance(thing, Entry | BatchOutcome | asyncio.Task) for thing in gc.get_objects())
 
@@ -342,7 +342,7 @@ async def test_nothing_is_kept_of_what_has_ended(runs: Runs) -> None:
         async for _ in outcomes:
             number += 1
             if number in {50, 350}:
-                counts.append(kept())
+                counts.append(count_kept())
         run = outcomes._run
         assert run is not None
         assert not any((run.pool.tasks, run._stoppable, run.lost_prompts._lookups, run.lost_prompts._in_flight))
@@ -367,7 +367,7 @@ async def test_a_prompt_that_never_arrived_is_asked(runs: Runs, simulator: Simul
 
 
 async def test_a_service_that_loses_everything_is_given_up(runs: Runs, simulator: Simulator) -> None:
-    """After some attempts of one run the prompt stays in doubt, for the next run."""
+    """After some attempts of one run the prompt is left to the next run."""
     simulator.intercept = lost(3)
     outcome = (await runs.all(["a"], settle=1))["#1"]
     assert isinstance(outcome.error, OutcomeUnknownError)
@@ -378,7 +378,7 @@ async def test_a_service_that_loses_everything_is_given_up(runs: Runs, simulator
 
 
 async def test_doubt_may_be_reported_only(runs: Runs, simulator: Simulator) -> None:
-    """With `on_unknown="report"` it stays in doubt, run after run, until a run may look it up."""
+    """With `on_unknown="report"` a lost prompt is only reported, until a run may look it up."""
     simulator.intercept_response = lost(1)
     for _ in range(2):
         outcome = (await runs.all(["a"], on_unknown="report"))["#1"]
@@ -390,7 +390,7 @@ async def test_doubt_may_be_reported_only(runs: Runs, simulator: Simulator) -> N
 
 
 async def test_a_service_without_listings_leaves_doubt(tmp_path: Path, clock: VirtualClock) -> None:
-    """Where nothing can be looked up, a refused lookup is no refusal of the prompt: it stays in doubt, and unsent."""
+    """A lookup that is refused decides nothing about the prompt, which is not sent again."""
     async with (
         Simulator(clock=clock, quirks=Quirks(listing=False)) as simulator,
         NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi,
@@ -411,7 +411,7 @@ async def test_a_service_without_listings_leaves_doubt(tmp_path: Path, clock: Vi
 async def test_one_wrong_answer_is_no_proof(
     runs: Runs, simulator: Simulator, clock: VirtualClock, kind: FaultKind, count: int
 ) -> None:
-    """A prompt that ran is not sent again because a look was behind, or came from a server whose clock is wrong."""
+    """A prompt that ran is not sent again because a poll lagged, or came from a server whose clock is wrong."""
     simulator.intercept_response = lost(1)
     await runs.all(["a"], on_unknown="report")
     simulator.faults = FaultPlan(script=(kind,) * count, where="GET", lag=600)
@@ -492,7 +492,7 @@ async def test_a_clock_that_was_set_is_no_proof(
 async def test_equal_prompts_of_a_killed_run_take_one_turn_each(
     runs: Runs, simulator: Simulator, clock: VirtualClock
 ) -> None:
-    """Three equal prompts were on their way and two had arrived: each is one of theirs, and the third is asked."""
+    """Of three equal prompts on their way two arrived: each takes one turn, and the third is sent."""
     simulator.intercept_response = lost(2)
     simulator.intercept = None
     async with runs.batch(["same", "same"], on_unknown="report") as outcomes:
@@ -509,10 +509,8 @@ async def test_equal_prompts_of_a_killed_run_take_one_turn_each(
     assert len(simulator.prompts) == 3
 
 
-async def test_a_conversation_of_somebody_else_is_not_taken(
-    runs: Runs, simulator: Simulator, clock: VirtualClock
-) -> None:
-    """Two conversations begin alike and one prompt is in doubt: nobody can tell, so nothing is claimed or sent."""
+async def test_a_foreign_conversation_is_not_claimed(runs: Runs, simulator: Simulator, clock: VirtualClock) -> None:
+    """With two equal conversations and one lost prompt nothing is claimed or sent, since either may be its own."""
     simulator.intercept_response = lost(1)
     await runs.all(["same"], on_unknown="report")
     async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as other:
@@ -524,7 +522,7 @@ async def test_a_conversation_of_somebody_else_is_not_taken(
 
 
 async def test_what_is_refused_has_ended(runs: Runs, simulator: Simulator) -> None:
-    """A prompt that the service refuses for what it is counts as failed, and is not asked by the next run."""
+    """A prompt that the service refuses has failed, and is not sent by the next run."""
 
     async def refuse(request: web.Request) -> web.Response | None:
         return (
@@ -546,8 +544,8 @@ async def test_what_is_refused_has_ended(runs: Runs, simulator: Simulator) -> No
 
 
 @pytest.mark.parametrize("status", [302, 402, 405, 407, 429, 451])
-async def test_what_was_not_let_in_is_asked_by_the_next_run(runs: Runs, simulator: Simulator, status: int) -> None:
-    """A service that refuses everybody, or a proxy, leaves prompts unsent: open, and asked when it is back."""
+async def test_what_was_not_accepted_is_sent_by_the_next_run(runs: Runs, simulator: Simulator, status: int) -> None:
+    """Prompts that a proxy or a closed service refuses stay unsent, and are sent when it is back."""
 
     async def closed(request: web.Request) -> web.Response | None:
         return error_response(RefusedError(status, "later")) if is_start(request) else None
@@ -562,7 +560,7 @@ async def test_what_was_not_let_in_is_asked_by_the_next_run(runs: Runs, simulato
 
 
 async def test_a_refused_key_ends_the_batch(runs: Runs, simulator: Simulator) -> None:
-    """What would meet every prompt is raised; nothing is marked as failed, and with the key all goes on."""
+    """A refused key is raised and marks nothing as failed; with the right key everything goes on."""
     key = simulator.api_key
     prompts = ["a", "slow", *(f"p{number}" for number in range(50))]
     async with runs.batch(prompts[:2]) as outcomes:
@@ -586,7 +584,7 @@ async def test_a_refused_key_ends_the_batch(runs: Runs, simulator: Simulator) ->
 
 @pytest.mark.parametrize("limit", [1, 5])
 async def test_a_firewall_that_dislikes_a_prompt_stops_no_other(runs: Runs, simulator: Simulator, limit: int) -> None:
-    """A 403 ends the prompt that it meets if others are let in; if nobody is, the batch, and nothing is marked."""
+    """A 403 ends one prompt if others are accepted; if none is accepted, it ends the batch and marks nothing."""
 
     async def firewall(request: web.Request) -> web.Response | None:
         is_bad = is_start(request) and "drop table" in await request.text()
@@ -598,7 +596,7 @@ async def test_a_firewall_that_dislikes_a_prompt_stops_no_other(runs: Runs, simu
     assert sorted(id_ for id_, outcome in outcomes.items() if outcome.reply) == ["#2", "#3", "#5"]
     assert all(isinstance(outcomes[id_].error, PermissionDeniedError) for id_ in ("#1", "#4"))
     if limit == 1:
-        # When the first was refused, nobody had been let in.
+        # When the first was refused, none had been accepted.
         assert (outcomes["#1"].is_final, outcomes["#4"].is_final) == (False, True)
     with pytest.raises(PermissionDeniedError):
         await runs.all([*prompts, *(f"drop table {number}" for number in range(50))])
@@ -607,7 +605,7 @@ async def test_a_firewall_that_dislikes_a_prompt_stops_no_other(runs: Runs, simu
 
 
 async def test_an_unknown_agent_ends_the_batch(clock: VirtualClock, tmp_path: Path) -> None:
-    """An agent that does not exist cannot be asked anything."""
+    """An agent that does not exist ends the batch."""
     async with (
         Simulator(clock=clock, strict_agents=True) as simulator,
         NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi,
@@ -617,7 +615,7 @@ async def test_an_unknown_agent_ends_the_batch(clock: VirtualClock, tmp_path: Pa
 
 
 async def test_stopping_leaves_no_doubt(runs: Runs, simulator: Simulator) -> None:
-    """`stop` begins nothing more, waits for no reply, and notes what is on its way; the next run does the rest."""
+    """`stop` sends nothing more, waits for no reply, and records prompts on their way; the next run does the rest."""
     prompts = [f"p{number}" for number in range(40)]
     async with runs.batch(prompts, limit=8) as outcomes:
         for _ in range(10):
@@ -651,7 +649,7 @@ async def test_stopping_puts_nothing_into_doubt(runs: Runs, simulator: Simulator
 
 
 async def test_cancelled_it_goes_on_as_well(runs: Runs, simulator: Simulator) -> None:
-    """A cancelled task leaves at once; what was on its way is in doubt, and settled by the next run."""
+    """A cancelled task ends at once; prompts that were on their way are looked up by the next run."""
     prompts = [f"p{number}" for number in range(30)]
     reached = asyncio.Event()
 
@@ -681,8 +679,8 @@ async def test_one_process_at_a_time(runs: Runs) -> None:
     assert await runs.all(["a"]) == {}
 
 
-async def test_wrong_use_is_told(runs: Runs, nairi: NairiSession) -> None:
-    """Before anything is touched."""
+async def test_wrong_use_is_refused(runs: Runs, nairi: NairiSession) -> None:
+    """Wrong arguments are refused before anything is touched."""
     wrong: list[tuple[Any, dict[str, Any], str]] = [
         ("a", {}, "not a single one"),
         ({"prompt": "a"}, {}, "not a single one"),

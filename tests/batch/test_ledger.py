@@ -1,4 +1,4 @@
-"""The ledger's file: what is refused, what is told, and what stays when the disk gives out."""
+"""The ledger's file: what is refused, with which error, and what is kept when the disk fails."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TURN = Turn("job_1", "cmsg_1", agent_id=AGENT)
 
 
 async def test_other_files_are_refused_and_left_alone(runs: Runs, tmp_path: Path) -> None:
-    """No database, another program's database, a newer ledger, another agent's: told apart, and not touched."""
+    """No database, another program's, a newer ledger, another agent's: distinct errors, and the file is unchanged."""
     runs.ledger.write_text("id,prompt\n1,Hello\n" * 9)
     with pytest.raises(LedgerError, match="another kind of file"):
         await runs.all(["a"])
@@ -67,7 +67,7 @@ async def test_other_files_are_refused_and_left_alone(runs: Runs, tmp_path: Path
 
 
 async def test_a_ledger_belongs_to_one_service(runs: Runs, clock: VirtualClock) -> None:
-    """What a simulator answered does not pass for what the service says; the same address, spelled otherwise, does."""
+    """A ledger filled by a simulator is refused for another service; another spelling is accepted."""
     await runs.all(["a"])
     begun_at = read_status(runs.ledger).base_url
     assert begun_at == f"{runs.nairi!r}".split()[1]
@@ -99,7 +99,7 @@ async def test_places_that_cannot_hold_a_ledger(runs: Runs, tmp_path: Path) -> N
 
 @pytest.fixture
 def open_place() -> Iterator[Path]:
-    """A directory that others may look into, unlike the usual one."""
+    """Make a directory that other users may read, unlike the usual one."""
     with TemporaryDirectory() as directory:
         place = Path(directory)
         _allow(place, 0o777)
@@ -119,7 +119,7 @@ def ordinary() -> Iterator[None]:
 
 
 async def test_places_that_may_only_be_read(runs: Runs, open_place: Path, simulator: Simulator) -> None:
-    """A directory or a ledger that may not be written: told before anything is asked; its status may be read."""
+    """A read-only directory or ledger is an error before anything is sent; the status can be read."""
     runs.ledger = open_place / "run.sqlite"
     _allow(open_place, 0o555)
     with ordinary(), pytest.raises(LedgerError, match="its directory must exist and be writable"):
@@ -135,7 +135,7 @@ async def test_places_that_may_only_be_read(runs: Runs, open_place: Path, simula
 
 
 async def test_a_file_that_may_only_be_read(tmp_path: Path) -> None:
-    """A ledger that SQLite may not write is told as such, and nothing is claimed."""
+    """A ledger that SQLite may not write is an error, and nothing is claimed."""
     writer = await Writer.open(tmp_path / "run.sqlite", AGENT, None, SystemClock())
     await writer.call(lambda ledger: ledger._db.execute("PRAGMA query_only = ON"))
     with pytest.raises(LedgerError, match="is read-only"):
@@ -144,8 +144,8 @@ async def test_a_file_that_may_only_be_read(tmp_path: Path) -> None:
     assert read_status(tmp_path / "run.sqlite").open == 0
 
 
-async def test_a_look_from_within_takes_no_lock_away(runs: Runs) -> None:
-    """A visit of another program throws nothing away, also after a look at the status from within.
+async def test_reading_the_status_keeps_the_lock(runs: Runs) -> None:
+    """Another program that opens the ledger deletes nothing, also after this process has read the status.
 
     POSIX drops all locks of a process on a file when the process closes it anywhere.
     """
@@ -203,7 +203,7 @@ async def test_a_damaged_ledger_is_an_error(runs: Runs) -> None:
     ],
 )
 async def test_what_makes_no_sense_in_a_ledger_is_an_error(runs: Runs, damage: str) -> None:
-    """Whatever somebody did to it: one error that names the ledger, and it is free again."""
+    """A damaged ledger is one error that names it, and it is released."""
     async with runs.batch(["a", "b"], output=runs.output) as outcomes:
         await anext(outcomes)
     with closing(sqlite3.connect(runs.ledger, isolation_level=None)) as connection:
@@ -228,14 +228,14 @@ async def test_a_process_without_files_left_frees_the_ledger(runs: Runs, monkeyp
 
 
 def test_a_link_to_itself_is_no_ledger(tmp_path: Path) -> None:
-    """Told as any other argument that cannot be used."""
+    """A link that leads to itself is an invalid argument."""
     (tmp_path / "run.sqlite").symlink_to(tmp_path / "run.sqlite")
     with pytest.raises((InvalidArgumentError, LedgerError)):
         read_status(tmp_path / "run.sqlite")
 
 
 async def test_a_full_disk_loses_nothing(runs: Runs, simulator: Simulator) -> None:
-    """When the ledger cannot grow, nothing more is asked, the reason is told, and a later run completes everything."""
+    """When the ledger cannot grow, nothing more is sent, the error says why, and a later run completes everything."""
     prompts = [f"prompt {number} {'x' * 500}" for number in range(60)]
 
     async def work() -> None:
@@ -256,7 +256,7 @@ async def test_a_full_disk_loses_nothing(runs: Runs, simulator: Simulator) -> No
 
 
 def test_an_error_of_a_newer_version_comes_back_as_a_failure() -> None:
-    """A word that this version does not know is no reason to fail."""
+    """An error type that this version does not know is restored as a failed turn."""
     document = json.dumps({"messages": [], "error": {"type": "NewError", "message": "something new"}})
     turn, error = decode_result(document, AGENT)
     assert (turn, str(error)) == (None, "something new")
@@ -321,7 +321,7 @@ async def test_a_disk_that_never_answers(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_opening_may_be_cancelled(tmp_path: Path) -> None:
-    """The ledger is let go of, as soon as it was opened."""
+    """A ledger whose opening is cancelled is released as soon as it was opened."""
     opening = asyncio.create_task(Writer.open(tmp_path / "run.sqlite", AGENT, None, SystemClock()))
     await asyncio.sleep(0)
     opening.cancel()

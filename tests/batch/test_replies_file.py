@@ -63,7 +63,7 @@ async def test_a_file_cut_off_anywhere_is_completed(runs: Runs) -> None:
         runs.output.write_bytes(whole[:size])
         await runs.all(PROMPTS, output=runs.output)
         assert runs.output.read_bytes() == whole
-    # A power failure may leave rubbish where nothing was made durable yet.
+    # A power failure may leave garbage where nothing was durable yet.
     runs.ledger.write_bytes(ledger)
     runs.output.write_bytes(noted + b"\0" * 100)
     await runs.all(PROMPTS, output=runs.output)
@@ -80,7 +80,7 @@ async def test_a_missing_file_is_written_anew(runs: Runs) -> None:
 
 
 async def test_an_older_file_is_appended_to(runs: Runs) -> None:
-    """What is there before the batch begins stays; a torn line of somebody else is not continued."""
+    """The content from before the batch is kept; an incomplete line of another program is not continued."""
     runs.output.write_text("# mine")
     with pytest.raises(LedgerError, match="whole line"):
         await runs.all(["a"], output=runs.output)
@@ -91,7 +91,7 @@ async def test_an_older_file_is_appended_to(runs: Runs) -> None:
 
 
 async def test_other_content_is_refused_and_left_alone(runs: Runs) -> None:
-    """Shorter, changed, or longer by lines of somebody else: told, and nothing is cut off."""
+    """A file that is shorter, changed, or longer by foreign lines is an error, and nothing is cut off."""
     await runs.all(PROMPTS, output=runs.output)
     whole = runs.output.read_bytes()
     for content, reason in (
@@ -107,7 +107,7 @@ async def test_other_content_is_refused_and_left_alone(runs: Runs) -> None:
 
 
 async def test_a_file_that_cannot_be_written(runs: Runs, simulator: Simulator, tmp_path: Path) -> None:
-    """A directory, a missing one: told before anything is asked."""
+    """A directory, or a missing one, is an error before anything is sent."""
     for place in (tmp_path, tmp_path / "gone" / "replies.jsonl"):
         with pytest.raises(LedgerError) as raised:
             await runs.all(["a"], output=place)

@@ -36,7 +36,7 @@ class Ended:
 
     @property
     def error(self) -> str:
-        """The error, which is told on exactly one line."""
+        """The error, which takes exactly one line."""
         lines = [line for line in self.err.splitlines() if line.startswith(ERROR)]
         assert len(lines) == 1, self.err
         assert "Traceback" not in self.err
@@ -44,7 +44,7 @@ class Ended:
 
 
 def environment(simulator: Simulator | None = None, **extra: str) -> dict[str, str]:
-    """The environment of a command: ours without what would change its output, and the way to the service."""
+    """Return a command's environment: ours without what would change its output, and the way to the service."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     way = {} if simulator is None else {"NAIRI_BASE_URL": simulator.url, "NAIRI_API_KEY": simulator.api_key}
     return {**kept, "PYTHONIOENCODING": "utf-8", "TERM": "xterm", **way, **extra}
@@ -64,7 +64,7 @@ async def run(
 async def started(
     *words: str, simulator: Simulator | None = None, extra: Mapping[str, str] | None = None, **options: Any
 ) -> AsyncIterator[Process]:
-    """A command that runs; it is killed if it still does in the end."""
+    """Start a command; kill it at the end if it still runs."""
     with anyio.fail_after(TIMEOUT):
         process = await anyio.open_process([*_COMMAND, *words], env=environment(simulator, **(extra or {})), **options)
         async with process:
@@ -83,7 +83,7 @@ class Lines:
         self._stream = BufferedByteReceiveStream(stream)
 
     async def next(self) -> str:
-        """The next line, waited for."""
+        """Wait for the next line."""
         return (await self._stream.receive_until(b"\n", 1 << 16)).decode()
 
     async def rest(self) -> str:

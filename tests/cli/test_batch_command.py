@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def simulator() -> AsyncIterator[Simulator]:
-    """A service in real time, since the command runs in it."""
+    """Run a service in real time, in which the command lives too."""
 
     def play(prompt: str, _: int) -> list[Say | Fail]:
         if prompt == "bad":
@@ -62,7 +62,10 @@ async def test_replies_go_to_standard_output(simulator: Simulator, words: tuple[
     errors = ended.err.splitlines()
     assert any(line.endswith(", at character 2") and line.startswith("unusable  line 3  not JSON: ") for line in errors)
     assert any(line.startswith("failed  #5  ") for line in errors)
-    assert errors[-3:-1] == ["2 done, 1 failed, $1.0.", "1 record cannot be used: correct it and repeat."]
+    assert errors[-3:-1] == [
+        "2 done, 1 failed, $1.0.",
+        "1 record cannot be used: correct it, and run the same command again.",
+    ]
     assert errors[-1].startswith(f"To ask again what failed: nairi-async batch {prompts} --agent my-agent")
     assert errors[-1].endswith(" --retry-failed")
     assert "\r" not in ended.err
@@ -96,25 +99,31 @@ async def test_a_clean_end_is_status_zero(simulator: Simulator, words: tuple[str
 async def test_records_that_cannot_be_used_are_to_be_corrected(
     simulator: Simulator, words: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """A bad line, a missing file and an id that is taken are told by their lines, and the same command would not do."""
+    """A bad line, a missing file and an id that is taken are reported by line, without the advice to run again."""
     missing = {"id": "m", "prompt": "b", "attachments": [str(tmp_path / "gone")]}
     for records in ([missing], ["{"]):
         ended = await run("batch", source(tmp_path, *records), *words, simulator=simulator)
         assert (ended.status, "To go on" in ended.err) == (3, False)
-        assert ended.err.splitlines()[-1] == f"{len(records)} record cannot be used: correct it and repeat."
+        assert (
+            ended.err.splitlines()[-1]
+            == f"{len(records)} record cannot be used: correct it, and run the same command again."
+        )
         (tmp_path / "run.sqlite").unlink()
     prompts = source(tmp_path, {"id": "x", "prompt": "a"}, missing, "", {"id": "x", "prompt": "c"}, "{")
     ended = await run("batch", prompts, *words, simulator=simulator)
-    told = ended.err.splitlines()
-    assert "unusable  line 4  the id 'x' was already taken by #1" in told
-    assert any(line.startswith("unusable  line 2  ") for line in told)
-    assert told[-2:] == ["1 done, 0 failed, $0.5.", "3 records cannot be used: correct them and repeat."]
+    lines = ended.err.splitlines()
+    assert "unusable  line 4  the id 'x' was already taken by #1" in lines
+    assert any(line.startswith("unusable  line 2  ") for line in lines)
+    assert lines[-2:] == [
+        "1 done, 0 failed, $0.5.",
+        "3 records cannot be used: correct them, and run the same command again.",
+    ]
     assert ended.status == 3
     shown = await run("batch", "--status", *words[2:])
     assert "unusable  3 (of those read by the latest run)" in shown.out.splitlines()
 
 
-async def test_a_way_on_is_told_only_where_there_is_one(
+async def test_a_next_command_is_shown_only_where_there_is_one(
     simulator: Simulator, words: tuple[str, ...], tmp_path: Path
 ) -> None:
     """A refused key or a ledger that is not this batch's say the same to the same command."""
@@ -131,7 +140,7 @@ async def test_a_way_on_is_told_only_where_there_is_one(
     assert ("error" in ended.err, ended.status != 0, "To go on" in ended.err) == (True, True, False)
 
 
-async def test_what_is_open_is_told(simulator: Simulator, words: tuple[str, ...], tmp_path: Path) -> None:
+async def test_what_is_open_is_reported(simulator: Simulator, words: tuple[str, ...], tmp_path: Path) -> None:
     """A turn that outlasts --timeout goes on: status 5, and how to go on."""
     prompts = source(tmp_path, '"slow"')
     ended = await run("batch", prompts, *words, "--timeout", "0.1", simulator=simulator)
@@ -142,7 +151,7 @@ async def test_what_is_open_is_told(simulator: Simulator, words: tuple[str, ...]
 
 
 async def test_prompts_come_from_a_pipe(simulator: Simulator, words: tuple[str, ...]) -> None:
-    """They are asked as they come; Ctrl-C ends it while the pipe is still open."""
+    """They are sent as they come; Ctrl-C ends the command while the pipe is still open."""
     async with started("batch", "-", *words, simulator=simulator) as process:
         assert process.stdin is not None
         out = Lines(process.stdout)
@@ -151,16 +160,16 @@ async def test_prompts_come_from_a_pipe(simulator: Simulator, words: tuple[str, 
             assert json.loads(await out.next())["text"] == f"re {prompt}"
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
-        told = await Lines(process.stderr).rest()
-        assert "Stopping" in told
-        assert "To go on: nairi-async batch - --agent my-agent" in told
+        shown = await Lines(process.stderr).rest()
+        assert "Stopping" in shown
+        assert "To go on: nairi-async batch - --agent my-agent" in shown
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 async def test_a_first_signal_leaves_no_doubt(
     simulator: Simulator, words: tuple[str, ...], tmp_path: Path, stop: signal.Signals
 ) -> None:
-    """What is on its way is noted, what runs stays resumable, nothing more is begun; and it says how to go on."""
+    """Prompts on their way are recorded, running turns can be resumed, nothing more is sent; the way on is shown."""
     gate = asyncio.Event()
 
     async def wait(request: object, _answer: object) -> None:
@@ -184,7 +193,7 @@ async def test_a_first_signal_leaves_no_doubt(
 
 
 async def test_a_second_signal_ends_at_once(simulator: Simulator, words: tuple[str, ...], tmp_path: Path) -> None:
-    """Then what is on its way is in doubt, and the next run settles it."""
+    """Then prompts on their way may or may not run, and the next run looks them up."""
 
     async def never(request: object, _answer: object) -> None:
         await asyncio.Event().wait()
@@ -209,7 +218,7 @@ async def test_a_second_signal_ends_at_once(simulator: Simulator, words: tuple[s
 
 
 async def test_a_second_process_is_refused(simulator: Simulator, words: tuple[str, ...], tmp_path: Path) -> None:
-    """Two on one ledger: the second says so; --status may be asked meanwhile."""
+    """Of two processes on one ledger the second is refused; --status works meanwhile."""
     prompts = source(tmp_path, '"slow"')
     async with started("batch", prompts, *words, simulator=simulator):
         await until(lambda: simulator.prompts)
@@ -236,11 +245,11 @@ async def test_files_that_may_not_grow(simulator: Simulator, words: tuple[str, .
         sys.executable, "-c", program, *arguments, "--limit", "10",
         env=unmeasured, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    told = (await process.communicate())[1].decode().splitlines()
+    lines = (await process.communicate())[1].decode().splitlines()
     assert process.returncode == 1
-    assert told[-1].startswith("nairi-async: error: ")
-    assert "refuses to be read or written" in told[-1]
-    assert told[-2].startswith("Nothing is lost. To go on: ")
+    assert lines[-1].startswith("nairi-async: error: ")
+    assert "refuses to be read or written" in lines[-1]
+    assert lines[-2].startswith("Nothing is lost. To go on: ")
     assert len(simulator.prompts) < 40
     assert (await run(*arguments, simulator=simulator)).status == 0
     assert sorted(entry.prompt for entry in simulator.prompts) == sorted(prompts)
@@ -249,7 +258,7 @@ async def test_files_that_may_not_grow(simulator: Simulator, words: tuple[str, .
 
 
 async def test_wrong_use_is_one_line(simulator: Simulator, words: tuple[str, ...], tmp_path: Path) -> None:
-    """Before anything is asked."""
+    """Wrong use is reported in one line, before anything is sent."""
     prompts = source(tmp_path, '"a"')
     (tmp_path / "other").mkdir()
     for arguments, status, reason in (
@@ -289,7 +298,7 @@ async def test_a_terminal_has_a_bar(simulator: Simulator, words: tuple[str, ...]
 
 
 def progress(width: int | None, *ended: int, total: float | None) -> Iterator[tuple[str, str]]:
-    """The lines of a batch a second apart, and what the screen shows."""
+    """Yield the lines of a batch a second apart, and what the screen shows."""
     clock, stream = VirtualClock(), io.StringIO()
     counts = iter((0, *ended))
     current = BatchStatus(agent_id="a")
@@ -305,8 +314,8 @@ def progress(width: int | None, *ended: int, total: float | None) -> Iterator[tu
         yield shown.line(), stream.getvalue()
 
 
-def test_progress_tells_what_is_left() -> None:
-    """Seconds, minutes and hours, once there is a rate to tell from; a bar only where there is a terminal."""
+def test_progress_shows_what_is_left() -> None:
+    """The time left is shown once there is a rate; the bar only on a terminal."""
     assert [line for line, _ in progress(None, 1, 20, total=100)] == [
         "1 done, 0 failed, $0.10, 3 running",
         "20 done, 0 failed, $0.10, 3 running, 8 s left",

@@ -29,14 +29,14 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """A command inherits it when SIGINT is ignored, as it is in a background job."""
+    """Handle SIGINT: a command inherits an ignored one, as in a background job."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 async def job_of(simulator: Simulator, agent: str = "quick") -> str:
-    """The id of a new conversation."""
+    """Start a conversation, and return its id."""
     url, headers = f"{simulator.url}/api/public/v1", {"Authorization": f"Bearer {simulator.api_key}"}
     body = {"agent_id": agent, "prompt": "Hello"}
     async with (
@@ -55,7 +55,7 @@ async def test_ask_puts_the_reply_alone_on_stdout(simulator: Simulator) -> None:
     assert "completed in" in ended.err
 
 
-async def test_ask_tells_progress_on_stderr(simulator: Simulator) -> None:
+async def test_ask_shows_progress_on_stderr(simulator: Simulator) -> None:
     """With --progress the agent's steps, its status and its notices are on stderr, and stdout is the same."""
     simulator.agent("a", [Tool("Bash", input="ls", output="README.md"), Say("Done."), Notice("It rains.")])
     ended = await run("ask", "a", "Hello", "--progress", simulator=simulator)
@@ -96,11 +96,12 @@ async def test_watch_says_how_to_go_on(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "told"),
+    ("words", "status", "reason"),
     [
         (["ask", "failing", "Hello"], 3, "nairid encountered error: out of disk"),
         (["ask", "slow", "Hello", "--timeout", "0"], 4, "has not ended within the timeout"),
         (["ask", "quick", " "], 2, "the prompt is blank"),
+        (["ask", "quick", "Hello", "my", "agent"], 2, 'quote it: "Hello my agent"'),
         (["ask", "quick", "-"], 2, "the prompt on standard input is not utf-8 text"),
         (["ask", "quick", "Hello", "--timeout", "nan"], 2, "timeout is nan"),
         (["ask", "quick", "Hello", "--base-url", "http://example.com"], 2, "plain http"),
@@ -109,18 +110,18 @@ async def test_watch_says_how_to_go_on(simulator: Simulator) -> None:
     ],
 )
 async def test_an_error_is_one_line_and_a_status(
-    simulator: Simulator, words: list[str], status: int, told: str
+    simulator: Simulator, words: list[str], status: int, reason: str
 ) -> None:
     """Each kind of failure is one readable line on stderr, nothing on stdout, and its own exit status."""
     simulator.agent("failing", [Fail("out of disk")])
     ended = await run(*words, simulator=simulator, stdin=b"\xff")
     assert (ended.status, ended.out) == (status, "")
-    assert told in ended.error
+    assert reason in ended.error
 
 
 @pytest.mark.parametrize("more", [[], ["--progress"]])
 async def test_an_error_of_a_turn_says_how_to_see_it(simulator: Simulator, more: list[str]) -> None:
-    """Where a turn was begun before the failure, a further line gives the command that watches it."""
+    """Where a turn was started before the failure, a further line shows the command that watches it."""
     ended = await run("ask", "slow", "Hello", "--timeout", "0.1", *more, simulator=simulator)
     asked = simulator.prompts[0]
     assert ended.error.startswith(f"turn {asked.message_id} has not ended")
@@ -159,12 +160,12 @@ async def test_ctrl_c_ends_a_watch(simulator: Simulator) -> None:
     job = await job_of(simulator)
     async with started("watch", job, "--follow", "--json", simulator=simulator) as process:
         out, err = Lines(process.stdout), Lines(process.stderr)
-        shown = [json.loads(await out.next()) for _ in range(2)]
+        messages = [json.loads(await out.next()) for _ in range(2)]
         process.send_signal(signal.SIGINT)
-        told = await err.rest()
+        shown = await err.rest()
         assert await process.wait() == 130
-    assert told.rstrip().endswith(f"nairi-async watch {job} --after {shown[-1]['id']}")
-    assert "Traceback" not in told
+    assert shown.rstrip().endswith(f"nairi-async watch {job} --after {messages[-1]['id']}")
+    assert "Traceback" not in shown
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -174,11 +175,11 @@ async def test_ctrl_c_leaves_the_turn_of_an_ask_to_be_watched(simulator: Simulat
         err = Lines(process.stderr)
         assert await err.next() == f"job {simulator.prompts[0].job_id}"
         process.send_signal(signal.SIGINT)
-        told = await err.rest()
+        shown = await err.rest()
         assert await process.wait() == 130
     asked = simulator.prompts[0]
-    assert told.rstrip().endswith(f"nairi-async watch {asked.job_id} --after {asked.message_id}")
-    assert "Traceback" not in told
+    assert shown.rstrip().endswith(f"nairi-async watch {asked.job_id} --after {asked.message_id}")
+    assert "Traceback" not in shown
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -194,10 +195,10 @@ async def test_simulate_serves_until_it_is_stopped(end: signal.Signals) -> None:
         assert (ended.status, ended.out) == (0, 'You asked: "Hello"\n')
         assert (await err.next()).endswith("201  POST   /api/public/v1/conversations/start")
         process.send_signal(end)
-        told = await err.rest()
+        shown = await err.rest()
         assert await process.wait() == 0
-    assert "Stopped after" in told
-    assert "Traceback" not in told
+    assert "Stopped after" in shown
+    assert "Traceback" not in shown
 
 
 async def test_simulate_refuses_a_port_that_it_cannot_have(simulator: Simulator) -> None:
@@ -216,12 +217,12 @@ async def test_a_reader_that_leaves_is_no_error(simulator: Simulator, words: lis
     words = [*words, await job_of(simulator)] if words == ["watch"] else words
     async with started(*words, simulator=simulator, stdout=writer) as process:
         os.close(writer)
-        told = await Lines(process.stderr).rest()
+        shown = await Lines(process.stderr).rest()
         assert await process.wait() == 141
-    assert not [word for word in ("Traceback", "BrokenPipe", "error") if word in told]
+    assert not [word for word in ("Traceback", "BrokenPipe", "error") if word in shown]
 
 
-async def test_the_demo_tells_the_whole_story() -> None:
+async def test_the_demo_shows_everything() -> None:
     """The demo shows both replies, the late notice, the number of requests and how to do it for real, in plain text."""
     ended = await run("demo", "--fast")
     assert (ended.status, ended.err) == (0, "")
@@ -241,14 +242,14 @@ async def test_a_stdout_without_unicode_is_enough(simulator: Simulator, words: l
 
 
 async def test_the_service_cannot_drive_the_terminal(simulator: Simulator) -> None:
-    """Escape sequences and overrides in whatever the service says come out as visible escapes, on both streams."""
+    """Escape sequences and overrides of the service come out as visible escapes, on both streams."""
     simulator.agent("a", [Tool(HOSTILE, output=HOSTILE), Say(HOSTILE), Notice(HOSTILE), Fail(HOSTILE)])
     asked = await run("ask", "a", "Hello", "--progress", simulator=simulator)
     watched = await run("watch", simulator.prompts[0].job_id, "--progress", simulator=simulator)
-    told = asked.out + asked.err + watched.out + watched.err
+    shown = asked.out + asked.err + watched.out + watched.err
     assert asked.status == watched.status == 3
-    assert r"\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil" in told
-    assert not set(told) & set("\x1b\x07\x9b\u202e")
+    assert r"\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil" in shown
+    assert not set(shown) & set("\x1b\x07\x9b\u202e")
 
 
 @pytest.mark.parametrize(("extra", "has_color"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
@@ -258,18 +259,21 @@ async def test_colour_is_for_terminals_that_want_it(extra: dict[str, str], has_c
     try:
         async with started("ask", "a", "b", stderr=theirs, extra=extra) as process:
             assert await process.wait() == 2
-        told = os.read(ours, 1 << 16)
+        shown = os.read(ours, 1 << 16)
     finally:
         os.close(ours)
         os.close(theirs)
-    assert b"error: no API key" in told
-    assert (b"\x1b[" in told) is has_color
+    assert b"error: no API key" in shown
+    assert (b"\x1b[" in shown) is has_color
 
 
-async def test_usage_is_told() -> None:
-    """The version and the help are on stdout; no command at all is wrong usage."""
+async def test_help_and_version() -> None:
+    """The version and the help are on stdout; without a command the program prints its help."""
     version = await run("--version")
     assert (version.status, version.out) == (0, f"nairi-async {__version__}\n")
-    told = await run("--help")
-    assert (told.status, "examples:" in told.out, "NAIRI_API_KEY" in told.out) == (0, True, True)
-    assert (await run()).status == 2
+    shown = await run("--help")
+    assert (shown.status, "examples:" in shown.out, "NAIRI_API_KEY" in shown.out) == (0, True, True)
+    alone = await run()
+    assert (alone.status, alone.out, alone.err) == (0, shown.out, "")
+    wrong = await run("--nothing")
+    assert (wrong.status, "unrecognized arguments: --nothing" in wrong.err) == (2, True)

@@ -79,7 +79,7 @@ def test_harmful_characters_are_seen_as_escapes(text: str, shown: str) -> None:
 
 @given(st.text())
 def test_one_line_is_one_line(text: str) -> None:
-    """However many line ends of whatever kind, one line comes back."""
+    """A text with any number and kind of line ends becomes one line."""
     assert len(one_line(text).splitlines()) <= 1
 
 
@@ -179,22 +179,22 @@ def test_glyphs_only_where_the_encoding_has_them(encoding: str, has_glyphs: bool
 
 def test_a_closed_stream_swallows_lines() -> None:
     """A program that was started with a closed stream goes on."""
-    Screen.on(None).show("nobody reads this")
+    Screen.on(None).show("not read by anyone")
 
 
 def test_json_is_one_line_of_ascii() -> None:
     """Times and decimals are strings, line ends and controls are escaped, and the raw envelope is not repeated."""
-    told = message(
+    full = message(
         "Grüße\n\x1b[31m\u2028",
         created_at=datetime(2026, 4, 1, tzinfo=UTC),
         usage=Usage(cost_usd=Decimal("0.10")),
         progress=Progress(progress_type="step", raw={"a": 1}),
     )
-    line = json_line(told)
+    line = json_line(full)
     assert line.isascii()
     assert line.isprintable()
     document = json.loads(line)
-    assert document["content"] == told.content
+    assert document["content"] == full.content
     assert document["created_at"] == "2026-04-01T00:00:00+00:00"
     assert document["usage"]["cost_usd"] == "0.10"
     assert "raw" not in document["progress"]
@@ -214,11 +214,11 @@ def test_usage_tells_what_is_known(usage: Usage | None, text: str) -> None:
     assert usage_text(usage) == text
 
 
-@pytest.mark.parametrize("moment", [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)])
+@pytest.mark.parametrize("at", [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)])
 @pytest.mark.parametrize("hours", [-12, 0, 12])
-def test_no_time_is_too_strange(moment: datetime, hours: int) -> None:
+def test_no_time_is_too_strange(at: datetime, hours: int) -> None:
     """The ends of the calendar are shown or left out, and never break the output."""
-    assert len(clock_time(moment.replace(tzinfo=timezone(timedelta(hours=hours))))) in {0, 8}
+    assert len(clock_time(at.replace(tzinfo=timezone(timedelta(hours=hours))))) in {0, 8}
     assert clock_time(None) == ""
 
 
@@ -231,7 +231,7 @@ def test_the_command_to_go_on_can_be_pasted() -> None:
 
 
 def test_errors_are_one_line() -> None:
-    """An error of several lines, of the service or without any text, is told on one line."""
+    """An error of several lines, of the service or without any text, takes one line."""
     assert error_line(NotFoundError(404, "no\nsuch\x1b[2J job")) == r"nairi-async: error: 404 no such\x1b[2J job"
     assert error_line(OSError()) == "nairi-async: error: OSError"
     assert isinstance(NotFoundError(404, ""), NairiError)

@@ -32,8 +32,8 @@ async def simulator() -> AsyncIterator[Simulator]:
         yield running
 
 
-async def test_agents_are_rows_parted_by_tabs(simulator: Simulator) -> None:
-    """In a pipe each agent is one line of four cells, whatever its description holds."""
+async def test_agents_are_rows_separated_by_tabs(simulator: Simulator) -> None:
+    """In a pipe each agent is one line of four cells, for any description."""
     simulator.agent("quick", "Done.", name="Quick", description=HOSTILE)
     ended = await run("agents", simulator=simulator)
     rows = [line.split("\t") for line in ended.out.splitlines()]
@@ -112,7 +112,7 @@ async def test_ask_attaches_files(simulator: Simulator, tmp_path: Path) -> None:
     assert len(simulator.prompts[0].attachment_ids) == 1
 
 
-async def test_wrong_usage_is_told_in_one_line(simulator: Simulator, tmp_path: Path) -> None:
+async def test_wrong_usage_takes_one_line(simulator: Simulator, tmp_path: Path) -> None:
     """Missing files and unknown words end with status 2, an unknown agent with close names and status 1."""
     missing = await run("upload", str(tmp_path / "gone"), simulator=simulator)
     assert (missing.status, "No such file" in missing.error) == (2, True)

@@ -37,7 +37,7 @@ def test_the_readme_shows_the_picture_and_says_what_is_on_it() -> None:
 
 
 def test_odd_text_is_drawn_as_text() -> None:
-    """What means something to XML is text, and what no look is known for has none."""
+    """Characters that XML reserves are text, and unknown styles have no class."""
     line = "\x1b[1;36m<b>\x1b[0m & \x1b[35mplain\x1b[0m"
     tree = ET.fromstring(picture.drawn([line]))  # noqa: S314 - our own text
     (text,) = tree.iter(f"{SVG}text")
