@@ -1,4 +1,7 @@
-"""Time as a part that is handed in: what the library may ask of a clock, and the one the world runs on."""
+"""Time as a part that is handed in: the protocol of a clock, and the clock of the machine.
+
+A session takes another clock as `clock=`. Tests give `nairi_async.testing.VirtualClock`, which jumps over waits.
+"""
 
 from __future__ import annotations
 
@@ -10,35 +13,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
 
+__all__ = ["Clock", "IdleTimeout", "LoopIdleTimeout", "SystemClock"]
+
 
 class IdleTimeout(Protocol):
     """A bound on each of many waits, of which one at a time is under way."""
 
     def begin(self) -> None:
-        """A wait begins."""
+        """Start to measure a wait."""
         ...
 
     def end(self) -> None:
-        """It is over."""
+        """Stop: the wait is over."""
         ...
 
     def close(self) -> None:
-        """There will be no other. Harmless when repeated."""
+        """Release the timer: there will be no further wait. Harmless when repeated."""
         ...
 
 
 class Clock(Protocol):
-    """Everything the library knows of time.
-
-    `nairi_async.testing.VirtualClock` is the other implementation: it jumps over waits.
-    """
+    """Everything that the library asks of time."""
 
     def monotonic(self) -> float:
-        """Seconds on a scale that never runs backwards; only differences mean anything."""
+        """Return seconds on a scale that never runs backwards; only differences have a meaning."""
         ...
 
     def time(self) -> float:
-        """Seconds since the Unix epoch; needed only for `Retry-After` dates and windows of server time."""
+        """Return seconds since the Unix epoch, to compare with dates that the service sends."""
         ...
 
     def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
@@ -46,11 +48,11 @@ class Clock(Protocol):
         ...
 
     def timeout(self, seconds: float) -> AbstractAsyncContextManager[object]:
-        """Bound real input and output: the block raises `TimeoutError` when it takes longer."""
+        """Bound a block of real input and output, which raises `TimeoutError` when it takes longer."""
         ...
 
     def idle_timeout(self, seconds: float, expired: Callable[[], object]) -> IdleTimeout:
-        """Bound each read of an answer that comes piece by piece: `expired` is called when one takes longer."""
+        """Bound each read of a stream: `expired` is called when one takes longer."""
         ...
 
 
@@ -58,16 +60,16 @@ class SystemClock:
     """The clock of the machine and of the running event loop."""
 
     def monotonic(self) -> float:
-        """Seconds of the machine's monotonic clock."""
+        """Return the seconds of the machine's monotonic clock."""
         return time.monotonic()
 
     def time(self) -> float:
-        """Seconds since the Unix epoch, as the machine believes."""
+        """Return the seconds since the Unix epoch, by the machine's clock."""
         return time.time()
 
     def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
         """Wait on the event loop."""
-        # Handed on and not awaited here: thousands wait, and each frame less is memory.
+        # Returned and not awaited here: thousands wait, and each frame less is memory.
         return asyncio.sleep(max(0.0, seconds))
 
     def timeout(self, seconds: float) -> AbstractAsyncContextManager[object]:
@@ -80,38 +82,38 @@ class SystemClock:
 
 
 class LoopIdleTimeout:
-    """Bounds waits by the running event loop's time, with one timer however many they are."""
+    """Bounds waits by the running event loop's time, with one timer however many waits there are."""
 
-    __slots__ = ("_expired", "_loop", "_seconds", "_since", "_timer")
+    __slots__ = ("_expired", "_loop", "_seconds", "_timer", "_waiting_since")
 
     def __init__(self, seconds: float, expired: Callable[[], object]) -> None:
         self._seconds = seconds
         self._expired = expired
         self._loop = asyncio.get_running_loop()
-        self._since: float | None = None
+        self._waiting_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
-        """A wait begins."""
-        self._since = self._loop.time()
+        """Start to measure a wait."""
+        self._waiting_since = self._loop.time()
         if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._look)
+            self._timer = self._loop.call_later(self._seconds, self._check)
 
     def end(self) -> None:
-        """It is over; the timer goes on, and finds out."""
-        self._since = None
+        """Stop measuring. The timer stays, since the next wait usually begins before it fires."""
+        self._waiting_since = None
 
     def close(self) -> None:
-        """There will be no other."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
-        if self._since is None:
+        if self._waiting_since is None:
             return
-        left = self._since + self._seconds - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
+        remaining = self._waiting_since + self._seconds - self._loop.time()
+        if remaining > 0:
+            self._timer = self._loop.call_later(remaining, self._check)
         else:
             self._expired()

@@ -1,12 +1,12 @@
-"""Everything that this library raises: one tree under `NairiError` (design section 4).
+"""Everything that this library raises: one tree under `NairiError`.
 
     NairiError
-    ├── ConfigurationError           the session cannot be built from what was given (also a ValueError)
-    ├── InvalidArgumentError         no request could carry this argument; none was sent (also a ValueError)
+    ├── ConfigurationError           the session cannot be made with these settings (also a ValueError)
+    ├── InvalidArgumentError         no request can carry this argument; none was sent (also a ValueError)
     ├── SessionClosedError           used before it was opened, after it was closed, or from another event loop
-    ├── ConnectionFailedError        no connection, or it broke; `sent` says whether the request had left
+    ├── ConnectionFailedError        no connection, or it broke; `sent` says whether the request may have left
     ├── RequestTimeoutError          one request took too long (also a TimeoutError)
-    ├── StatusError                  the service answered, and not with success
+    ├── StatusError                  the service responded with an error
     │   ├── BadRequestError          400
     │   │   └── NotAnApiJobError     400 "job is not an API job"
     │   ├── AuthenticationError      401
@@ -16,22 +16,22 @@
     │   ├── ConflictError            409
     │   ├── RateLimitedError         429
     │   └── ServerError              5xx
-    ├── AttachmentExistsError        a file of that name is there already (also a FileExistsError)
-    ├── DecodeError                  the answer is not JSON, not the documented shape, or too large
-    ├── OutcomeUnknownError          a prompt left, and nobody can say whether it runs
+    ├── AttachmentExistsError        a file of that name exists (also a FileExistsError)
+    ├── DecodeError                  the response is not JSON, not of the documented shape, or too large
+    ├── OutcomeUnknownError          a prompt left, and whether it runs is unknown
     │   ├── InteractionUnknownError  … because a streamed reply broke off
-    │   ├── ServerOutcomeError       … because the answer was a 5xx (also a ServerError)
-    │   └── UnreadableOutcomeError   … because the answer was unreadable (also a DecodeError)
-    ├── LedgerError                  a batch cannot use its ledger, or its output; what was recorded is kept
-    ├── InteractionVoidError         an interaction failed and was undone by the service
+    │   ├── ServerOutcomeError       … because the response was a 5xx (also a ServerError)
+    │   └── UnreadableOutcomeError   … because the response was unreadable (also a DecodeError)
+    ├── LedgerError                  a batch cannot use its ledger or its output; what it recorded is kept
+    ├── InteractionVoidError         an interaction failed, and the service kept nothing of it
     ├── TurnFailedError              the agent's turn ended as `failed`
-    ├── AlreadyAskedError            a chat's prompt was taken on before; it is not run again
-    ├── ChatBusyError                too many prompts of a chat wait already
-    ├── StoreError                   what a bot keeps of its chats cannot be read or written
+    ├── AlreadyAskedError            a chat's prompt was accepted before; it does not run again
+    ├── ChatBusyError                too many prompts of a chat are waiting
+    ├── StoreError                   a bot's records of its chats cannot be read or written
     └── WatchTimeoutError            a turn did not end within the given time (also a TimeoutError)
 
 Every error survives `pickle` and `copy`. None holds the API key. Where a call had already started a turn when it
-failed, `error.turn` names it, so that the turn can be watched again.
+failed, `error.turn` is that turn, and it can be watched again.
 """
 
 from __future__ import annotations
@@ -75,19 +75,19 @@ __all__ = [
     "WatchTimeoutError",
 ]
 
-# attrs builds each class: `auto_exc` keeps the fields in `args`, which is what makes pickle and copy work, and only
-# positional fields do. Not slotted, since an exception carries a `__dict__` anyway and several bases must combine.
+# attrs builds each class. `auto_exc` keeps the fields in `args`, which pickle and copy need; it works with positional
+# fields only. The classes are not slotted, since an exception has a `__dict__` anyway and several bases must combine.
 
 
 class NairiError(Exception):
-    """The root: catch it to catch everything that this library raises."""
+    """The root of the tree: catch it to catch everything that this library raises."""
 
     message: str
     """What went wrong, in words."""
     turn: Turn | None = None
-    """The turn that the failed call had already started or was waiting for, if any: it can be watched again."""
+    """The turn that the failed call had started or was waiting for, if any; it can be watched again."""
     conversation_id: str | None = None
-    """The Amigo conversation that the failed call belonged to, where it was known."""
+    """The Amigo conversation of the failed call, where it was known."""
 
     def __str__(self) -> str:
         return self.message
@@ -95,27 +95,30 @@ class NairiError(Exception):
 
 @define(auto_exc=True, slots=False)
 class ConfigurationError(NairiError, ValueError):
-    """The session or a policy cannot be built from what was given."""
+    """The session or a policy cannot be made with these settings."""
 
     message: str
 
 
 @define(auto_exc=True, slots=False)
 class InvalidArgumentError(NairiError, ValueError):
-    """An argument that no request could carry, refused before any request was sent."""
+    """No request can carry this argument; none was sent."""
 
     message: str
 
 
 @define(auto_exc=True, slots=False)
 class SessionClosedError(NairiError):
-    """The session was used before it was opened, after it was closed, or from another event loop."""
+    """A session was used before it was opened, after it was closed, or from another event loop.
+
+    The same error comes from what else is used in `async with`: a batch, a store, `watch_many`.
+    """
 
     message: str
 
 
 @define(auto_exc=True, slots=False)
-class _ExchangeError(NairiError):
+class _RequestError(NairiError):
     """What all failures of one request have in common."""
 
     message: str
@@ -129,13 +132,13 @@ class _ExchangeError(NairiError):
 
 
 @define(auto_exc=True, slots=False)
-class ConnectionFailedError(_ExchangeError):
-    """No connection could be made, or it broke before the whole answer was there."""
+class ConnectionFailedError(_RequestError):
+    """No connection could be made, or it broke before the whole response was there."""
 
     sent: bool = False
-    """Whether any of the request's body (for a GET: the request) may have reached the service."""
+    """Whether any of the request's body (without a body: of the request) may have reached the service."""
     is_lasting: bool = False
-    """Whether trying again cannot help: a certificate that is not accepted, settings that contradict each other."""
+    """Whether trying again cannot help: the certificate is not accepted, or settings contradict each other."""
     hint: str = ""
     """What to do about it, where something can be done."""
 
@@ -144,21 +147,21 @@ class ConnectionFailedError(_ExchangeError):
 
 
 @define(auto_exc=True, slots=False)
-class RequestTimeoutError(_ExchangeError, TimeoutError):
-    """One request, its body included, took longer than the session's `request_timeout`."""
+class RequestTimeoutError(_RequestError, TimeoutError):
+    """One request, including its response body, took longer than the session's `request_timeout`."""
 
     sent: bool = False
-    """Whether any of the request's body (for a GET: the request) may have reached the service."""
+    """Whether any of the request's body (without a body: of the request) may have reached the service."""
 
 
 @define(auto_exc=True, slots=False)
 class StatusError(NairiError):
-    """The service answered with a status that is not success."""
+    """The service responded with a status other than success."""
 
     status: int
     """HTTP status code."""
     message: str
-    """The service's own text where it sent `{"error": text}`, else the beginning of the body."""
+    """The service's own text where it sent one in the documented form, else the beginning of the body."""
     retry_after: float | None = None
     """Seconds that the service asked to wait, from `Retry-After`."""
     method: str = ""
@@ -193,38 +196,38 @@ class AuthenticationError(StatusError):
 
 @define(auto_exc=True, slots=False)
 class PermissionDeniedError(StatusError):
-    """403: not documented by the service; a firewall in front of it may answer so."""
+    """403: not documented by the service; a firewall in front of it may send it."""
 
 
 @define(auto_exc=True, slots=False)
 class NotFoundError(StatusError):
-    """404: no such thing in the organisation that the key belongs to."""
+    """404: it does not exist in the organisation of the key."""
 
 
 @define(auto_exc=True, slots=False)
 class AgentNotFoundError(NotFoundError):
-    """404 for an agent: the organisation has none of that slug or id. No prompt was run."""
+    """404 for an agent: the organisation has none with that slug or id. No prompt was run."""
 
     agent_id: str = ""
-    """What was asked for."""
+    """The slug or id that was asked for."""
     close_names: tuple[str, ...] = ()
-    """Slugs of agents with similar names, closest first; empty where none is, or they could not be listed."""
+    """Slugs of agents with similar names, closest first; empty if there are none or they could not be listed."""
 
     def __str__(self) -> str:
-        told = super().__str__()
-        return f"{told}; did you mean {', '.join(self.close_names)}?" if self.close_names else told
+        text = super().__str__()
+        return f"{text}; did you mean {', '.join(self.close_names)}?" if self.close_names else text
 
 
 @define(auto_exc=True, slots=False)
 class AttachmentExistsError(NairiError, FileExistsError):
-    """An attachment was not saved, because something of its name is there already."""
+    """An attachment was not saved, because its name is taken."""
 
     message: str
 
 
 @define(auto_exc=True, slots=False)
 class ConflictError(StatusError):
-    """409: the conversation is finished, or another call of it still runs at the service. Nothing was run."""
+    """409: the conversation is finished, or another of its calls still runs at the service. Nothing was run."""
 
 
 @define(auto_exc=True, slots=False)
@@ -238,31 +241,32 @@ class ServerError(StatusError):
 
 
 @define(auto_exc=True, slots=False)
-class DecodeError(_ExchangeError):
-    """The answer is not JSON, not of the documented shape, or larger than the limit."""
+class DecodeError(_RequestError):
+    """The response is not JSON, not of the documented shape, or larger than the limit."""
 
     excerpt: str = ""
     """The beginning of the body that could not be read."""
 
     def __str__(self) -> str:
-        told = super().__str__()
-        return f"{told}; the body begins {self.excerpt!r}" if self.excerpt else told
+        text = super().__str__()
+        return f"{text}; the body begins {self.excerpt!r}" if self.excerpt else text
 
 
 @define(auto_exc=True, slots=False)
-class OutcomeUnknownError(_ExchangeError):
-    """A prompt was sent and its answer did not come back: it may or may not be running.
+class OutcomeUnknownError(_RequestError):
+    """A prompt was sent and no readable response came back: it may or may not be running.
 
-    Sending it again could run it twice, so the library does not. The cause (`__cause__`) says what happened.
+    The library does not send it again, because it could run twice. `__cause__` says what happened. With
+    `on_unknown="reconcile"` the calls that send prompts look the turn up.
     """
 
     candidates: tuple[Turn, ...] = field(default=(), init=False)
-    """Where it was looked up: turns any of which may be the one that was sent, and that cannot be told apart."""
+    """After a lookup: the turns any of which may be the prompt's, where more than one matches."""
 
 
 @define(auto_exc=True, slots=False)
 class ServerOutcomeError(OutcomeUnknownError, ServerError):
-    """A prompt was answered with a 5xx that does not say whether it runs."""
+    """The response to a prompt was a 5xx, which does not say whether it runs."""
 
     message: str
     status: int = 500
@@ -276,19 +280,19 @@ class ServerOutcomeError(OutcomeUnknownError, ServerError):
 
 @define(auto_exc=True, slots=False)
 class UnreadableOutcomeError(OutcomeUnknownError, DecodeError):
-    """A prompt was answered with success, but in a body that does not say what was started."""
+    """The response to a prompt was a success whose body does not name the turn."""
 
 
 @define(auto_exc=True, slots=False)
 class LedgerError(NairiError):
-    """The ledger of a batch, or the file of its replies, cannot be used or written any more.
+    """The ledger of a batch, or the file of its replies, cannot be used or written.
 
-    Nothing more is asked from then on, and what the ledger holds stays: run the batch again when the reason is mended.
+    The batch sends nothing more, and the ledger keeps what it holds: run the batch again when the reason is mended.
     """
 
     message: str
     file: str = ""
-    """The path of the ledger or the output."""
+    """Path of the ledger or the output."""
 
     def __str__(self) -> str:
         return f"{self.file}: {self.message}" if self.file else self.message
@@ -298,18 +302,18 @@ class LedgerError(NairiError):
 class InteractionUnknownError(OutcomeUnknownError):
     """A streamed reply broke off before the service said how the interaction ended: it may or may not be saved.
 
-    The stream's `settle`, or that of its conversation, looks. It is not sent again. The cause says what broke.
+    `settle` of the stream, or of its conversation, looks it up. It is not sent again. `__cause__` says what broke.
     """
 
 
 @define(auto_exc=True, slots=False)
 class InteractionVoidError(NairiError):
-    """The service reported an error before the interaction was complete: it kept nothing, so it may be sent again."""
+    """The service reported an error before the interaction was complete. It kept nothing: send it again if you like."""
 
     message: str
     """The service's description."""
     status: int | None = None
-    """The HTTP-like code that the service gave; `None` where it gave none."""
+    """The HTTP-like status that the service gave; `None` where it gave none."""
 
     def __str__(self) -> str:
         return f"the interaction is void: {self.message}" + (f" ({self.status})" if self.status is not None else "")
@@ -320,49 +324,49 @@ class TurnFailedError(NairiError):
     """The agent's turn ended as `failed`."""
 
     message: str
-    """Text of the turn's last system message; the service explains failures there."""
+    """Text of the turn's last system message, in which the service explains failures."""
     turn: Turn | None = None
     """The turn that failed."""
     messages: tuple[Message, ...] = ()
-    """The turn's non-progress messages that were seen, oldest first."""
+    """The turn's messages that were seen, without progress messages, oldest first."""
 
 
 @define(auto_exc=True, slots=False)
 class WatchTimeoutError(NairiError, TimeoutError):
-    """The wait given as `timeout=` is over and the turn, or conversation, has not ended. Nothing was stopped."""
+    """The turn or conversation did not end within `timeout=`. It goes on at the service."""
 
     message: str
     turn: Turn | None = None
     """The turn that was waited for; `None` where a whole conversation was watched."""
     status: str | None = None
-    """The last status seen of the turn's user message; `None` if none was read."""
+    """The last status that was seen of the turn's user message; `None` if none was read."""
     cursor: str | None = None
-    """Id of the last message handed over; give it as `after=` to go on from there."""
+    """Id of the last message that was delivered; give it as `after=` to continue from there."""
 
 
 @define(auto_exc=True, slots=False)
 class AlreadyAskedError(NairiError):
-    """A prompt of that key was taken on before, by this process or one that has ended; it is not run again.
+    """A prompt with that key was accepted before, by this process or an earlier one; it does not run again.
 
-    Its answer stands in the chat's dialogue. Where nothing was asked after it, Nairi's `await
-    session.resume(error.dialogue_id).last_reply()` is that answer, and waits while the turn runs.
+    Its reply is in the chat's dialogue. If nothing was asked after it, Nairi's `await
+    session.resume(error.dialogue_id).last_reply()` returns that reply, and waits while the turn runs.
     """
 
     message: str
     dialogue_id: str | None = None
-    """The service's id of the chat's dialogue, `None` where it is not known, or has ended."""
+    """The service's id of the chat's dialogue; `None` if it is unknown or the dialogue has ended."""
 
 
 @define(auto_exc=True, slots=False)
 class ChatBusyError(NairiError):
-    """Too many prompts of a chat wait for their turn already; this one was not taken on."""
+    """Too many prompts of a chat are waiting for their turn; this one was not accepted."""
 
     message: str
 
 
 @define(auto_exc=True, slots=False)
 class StoreError(NairiError):
-    """What a bot keeps of its chats could not be read or written; the prompt was not sent."""
+    """A bot's records of its chats could not be read or written; the prompt was not sent."""
 
     message: str
 

@@ -1,25 +1,25 @@
-"""Watching a session run: frozen records of what it did, for functions of yours and for the log.
+"""Events of a running session: frozen records for your own functions and for the log.
 
     from nairi_async import NairiSession
     from nairi_async.hooks import Event, TurnEnded
 
 
-    def tell(event: Event) -> None:
+    def print_failures(event: Event) -> None:
         match event:
             case TurnEnded(status="failed"):
                 print(event)
 
 
-    session = NairiSession(hooks=[tell])
+    session = NairiSession(hooks=[print_failures])
 
-A hook is an ordinary function, called on the event loop in the task that did the work, so it has to be quick. What it
-raises is logged once and disturbs nothing. No record holds the key, a prompt, or anything that an agent said.
+A hook is an ordinary function. It is called on the event loop, in the task that did the work, so it has to be quick.
+What it raises is logged once and has no other effect. No event holds the key, a prompt, or a text of an agent.
 
-`str(event)` is what the log says. The loggers, each below `nairi_async`:
+The log has `str(event)`. The loggers, each below `nairi_async`:
 
 * `nairi_async.requests`: each request (DEBUG), each retry (INFO).
-* `nairi_async.polling`: when each conversation is polled next, what a read brought, the end of each turn (DEBUG); a
-  listing that is trusted from now on (INFO) or not used any more (WARNING).
+* `nairi_async.polling`: when each conversation is polled next, what a poll found, the end of each turn (DEBUG); a
+  listing that is used from now on (INFO) or not used any more (WARNING).
 * `nairi_async.hooks`: the first time that a hook raises (ERROR).
 """
 
@@ -45,7 +45,7 @@ News = Literal["ends of turns", "messages", "anything"]
 
 @frozen(kw_only=True)
 class RequestDone:
-    """One attempt at one request is over: answered, or failed without an answer. A cancelled one is not told."""
+    """One attempt at a request has ended, with a response or without. A cancelled attempt emits no event."""
 
     method: str
     """HTTP method."""
@@ -54,17 +54,17 @@ class RequestDone:
     attempt: int
     """Which attempt at this request it was, from 1."""
     seconds: float
-    """How long it took, without the wait for a free connection."""
+    """Seconds that it took, without the wait for a free connection."""
     status: int | None
-    """HTTP status; `None` without an answer."""
+    """HTTP status; `None` without a response."""
     bytes_received: int
-    """Size of the answer's body, decompressed; 0 where it was written elsewhere as it came, as a download is."""
+    """Bytes of the response body, decompressed; 0 for a body that was not collected, such as a download or stream."""
     error: NairiError | None
-    """Why there is no answer."""
+    """Why there is no response; `None` if there is one."""
 
     def __str__(self) -> str:
-        told = self.error if self.error is not None else f"{self.status}, {self.bytes_received} bytes"
-        return f"{self.method} {self.path}: {told} in {self.seconds:.3f} s, attempt {self.attempt}"
+        result = self.error if self.error is not None else f"{self.status}, {self.bytes_received} bytes"
+        return f"{self.method} {self.path}: {result} in {self.seconds:.3f} s, attempt {self.attempt}"
 
 
 @frozen(kw_only=True)
@@ -78,7 +78,7 @@ class RetryPlanned:
     attempt: int
     """The attempt that failed, from 1."""
     error: NairiError
-    """What it failed with."""
+    """Why it failed."""
     wait: float
     """Seconds until the next attempt."""
 
@@ -88,93 +88,95 @@ class RetryPlanned:
 
 @frozen(kw_only=True)
 class PollPlanned:
-    """A watcher has decided when it looks at its conversation next."""
+    """A watcher has decided when to poll its conversation next."""
 
     job_id: str
     """The conversation."""
     agent_id: str | None
-    """Its agent, where the session knows it."""
+    """Its agent, if the session knows it."""
     wait: float
-    """Seconds until the look; where a listing announces news, until the look that is made without any."""
+    """Seconds until the poll; if it waits for a listing to announce news, until the poll without an announcement."""
     is_announced: bool
     """Whether it waits for the agent's listing to announce news."""
 
     def __str__(self) -> str:
-        until = "when its listing announces news, or" if self.is_announced else "next look"
+        until = "next poll when its listing announces news, or" if self.is_announced else "next poll"
         return f"conversation {self.job_id} of agent {self.agent_id or 'unknown'}: {until} in {self.wait:.2f} s"
 
 
 @frozen(kw_only=True)
 class FeedChanged:
-    """An agent's listing is used to announce news from now on, or is not any more."""
+    """An agent's listing is used from now on to announce news, or is not used any more."""
 
     agent_id: str
     """The agent."""
     news: News
-    """The kind of news that it is about: `ends of turns`, `messages`, or `anything`."""
+    """The kind of news: `ends of turns`, `messages`, or `anything`."""
     is_used: bool
-    """Whether it stands for looks from now on."""
+    """Whether it replaces polls from now on."""
     reason: str
-    """Why it is not used any more; empty if it is."""
+    """Why it is not used any more; empty if it is used."""
 
     def __str__(self) -> str:
         if self.is_used:
-            return f"the listing of agent {self.agent_id} is trusted to announce {self.news}"
-        return f"the listing of agent {self.agent_id} no longer announces {self.news}: {self.reason}"
+            return f"the listing of agent {self.agent_id} is used to announce {self.news}"
+        return f"the listing of agent {self.agent_id} is no longer used to announce {self.news}: {self.reason}"
 
 
 @frozen(kw_only=True)
 class TurnEnded:
-    """A turn was found to have ended, and whoever waited for it has what it brought. Told once for each turn."""
+    """The end of a turn was found, and its result was delivered. Emitted once for each turn."""
 
     turn: Turn
     """The turn; where a whole conversation is watched, the newest."""
     status: str
     """`completed` or `failed`."""
     seconds: float
-    """From the sending of its prompt, or from the beginning of the wait where another session sent it, to when the end
+    """Seconds from the sending of its prompt (if another session sent it: from the beginning of the wait) until the end
     was found."""
     ended_at: float
     """When the end was found, in seconds since the Unix epoch."""
     discovery_delay: float
-    """About how many seconds before that it ended: half of the time since the look before."""
+    """Seconds before that at which it ended, as an estimate: half of the time since the poll before."""
     polls: int
-    """Looks that the wait took, some of them shared with other watchers."""
+    """Polls that the wait took, including those shared with other watchers."""
     usage: Usage | None
-    """What it cost, as its messages say; `None` where they do not, where only the end was waited for (`wait`), and
-    where a whole conversation is watched."""
+    """What it cost, as reported by its messages; `None` if they do not report it, if only the end was waited for
+    (`wait`), and if a whole conversation is watched."""
 
     def __str__(self) -> str:
         return (
             f"turn {self.turn.message_id} of {self.turn.job_id}: {self.status} after {self.seconds:.1f} s, "
-            f"found about {self.discovery_delay:.1f} s late with {self.polls} looks"
+            f"found about {self.discovery_delay:.1f} s late with {self.polls} polls"
         )
 
 
 Event = RequestDone | RetryPlanned | PollPlanned | FeedChanged | TurnEnded
 """Everything that a hook is called with; later versions may add kinds."""
 Hook = Callable[[Event], object]
-"""A function that is called with each event; what it returns is ignored."""
+"""A function that is called with each event; its result is ignored."""
 
 
 class Hooks:
-    """The hooks of one session, and the log beside them."""
+    """The hooks of one session, together with its log."""
 
     __slots__ = ("_faulty", "_hooks")
 
     def __init__(self, hooks: Iterable[Hook] = ()) -> None:
         if not isinstance(hooks, Iterable):
-            raise ConfigurationError(f"hooks is a list of functions, not {type(hooks).__name__}")
+            raise ConfigurationError(f"hooks must be a list of functions, not {type(hooks).__name__}")
         self._hooks = tuple(hooks)
         self._faulty: set[Hook] = set()
         for hook in self._hooks:
             if not callable(hook):
-                raise ConfigurationError(f"a hook is a function of one event, not {type(hook).__name__}")
+                raise ConfigurationError(f"a hook must be a function of one event, not {type(hook).__name__}")
             if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__):
-                raise ConfigurationError("a hook is an ordinary function; nobody would wait for a coroutine")
+                raise ConfigurationError(
+                    "a hook must be an ordinary function; a coroutine function would never be awaited"
+                )
 
     def listens(self, logger: logging.Logger) -> bool:
-        """Whether a record at DEBUG is worth making."""
+        """Return whether an event at DEBUG would reach a hook or the log."""
         return bool(self._hooks) or logger.isEnabledFor(logging.DEBUG)
 
     def emit(self, logger: logging.Logger, event: Event, level: int = logging.DEBUG) -> None:

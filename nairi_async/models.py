@@ -1,7 +1,7 @@
-"""What the service talks about, as frozen values (design section 3).
+"""Nairi's conversations as frozen values.
 
-Field names are the service's own (api: Message object, list of agents, attachments). Unknown fields of an answer are
-ignored, an unknown status or role keeps its raw string, and an absent optional field is `None`. Times are aware.
+Field names are the service's own (https://nairi.ai/docs/api). Unknown fields of a response are ignored, an unknown
+status or role keeps its raw string, and an absent optional field is `None`. Times are aware.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 TERMINAL_STATUSES: Final = frozenset({"completed", "failed"})
-"""The message statuses after which nothing more happens to a message (api: message reference)."""
+"""The message statuses that are final: https://nairi.ai/docs/api/conversations/overview."""
 
 _Number = TypeVar("_Number", int, Decimal)
 
 
 @frozen
 class Turn:
-    """One user message and what the agent does about it."""
+    """One user message and the work of the agent on it."""
 
     job_id: str
     """The conversation; the service calls it a job."""
     message_id: str
-    """The user message that began the turn; its status is the turn's status."""
+    """The user message that began the turn; its status is the turn's."""
     agent_id: str | None = field(default=None, eq=False, kw_only=True)
-    """The agent that the turn was given to, where the call that made it knew; not part of its identity."""
+    """The agent of the turn, if the call that made it knew; not part of its identity."""
 
 
 @frozen(kw_only=True)
 class Usage:
-    """What a turn cost, as far as the agent reported it."""
+    """What a turn cost, as far as the agent reports it."""
 
     cost_usd: Decimal | None = None
-    """US dollars, exactly as printed by the service."""
+    """US dollars, exactly as the service wrote them."""
     input_tokens: int | None = None
     """Tokens read."""
     output_tokens: int | None = None
@@ -53,7 +53,7 @@ class Usage:
 
     @classmethod
     def total(cls, usages: Iterable[Usage | None]) -> Usage | None:
-        """The exact sum; a figure that nobody reported stays `None`, and so does the sum over nothing."""
+        """Return the exact sum. A figure that no turn reports stays `None`, and so does the sum of nothing."""
         reported = [usage for usage in usages if usage is not None]
         if not reported:
             return None
@@ -80,12 +80,12 @@ def _sum(figures: Iterable[_Number | None]) -> _Number | None:
 class Progress:
     """What the agent is doing: the envelope in the content of a progress message.
 
-    The service documents `progress_type` and `text_delta`; the other fields were read from the daemon that sends
-    them, and any of them may be missing. The set of types is open.
+    The service documents `progress_type` and `text_delta`. The other fields are those that its daemon sends, and any of
+    them may be missing. The set of types is open.
     """
 
     progress_type: str
-    """`text`, `tool_use`, `tool_heartbeat`, `step`, `subagent`, `thinking`, or a word yet unknown."""
+    """`text`, `tool_use`, `tool_heartbeat`, `step`, `subagent`, `thinking`, or an unknown word."""
     text_delta: str | None = None
     """A whole block of text, not a token; the final reply repeats it."""
     summary: str | None = None
@@ -97,23 +97,23 @@ class Progress:
     tool_output: str | None = None
     """The tool's result as text."""
     tool_description: str | None = None
-    """What the agent says that the tool call is for."""
+    """The purpose of the tool call, as the agent states it."""
     tool_status: str | None = None
     """`running`, `completed`, `error`, or a word of another kind of agent."""
     tool_use_id: str | None = None
-    """Joins the start of a tool call and its end."""
+    """Connects the start of a tool call with its end."""
     parent_tool_use_id: str | None = None
-    """The tool call that began the subagent which this event is from."""
+    """The tool call that started the subagent of this event."""
     raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
-    """The envelope as it came, unknown keys included; empty where the content was not a JSON object."""
+    """The envelope as received, including unknown keys; empty if the content was not a JSON object."""
 
 
 @frozen(kw_only=True)
 class Message:
     """One entry of a conversation.
 
-    Where the service left a field out or sent something unexpected, the message is still delivered with what it has:
-    text fields are then empty, times are `None`.
+    If the service omits a field or sends something unexpected, the message is still delivered with the rest: such text
+    fields are empty, times are `None`.
     """
 
     id: str
@@ -121,25 +121,25 @@ class Message:
     job_id: str
     """The conversation that it belongs to."""
     role: str
-    """`user`, `assistant`, `system`, `progress`, or a word yet unknown."""
+    """`user`, `assistant`, `system`, `progress`, or an unknown word."""
     status: str
-    """`queued`, `pending`, `completed`, `failed`, or a word yet unknown, which is never terminal."""
+    """`queued`, `pending`, `completed`, `failed`, or an unknown word, which is never terminal."""
     content: str
-    """The text; for `progress` the JSON envelope, which `progress` holds typed."""
+    """The text; of a `progress` message the JSON envelope, which the field `progress` holds typed."""
     created_at: datetime | None = None
-    """When it was made, by the service's clock."""
+    """When it was created, by the service's clock."""
     updated_at: datetime | None = None
     """When it last changed, by the service's clock."""
     attachment_ids: tuple[str, ...] = ()
-    """Files sent with a prompt, or made by the agent."""
+    """Files that were sent with a prompt, or made by the agent."""
     usage: Usage | None = None
-    """Cost and tokens of the turn, on `assistant` messages of agents that report them."""
+    """Cost and tokens of the turn, on the `assistant` messages of agents that report them."""
     progress: Progress | None = None
     """The typed envelope of a `progress` message."""
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing more happens to it; on a user message: whether its turn has ended."""
+        """Whether its status is final; of a user message: whether its turn has ended."""
         return self.status in TERMINAL_STATUSES
 
 
@@ -150,9 +150,9 @@ class ConversationSummary:
     id: str
     """The job id."""
     status: str
-    """`active`, `completed`, `error`, `abandoned`, or a word yet unknown. Not the status of a turn."""
+    """`active`, `completed`, `error`, `abandoned`, or an unknown word. Not the status of a turn."""
     updated_at: datetime | None = None
-    """When the job last changed; which events count is not documented."""
+    """When the job last changed; the service does not document which changes count."""
 
 
 @frozen(kw_only=True)
@@ -160,20 +160,20 @@ class Agent:
     """An agent of the organisation."""
 
     id: str
-    """Its unchanging id, `cci_…`."""
+    """Its permanent id, `cci_…`."""
     name: str
     """Display name."""
     agent_id: str
-    """Its slug; every call takes either this or `id`."""
+    """Its slug. Every call takes either this or `id`."""
     instances_count: int | None = None
     """Number of containers."""
     description: str | None = None
-    """What it is for."""
+    """Its purpose."""
     is_self_hosted: bool | None = None
     """Whether it runs on the organisation's own machines."""
     system_prompt: str | None = None
-    """Its own system prompt; `None` stands for the platform's default."""
+    """Its own system prompt; `None` for the platform's default."""
     created_at: datetime | None = None
-    """When it was made."""
+    """When it was created."""
     updated_at: datetime | None = None
     """When it last changed."""

@@ -24,23 +24,23 @@ __all__ = ["TurnSpans"]
 
 
 class TurnSpans:
-    """A hook that reports each turn as one span, once it has ended.
+    """A hook that reports each turn as one span when it has ended.
 
-    The span reaches from the sending of the prompt to the discovery of the end. It is a child of whatever span was
-    current where the turn was waited for, as the spans of the requests are. Its name and its `gen_ai.` attributes
-    follow OpenTelemetry's conventions for agents; beside them stand `nairi.message_id`, `nairi.status`, `nairi.looks`,
-    `nairi.discovery_delay` in seconds and, where the agent said so, `nairi.cost_usd`. A turn that failed has the status
-    `ERROR`. No attribute holds a prompt or a reply. A turn whose end nobody waited for has no span.
+    The span extends from the sending of the prompt to the discovery of the end. Its parent is the span that was current
+    where the turn was waited for, as with the spans of requests. Its name and its `gen_ai.` attributes follow
+    OpenTelemetry's conventions for agents. Further attributes are `nairi.message_id`, `nairi.status`, `nairi.polls`,
+    `nairi.discovery_delay` in seconds and, if the agent reports it, `nairi.cost_usd`. A turn that failed has the status
+    `ERROR`. No attribute holds a prompt or a reply. A turn has no span if no call waited for its end.
 
     Args:
-        tracer_provider: Where the spans go; the global provider unless given.
+        tracer_provider: Receives the spans; the global provider unless given.
     """
 
     def __init__(self, tracer_provider: trace.TracerProvider | None = None) -> None:
         self._tracer = trace.get_tracer("nairi_async", tracer_provider=tracer_provider)
 
     def __call__(self, event: Event) -> None:
-        """Report the end of a turn; other events are passed over."""
+        """Report the end of a turn; ignore other events."""
         if not isinstance(event, TurnEnded):
             return
         agent_id = event.turn.agent_id
@@ -57,25 +57,25 @@ class TurnSpans:
 
 def _attributes(event: TurnEnded) -> dict[str, str | int | float]:
     usage = event.usage
-    found = {
+    attributes = {
         "gen_ai.operation.name": "invoke_agent",
         "gen_ai.provider.name": "nairi",
         "gen_ai.agent.id": event.turn.agent_id,
         "gen_ai.conversation.id": event.turn.job_id,
         "nairi.message_id": event.turn.message_id,
         "nairi.status": event.status,
-        "nairi.looks": event.polls,
+        "nairi.polls": event.polls,
         "nairi.discovery_delay": event.discovery_delay,
     }
     if usage is not None:
-        found |= {
+        attributes |= {
             "gen_ai.response.model": usage.model,
             "gen_ai.usage.input_tokens": usage.input_tokens,
             "gen_ai.usage.output_tokens": usage.output_tokens,
             "nairi.cost_usd": float(usage.cost_usd) if usage.cost_usd is not None else None,
         }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
-def _nanoseconds(moment: float) -> int:
-    return round(moment * 1e9)
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)

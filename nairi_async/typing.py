@@ -1,4 +1,4 @@
-"""The types that arguments of public calls are declared with, for annotations in your own code."""
+"""The types of arguments of public calls, for annotations in your own code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Duration: TypeAlias = float | timedelta
 """Seconds, or a `timedelta`."""
 
 OnUnknown: TypeAlias = Literal["raise", "reconcile"]
-"""What to do when a prompt was sent and its response did not come back: raise the error, or look the turn up."""
+"""What to do when a prompt was sent and no response came back: raise the error, or look the turn up."""
 
 MessageFormat: TypeAlias = Literal["text", "voice"]
 """The format of a message of Amigo."""
@@ -45,31 +45,31 @@ AmigoMessageSort: TypeAlias = Literal["+created_at", "-created_at", "+interactio
 """The order of a list of Amigo's messages: `+` for ascending, `-` for descending."""
 
 UploadProgress: TypeAlias = Callable[[int, int | None], object]
-"""Called with the bytes of the file that were handed to the connection so far, and its size or `None`."""
+"""Called with the bytes of the file that were handed to the connection so far, and its size (`None` if unknown)."""
 
 
 class ReadableFile(Protocol):
-    """A file object, whose `read` may be a coroutine function, as with anyio and aiofiles."""
+    """A file object. Its `read` may be a coroutine function, as with anyio and aiofiles."""
 
     @property
     def read(self) -> Callable[[int], Any]:
-        """At most that many bytes; none at the end."""
+        """Reads at most so many bytes; none at the end."""
         ...
 
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | ReadableFile | AsyncIterable[bytes]
-"""A path, the bytes themselves, a file opened for reading bytes, or anything that gives bytes in `async for`."""
+"""A path, bytes, a file opened for reading bytes, or an async iterable of bytes."""
 
 
 class Unset(Enum):
-    """The type of `UNSET`: an enum, so that there is one such value also after `pickle` and `copy`."""
+    """The type of `UNSET`. As an enum, it has one value, also after `pickle` and `copy`."""
 
     UNSET = "UNSET"
-    """A field that a change leaves alone."""
+    """A field that a change leaves as it is."""
 
     def __repr__(self) -> str:
         return self.name
 
 
 UNSET: Final = Unset.UNSET
-"""What leaves a field alone where `None` and an empty text would set it."""
+"""Leaves a field as it is, where `None` or an empty text would set it."""

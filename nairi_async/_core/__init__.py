@@ -1,1 +1,1 @@
-"""Reaching a service over HTTP: one seam to aiohttp, retries, limits, secrets (design sections 2 and 6)."""
+"""What the sessions of all services share: one attempt over HTTP, retries, rate limits, credentials, JSON, uploads."""

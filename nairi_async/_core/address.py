@@ -1,4 +1,4 @@
-"""Where the service lives: the base URL, checked once (design section 2)."""
+"""Where a service is: the base URL, checked once, and the paths below it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from nairi_async.errors import ConfigurationError
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _VISIBLE: Final = re.compile(rb"[\x21-\x7e]+")
+# The beginning of a base URL without `https://`. Anything else may be a key in the wrong place, and is not shown.
+_BARE_HOST: Final = re.compile(r"(?:[A-Za-z0-9-]{1,30}\.)+[A-Za-z]{2,20}|localhost")
 
 
 def base_url(given: object, *, prefix: str) -> str:
-    """The URL that every path is appended to, without a slash at its end.
+    """Check a base URL, and return it in the form that paths are appended to, without a slash at its end.
 
     `prefix` is the service's own path, such as `/api/public/v1`; it is added unless it is there already. Plain http is
-    refused unless the host is this machine, because the key travels with each request.
+    refused unless the host is this machine, because each request carries the key.
+
+    Raises:
+        ConfigurationError: it cannot be used. The text shows no user name, password, or query.
     """
     if not isinstance(given, str) or not given.strip():
         raise ConfigurationError("the base URL is blank")
@@ -28,8 +33,8 @@ def base_url(given: object, *, prefix: str) -> str:
     except ValueError:
         # Not chained: the text of the cause may hold a part of a password.
         raise ConfigurationError("the base URL is not a URL") from None
-    _check(parts, host)
-    assert host is not None  # noqa: S101 - checked by _check; this tells the type checker
+    _check(parts, host, given.strip())
+    assert host is not None  # noqa: S101 - checked by _check, which type checkers cannot see
     shown = f"[{host}]" if ":" in host else host
     authority = shown if port in {None, _DEFAULT_PORTS[parts.scheme]} else f"{shown}:{port}"
     path = parts.path.rstrip("/")
@@ -38,22 +43,33 @@ def base_url(given: object, *, prefix: str) -> str:
     return f"{parts.scheme}://{authority}{quote(path, safe='/%:@')}"
 
 
-def _check(parts: SplitResult, host: str | None) -> None:
+def _check(parts: SplitResult, host: str | None, given: str) -> None:
     if parts.scheme not in _DEFAULT_PORTS:
-        raise ConfigurationError("the base URL begins with https:// (or http:// for this machine)")
+        raise ConfigurationError(
+            f"the base URL must begin with https:// (or http:// for this machine), got {_beginning(given)}"
+        )
     if not host or not _is_host(host) or any(character.isspace() for character in parts.netloc):
         raise ConfigurationError("the base URL names no host")
     if parts.username is not None or parts.password is not None:
-        # The text of the URL is not repeated: a password would be in it.
+        # The URL is not quoted: a password would be in it.
         raise ConfigurationError("the base URL holds a user name or password; give the key as api_key")
     if parts.query or parts.fragment:
         raise ConfigurationError("the base URL has a query or fragment")
     if parts.scheme == "http" and not _is_loopback(host):
-        raise ConfigurationError(f"plain http to {host} would send the key in the clear; use https")
+        raise ConfigurationError(f"plain http to {host} would send the key unencrypted; use https")
+
+
+def _beginning(given: str) -> str:
+    """Return as much of a bad URL as can be shown: its scheme, or the host that it begins with."""
+    scheme, separator, _ = given.partition("://")
+    if separator and scheme.isascii() and scheme.isalnum():
+        return f"{scheme[:20]}://"
+    host = _BARE_HOST.match(given)
+    return repr(host[0]) if host is not None and "@" not in given else "something else"
 
 
 def _is_host(host: str) -> bool:
-    """Whether a resolver can be asked for it: no control characters, no empty or overlong label."""
+    """Return whether a resolver can be asked for it: no control characters, no empty or overlong label."""
     try:
         return ":" in host or _VISIBLE.fullmatch(host.encode("idna")) is not None
     except UnicodeError:
@@ -70,9 +86,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def path(*segments: str) -> str:
-    """A path below the base URL; each segment is encoded whole, so no id can reach another path.
+    """Return a path below the base URL. Each segment is encoded whole, so no id can reach another path.
 
     Raises:
-        InvalidArgumentError: a segment that is no id.
+        InvalidArgumentError: a segment cannot be an id.
     """
     return "/".join(("", *(quote(checks.identifier("an id", segment), safe="") for segment in segments)))

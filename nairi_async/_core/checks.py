@@ -1,6 +1,6 @@
-"""Arguments are checked here, before any request: each function returns the value as the library uses it, or raises."""
+"""Checks of arguments, before any request: each function returns the value as the library uses it, or raises."""
 
-# Annotations are not postponed here: attrs passes those of its converters on to modules where their names mean nothing.
+# Annotations are not postponed here: attrs passes those of converters on to modules that do not know their names.
 import math
 import re
 import unicodedata
@@ -15,40 +15,40 @@ DEFAULT_TIMEOUT: Final = 6 * 3600.0
 """The `timeout=` of polling calls, in seconds: a turn may run for an hour, and be queued before that."""
 
 MAX_ATTACHMENTS: Final = 10
-"""Attachment ids that one prompt may carry (api: attachments)."""
-# What every id of the service looks like: the check of each character is for the others.
+"""Attachment ids that one prompt may carry: https://nairi.ai/docs/api/attachments."""
+# What every id of the service looks like; only others are checked character by character.
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def seconds(value: Duration) -> float:
-    """A duration as seconds; attrs converter of every policy field that is one."""
+    """Return a duration in seconds; the attrs converter of every setting that is a duration."""
     if isinstance(value, timedelta):
         return value.total_seconds()
     if not _is_number(value):
-        raise ConfigurationError(f"a duration is a number of seconds or a timedelta, not {type(value).__name__}")
+        raise ConfigurationError(f"a duration must be a number of seconds or a timedelta, not {type(value).__name__}")
     try:
         return float(value)
     except OverflowError as error:
-        raise ConfigurationError("a duration of that many seconds is no length of time") from error
+        raise ConfigurationError("the duration is too long to be a number of seconds") from error
 
 
 def positive(name: str, value: float, *, or_zero: bool = False, or_infinite: bool = False) -> None:
-    """Refuse what is no positive quantity, naming the setting."""
+    """Raise `ConfigurationError`, with the name of the setting, unless it is a positive quantity."""
     if not _is_number(value):
-        raise ConfigurationError(f"{name} is a number, not {type(value).__name__}")
+        raise ConfigurationError(f"{name} must be a number, not {type(value).__name__}")
     if math.isnan(value) or value < 0 or (value == 0 and not or_zero) or (math.isinf(value) and not or_infinite):
-        raise ConfigurationError(f"{name} is {value}: a {'non-negative' if or_zero else 'positive'} number is needed")
+        raise ConfigurationError(f"{name} must be a {'non-negative' if or_zero else 'positive'} number, got {value}")
 
 
 def whole(name: str, value: object) -> int:
-    """A count of at least one, naming the setting."""
+    """Return a count of at least one; the error has the name of the setting."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{name} is {value!r}: a whole number of at least 1 is needed")
+        raise ConfigurationError(f"{name} must be a whole number of at least 1, got {value!r}")
     return value
 
 
 def limit(value: object) -> int:
-    """How many may go on at once."""
+    """Return how many may run at once."""
     try:
         return whole("limit", value)
     except ConfigurationError as error:
@@ -60,37 +60,39 @@ def timeout(value: Duration | None, name: str = "timeout") -> float:
     if value is None:
         return math.inf
     try:
-        waited = seconds(value)
-        positive(name, waited, or_zero=True, or_infinite=True)
+        bound = seconds(value)
+        positive(name, bound, or_zero=True, or_infinite=True)
     except ConfigurationError as error:
         raise InvalidArgumentError(error.message) from error
-    return waited
+    return bound
 
 
 def identifier(name: str, value: object) -> str:
-    """An id or slug that can stand in a path; ids are opaque, so only what no id can be is refused."""
+    """Return an id or slug that can stand in a path; ids are opaque, so only what cannot be one is refused."""
     if not isinstance(value, str):
-        raise InvalidArgumentError(f"{name} is a string, not {type(value).__name__}")
+        raise InvalidArgumentError(f"{name} must be a string, not {type(value).__name__}")
     if _PLAIN_ID.fullmatch(value):
         return value
-    if not value or value in {".", ".."} or any(_unfit(character) for character in value):
-        raise InvalidArgumentError(f"{name} {value[:80]!r} is no id: it is empty, a dot, or holds spaces or controls")
+    if not value or value in {".", ".."} or any(_cannot_be_in_id(character) for character in value):
+        raise InvalidArgumentError(
+            f"{name} {value[:80]!r} cannot be an id: it is empty, a dot, or holds white space or control characters"
+        )
     return value
 
 
 def prompt(value: object) -> str:
-    """A prompt that says something (api: `prompt is required`)."""
+    """Return a prompt that is not blank; the service refuses blank ones."""
     if not isinstance(value, str):
-        raise InvalidArgumentError(f"a prompt is a string, not {type(value).__name__}")
+        raise InvalidArgumentError(f"a prompt must be a string, not {type(value).__name__}")
     if not value.strip():
         raise InvalidArgumentError("the prompt is blank")
     return value
 
 
 def attachment_ids(value: Iterable[str]) -> tuple[str, ...]:
-    """At most ten ids (api: attachments)."""
+    """Return the ids of attachments, at most `MAX_ATTACHMENTS`."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise InvalidArgumentError("attachment_ids is a sequence of ids, not a single value")
+        raise InvalidArgumentError("attachment_ids must be a sequence of ids, not a single value")
     ids = tuple(identifier("attachment id", entry) for entry in value)
     if len(ids) > MAX_ATTACHMENTS:
         raise InvalidArgumentError(f"{len(ids)} attachments: the service takes at most {MAX_ATTACHMENTS}")
@@ -98,21 +100,21 @@ def attachment_ids(value: Iterable[str]) -> tuple[str, ...]:
 
 
 def time(name: str, value: object) -> datetime:
-    """A time with a time zone, as UTC."""
+    """Return a time that has a time zone, in UTC."""
     if not isinstance(value, datetime):
-        raise InvalidArgumentError(f"{name} is a datetime, not {type(value).__name__}")
+        raise InvalidArgumentError(f"{name} must be a datetime, not {type(value).__name__}")
     if value.tzinfo is None:
-        raise InvalidArgumentError(f"{name} has no time zone; the service's times are in UTC")
+        raise InvalidArgumentError(f"{name} has no time zone; the service's times are in UTC: datetime.now(UTC)")
     try:
         return value.astimezone(UTC)
     except OverflowError as error:
-        raise InvalidArgumentError(f"{name} is out of the range of UTC") from error
+        raise InvalidArgumentError(f"{name} is outside the range of UTC") from error
 
 
 def flag(name: str, value: object) -> bool:
-    """True or False and nothing that merely looks like it."""
+    """Return True or False; other values that count as true or false are refused."""
     if not isinstance(value, bool):
-        raise InvalidArgumentError(f"{name} is True or False, not {value!r}")
+        raise InvalidArgumentError(f"{name} must be True or False, not {value!r}")
     return value
 
 
@@ -120,5 +122,5 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _unfit(character: str) -> bool:
+def _cannot_be_in_id(character: str) -> bool:
     return character.isspace() or unicodedata.category(character) in {"Cc", "Cs"}

@@ -1,4 +1,4 @@
-"""When to try again, as plain functions: no clock, no input, no output (design section 6)."""
+"""When to try again, as plain functions: no clock, no input, no output."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ from nairi_async.errors import (
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
-# 408 and 425 ask in so many words for the same request again.
-_ASKED_AGAIN: Final = frozenset({408, 425})
-# Seconds for which a service that is still at work is let alone at first: sooner it says the same, at the limit's cost.
+# By 408 and 425 the sender asks for the same request again.
+_REPEAT_REQUESTED: Final = frozenset({408, 425})
+# First wait, in seconds, for a service that is busy: a sooner request would get the same status, and count as one.
 _BUSY_WAIT: Final = 1.0
-# A method or protocol version that is not supported will not be supported a second later.
-_LASTING: Final = frozenset({501, 505})
+# A method or protocol version that is not supported now will not be supported in a second.
+_PERMANENT: Final = frozenset({501, 505})
 _UNAVAILABLE: Final = 503
 
 
 @frozen(kw_only=True)
 class RetryPolicy:
-    """How long and how often a request is tried; full jitter between the attempts.
+    """How long and how often a request is tried. The waits between attempts have full jitter.
 
-    What may be tried again is not a setting: reads always; prompts only when they provably did not run. Durations are
+    What may be tried again is not a setting: reads always, prompts only when they provably did not run. Durations are
     seconds, as a number or a `timedelta`.
 
     Args:
-        attempts: (6) Attempts in all, the first included.
-        total: (120) The time after the first attempt at which the last one may begin; `math.inf` for no bound.
+        attempts: (6) Attempts in all, including the first.
+        total: (120) Time after the first attempt until which another may begin; `math.inf` for no limit.
         wait_initial: (0.5) Upper bound of the first wait; it doubles with each attempt.
         wait_max: (10) Upper bound of every wait.
-        retry_after_max: (60) The longest `Retry-After` that is waited for; a longer one is raised at once.
+        retry_after_max: (60) Longest `Retry-After` that is waited for; a longer one raises the error at once.
 
     Raises:
-        ConfigurationError: a setting is no number, or out of bounds.
+        ConfigurationError: a setting is not a number, or out of bounds.
     """
 
     attempts: int = 6
-    """Attempts in all, the first included."""
+    """Attempts in all, including the first."""
     total: float = field(default=120.0, converter=checks.seconds)
-    """Seconds after the first attempt at which the last one may begin."""
+    """Seconds after the first attempt until which another may begin."""
     wait_initial: float = field(default=0.5, converter=checks.seconds)
     """Upper bound of the first wait, in seconds; it doubles with each attempt."""
     wait_max: float = field(default=10.0, converter=checks.seconds)
     """Upper bound of every wait, in seconds."""
     retry_after_max: float = field(default=60.0, converter=checks.seconds)
-    """Longest `Retry-After` that is waited for, in seconds; a longer one is raised at once."""
+    """Longest `Retry-After` that is waited for, in seconds; a longer one raises the error at once."""
 
     def __attrs_post_init__(self) -> None:
         checks.whole("attempts", self.attempts)
@@ -72,10 +72,10 @@ class RetryPolicy:
 def is_transient(
     error: NairiError, *, idempotent: bool, unreadable: bool = False, busy_statuses: Container[int] = ()
 ) -> bool:
-    """Whether the same request may be sent again after this.
+    """Return whether the same request may be sent again after this error.
 
-    `repeatable` and `busy_statuses` are the request's; `unreadable` counts an unreadable answer as a passing fault, as
-    watching does.
+    `idempotent` and `busy_statuses` are the request's. With `unreadable`, an unreadable response is a transient fault,
+    as it is for watching.
     """
     if isinstance(error, ConnectionFailedError) and error.is_lasting:
         return False
@@ -84,16 +84,16 @@ def is_transient(
     if is_refusal(error, busy_statuses):
         return True
     if isinstance(error, ServerError):
-        return idempotent and error.status not in _LASTING
+        return idempotent and error.status not in _PERMANENT
     if isinstance(error, StatusError):
-        return idempotent and error.status in _ASKED_AGAIN
+        return idempotent and error.status in _REPEAT_REQUESTED
     return isinstance(error, DecodeError) and idempotent and unreadable
 
 
 def is_refusal(error: NairiError, busy_statuses: Container[int] = ()) -> bool:
-    """Whether the service said that it did not take the request: 429, 503 with a time to come back, its own words.
+    """Return whether the service said that it did not accept the request: 429, 503 with `Retry-After`, a busy status.
 
-    A 503 without `Retry-After` may come from a proxy that had already passed the request on.
+    A 503 without `Retry-After` may come from a proxy that had already forwarded the request.
     """
     if isinstance(error, RateLimitedError) or (isinstance(error, StatusError) and error.status in busy_statuses):
         return True
@@ -109,17 +109,17 @@ def delay_before_retry(
     jitter: float,
     busy_statuses: Container[int] = (),
 ) -> float | None:
-    """Seconds to wait before the next attempt, or `None` to give up.
+    """Return the seconds to wait before the next attempt, or `None` to give up.
 
-    `attempt` counts from 1 and has just failed, `elapsed` seconds after the first began; `jitter` is in [0, 1).
-    `busy_statuses` are the request's statuses for a service that is still at work: about a second, then twice as long.
+    `attempt` counts from 1 and has just failed, `elapsed` seconds after the first began; `jitter` is in [0, 1). After
+    one of `busy_statuses` the first wait is about a second, and each further one twice as long.
     """
     if attempt >= policy.attempts:
         return None
     retry_after = error.retry_after if isinstance(error, StatusError) else None
     if retry_after is not None and retry_after > policy.retry_after_max:
         return None
-    # min() before the power would overflow: 64 doublings exceed any wait that is allowed.
+    # Bounded here, because the power would overflow; 64 doublings exceed any wait.
     doublings = 2.0 ** min(attempt - 1, 64)
     if isinstance(error, StatusError) and error.status in busy_statuses:
         wait = min(policy.wait_max, (0.75 + jitter / 2) * _BUSY_WAIT * doublings)
@@ -130,9 +130,9 @@ def delay_before_retry(
 
 
 def parse_retry_after(text: str | None, now: float) -> float | None:
-    """Seconds from `now` (Unix time) that a `Retry-After` header asks for; `None` if it says nothing usable.
+    """Return the seconds from `now` (Unix time) that a `Retry-After` header asks for; `None` if it is of no use.
 
-    Seconds, whole or not, and HTTP dates are understood; the past and what is not finite are ignored.
+    It may be a number of seconds, whole or not, or an HTTP date. The past, and what is not finite, is ignored.
     """
     if text is None:
         return None
@@ -147,9 +147,9 @@ def parse_retry_after(text: str | None, now: float) -> float | None:
 
 
 def seconds_until_reset(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds until a used-up `X-RateLimit-*` window ends; `None` while something is left, or nothing is said.
+    """Return the seconds until an exhausted `X-RateLimit-*` window ends; `None` if it is not, or there is no header.
 
-    `now` is Unix time; the service's own `Date` is taken instead, where there is one, since clocks differ.
+    `now` is Unix time. The response's own `Date` takes its place where there is one, because clocks differ.
     """
     remaining, reset = headers.get("X-RateLimit-Remaining"), headers.get("X-RateLimit-Reset")
     if remaining is None or reset is None or remaining.strip() != "0":
@@ -164,7 +164,7 @@ def seconds_until_reset(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def parse_date(text: str | None) -> float | None:
-    """An HTTP date as Unix time; `None` if it is none."""
+    """Return an HTTP date as Unix time; `None` if it is not one."""
     try:
         date = parsedate_to_datetime(text or "")
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

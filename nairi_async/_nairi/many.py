@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nairi_async._core.fan_out import FanOut, TaskPool
 from nairi_async._nairi.results import Outcome
-from nairi_async.errors import InvalidArgumentError, NairiError
+from nairi_async.errors import NairiError, SessionClosedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
@@ -83,7 +83,7 @@ class WatchMany:
     async def __anext__(self) -> tuple[Turn, Message]:
         """Return the next message of any turn, with the turn."""
         if self._pool is None:
-            raise InvalidArgumentError("use watch_many in `async with`: `async with nairi.watch_many(turns) as stream`")
+            raise SessionClosedError("use watch_many in `async with`: `async with nairi.watch_many(turns) as stream`")
         return await self._pool.get()
 
 

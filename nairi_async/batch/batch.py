@@ -21,7 +21,7 @@ from nairi_async.batch.ledger_file import companions, ledger_errors, ledger_path
 from nairi_async.batch.lost_prompts import LostPrompts
 from nairi_async.batch.run import BatchOptions, BatchRun
 from nairi_async.batch.writer import Writer
-from nairi_async.errors import InvalidArgumentError
+from nairi_async.errors import InvalidArgumentError, SessionClosedError
 
 if TYPE_CHECKING:
     import os
@@ -193,7 +193,7 @@ class Batch:
     @property
     def _active_run(self) -> BatchRun:
         if self._run is None:
-            raise InvalidArgumentError("use Batch in `async with`: `async with Batch(…) as outcomes`")
+            raise SessionClosedError("use Batch in `async with`: `async with Batch(…) as outcomes`")
         return self._run
 
     async def _feed(self, run: BatchRun) -> None:

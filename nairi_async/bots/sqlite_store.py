@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from nairi_async.bots.store import Record
-from nairi_async.errors import ConfigurationError, StoreError
+from nairi_async.errors import SessionClosedError, StoreError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -43,7 +43,7 @@ class SQLiteStore:
 
     Raises:
         StoreError: on entering and in each call: the file cannot be read or written, or another program made it.
-        ConfigurationError: used outside of `async with`.
+        SessionClosedError: used outside of `async with`.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -116,7 +116,7 @@ class SQLiteStore:
         import sqlite3  # noqa: PLC0415 - imported only where it is used
 
         if self._thread is None:
-            raise ConfigurationError("the store is not open: use it in `async with SQLiteStore(…) as store:`")
+            raise SessionClosedError("the store is not open: use it in `async with SQLiteStore(…) as store:`")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except sqlite3.Error as error:

@@ -23,6 +23,7 @@ from nairi_async import (
     NotFoundError,
     OutcomeUnknownError,
     PermissionDeniedError,
+    SessionClosedError,
     TurnFailedError,
     WatchTimeoutError,
 )
@@ -701,7 +702,7 @@ async def test_wrong_use_is_refused(runs: Runs, nairi: NairiSession) -> None:
         with pytest.raises(InvalidArgumentError, match="Batch needs a NairiSession, not AmigoSession"):
             Batch(amigo, AGENT, ["a"], ledger=runs.ledger)  # type: ignore[arg-type]
     batch = runs.batch(["a"])
-    with pytest.raises(InvalidArgumentError, match="async with"):
+    with pytest.raises(SessionClosedError, match="async with"):
         await anext(batch)
     assert not runs.ledger.exists()
     async with batch:

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nairi_async import (
-    ConfigurationError,
-)
+from nairi_async import SessionClosedError
 from nairi_async.bots import (
     Record,
     SQLiteStore,
@@ -89,11 +87,11 @@ async def test_a_cancelled_call_leaves_no_thread(tmp_path: Path) -> None:
 async def test_a_store_is_used_while_open(tmp_path: Path) -> None:
     """A call outside of `async with` is an error that says so."""
     store = SQLiteStore(tmp_path / "bot.sqlite")
-    with pytest.raises(ConfigurationError, match="async with"):
+    with pytest.raises(SessionClosedError, match="async with"):
         await store.load("a")
     async with store:
         assert await store.load("a") is None
-    with pytest.raises(ConfigurationError, match="async with"):
+    with pytest.raises(SessionClosedError, match="async with"):
         await store.save("a", Record())
 
 

@@ -271,7 +271,7 @@ async def test_a_listing_switched_off_is_told_without_escapes(
     simulator.agent("my-agent", [Tool("Bash", seconds=100), Say("Done.")])
     turns = [await nairi.start("my-agent", f"p{number}") for number in range(20)]
     await asyncio.gather(*(nairi.reply(turn) for turn in turns))
-    told = [record.getMessage() for record in caplog.records if "no longer announces" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "no longer used to announce" in record.getMessage()]
     assert len(told) == 1
     assert told[0].isprintable()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nairi_async import InvalidArgumentError, NairiSession, TurnFailedError, WatchTimeoutError
+from nairi_async import InvalidArgumentError, NairiSession, SessionClosedError, TurnFailedError, WatchTimeoutError
 from nairi_async.testing import Done, Fail, Say, Simulator
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ async def test_leaving_watch_many_ends_its_tasks(nairi: NairiSession, simulator:
     async with nairi.watch_many(turns) as stream:
         await anext(stream)
     assert not {task for task in asyncio.all_tasks() - before if "fan_out" in repr(task) or "many" in repr(task)}
-    with pytest.raises(InvalidArgumentError):
+    with pytest.raises(SessionClosedError):
         await anext(nairi.watch_many(turns))
 
 

@@ -250,15 +250,15 @@ def test_records_cannot_be_changed() -> None:
     [
         (
             PollPlanned(job_id="job_1", agent_id=None, wait=1.0, is_announced=False),
-            "conversation job_1 of agent unknown: next look in 1.00 s",
+            "conversation job_1 of agent unknown: next poll in 1.00 s",
         ),
         (
             PollPlanned(job_id="job_1", agent_id="a", wait=150.0, is_announced=True),
-            "conversation job_1 of agent a: when its listing announces news, or in 150.00 s",
+            "conversation job_1 of agent a: next poll when its listing announces news, or in 150.00 s",
         ),
         (
             FeedChanged(agent_id="a", news="messages", is_used=False, reason="it lies"),
-            "the listing of agent a no longer announces messages: it lies",
+            "the listing of agent a is no longer used to announce messages: it lies",
         ),
     ],
 )

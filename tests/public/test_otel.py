@@ -73,7 +73,7 @@ async def test_a_turn_is_one_span(
     assert span.parent == executor.get_span_context()
     assert span.status.status_code is StatusCode.UNSET
     attributes = dict(span.attributes or {})
-    delay, polls = attributes.pop("nairi.discovery_delay"), attributes.pop("nairi.looks")
+    delay, polls = attributes.pop("nairi.discovery_delay"), attributes.pop("nairi.polls")
     assert attributes == {
         "gen_ai.operation.name": "invoke_agent",
         "gen_ai.provider.name": "nairi",
