@@ -103,7 +103,7 @@ async def test_watch_says_how_to_go_on(simulator: Simulator) -> None:
         (["ask", "quick", " "], 2, "the prompt is blank"),
         (["ask", "quick", "Hello", "my", "agent"], 2, 'quote it: "Hello my agent"'),
         (["ask", "quick", "-"], 2, "the prompt on standard input is not utf-8 text"),
-        (["ask", "quick", "Hello", "--timeout", "nan"], 2, "timeout is nan"),
+        (["ask", "quick", "Hello", "--timeout", "nan"], 2, "timeout must be a non-negative number, got nan"),
         (["ask", "quick", "Hello", "--base-url", "http://example.com"], 2, "plain http"),
         (["watch", "job_unknown"], 1, "404 job not found"),
         (["simulate", "--api-key", "two words"], 2, "white space"),
