@@ -19,29 +19,50 @@ if TYPE_CHECKING:
     OnWrite = Callable[[], object]
 
 _JSON: Final = "application/json"
+# Bytes of a body that are written at a time.
+_PIECE: Final = 256 * 1024
 # Enough of an error page to recognise it.
 _MAX_ERROR_BODY: Final = 64 * 1024
 
 
-class JsonPayload(aiohttp.BytesPayload):
+class JsonPayload(aiohttp.Payload):
     """A JSON body that calls `on_write` when it is handed to a connection.
 
-    Before that the service cannot have run the request, whatever went wrong: the proof that it may be sent again.
+    Before that the service cannot have run the request, no matter what went wrong: the proof that it may be sent again.
+    It is written in pieces, so that a prompt of megabytes does not hold up the event loop.
     """
 
     def __init__(self, body: bytes, on_write: OnWrite) -> None:
         super().__init__(body, content_type=_JSON)
+        self._body = body
         self._on_write = on_write
 
-    async def write_with_length(self, writer: Any, content_length: int | None) -> None:
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        return len(self._body)
+
+    @property
+    def autoclose(self) -> bool:
+        """That aiohttp need not close it."""
+        return True
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Return the text: aiohttp calls this to show a body."""
+        return self._body.decode(encoding, errors)
+
+    async def write_with_length(self, writer: Any, content_length: int | None) -> None:  # noqa: ARG002 - its own length
         """Write the body."""
-        self._on_write()
-        await super().write_with_length(writer, content_length)
+        await self.write(writer)
 
     async def write(self, writer: Any) -> None:
         """Write the body."""
         self._on_write()
-        await super().write(writer)
+        if len(self._body) <= _PIECE:
+            await writer.write(self._body)
+            return
+        for start in range(0, len(self._body), _PIECE):
+            await writer.write(self._body[start : start + _PIECE])
 
 
 class StreamingPayload(aiohttp.Payload):

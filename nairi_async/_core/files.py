@@ -81,6 +81,9 @@ def _last_part(name: str) -> str:
     kept = "".join("_" if _is_unsafe(character) else character for character in last)
     # Windows removes trailing dots and spaces itself, which would make it another name.
     kept = kept.strip().rstrip(". ")
+    if kept.startswith((".", "-")):
+        # A shell reads files that begin with a dot, and a command takes a dash for an option.
+        kept = f"_{kept[1:]}"
     if _DEVICE.fullmatch(kept):
         kept = f"_{kept}"
     return _shortened(kept)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from support import Step
 
     from nairi_async import Message, NairiSession
+    from nairi_async.testing import Simulator
 
 pytestmark = pytest.mark.anyio
 
@@ -653,3 +654,10 @@ async def test_a_server_without_tls_is_a_failed_connection(call: Any) -> None:
         with pytest.raises(ConnectionFailedError):
             await call(nairi)
     assert received_at == []
+
+
+async def test_a_prompt_of_megabytes_goes_out_whole(nairi: NairiSession, simulator: Simulator) -> None:
+    """A long prompt arrives as it is, without a warning of the HTTP library, and is written in pieces."""
+    prompt = "Summarise: " + "é" * 2_000_000
+    await nairi.start("my-agent", prompt)
+    assert [asked.prompt for asked in simulator.prompts] == [prompt]

@@ -493,22 +493,24 @@ def test_no_name_leads_out_of_the_directory(name: str) -> None:
     assert safe not in {".", ".."}
     assert not set(safe) & set('/\\:\0<>"|?*\n\r')
     assert not safe.endswith((".", " "))
+    assert not safe.startswith((".", "-"))
     assert len(safe.encode()) <= 255
 
 
 @pytest.mark.parametrize(
     ("name", "safe"),
     [
-        ("report.pdf", "report.pdf"), ("größe 1.txt", "größe 1.txt"), (".env", ".env"), ("../../etc/passwd", "passwd"),
+        ("report.pdf", "report.pdf"), ("größe 1.txt", "größe 1.txt"), (".env", "_env"), ("../../etc/passwd", "passwd"),
         ("/etc/passwd", "passwd"), ("C:\\Users\\x\\y.txt", "y.txt"), ("C:evil.txt", "evil.txt"),
         ("a.txt:ads", "a.txt_ads"),
         ("..", "att_1"), ("", "att_1"), (" ", "att_1"), ("dir/", "dir"), ("nul", "_nul"), ("CON.tar.gz", "_CON.tar.gz"),
         ("a\0b\n.txt", "a_b_.txt"), ("\u202egpj.exe", "_gpj.exe"), ("x" * 300 + ".pdf", "x" * 251 + ".pdf"),
         ("ü" * 200, "ü" * 127), ("x." + "y" * 300, "x." + "y" * 253), ("name. . ", "name"),
+        (".bash_profile", "_bash_profile"), ("-rf", "_rf"), ("--", "_-"), ("a-b.c", "a-b.c"), ("...x", "_..x"),
     ],
 )  # fmt: skip
 def test_names_are_kept_as_far_as_they_can_be(name: str, safe: str) -> None:
-    """Ordinary names stay; directories, drives, devices, control characters and excess length do not."""
+    """Ordinary names stay; directories, drives, devices, control characters, hidden files and options do not."""
     assert safe_name(name, "att_1") == safe
 
 
