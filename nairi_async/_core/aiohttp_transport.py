@@ -10,6 +10,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from nairi_async._core.aiohttp_bodies import AiohttpResponseStream, StreamingPayload, make_payload, read_body
+from nairi_async._core.closing import run_shielded
 from nairi_async._core.request import Response, is_success
 from nairi_async.errors import ConfigurationError, ConnectionFailedError, RequestTimeoutError, SessionClosedError
 
@@ -84,7 +85,7 @@ class AiohttpTransport:
         """Close the session that was made here; a lent one stays open. Harmless when repeated."""
         session, self._session, self._is_closed = self._session, None, True
         if session is not None and session is not self._lent:
-            await session.close()
+            await run_shielded(session.close())
 
     async def send(self, request: Request, state: CallState, timeout: float) -> Response:
         """Send a request once and return the response, whatever its status, within `timeout` seconds.

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, C
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from nairi_async._core.closing import run_shielded
 from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class TaskPool(Generic[_T]):
         self.cancel()
         self._items.clear()
         if self.tasks:
-            await asyncio.wait(tuple(self.tasks))
+            await run_shielded(asyncio.wait(tuple(self.tasks)))
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)

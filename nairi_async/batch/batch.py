@@ -11,6 +11,7 @@ from attrs import evolve
 
 from nairi_async._core import checks
 from nairi_async._core.checks import DEFAULT_TIMEOUT
+from nairi_async._core.closing import run_shielded
 from nairi_async._core.fan_out import ItemReader, TaskPool
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.many import DEFAULT_LIMIT
@@ -161,9 +162,7 @@ class Batch:
                 while run.pool.tasks:
                     await asyncio.wait(tuple(run.pool.tasks))
         finally:
-            await run.pool.aclose()
-            run.lost_prompts.close()
-            await run.writer.aclose()
+            await run_shielded(run.aclose())
 
     def __aiter__(self) -> Self:
         return self

@@ -14,7 +14,8 @@ import os
 import sqlite3
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from threading import Lock
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from nairi_async.errors import InvalidArgumentError, LedgerError, NairiError
 
@@ -86,7 +87,52 @@ def companions(path: Path) -> set[Path]:
     return {path, *(path.with_name(f"{path.name}-{kind}") for kind in kinds)}
 
 
-def open_ledger(path: Path, agent_id: str, base_url: str) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+class LedgerLock:
+    """The lock of a ledger: an exclusive transaction on an empty database next to it.
+
+    SQLite implements it on every system as a lock on a file, which the system releases when the process ends, also if
+    it is killed. The ledger itself can still be read.
+
+    Args:
+        path: The ledger.
+        timeout: Seconds to wait for another holder.
+
+    Raises:
+        LedgerError: the lock is held.
+        sqlite3.Error: there can be no lock.
+    """
+
+    _held: ClassVar[dict[Path, LedgerLock]] = {}
+    _guard: ClassVar[Lock] = Lock()
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        self._path = path
+        self._db = sqlite3.connect(lock_path(path), timeout=timeout, isolation_level=None, check_same_thread=False)
+        try:
+            self._db.execute("BEGIN EXCLUSIVE")
+        except sqlite3.Error as error:
+            self._db.close()
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            with self._guard:
+                is_own = path in self._held
+            if is_own:
+                reason = "is in use by another Batch of this process: leave its `async with` first"
+            else:
+                reason = "another process works on this batch: wait until it has ended, or stop it"
+            raise LedgerError(reason, str(path)) from error
+        with self._guard:
+            self._held[path] = self
+
+    def close(self) -> None:
+        """Release the ledger. Harmless when repeated."""
+        with self._guard:
+            if self._held.get(self._path) is self:
+                del self._held[self._path]
+        self._db.close()
+
+
+def open_ledger(path: Path, agent_id: str, base_url: str) -> tuple[sqlite3.Connection, LedgerLock]:
     """Open the ledger, creating it if it is missing, and its lock; closing the lock releases the ledger.
 
     Raises:
@@ -97,7 +143,7 @@ def open_ledger(path: Path, agent_id: str, base_url: str) -> tuple[sqlite3.Conne
         lock = None
         try:
             is_new = check_format(connection, path)
-            lock = _lock(path, _LOCK_TIMEOUT)
+            lock = LedgerLock(path, _LOCK_TIMEOUT)
             _check_writable(path)
             if is_new and check_format(connection, path):
                 _create(connection, agent_id, base_url)
@@ -122,7 +168,7 @@ def is_locked(path: Path) -> bool:
     if not lock_path(path).exists():
         return False
     try:
-        _lock(path, 0.0).close()
+        LedgerLock(path, 0.0).close()
     except LedgerError:
         return True
     return False
@@ -170,22 +216,3 @@ def _create(connection: sqlite3.Connection, agent_id: str, base_url: str) -> Non
         connection.execute(statement)
     connection.execute("INSERT INTO meta VALUES ('agent_id', ?), ('base_url', ?)", (agent_id, base_url))
     connection.execute("COMMIT")
-
-
-def _lock(path: Path, timeout: float) -> sqlite3.Connection:
-    """Lock the ledger by an exclusive transaction on an empty database next to it.
-
-    SQLite implements it on every system as a lock on a file, which the system releases when the process ends, also if
-    it is killed. The ledger itself can still be read.
-    """
-    lock = sqlite3.connect(lock_path(path), timeout=timeout, isolation_level=None, check_same_thread=False)
-    try:
-        lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.Error as error:
-        lock.close()
-        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-            raise LedgerError(
-                "another process works on this batch; wait until it has ended, or stop it", str(path)
-            ) from error
-        raise
-    return lock

@@ -125,6 +125,14 @@ class BatchRun:
         for task in self._stoppable:
             task.cancel()
 
+    async def aclose(self) -> None:
+        """Cancel what still runs, and close the ledger."""
+        try:
+            await self.pool.aclose()
+        finally:
+            self.lost_prompts.close()
+            await self.writer.aclose()
+
     @contextmanager
     def stoppable(self) -> Generator[None]:
         """Let `stop` cancel the current task in this block, where that leaves no prompt in doubt."""

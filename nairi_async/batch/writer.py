@@ -7,12 +7,14 @@ prompts at once each pays a small part of one wait, and a single prompt does not
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from nairi_async._core.closing import run_shielded
 from nairi_async._nairi.session import API_URL
 from nairi_async.batch.ledger import Ledger
 from nairi_async.batch.ledger_file import ledger_errors
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from nairi_async.clock import Clock
 
 _T = TypeVar("_T")
+
+log = logging.getLogger("nairi_async.batch")
 
 # Calls in one commit: bounds how long the first of them waits.
 _MAX_CALLS: Final = 1000
@@ -68,7 +72,7 @@ class Writer:
         try:
             await asyncio.shield(writer._opened)
         except asyncio.CancelledError:
-            writer._calls.put(None)
+            await run_shielded(writer.aclose())
             raise
         return writer
 
@@ -96,15 +100,20 @@ class Writer:
         return await self.wait(self.submit(call))
 
     async def aclose(self) -> None:
-        """Finish the submitted calls, and close the ledger. Harmless when repeated."""
+        """Finish the submitted calls, and close the ledger. Harmless when repeated.
+
+        Runs to its end if it is cancelled meanwhile, so that the ledger is free afterwards, unless the disk hangs.
+        """
         self._calls.put(None)
-        await asyncio.shield(self._closed)
+        await run_shielded(asyncio.wait((self._closed,), timeout=_DISK_TIMEOUT))
+        if not self._closed.done():
+            log.error("%s stays locked: the disk has not responded for %.0f s", self._path, _DISK_TIMEOUT)
 
     def _run(self) -> None:
         try:
             ledger = Ledger(self._path, self._agent_id, self._base_url)
         except Exception as error:  # noqa: BLE001 - raised by `open`
-            self._resolve(self._opened, error)
+            self._resolve_all([(self._opened, error), (self._closed, None)])
             return
         output = None
         try:

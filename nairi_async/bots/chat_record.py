@@ -7,9 +7,9 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-import anyio
 from attrs import define, frozen
 
+from nairi_async._core.closing import run_shielded
 from nairi_async.bots.store import Record, Store
 from nairi_async.clock import Clock
 
@@ -75,8 +75,10 @@ class ChatRecord:
         """Save the outcome of a prompt, even while cancelled. Only log a failure: a full disk must not lose a reply."""
         if record == self.record:
             return
-        with anyio.CancelScope(shield=True):
-            try:
-                await self.save(record)
-            except Exception as error:  # noqa: BLE001 - a store of the user's may raise anything
-                _log.warning("the outcome of a prompt could not be saved: %r", error)
+        await run_shielded(self._save_or_log(record))
+
+    async def _save_or_log(self, record: Record) -> None:
+        try:
+            await self.save(record)
+        except Exception as error:  # noqa: BLE001 - a store of the user's may raise anything
+            _log.warning("the outcome of a prompt could not be saved: %r", error)

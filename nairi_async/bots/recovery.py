@@ -7,6 +7,7 @@ import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from nairi_async._core.closing import run_shielded
 from nairi_async.bots.capabilities import CanComplete
 from nairi_async.bots.chat_dialogue import open_dialogue, unsent_reply
 from nairi_async.bots.chat_record import ChatRecord
@@ -50,7 +51,7 @@ class Recovery:
             for task in tasks:
                 task.cancel()
             if tasks:
-                await asyncio.wait(tasks)
+                await run_shielded(asyncio.wait(tasks))
 
     async def _recover(self, name: str, chat: str, deliver: Deliver) -> None:
         async with self._queues.turn(name):

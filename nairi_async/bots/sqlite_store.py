@@ -8,6 +8,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from nairi_async._core.closing import run_shielded
 from nairi_async.bots.store import Record
 from nairi_async.errors import SessionClosedError, StoreError
 
@@ -68,8 +69,7 @@ class SQLiteStore:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._thread is not None:
-            # A cancellation of this wait must not cancel the closing.
-            await asyncio.shield(asyncio.wrap_future(self._begin_closing()))
+            await run_shielded(asyncio.wrap_future(self._begin_closing()))
 
     async def load(self, name: str) -> Record | None:
         """Return the record that was saved last under that name; `None` if there is none."""

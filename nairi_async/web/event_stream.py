@@ -6,8 +6,7 @@ import asyncio
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
-import anyio
-
+from nairi_async._core.closing import run_shielded
 from nairi_async._nairi.activity import Activity
 from nairi_async.web import event_format
 
@@ -75,11 +74,12 @@ class EventStream:
     async def aclose(self) -> None:
         """End the stream, and wait until its work has stopped. Harmless if repeated."""
         self.end()
-        # anyio repeats a cancellation until the task has left the scope.
-        with anyio.CancelScope(shield=True):
-            if self._step is not None:
-                await asyncio.wait({self._step})
-            await self._source.aclose()
+        await run_shielded(self._close())
+
+    async def _close(self) -> None:
+        if self._step is not None:
+            await asyncio.wait({self._step})
+        await self._source.aclose()
 
     async def __aenter__(self) -> Self:
         return self

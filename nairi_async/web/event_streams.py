@@ -7,6 +7,7 @@ from weakref import WeakSet
 
 from nairi_async._core import checks
 from nairi_async._core.checks import DEFAULT_TIMEOUT
+from nairi_async._core.closing import run_shielded
 from nairi_async.clock import SystemClock
 from nairi_async.web.event_sources import reply_events, watch_events
 from nairi_async.web.event_stream import EventStream
@@ -74,6 +75,9 @@ class EventStreams:
         while self._restore:
             self._restore.pop()()
         self.end()
+        await run_shielded(self._close())
+
+    async def _close(self) -> None:
         for stream in list(self._open):
             await stream.aclose()
 

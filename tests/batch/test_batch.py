@@ -8,6 +8,7 @@ import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 from aiohttp import web
 from batches import AGENT, Runs, is_start, lost
@@ -670,10 +671,69 @@ async def test_cancelled_it_goes_on_as_well(runs: Runs, simulator: Simulator) ->
     assert asked(simulator) == sorted(prompts)
 
 
+@pytest.mark.parametrize("count", [2, 5])
+async def test_cancelled_more_than_once_it_releases_the_ledger(runs: Runs, simulator: Simulator, count: int) -> None:
+    """However often the task is cancelled, the ledger is free when it has ended, and the next run does the rest."""
+    prompts = [f"p{number}" for number in range(30)]
+    reached = asyncio.Event()
+
+    async def work() -> None:
+        async with runs.batch(prompts, limit=10, output=runs.output) as outcomes:
+            async for outcome in outcomes:
+                if outcome.place >= 5:
+                    reached.set()
+
+    task = asyncio.create_task(work())
+    await reached.wait()
+    for _ in range(count):
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await runs.all(prompts, output=runs.output)
+    assert asked(simulator) == sorted(prompts)
+    assert len(runs.output.read_text().splitlines()) == 30
+
+
+async def test_a_scope_that_ends_a_batch_releases_the_ledger(runs: Runs, simulator: Simulator) -> None:
+    """Anyio cancels in every pass of the loop, at any await: while opening, running or closing."""
+    prompts = [f"p{number}" for number in range(12)]
+    for passes in range(0, 200, 7):
+        with anyio.CancelScope() as scope:
+            async with runs.batch(prompts, limit=4) as outcomes, anyio.create_task_group() as group:
+                group.start_soon(cancel_after, scope, passes)
+                async for _ in outcomes:
+                    pass
+                group.cancel_scope.cancel()
+    await runs.all(prompts)
+    assert asked(simulator) == sorted(prompts)
+
+
+async def cancel_after(scope: anyio.CancelScope, passes: int) -> None:
+    for _ in range(passes):
+        await asyncio.sleep(0)
+    scope.cancel()
+
+
+async def test_opening_may_be_cancelled_often(runs: Runs) -> None:
+    """A ledger that is being opened is free as soon as its task has ended."""
+    for passes in range(4):
+        task = asyncio.create_task(runs.all(["a"]))
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not read_status(runs.ledger).is_active if runs.ledger.exists() else True
+    assert len(await runs.all(["a"])) == 1
+
+
 async def test_one_process_at_a_time(runs: Runs) -> None:
     """A ledger in use is refused, and free as soon as it is not."""
     async with runs.batch(["a"]) as outcomes:
-        with pytest.raises(LedgerError, match="another process"):
+        with pytest.raises(LedgerError, match="another Batch of this process"):
             await runs.all(["a"])
         assert read_status(runs.ledger).is_active
         assert [outcome.id async for outcome in outcomes] == ["#1"]

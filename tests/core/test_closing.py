@@ -1,0 +1,79 @@
+"""Closing runs to its end, however often and by whichever library its caller is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anyio
+import pytest
+
+from nairi_async._core.closing import run_shielded
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_result_and_the_error_come_out() -> None:
+    """Without a cancellation it is like awaiting."""
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    assert await run_shielded(asyncio.sleep(0, 7)) == 7
+    with pytest.raises(ZeroDivisionError):
+        await run_shielded(fail())
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+async def test_tasks_may_be_cancelled_often(count: int) -> None:
+    """Each further `cancel()` is remembered and raised once the closing has ended."""
+    gate, is_closed = asyncio.Event(), False
+
+    async def close() -> None:
+        nonlocal is_closed
+        await gate.wait()
+        is_closed = True
+
+    task = asyncio.create_task(run_shielded(close()))
+    for _ in range(count):
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert is_closed
+
+
+async def test_a_scope_that_has_been_cancelled_waits() -> None:
+    """Anyio cancels again in each pass of the loop; the closing runs all the same, and the scope ends then."""
+    passes = 0
+
+    async def close() -> None:
+        nonlocal passes
+        for _ in range(10):
+            await asyncio.sleep(0)
+            passes += 1
+
+    with anyio.move_on_after(0) as scope:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            await run_shielded(close())
+    assert (passes, scope.cancelled_caught) == (10, True)
+
+
+async def test_an_error_of_the_closing_is_the_cause() -> None:
+    """Cancelled meanwhile, the cancellation is raised, and the error is its cause."""
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    task = asyncio.create_task(run_shielded(fail()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError) as raised:
+        await task
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
