@@ -1,4 +1,65 @@
-"""Many prompts that survive the process: a ledger on disk, from which the next process goes on."""
+"""Many prompts that survive the process: a ledger on disk, from which the next process goes on.
+
+A batch keeps a ledger, an SQLite file. Each prompt is in it before it leaves, and each result before it is handed
+over. Kill the process at any instant, and run the same program again:
+
+```python
+import asyncio
+
+from nairi_async import NairiSession
+from nairi_async.batch import Batch
+
+
+async def main() -> None:
+    questions = ({"id": f"ticket-{number}", "prompt": f"Summarise ticket {number}."} for number in range(20))
+    async with (
+        NairiSession() as nairi,
+        Batch(nairi, "my-agent", questions, ledger="run.sqlite", output="replies.jsonl", limit=200) as outcomes,
+    ):
+        async for outcome in outcomes:
+            print(outcome.id, outcome.reply.text if outcome.reply else outcome.error)
+        print(outcomes.status)
+
+
+asyncio.run(main())
+```
+
+What the next run does:
+
+* **What has ended is not asked again.** Your code sees each outcome at least once: the one that it was handling when
+  the process ended comes again. The output file has it exactly once.
+* **What was running is waited for**, by its job id.
+* **What was on its way is looked up.** If it is found, it is waited for. If the service does not list it a minute
+  after it was sent, it is asked. If that cannot be decided, it is reported, and looked up again by the next run. It
+  is never just sent again.
+* **Memory does not grow with the number of prompts**: the source is read as far as there is capacity.
+* **Each end is one line of `output`**, also after a crash in the middle of a line. `outcome.is_final` says whether
+  the ledger holds an end. If it is false, the next run goes on: it waits for a turn that outlasted its `timeout`, and
+  asks a prompt that a busy service did not take. A record that could not be used has to be corrected first.
+
+What is refused: a second process on the same ledger; a ledger of another agent or another service (a ledger filled by
+the simulator is refused for the real service); a prompt that changed after it was asked; an id that is there twice.
+
+The minute is `settle`. A service that lists a conversation later than that could run its prompt twice;
+`on_unknown="report"` leaves such prompts to you.
+
+Next to a ledger `run.sqlite` lie `run.sqlite-lock`, which keeps a second process out, and, while a batch runs or
+after a kill, `run.sqlite-wal` (the newest entries) and `run.sqlite-shm` (their index). To move or copy a batch, stop
+it and take `run.sqlite` and, if it is there, `run.sqlite-wal`: without it the newest prompts are forgotten, and would
+run again. To start over, delete them all and the output, which is appended to. A network file system without locks
+cannot hold a ledger.
+
+From a shell, with a progress bar, from lines of JSON (a string, or an object with `prompt` and optionally `id` and
+`attachments`):
+
+```console
+$ nairi-async batch prompts.jsonl --agent my-agent --ledger run.sqlite --output replies.jsonl --limit 200
+$ nairi-async batch --status --ledger run.sqlite
+```
+
+Ctrl-C loses nothing and says how to go on. Exit status 3 says that some failed or could not be used; 5 that some have
+not ended, and the same command goes on. `--retry-failed` asks again what failed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,44 @@
-"""For chat bots: one dialogue for each chat, in order, over restarts; replies in pieces that the platform accepts."""
+"""For chat bots: one dialogue for each chat, in order, over restarts; replies in pieces that a platform takes.
+
+`Chats` knows no platform. Give it the platform's id of the channel, chat or thread, and send the pieces of the reply:
+
+```python
+import asyncio
+
+from nairi_async import NairiSession
+from nairi_async.bots import Chats, SQLiteStore
+
+
+async def main() -> None:
+    async with NairiSession() as nairi, SQLiteStore("chats.sqlite") as store:
+        chats = Chats(nairi, "my-agent", store=store, limit=2000)
+        async with chats.turn("channel 7", "Which charges failed today?", key="message 1") as reply:
+            for piece in reply.pieces:
+                print(piece)  # your platform's way to send
+
+
+asyncio.run(main())
+```
+
+* **In order.** Prompts of one chat run, and their replies are sent, one after the other. Different chats run at once.
+* **A restart loses no conversation, and no crash runs a prompt twice.** What may be running is on disk before a
+  prompt leaves (`SQLiteStore`, or three methods of your own). A message that the platform delivers again is
+  recognised by its `key`: `AlreadyAskedError`, which names the dialogue. Inside `async with chats.recovering(send)`
+  the replies that the previous process was waiting for are found again and sent. One that was being sent is sent
+  again as a whole.
+* **A flood costs at most `max_waiting` turns** (20 in each chat): `ChatBusyError`. A store that fails keeps a prompt
+  from leaving (`StoreError`), and costs no reply.
+* **Pieces that the platform takes.** `split_text` cuts after paragraphs, lines or words. A code block that has to be
+  cut is closed, and opened again with its language.
+* **A typing indicator**, by the platform's own context manager or any function; **files** both ways; `forget(chat)`
+  starts over.
+
+Whole bots, tested with the real libraries, are in the repository under `tests/recipes`: `discord_bot.py`,
+`aiogram_bot.py`, `slack_bot.py`, 40 to 70 lines each.
+
+`Chats` works with any session whose conversations follow `nairi_async.dialogue`. Amigo allows one unfinished
+conversation for each user and service, so make an `AmigoSession(user_id=…)`, and its `Chats`, for each visitor.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,69 @@
-"""For tests of programs that use `nairi_async`: simulated services, scripted agents and virtual time.
+"""For tests of programs that use `nairi_async`: simulated services, scripted agents, faults and virtual time.
 
-Give the same `VirtualClock` to the simulator and to the session; otherwise the test never ends.
-The steps of scripts for Amigo are in `nairi_async.testing.amigo`.
+With pytest the fixtures are there: `nairi`, a session on `nairi_simulator`; both live by `nairi_clock`, which jumps
+over waits. They work with anyio's plugin, which is installed with this library, and with pytest-asyncio, strict or
+automatic. `@pytest.mark.nairi_simulator(faults=FaultPlan(rate=0.25))` says how the simulator of a test is made. A
+fixture `nairi_options` of your own returns settings of the session, such as `{"polling": Polling(delay=5)}`. A test
+that is marked for anyio needs pytest-asyncio in strict mode, its default.
+
+Without pytest. Give the same clock to both sides; otherwise the test never ends:
+
+```python
+import asyncio
+
+from nairi_async import NairiSession
+from nairi_async.testing import Notice, Say, Simulator, Tool, VirtualClock
+
+
+async def main() -> None:
+    clock = VirtualClock()
+    async with Simulator(clock=clock) as simulator:
+        simulator.agent("refunds", [Tool("Bash", input="grep cus_123", seconds=600), Say("Refunded."), Notice("PR #7")])
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
+            reply = await nairi.ask("refunds", "Refund cus_123.")
+        assert reply.text == "Refunded."
+        assert [asked.prompt for asked in simulator.prompts] == ["Refund cus_123."]
+        assert clock.monotonic() >= 600
+
+
+asyncio.run(main())
+```
+
+A script is a text, a list of steps (`Say`, `Notice`, `Tool`, `Thinking`, `Done`, `Fail`, …), or a function of the
+prompt and the number of the turn that returns either. `Quirks` has a setting for each thing that the service's
+documentation leaves open: the order and times of lists, stale reads, replies that come before or after their status,
+and more.
+
+A `FaultPlan` makes requests fail, the same ones in each run: cut connections before or after the prompt was taken,
+hangs, rate limits, error pages, responses that are slow, short, garbled or out of date. `rate=0.25` spoils a quarter
+of all requests in every way, `rates=` chooses, `script=` plays in order. Then look at what really ran:
+
+```python
+import asyncio
+
+from nairi_async import NairiSession, OutcomeUnknownError
+from nairi_async.testing import FaultPlan, Simulator, VirtualClock
+
+
+async def main() -> None:
+    clock, plan = VirtualClock(), FaultPlan(where="POST", script=["rate limited", "hang after"])
+    async with (
+        Simulator(clock=clock, faults=plan) as simulator,
+        NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi,
+    ):
+        try:
+            await nairi.ask("my-agent", "Refund cus_123.")
+        except OutcomeUnknownError:  # the prompt was taken, and its response never came
+            print("not asked again")
+    assert [asked.prompt for asked in simulator.prompts] == ["Refund cus_123."]
+    assert [seen.fault for seen in simulator.requests] == ["rate limited", "hang after"]
+
+
+asyncio.run(main())
+```
+
+`AmigoSimulator` plays the streaming service; the steps of its scripts are in `nairi_async.testing.amigo`. For
+programs in other processes, in any language, `nairi-async simulate` prints the two variables to set.
 """
 
 from __future__ import annotations

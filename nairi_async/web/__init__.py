@@ -1,7 +1,22 @@
 """Conversations in a web application: what an agent says, as Server-Sent Events, for any framework.
 
-`EventStreams` holds the open streams of one application process. Each `EventStream` is an async iterator of bytes for
-the streaming response of FastAPI, Starlette, aiohttp.web or another framework. The README shows whole applications.
+`EventStreams` holds the open streams of one application process. Each `EventStream` is an async iterator of bytes
+that goes into the streaming response of FastAPI, Starlette, aiohttp.web or another framework. Whole applications,
+tested with the real frameworks, are in the repository under `tests/recipes`: `fastapi_app.py`, `aiohttp_app.py`,
+`dialogue_app.py` (Starlette, for both services) and `chat.html`, a page in one file without a build.
+
+* **Resuming.** The id of each event is the cursor of the watch, so a browser that loses its connection resumes behind
+  the last message it got.
+* **A browser that leaves stops the polling at once**, and many browsers on one conversation share the reads.
+* **A deploy ends at once**, open streams or not. uvicorn alone waits for open responses before it tells the
+  application to shut down; `EventStreams` hears the signal first and ends them, and browsers resume in the next
+  process.
+* **Errors have a status** (`http_status`) and a JSON form (`error_json`), neither of which holds a key.
+* **A POST that takes minutes**: `EventStreams.ask` sends a prompt and its reply as events, so that no proxy gives up
+  waiting, and a client that leaves ends the polling. It works with any dialogue of `nairi_async.dialogue`.
+
+Who reaches your application spends your organisation's money: check who may start a conversation, and who may read
+which.
 """
 
 from __future__ import annotations
