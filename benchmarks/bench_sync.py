@@ -56,12 +56,12 @@ async def main() -> None:
         first = nairi.sync(AGENT)
         await counted(simulator, "first synchronisation", first, COUNT)
         checkpoint: Checkpoint = first.checkpoint
-        await counted(simulator, "nothing changed", nairi.sync(AGENT, checkpoint), 0)
+        await counted(simulator, "nothing changed", nairi.sync(AGENT, since=checkpoint), 0)
         await change(nairi, clock, choice.sample(jobs, CHANGED))
-        second = nairi.sync(AGENT, checkpoint)
+        second = nairi.sync(AGENT, since=checkpoint)
         await counted(simulator, "1 % changed", second, CHANGED)
         await change(nairi, clock, choice.sample(jobs, 1))
-        await counted(simulator, "one changed", nairi.sync(AGENT, second.checkpoint), 1)
+        await counted(simulator, "one changed", nairi.sync(AGENT, since=second.checkpoint), 1)
         await counted(simulator, "reading the whole list instead", nairi.conversations(AGENT), COUNT)
 
 

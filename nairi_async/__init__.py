@@ -1,4 +1,4 @@
-"""Conversations with Nairi agents, in asyncio: start one, iterate over its messages as they come, go on.
+"""Asynchronous conversations with Nairi agents: send prompts, and read messages as they are discovered.
 
     import asyncio
 
@@ -6,7 +6,7 @@
 
 
     async def main() -> None:
-        async with NairiSession() as nairi:  # the key: NAIRI_API_KEY
+        async with NairiSession() as nairi:  # the API key: NAIRI_API_KEY
             turn = await nairi.start("my-agent", "Refund the failed charge for cus_123.")
             async for message in nairi.watch(turn):
                 print(message.role, message.content)
@@ -16,17 +16,18 @@
 
     asyncio.run(main())
 
-Begin with `NairiSession`: its methods are all there is to do. Everything that goes wrong is a `NairiError`. Further
-modules: `nairi_async.batch` (many prompts with a ledger on disk), `nairi_async.web` (Server-Sent Events),
-`nairi_async.bots` (chat bots), `nairi_async.amigo` (Amigo's services), `nairi_async.dialogue` (what both services have
-in common), `nairi_async.hooks` (what a session does, as it does it), `nairi_async.otel` (OpenTelemetry),
-`nairi_async.testing` (simulated services for tests), `nairi_async.errors`. The command `nairi-async demo` shows it at
-work without an account.
+Begin with `NairiSession`: its methods are the calls of the library. Every error is a `NairiError`. Other modules:
+`nairi_async.batch` (many prompts, with a ledger on disk), `nairi_async.web` (Server-Sent Events), `nairi_async.bots`
+(chat bots), `nairi_async.amigo` (Amigo's services), `nairi_async.dialogue` (the protocol that both services share),
+`nairi_async.hooks` (events of a session), `nairi_async.otel` (OpenTelemetry), `nairi_async.testing` (simulated services
+for tests), `nairi_async.errors`, `nairi_async.typing`. The command `nairi-async demo` shows the library at work without
+an account.
 """
 
 from __future__ import annotations
 
 from nairi_async._core.checks import DEFAULT_TIMEOUT, MAX_ATTACHMENTS
+from nairi_async._core.outcome import PromptOutcome
 from nairi_async._core.retry import RetryPolicy
 from nairi_async._core.statistics import RequestStats
 from nairi_async._core.upload import MAX_ATTACHMENT_BYTES
@@ -77,7 +78,7 @@ from nairi_async.errors import (
 from nairi_async.models import Agent, ConversationSummary, Message, Progress, Turn, Usage
 from nairi_async.typing import UNSET
 
-__all__ = [  # noqa: RUF022 - in Python's own order
+__all__ = [  # noqa: RUF022 - in the order of Python's own sort
     "Activity",
     "ActivityNode",
     "Agent",
@@ -115,6 +116,7 @@ __all__ = [  # noqa: RUF022 - in Python's own order
     "PermissionDeniedError",
     "Polling",
     "Progress",
+    "PromptOutcome",
     "RateLimitedError",
     "Reply",
     "RequestStats",
@@ -144,7 +146,7 @@ __all__ = [  # noqa: RUF022 - in Python's own order
 
 def __getattr__(name: str) -> str:
     if name == "__version__":
-        # Read only when asked for: it costs more than the rest of the import.
+        # Read only on demand: it takes longer than the rest of the import.
         from importlib.metadata import version  # noqa: PLC0415
 
         return version("nairi-async")

@@ -1,25 +1,29 @@
-"""Nairi's conversations as frozen values.
+"""The service's objects as frozen values: turns, messages, usage, agents, rows of the list of conversations.
 
-Field names are the service's own (https://nairi.ai/docs/api). Unknown fields of a response are ignored, an unknown
-status or role keeps its raw string, and an absent optional field is `None`. Times are aware.
+Fields have the service's own names (https://nairi.ai/docs/api/conversations/message-reference). Unknown fields of a
+response are ignored, an unknown status or role is kept as a string, and an absent optional field is `None`. Times are
+aware.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from attrs import field, frozen
+import cattrs
+from attrs import AttrsInstance, field, fields, frozen
+from attrs import has as attrs_has
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 TERMINAL_STATUSES: Final = frozenset({"completed", "failed"})
-"""The message statuses that are final: https://nairi.ai/docs/api/conversations/overview."""
+"""The message statuses after which a message does not change any more."""
 
 _Number = TypeVar("_Number", int, Decimal)
+_ModelT = TypeVar("_ModelT", bound=AttrsInstance)
 
 
 @frozen
@@ -31,7 +35,20 @@ class Turn:
     message_id: str
     """The user message that began the turn; its status is the turn's."""
     agent_id: str | None = field(default=None, eq=False, kw_only=True)
-    """The agent of the turn, if the call that made it knew; not part of its identity."""
+    """The agent, if the call that made this object knew it; not part of the turn's identity."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the turn as a dictionary that JSON can hold."""
+        return to_plain(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Turn:
+        """Return the turn that `to_dict` made a dictionary of; unknown keys are ignored.
+
+        Raises:
+            ValueError: a key is missing, or a value has another type.
+        """
+        return from_plain(cls, data)
 
 
 @frozen(kw_only=True)
@@ -39,7 +56,7 @@ class Usage:
     """What a turn cost, as far as the agent reports it."""
 
     cost_usd: Decimal | None = None
-    """US dollars, exactly as the service wrote them."""
+    """US dollars, exactly as the service printed them."""
     input_tokens: int | None = None
     """Tokens read."""
     output_tokens: int | None = None
@@ -53,7 +70,7 @@ class Usage:
 
     @classmethod
     def total(cls, usages: Iterable[Usage | None]) -> Usage | None:
-        """Return the exact sum. A figure that no turn reports stays `None`, and so does the sum of nothing."""
+        """Return the exact sum; a figure that is in none of them is `None`, and so is the sum over nothing."""
         reported = [usage for usage in usages if usage is not None]
         if not reported:
             return None
@@ -80,16 +97,16 @@ def _sum(figures: Iterable[_Number | None]) -> _Number | None:
 class Progress:
     """What the agent is doing: the envelope in the content of a progress message.
 
-    The service documents `progress_type` and `text_delta`. The other fields are those that its daemon sends, and any of
-    them may be missing. The set of types is open.
+    The service documents `progress_type` and `text_delta`. The other fields are those that the service's own daemon
+    sends, and any of them may be missing. The set of types is open.
     """
 
     progress_type: str
-    """`text`, `tool_use`, `tool_heartbeat`, `step`, `subagent`, `thinking`, or an unknown word."""
+    """`text`, `tool_use`, `tool_heartbeat`, `step`, `subagent`, `thinking`, or another word."""
     text_delta: str | None = None
     """A whole block of text, not a token; the final reply repeats it."""
     summary: str | None = None
-    """One line for people."""
+    """One line of text for people."""
     tool_name: str | None = None
     """Name of the tool."""
     tool_input: str | None = None
@@ -97,50 +114,63 @@ class Progress:
     tool_output: str | None = None
     """The tool's result as text."""
     tool_description: str | None = None
-    """The purpose of the tool call, as the agent states it."""
+    """The agent's own description of the tool call."""
     tool_status: str | None = None
-    """`running`, `completed`, `error`, or a word of another kind of agent."""
+    """`running`, `completed`, `error`, or another word."""
     tool_use_id: str | None = None
-    """Connects the start of a tool call with its end."""
+    """Id of the tool call, the same at its start and at its end."""
     parent_tool_use_id: str | None = None
-    """The tool call that started the subagent of this event."""
+    """Id of the tool call that started the subagent which sent this event."""
     raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
-    """The envelope as received, including unknown keys; empty if the content was not a JSON object."""
+    """The envelope as received, unknown keys included; empty if the content was not a JSON object."""
 
 
 @frozen(kw_only=True)
 class Message:
     """One entry of a conversation.
 
-    If the service omits a field or sends something unexpected, the message is still delivered with the rest: such text
-    fields are empty, times are `None`.
+    A message in which the service left a field out, or sent something unexpected, is delivered with what could be read:
+    a text that is missing is empty, and a time is `None`.
     """
 
     id: str
-    """Identity of the message."""
+    """Id of the message."""
     job_id: str
     """The conversation that it belongs to."""
     role: str
-    """`user`, `assistant`, `system`, `progress`, or an unknown word."""
+    """`user`, `assistant`, `system`, `progress`, or another word."""
     status: str
-    """`queued`, `pending`, `completed`, `failed`, or an unknown word, which is never terminal."""
+    """`queued`, `pending`, `completed`, `failed`, or another word, which is never terminal."""
     content: str
-    """The text; of a `progress` message the JSON envelope, which the field `progress` holds typed."""
+    """The text; of a `progress` message the JSON envelope, which the field `progress` holds parsed."""
     created_at: datetime | None = None
     """When it was created, by the service's clock."""
     updated_at: datetime | None = None
     """When it last changed, by the service's clock."""
     attachment_ids: tuple[str, ...] = ()
-    """Files that were sent with a prompt, or made by the agent."""
+    """Ids of the files sent with a prompt, or made by the agent."""
     usage: Usage | None = None
     """Cost and tokens of the turn, on the `assistant` messages of agents that report them."""
     progress: Progress | None = None
-    """The typed envelope of a `progress` message."""
+    """The parsed envelope of a `progress` message."""
 
     @property
     def is_terminal(self) -> bool:
-        """Whether its status is final; of a user message: whether its turn has ended."""
+        """Whether the message does not change any more; of a user message: whether its turn has ended."""
         return self.status in TERMINAL_STATUSES
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the message as a dictionary that JSON can hold: times as ISO 8601, the cost as a string."""
+        return to_plain(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Message:
+        """Return the message that `to_dict` made a dictionary of; unknown keys are ignored.
+
+        Raises:
+            ValueError: a key is missing, or a value has another type.
+        """
+        return from_plain(cls, data)
 
 
 @frozen(kw_only=True)
@@ -148,11 +178,16 @@ class ConversationSummary:
     """One row of an agent's list of conversations."""
 
     id: str
-    """The job id."""
+    """The job id, under the name that the service gives it in this list."""
     status: str
-    """`active`, `completed`, `error`, `abandoned`, or an unknown word. Not the status of a turn."""
+    """`active`, `completed`, `error`, `abandoned`, or another word. It is not the status of a turn."""
     updated_at: datetime | None = None
-    """When the job last changed; the service does not document which changes count."""
+    """When the job last changed. The service does not document which events count as a change."""
+
+    @property
+    def job_id(self) -> str:
+        """The same id, under the name that every call has for it."""
+        return self.id
 
 
 @frozen(kw_only=True)
@@ -164,11 +199,11 @@ class Agent:
     name: str
     """Display name."""
     agent_id: str
-    """Its slug. Every call takes either this or `id`."""
+    """Its slug; every call takes this or `id`."""
     instances_count: int | None = None
     """Number of containers."""
     description: str | None = None
-    """Its purpose."""
+    """Its description."""
     is_self_hosted: bool | None = None
     """Whether it runs on the organisation's own machines."""
     system_prompt: str | None = None
@@ -177,3 +212,81 @@ class Agent:
     """When it was created."""
     updated_at: datetime | None = None
     """When it last changed."""
+
+
+def to_plain(model: AttrsInstance) -> dict[str, Any]:
+    """Return a model as a dictionary that JSON can hold."""
+    return {attribute.name: _plain(getattr(model, attribute.name)) for attribute in fields(type(model))}
+
+
+def from_plain(cls: type[_ModelT], data: Mapping[str, Any]) -> _ModelT:
+    """Return the model that `to_plain` made a dictionary of; unknown keys are ignored.
+
+    Raises:
+        ValueError: a key is missing, or a value has another type.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"a {cls.__name__} is made from a dictionary, not {type(data).__name__}")  # noqa: TRY004
+    try:
+        return _CONVERTER.structure(data, cls)
+    except Exception as error:
+        reasons = "; ".join(cattrs.transform_error(error, path=cls.__name__, format_exception=_reason))
+        raise ValueError(f"this is no dictionary of a {cls.__name__}: {reasons}") from error
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case Decimal():
+            return str(value)
+        case tuple() | list():
+            return [_plain(entry) for entry in value]
+        case Mapping():
+            return {name: _plain(entry) for name, entry in value.items()}
+        case _ if attrs_has(type(value)):
+            return to_plain(value)
+        case _:
+            return value
+
+
+def _reason(error: BaseException, _: type | None) -> str:
+    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+
+
+def _exactly(kind: type) -> Callable[[object, object], Any]:
+    """Return a reader of values of one type, which converts nothing."""
+
+    def read(value: object, _: object) -> Any:
+        if type(value) is not kind:
+            raise TypeError(f"{kind.__name__} expected, got {value!r:.80}")
+        return value
+
+    return read
+
+
+def _read_time(value: object, _: object) -> datetime:
+    time = datetime.fromisoformat(_exactly(str)(value, None))
+    if time.tzinfo is None:
+        raise ValueError(f"the time {value!r:.80} has no offset")
+    return time
+
+
+def _read_decimal(value: object, _: object) -> Decimal:
+    try:
+        return Decimal(_exactly(str)(value, None))
+    except InvalidOperation:
+        raise ValueError(f"{value!r:.80} is not a decimal number") from None
+
+
+def _read_ids(value: object, _: object) -> tuple[str, ...]:
+    read_id = _exactly(str)
+    return tuple(read_id(entry, None) for entry in _exactly(list)(value, None))
+
+
+_CONVERTER: Final = cattrs.Converter()
+for _kind in (str, int, bool):
+    _CONVERTER.register_structure_hook(_kind, _exactly(_kind))
+_CONVERTER.register_structure_hook(datetime, _read_time)
+_CONVERTER.register_structure_hook(Decimal, _read_decimal)
+_CONVERTER.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _read_ids)

@@ -1,4 +1,4 @@
-"""The types of arguments of public calls, for annotations in your own code."""
+"""The types of the arguments of public calls, for annotations in your own code."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ __all__ = [  # noqa: RUF022 - in the order of Python's own sort
     "AmigoConversationSort",
     "AmigoMessageSort",
     "AmigoMessageType",
+    "ConversationSort",
+    "ConversationStatus",
     "Duration",
     "MessageFormat",
     "OnUnknown",
@@ -25,6 +27,12 @@ __all__ = [  # noqa: RUF022 - in the order of Python's own sort
 
 Duration: TypeAlias = float | timedelta
 """Seconds, or a `timedelta`."""
+
+ConversationStatus: TypeAlias = Literal["active", "completed", "error", "abandoned"]
+"""The statuses of a Nairi conversation that the service can filter by. They are not the statuses of a turn."""
+
+ConversationSort: TypeAlias = Literal["created_at_asc", "created_at_desc", "updated_at_asc", "updated_at_desc"]
+"""The orders in which the service can list Nairi conversations."""
 
 OnUnknown: TypeAlias = Literal["raise", "reconcile"]
 """What to do when a prompt was sent and no response came back: raise the error, or look the turn up."""

@@ -9,6 +9,7 @@ from attrs import define
 
 from nairi_async._core import checks
 from nairi_async._core.checks import DEFAULT_TIMEOUT
+from nairi_async._nairi import arguments
 from nairi_async._nairi.delivery.prompt_sender import checked_on_unknown
 from nairi_async._nairi.polling.watch import SentWatch
 from nairi_async.errors import NairiError, TurnFailedError, WatchTimeoutError
@@ -79,7 +80,7 @@ class Conversation:
 
     @property
     def agent_id(self) -> str | None:
-        """The agent; `None` for a resumed conversation."""
+        """The agent; `None` for a conversation that was resumed by its job id."""
         return self._agent_id
 
     @property
@@ -180,13 +181,15 @@ class Conversation:
 
         return SentWatch(prepare, self._reader, target=None, after=None)
 
-    async def last_reply(self, *, after: str | None = None, timeout: Duration | None = DEFAULT_TIMEOUT) -> Reply | None:
+    async def last_reply(
+        self, *, after: Turn | str | None = None, timeout: Duration | None = DEFAULT_TIMEOUT
+    ) -> Reply | None:
         """Return the reply to the last prompt of the conversation, whichever process sent it.
 
         The call waits until no turn of the conversation runs; prompts sent through this handle wait behind it.
 
         Args:
-            after: Id of a user message, such as `reply.turn.message_id`: only what was said after it counts.
+            after: A turn, or the id of its user message: only a later prompt counts.
             timeout: Seconds for the whole wait; `None` for no limit.
 
         Returns:
@@ -198,7 +201,7 @@ class Conversation:
             NairiError: reading failed, or was refused.
         """
         deadline = self._clock.monotonic() + checks.timeout(timeout)
-        known = None if after is None else checks.identifier("after", after)
+        known = None if after is None else arguments.message_id(after, "after")
         async with self._lock:
             self._is_resumed = self._job_id is not None
             asked = await self._until_idle(deadline - self._clock.monotonic())

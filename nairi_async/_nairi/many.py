@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from attrs import define, field
+
 from nairi_async._core.fan_out import FanOut, TaskPool
-from nairi_async._nairi.results import Outcome
+from nairi_async._nairi.results import Outcome, Reply
 from nairi_async.errors import NairiError, SessionClosedError
 
 if TYPE_CHECKING:
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from nairi_async._nairi.polling.watch import Watch
-    from nairi_async._nairi.results import Reply
     from nairi_async.models import Message, Turn
 
 DEFAULT_LIMIT: Final = 100
@@ -23,15 +24,15 @@ DEFAULT_LIMIT: Final = 100
 _BACKLOG: Final = 256
 
 
-class AskMany(FanOut[Outcome]):
+class AskMany(FanOut[Outcome[Reply]]):
     """The outcomes of many prompts, as each ends. Made by `NairiSession.ask_many`.
 
     A prompt is read only when fewer than `limit` conversations run or wait to be consumed, so memory does not grow
     with the input. A prompt that fails does not affect the others: its error is in its `Outcome`. An exception of the
     iterable of prompts is raised after every prompt read before it has ended.
 
-    Leaving the loop, `aclose()` or `async with` end it: no further prompt is sent, and waiting stops. A turn that was
-    started goes on at the service.
+    Leaving the loop, `aclose()` or `async with` end it: no further prompt is sent, and waiting stops. Turns that were
+    started go on at the service.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class AskMany(FanOut[Outcome]):
         *,
         limit: int,
     ) -> None:
-        async def outcome(index: int, prompt: str) -> Outcome:
+        async def outcome(index: int, prompt: str) -> Outcome[Reply]:
             try:
                 reply = await ask(prompt)
             except NairiError as error:
@@ -51,48 +52,118 @@ class AskMany(FanOut[Outcome]):
         super().__init__(prompts, outcome, limit=limit)
 
 
+@define
+class _Progress:
+    """How far the watches of one stream are; they hold no reference to the stream itself."""
+
+    running: set[Turn] = field(factory=set)
+    errors: dict[Turn, NairiError] = field(factory=dict)
+    # Where each watch that has ended stopped: its last messages may not be handed over yet.
+    stopped_at: dict[Turn, str | None] = field(factory=dict)
+
+
 class WatchMany:
     """The messages of many turns, as they are discovered. Made by `NairiSession.watch_many`; use it in `async with`.
 
     Each turn keeps the guarantees of `Watch`, and turns do not wait for each other. A turn that fails does not affect
     the others: `errors` maps it to its error. A slow consumer slows the polling.
+
+    The iteration ends when no watched turn is left. Turns can be added while it runs, and after it has ended: the
+    iteration then goes on.
     """
 
-    def __init__(self, turns: Iterable[Turn], watch: Callable[[Turn], Watch]) -> None:
-        self._turns = turns
+    def __init__(self, turns: Iterable[tuple[Turn, str | None]], watch: Callable[[Turn, str | None], Watch]) -> None:
+        self._turns = tuple(turns)
         self._watch = watch
-        self._pool: TaskPool[tuple[Turn, Message]] | None = None
-        self.errors: dict[Turn, NairiError] = {}
+        self._pool: TaskPool[tuple[Turn, Message, str | None]] | None = None
+        self._is_closed = False
+        self._progress = _Progress()
+        self._cursors: dict[Turn, str] = {}
+
+    def __repr__(self) -> str:
+        state = "closed, " if self._is_closed else "not open, " if self._pool is None else ""
+        return f"<WatchMany: {state}{len(self._progress.running)} turns running, {len(self.errors)} failed>"
+
+    @property
+    def errors(self) -> dict[Turn, NairiError]:
         """The turns that failed, timed out or could not be read, with their errors."""
+        return self._progress.errors
+
+    @property
+    def cursors(self) -> dict[Turn, str]:
+        """For each turn the id of its last message that was handed over; given as `after=`, it continues there."""
+        return self._cursors
+
+    def add(self, turn: Turn, *, after: str | None = None) -> None:
+        """Watch one more turn.
+
+        A turn that is being watched is left alone. One whose watch has ended, with an error for instance, is watched
+        again from its cursor on.
+
+        Args:
+            turn: The turn.
+            after: Id of a message of the turn: only what follows it is handed over.
+
+        Raises:
+            SessionClosedError: the stream is not open.
+        """
+        pool, progress = self._open_pool(), self._progress
+        if turn not in progress.running:
+            watch = self._watch(turn, after if after is not None else progress.stopped_at.get(turn))
+            progress.errors.pop(turn, None)
+            progress.running.add(turn)
+            pool.spawn(_watch_one(pool, watch, turn, progress))
+
+    async def aclose(self) -> None:
+        """End the iteration and stop polling, also for a task that waits in it. Harmless when repeated."""
+        self._is_closed = True
+        if self._pool is not None:
+            await self._pool.aclose()
+        # A task that was cancelled before its first step has not noted its end.
+        self._progress.running.clear()
 
     async def __aenter__(self) -> Self:
-        pool = self._pool = TaskPool(_BACKLOG)
-        for turn in dict.fromkeys(self._turns):
-            pool.spawn(_watch_one(pool, self._watch(turn), turn, self.errors))
+        if self._is_closed or self._pool is not None:
+            raise SessionClosedError("this stream was opened before: make another with watch_many()")
+        self._pool = TaskPool(_BACKLOG)
+        for turn, after in self._turns:
+            self.add(turn, after=after)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            await self._pool.aclose()
+        await self.aclose()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> tuple[Turn, Message]:
         """Return the next message of any turn, with the turn."""
+        if self._is_closed:
+            raise StopAsyncIteration
+        turn, message, cursor = await self._open_pool().get()
+        if cursor is not None:
+            self._cursors[turn] = cursor
+        return turn, message
+
+    def _open_pool(self) -> TaskPool[tuple[Turn, Message, str | None]]:
         if self._pool is None:
-            raise SessionClosedError("use watch_many in `async with`: `async with nairi.watch_many(turns) as stream`")
-        return await self._pool.get()
+            raise SessionClosedError("the stream is not open yet; use it in `async with nairi.watch_many(…) as stream`")
+        if self._is_closed:
+            raise SessionClosedError("the stream is closed")
+        return self._pool
 
 
 async def _watch_one(
-    pool: TaskPool[tuple[Turn, Message]], watch: Watch, turn: Turn, errors: dict[Turn, NairiError]
+    pool: TaskPool[tuple[Turn, Message, str | None]], watch: Watch, turn: Turn, progress: _Progress
 ) -> None:
     try:
         async for message in watch:
             await pool.capacity.acquire()
-            pool.put((turn, message))
+            pool.put((turn, message, watch.cursor))
     except NairiError as error:
-        errors[turn] = error
+        progress.errors[turn] = error
+    finally:
+        progress.running.discard(turn)
+        progress.stopped_at[turn] = watch.cursor

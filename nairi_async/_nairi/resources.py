@@ -1,4 +1,4 @@
-"""What a session offers around its turns: conversations listed and synchronised, files, agents, usage."""
+"""The methods of a session that start no turn: lists of conversations, files, agents, usage."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from nairi_async._nairi.results import Attachment
     from nairi_async._nairi.usage import UsageMeter, UsageReport
     from nairi_async.models import Agent, Turn
-    from nairi_async.typing import Duration, Source, Unset, UploadProgress
+    from nairi_async.typing import ConversationSort, ConversationStatus, Duration, Source, Unset, UploadProgress
 
 
 class ResourceMethods:
-    """The part of `NairiSession` that begins no turn. Every call raises `NairiError` as design section 4 says."""
+    """The methods of `NairiSession` that start no turn. Each call raises `NairiError` if it fails."""
 
     _executor: RequestExecutor
     _agents: Agents
@@ -40,10 +40,10 @@ class ResourceMethods:
 
     @property
     def usage(self) -> UsageReport:
-        """Cost and tokens of what this session saw until now, for each agent and model, summed exactly.
+        """Cost and tokens of the messages that this session has read so far, summed exactly by agent and model.
 
-        Each assistant message that the session handed out counts once, however often it was read. Bounded memory:
-        see `nairi_async._nairi.usage`.
+        Each assistant message counts once, however often it was read. Of the last 65,536 messages with usage the
+        session knows that they were counted; an older one that is read again counts again.
         """
         return self._meter.report
 
@@ -51,17 +51,17 @@ class ResourceMethods:
         self,
         agent_id: str,
         *,
-        status: str | Iterable[str] = (),
+        status: ConversationStatus | Iterable[ConversationStatus] = (),
         updated_after: datetime | None = None,
-        sort: str = "created_at_desc",
+        sort: ConversationSort = "created_at_desc",
     ) -> ConversationListing:
-        """The conversations of an agent, read page by page as the iteration goes on (api: list for agent).
+        """Return an async iterator over the conversations of an agent, which reads page by page.
 
         Args:
             agent_id: Slug or id of the agent.
-            status: Only these: any of `active`, `completed`, `error`, `abandoned`. All unless given.
-            updated_after: Only what changed strictly after this time, which has a time zone.
-            sort: `created_at_desc`, `created_at_asc`, `updated_at_desc` or `updated_at_asc`.
+            status: One status, or several: only conversations with one of them. By default all.
+            updated_after: Only conversations that changed after this time, which must have a time zone.
+            sort: The order of the conversations.
         """
         return ConversationListing(self._agents, agent_id, status=status, updated_after=updated_after, sort=sort)
 
@@ -76,30 +76,29 @@ class ResourceMethods:
         exclude: Container[str] = (),
         settled: Duration = SETTLING_TIME,
     ) -> Turn | None:
-        """The turn of a prompt that a program sent to a new conversation before it ended, without seeing the answer.
+        """Find the turn started by a prompt whose response was lost when the sending process ended.
 
-        It is looked for among the agent's newest conversations: the first message has the same text and files, was made
-        in that time, and the conversation is neither excluded nor one of this session's. Equal prompts that are looked
-        for at once take one turn each (design section 6).
+        The call searches the agent's newest conversations for one whose first message has the same text and files and
+        was created in the given time, and that is neither excluded nor started by this session. Of several equal
+        prompts that are searched for at once, each gets its own turn.
 
         Args:
             agent_id: Slug or id of the agent.
-            prompt: What was said.
-            sent_after: When it was sent at the earliest, by this machine's clock and with a time zone. Differences to
-                the service's clock are accounted for: the moment counts at which the first of them showed that time.
-            sent_before: When it was sent at the latest; now unless given.
+            prompt: The prompt.
+            sent_after: The earliest time at which it was sent, with a time zone. Clock skew is handled: the window
+                opens when either clock, this machine's or the service's, first reached this time.
+            sent_before: The latest time at which it was sent; by default now.
             attachment_ids: Ids of the files that were sent with it.
-            exclude: Job ids of conversations that are known to be another prompt's.
-            settled: Seconds after `sent_before` at which a prompt that is not there is taken never to have arrived.
-                Until then it is looked for again and again. How late the service may list a new conversation is not
-                documented.
+            exclude: Job ids of conversations that are known to belong to other prompts.
+            settled: Seconds after `sent_before` from which on a prompt that is not found counts as not arrived. Until
+                then the search is repeated. The service does not document how late it may list a new conversation.
 
         Returns:
             The turn; `None` if there is none, so that the prompt can be sent again.
 
         Raises:
-            OutcomeUnknownError: more was found than can be told apart (`candidates`), or not everything could be told.
-            NairiError: reading failed (design section 4).
+            OutcomeUnknownError: several turns may be it (`candidates`), or not everything could be compared.
+            NairiError: reading failed.
         """
         agent, text = checks.identifier("agent_id", agent_id), checks.prompt(prompt)
         first = checks.time("sent_after", sent_after)
@@ -109,12 +108,14 @@ class ResourceMethods:
         bound = checks.timeout(settled, "settled")
         return await self._sender.find_start(agent, fingerprint, sent=(first, last), exclude=exclude, settled=bound)
 
-    def sync(self, agent_id: str, since: Checkpoint | None = None) -> Sync:
-        """The conversations that changed since a checkpoint, each once; `.checkpoint` is what to store for next time.
+    def sync(self, agent_id: str, *, since: Checkpoint | None = None) -> Sync:
+        """Return an async iterator over the conversations that changed since a checkpoint, each once.
+
+        Store its `checkpoint`, and give it as `since` to the next synchronisation.
 
         Args:
             agent_id: Slug or id of the agent.
-            since: The `checkpoint` of an earlier synchronisation of this agent; all conversations without it.
+            since: The `checkpoint` of an earlier synchronisation of this agent; by default all conversations.
         """
         return Sync(self._agents, agent_id, since)
 
@@ -127,71 +128,79 @@ class ResourceMethods:
         progress: UploadProgress | None = None,
         attempt_timeout: Duration | None = None,
     ) -> str:
-        """Upload a file of at most 50 MB (api: attachments), read in pieces; returns its id, for `attachment_ids=`.
+        """Upload a file of at most 50 MB, and return its id for `attachment_ids=`. The file is read in pieces.
 
-        A failed attempt is repeated where the source can be read again: a path, bytes, a file that can be wound back.
+        A failed attempt is repeated if the source can be read again: a path, bytes, or a seekable file.
 
         Args:
             source: A path, bytes, a file opened for bytes (its methods may be coroutines), or an async iterable of
-                bytes. A file is read from where it stands, in a thread where reading blocks.
-            filename: The name to store; the source's own unless given, `attachment` if it has none.
-            content_type: Its type; guessed from the name unless given.
-            progress: Called with the bytes sent so far and the size (`None` if unknown), on the event loop. It begins
-                again at a repeated attempt; what it raises ends the upload.
+                bytes. A file is read from its current position; blocking reads run in a thread.
+            filename: The name to store; by default the source's own, or `attachment` if it has none.
+            content_type: The media type; by default guessed from the name.
+            progress: Called on the event loop with the number of bytes sent so far and the size (`None` if unknown).
+                It starts again with a repeated attempt. An exception that it raises ends the upload.
             attempt_timeout: Seconds for one attempt; by default `request_timeout`, and one more for each 256 KiB.
 
         Raises:
-            InvalidArgumentError: nothing to read, empty, too large, or a name that no header can carry. Before any
-                request where the source tells its size, else the upload is broken off.
+            InvalidArgumentError: the source is missing, empty or too large, or the name cannot stand in a header. The
+                error is raised before any request if the size is known, else during the upload.
         """
         upload = await Upload.prepare(source, filename=filename, content_type=content_type, progress=progress)
         return await self._files.upload(upload, _attempt_timeout(attempt_timeout))
 
     async def download(self, attachment_id: str, *, attempt_timeout: Duration | None = None) -> Attachment:
-        """A file with its bytes, decoded as it arrives (api: get attachment).
+        """Download a file.
 
         Args:
-            attachment_id: Its id.
+            attachment_id: Id of the file.
             attempt_timeout: Seconds for one attempt; by default `request_timeout`, and 288 more for the largest file.
         """
         identifier = checks.identifier("attachment_id", attachment_id)
         return await self._files.download(identifier, _attempt_timeout(attempt_timeout))
 
     async def attachments(self, of: Reply | Message) -> list[Attachment]:
-        """All files of a reply or a message, in order, some fetched at a time; the first failure is raised."""
+        """Download all files of a reply or a message, several at once, and return them in order.
+
+        The first failure ends the call and is raised.
+        """
         if not isinstance(of, Reply | Message):
-            raise InvalidArgumentError(f"a Reply or a Message has attachments, not {type(of).__name__}")
+            raise InvalidArgumentError(f"a Reply or a Message is needed, not {type(of).__name__}")
         return await self._files.fetch(of.attachment_ids)
 
     async def agents(self) -> list[Agent]:
-        """The agents of the organisation (api: `GET agents`)."""
+        """Return the agents of the organisation (`GET agents`)."""
         return await self._agents.all()
 
     async def agent(self, agent_id: str) -> Agent:
-        """One agent, by slug or id (api: `GET agents/{agent_id}`); `AgentNotFoundError` lists close names."""
+        """Return one agent, by slug or id (`GET agents/{agent_id}`).
+
+        Raises:
+            AgentNotFoundError: there is no such agent; the error lists similar names.
+            NairiError: reading failed.
+        """
         return await self._agents.one(agent_id)
 
     async def create_agent(self, name: str, *, instances_count: int = 1) -> Agent:
-        """Make an agent, which is not deployed yet (api: `POST agents`).
+        """Create an agent, which is not deployed yet (`POST agents`).
 
         Args:
-            name: Display name; the service makes the slug from it.
+            name: Display name; the service derives the slug from it.
             instances_count: Number of containers, at least 1.
 
         Raises:
-            OutcomeUnknownError: the request left, and whether the agent was made is not known.
+            OutcomeUnknownError: the request was sent, and it is unknown whether the agent was created.
         """
         return await self._agents.create(name, instances_count)
 
     async def update_agent(
         self, agent_id: str, *, description: str | Unset = UNSET, system_prompt: str | Unset | None = UNSET
     ) -> Agent:
-        """Change an agent; what is not given stays as it is (api: `PATCH agents/{agent_id}`).
+        """Change an agent (`PATCH agents/{agent_id}`). Arguments that are left out change nothing.
 
         Args:
             agent_id: Slug or id of the agent.
-            description: What it is for; may be empty.
-            system_prompt: Its own prompt, which may be empty; `None` goes back to the platform's default.
+            description: Its description; may be empty.
+            system_prompt: Its own system prompt, which may be empty; `None` restores the platform's default.
 
         Returns:
             The agent after the change.
@@ -199,19 +208,19 @@ class ResourceMethods:
         return await self._agents.update(agent_id, description=description, system_prompt=system_prompt)
 
     async def deploy(self, agent_id: str, *, update_config_only: bool = False) -> str:
-        """Queue a deployment (api: `POST agents/{agent_id}/deploy`).
+        """Queue a deployment of an agent (`POST agents/{agent_id}/deploy`).
 
-        The service tells no state of a deployment afterwards, so there is nothing to wait for.
+        The service has no call that shows the state of a deployment, so there is nothing to wait for.
 
         Args:
             agent_id: Slug or id of the agent.
-            update_config_only: Roll the configuration without restarting containers.
+            update_config_only: Update the configuration without restarting containers.
 
         Returns:
-            The service's word for how it stands, such as `queued`; the set is not documented.
+            The service's word for the state, such as `queued`; the set of words is not documented.
 
         Raises:
-            OutcomeUnknownError: the request left, and whether it was queued is not known.
+            OutcomeUnknownError: the request was sent, and it is unknown whether the deployment was queued.
         """
         return await self._agents.deploy(agent_id, update_config_only=update_config_only)
 

@@ -1,4 +1,7 @@
-"""`NairiSession`: the library's face (design sections 1 and 2)."""
+"""`NairiSession`: prompts, turns and conversations of Nairi's agents, over one pool of connections.
+
+The API is documented at https://nairi.ai/docs/api.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from nairi_async._core.api_key import ApiKey
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.request import Request
 from nairi_async._core.service_session import ServiceSession
-from nairi_async._nairi import wire
+from nairi_async._nairi import arguments, wire
 from nairi_async._nairi.agents import Agents
 from nairi_async._nairi.attachments import Files
 from nairi_async._nairi.conversation import Conversation
@@ -25,7 +28,7 @@ from nairi_async._nairi.resources import ResourceMethods
 from nairi_async._nairi.service import SERVICE
 from nairi_async._nairi.turn_reader import TurnReader
 from nairi_async._nairi.usage import UsageMeter
-from nairi_async.errors import ConfigurationError, InvalidArgumentError
+from nairi_async.errors import ConfigurationError
 from nairi_async.models import Turn
 
 if TYPE_CHECKING:
@@ -45,34 +48,37 @@ if TYPE_CHECKING:
     from nairi_async.typing import Duration, OnUnknown, Source
 
 API_URL: Final = "https://api.nairi.ai"
-"""The service (api: basics)."""
+"""The host of the service."""
 API_PREFIX: Final = "/api/public/v1"
-"""The path of the public API below the host (api: basics)."""
-_NO_KEY: Final = "no API key: give api_key=, or set NAIRI_API_KEY"
+"""The path of the public API below the host."""
+_NO_KEY: Final = (
+    "no API key: give api_key= or set NAIRI_API_KEY; without an account, `nairi-async simulate` plays the service"
+)
 
 
 class NairiSession(ResourceMethods, ServiceSession):
     """Conversations with Nairi agents, over one pool of connections.
 
-    Use it with `async with`, on one event loop; one session serves thousands of conversations at once. All durations
-    are seconds, as a number or a `timedelta`.
+    Use it in `async with`, on one event loop. One session serves thousands of conversations at once. Durations are
+    seconds, as a number or a `timedelta`. Where the id of a turn, or of its conversation, is taken, a `Turn` is taken
+    as well.
 
     Args:
-        api_key: The organisation's public key (`nr_…`); else the environment variable `NAIRI_API_KEY`.
-        base_url: Where the service is, with or without `/api/public/v1`; else `NAIRI_BASE_URL`, else the real one.
-            Plain `http://` only for this machine.
-        http: A ready `aiohttp.ClientSession` to use, for proxies, own TLS or tracing. It is left open.
-        request_timeout: Bound on one request, body included. Waiting for a free connection does not count.
-        retry: When and how often a failed request is tried again.
-        polling: How soon news is to be found.
-        max_connections: Requests at once, whatever the number of conversations.
-        requests_per_second: Bound on the rate of requests; none unless given.
+        api_key: The organisation's API key (`nr_…`); by default the environment variable `NAIRI_API_KEY`.
+        base_url: URL of the service, with or without `/api/public/v1`; by default `NAIRI_BASE_URL`, else the real
+            service. Plain `http://` is allowed for this machine only.
+        http: An open `aiohttp.ClientSession` to use. The session does not close it.
+        request_timeout: Limit for one request, body included. Waiting for a free connection does not count.
+        retry: When and how often a failed request is repeated.
+        polling: How soon new messages are to be discovered.
+        max_connections: Maximum number of requests at once, for all conversations together.
+        requests_per_second: Maximum rate of requests; by default no limit.
         cadence: What another session has learnt about its agents, from `session.cadence.export()`.
-        hooks: Functions to call with a record of what the session does; see `nairi_async.hooks`.
-        clock: The time to live by; tests give `nairi_async.testing.VirtualClock`.
+        hooks: Functions that are called with an event for each thing that the session does; see `nairi_async.hooks`.
+        clock: The clock to use; in tests a `nairi_async.testing.VirtualClock`.
 
     Raises:
-        ConfigurationError: the key, the URL or a setting cannot be used.
+        ConfigurationError: the key, the URL or a setting is not valid.
     """
 
     def __init__(
@@ -90,13 +96,13 @@ class NairiSession(ResourceMethods, ServiceSession):
         hooks: Iterable[Hook] = (),
         clock: Clock | None = None,
     ) -> None:
-        # The name is let go of first: a traceback that shows local variables must not show the key.
+        # The local name is cleared first: a traceback that shows local variables must not show the key.
         key, api_key = ApiKey(os.environ.get("NAIRI_API_KEY") if api_key is None else api_key), None
         key.check(_NO_KEY)
         if base_url is None:
             base_url = os.environ.get("NAIRI_BASE_URL") or API_URL
         if polling is not None and not isinstance(polling, Polling):
-            raise ConfigurationError(f"polling is a Polling, not {type(polling).__name__}")
+            raise ConfigurationError(f"polling must be a Polling, not {type(polling).__name__}")
         super().__init__(
             SERVICE,
             checked_base_url(base_url, prefix=API_PREFIX),
@@ -120,12 +126,12 @@ class NairiSession(ResourceMethods, ServiceSession):
 
     @property
     def stats(self) -> Stats:
-        """What the session has done so far: requests, bytes, polls, discovery delay, connections, waiting calls."""
+        """Counters of the session so far: requests, bytes, polls, discovery delay, connections, waiting calls."""
         return self._context.counters.stats(self._executor.stats)
 
     @property
     def cadence(self) -> Cadence:
-        """What the session has learnt about how long its agents' turns last; `export` it to hand it on."""
+        """What the session has learnt about the duration of its agents' turns; `export` it for the next session."""
         return self._context.cadence
 
     async def start(
@@ -138,27 +144,28 @@ class NairiSession(ResourceMethods, ServiceSession):
         attachments: Iterable[Source] = (),
         on_unknown: OnUnknown = "raise",
     ) -> Turn:
-        """Begin a conversation (api: `POST conversations/start`).
+        """Start a conversation (`POST conversations/start`).
 
         Args:
             agent_id: Slug or id of the agent.
             prompt: What to say; not blank.
-            ask_mode: Let the agent read only, without tools.
+            ask_mode: Restrict the agent to reading, without tools.
             attachment_ids: Ids of uploaded files.
-            attachments: Files to upload first, several at a time, as for `upload`; at most ten together with the ids.
-            on_unknown: What to do when the prompt left and its answer did not come back. `"reconcile"` looks it up for
-                at most a minute: a message of equal text and files, made since then, that is no other prompt's of this
-                session. Equal prompts in doubt take one turn each. Nothing is sent again.
+            attachments: Files to upload first, as for `upload`; at most ten together with the ids.
+            on_unknown: What to do when the prompt was sent and its response did not arrive. `"raise"` raises
+                `OutcomeUnknownError`. `"reconcile"` looks the prompt up for up to a minute: it searches for a message
+                with the same text and files, created since then, that belongs to no other prompt of this session. Of
+                several equal prompts each gets its own turn. The prompt is never sent again.
 
         Returns:
-            The turn: watch it, or wait for its reply.
+            The turn, to watch or to wait for.
 
         Raises:
-            InvalidArgumentError: before any request.
-            AgentNotFoundError: there is no such agent; the error lists close names.
-            OutcomeUnknownError: the prompt was sent, and whether it runs is not known; it is not sent again. After a
-                lookup `candidates` holds what could not be told apart.
-            NairiError: the request did not run (design section 4).
+            InvalidArgumentError: an argument is not valid; nothing was sent.
+            AgentNotFoundError: there is no such agent; the error lists similar names.
+            OutcomeUnknownError: the prompt was sent, and it is unknown whether it runs. After a lookup, `candidates`
+                holds the turns that may be it.
+            NairiError: the prompt does not run.
         """
         agent, text = checks.identifier("agent_id", agent_id), checks.prompt(prompt)
         is_reading, unknown = checks.flag("ask_mode", ask_mode), checked_on_unknown(on_unknown)
@@ -167,40 +174,55 @@ class NairiSession(ResourceMethods, ServiceSession):
 
     async def continue_(
         self,
-        job_id: str,
+        job_id: Turn | str,
         prompt: str,
         *,
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
         on_unknown: OnUnknown = "raise",
     ) -> Turn:
-        """Say more in a conversation (api: `POST conversations/{job_id}/continue`). Arguments as for `start`.
+        """Send a further prompt to a conversation (`POST conversations/{job_id}/continue`).
+
+        Args:
+            job_id: The conversation: its job id, or one of its turns.
+            prompt: What to say; not blank.
+            attachment_ids: As for `start`.
+            attachments: As for `start`.
+            on_unknown: As for `start`.
+
+        Returns:
+            The new turn.
 
         Raises:
-            NotAnApiJobError: the conversation was not begun through this API.
+            NotAnApiJobError: the conversation was not started through this API.
             NotFoundError: the organisation has no such conversation.
             OutcomeUnknownError, InvalidArgumentError, NairiError: as for `start`.
         """
-        job, text = checks.identifier("job_id", job_id), checks.prompt(prompt)
-        unknown = checked_on_unknown(on_unknown)
+        job, text = arguments.job_id(job_id), checks.prompt(prompt)
+        agent, unknown = arguments.agent_id(job_id), checked_on_unknown(on_unknown)
         ids = await self._files.pending(attachments, attachment_ids).ids()
-        return await self._sender.continue_(job, text, attachment_ids=ids).send(on_unknown=unknown)
+        pending = self._sender.continue_(job, text, attachment_ids=ids, agent_id=agent)
+        return await pending.send(on_unknown=unknown)
 
-    async def message(self, message_id: str) -> Message:
-        """One message as it is now (api: `GET messages/{message_id}`)."""
-        location = path("messages", checks.identifier("message_id", message_id))
+    async def message(self, message_id: Turn | str) -> Message:
+        """Read one message as it is now (`GET messages/{message_id}`).
+
+        Args:
+            message_id: The message: its id, or a turn for the turn's user message.
+        """
+        location = path("messages", arguments.message_id(message_id))
         message = await self._executor.call(Request(method="GET", path=location), wire.decode_message)
         self._meter.count_final([message])
         return message
 
-    async def messages(self, job_id: str, *, progress: bool = False) -> list[Message]:
-        """All messages of a conversation as they are now, oldest first (api: `GET conversations/{job_id}/messages`).
+    async def messages(self, job_id: Turn | str, *, progress: bool = False) -> list[Message]:
+        """Read all messages of a conversation as they are now, oldest first (`GET conversations/{job_id}/messages`).
 
         Args:
-            job_id: The conversation.
+            job_id: The conversation: its job id, or one of its turns.
             progress: Include progress messages.
         """
-        location = path("conversations", checks.identifier("job_id", job_id), "messages")
+        location = path("conversations", arguments.job_id(job_id), "messages")
         decode = partial(wire.decode_timeline, progress=checks.flag("progress", progress))
         messages = list(await self._executor.call(Request(method="GET", path=location), decode))
         self._meter.count_final(messages)
@@ -215,18 +237,18 @@ class NairiSession(ResourceMethods, ServiceSession):
         progress: bool = False,
         timeout: Duration | None = DEFAULT_TIMEOUT,
     ) -> Watch:
-        """New messages as they are discovered; see `Watch` for what the iterator promises.
+        """Return an async iterator over new messages, as they are discovered; `Watch` describes its guarantees.
 
         Args:
-            turn_or_job_id: A turn gives what follows its user message and ends with the turn. A job id gives the whole
-                conversation, user messages included, and ends when no user message is open.
-            after: Id of a message, such as `watch.cursor`: only what follows it is given.
-            follow: Go on after the end, until closed.
-            progress: Give progress messages as well.
+            turn_or_job_id: A turn: the iterator yields what follows the turn's user message, and ends with the turn. A
+                job id: it yields the whole conversation, user messages included, and ends when no turn is running.
+            after: Id of a message, such as `watch.cursor`: only what follows it is yielded.
+            follow: Do not end with the turn; continue until the watch is closed.
+            progress: Yield progress messages as well.
             timeout: Seconds for the whole wait; `None` for no limit, which is the default with `follow`.
         """
         is_turn = isinstance(turn_or_job_id, Turn)
-        target = _turn(turn_or_job_id) if is_turn else checks.identifier("job_id", turn_or_job_id)
+        target = arguments.turn(turn_or_job_id) if is_turn else arguments.job_id(turn_or_job_id)
         endless = checks.flag("follow", follow)
         return self._reader.watch(
             target,
@@ -238,28 +260,28 @@ class NairiSession(ResourceMethods, ServiceSession):
         )
 
     async def wait(self, turn: Turn, *, timeout: Duration | None = DEFAULT_TIMEOUT) -> Message:
-        """The turn's user message once it is terminal, whether `completed` or `failed`.
+        """Wait for the end of a turn, and return its user message, whose status is `completed` or `failed`.
 
         Args:
             turn: The turn.
             timeout: Seconds for the whole wait; `None` for no limit.
 
         Raises:
-            WatchTimeoutError: the turn goes on, but the timeout is over.
-            NairiError: reading failed for longer than the retry policy bears, or was refused.
+            WatchTimeoutError: the timeout is over, and the turn is still running.
+            NairiError: reading failed for longer than the retry policy allows, or was refused.
         """
-        return await self._reader.wait(_turn(turn), checks.timeout(timeout))
+        return await self._reader.wait(arguments.turn(turn), checks.timeout(timeout))
 
     async def reply(self, turn: Turn, *, timeout: Duration | None = DEFAULT_TIMEOUT) -> Reply:
-        """Wait for the end of a turn and give what came of it: text, messages, usage. Arguments as for `wait`.
+        """Wait for the end of a turn, and return its reply: text, messages, usage. Arguments as for `wait`.
 
-        A turn may end without any reply: the text is then empty.
+        A turn may end without any text: it is empty then.
 
         Raises:
-            TurnFailedError: the turn ended as `failed`; the error holds the service's text and the messages.
+            TurnFailedError: the turn ended as `failed`; the error has the service's text and the messages.
             WatchTimeoutError, NairiError: as for `wait`.
         """
-        return await self._reader.reply(_turn(turn), checks.timeout(timeout))
+        return await self._reader.reply(arguments.turn(turn), checks.timeout(timeout))
 
     async def ask(
         self,
@@ -272,10 +294,10 @@ class NairiSession(ResourceMethods, ServiceSession):
         timeout: Duration | None = DEFAULT_TIMEOUT,
         on_unknown: OnUnknown = "raise",
     ) -> Reply:
-        """Begin a conversation and wait for the reply: `start` and `reply` in one.
+        """Start a conversation and wait for the reply: `start` and `reply` in one call. Arguments as there.
 
         Raises:
-            NairiError: as for `start` and `reply`; where the turn had begun, `error.turn` names it.
+            NairiError: as for `start` and `reply`. If the turn was started, `error.turn` is that turn.
         """
         return await self.conversation(agent_id, ask_mode=ask_mode).ask(
             prompt, attachment_ids=attachment_ids, attachments=attachments, timeout=timeout, on_unknown=on_unknown
@@ -291,13 +313,13 @@ class NairiSession(ResourceMethods, ServiceSession):
         timeout: Duration | None = DEFAULT_TIMEOUT,
         on_unknown: OnUnknown = "raise",
     ) -> AskMany:
-        """Ask many prompts, each in a conversation of its own, and iterate over the outcomes as they end.
+        """Return an async iterator that sends many prompts, each in its own conversation, and yields their outcomes.
 
         Args:
             agent_id: Slug or id of the agent.
-            prompts: The prompts; an iterable or async iterable, read only as far as there is room.
-            limit: Conversations at once.
-            ask_mode: Let the agent read only, without tools.
+            prompts: An iterable or async iterable of prompts. It is read only as fast as prompts can be sent.
+            limit: Maximum number of conversations at once.
+            ask_mode: Restrict the agent to reading, without tools.
             timeout: Seconds for each prompt; `None` for no limit.
             on_unknown: As for `start`.
         """
@@ -309,24 +331,44 @@ class NairiSession(ResourceMethods, ServiceSession):
 
         return AskMany(prompts, ask, limit=checks.limit(limit))
 
-    def watch_many(self, turns: Iterable[Turn], *, timeout: Duration | None = DEFAULT_TIMEOUT) -> WatchMany:
-        """Watch many turns at once: `async with nairi.watch_many(turns) as stream`, then `async for turn, message`.
+    def watch_many(
+        self,
+        turns: Iterable[Turn] = (),
+        *,
+        after: Mapping[Turn, str] | None = None,
+        progress: bool = False,
+        timeout: Duration | None = DEFAULT_TIMEOUT,
+    ) -> WatchMany:
+        """Return a stream of the messages of many turns; use it in `async with`.
+
+        `async with nairi.watch_many(turns) as stream:` opens it, and `async for turn, message in stream:` reads it.
 
         Args:
-            turns: The turns; one that is named twice is watched once.
+            turns: The turns; one that is given twice is watched once. `stream.add(turn)` adds more.
+            after: Ids of messages by turn, such as `stream.cursors`: of these turns only what follows is yielded.
+            progress: Yield progress messages as well.
             timeout: Seconds for each turn; `None` for no limit.
         """
-        bound = checks.timeout(timeout)
-        return WatchMany([_turn(turn) for turn in turns], lambda turn: self._reader.watch(turn, bound))
+        seconds, with_progress = checks.timeout(timeout), checks.flag("progress", progress)
+        cursors = {turn: checks.identifier("after", cursor) for turn, cursor in (after or {}).items()}
+
+        def watch(turn: Turn, after: str | None) -> Watch:
+            return self._reader.watch(arguments.turn(turn), seconds, after=after, progress=with_progress)
+
+        return WatchMany([(arguments.turn(turn), cursors.get(turn)) for turn in turns], watch)
 
     def conversation(self, agent_id: str, *, ask_mode: bool = False) -> Conversation:
-        """A new dialogue; it begins with its first prompt."""
+        """Return a new conversation; its first prompt starts it. Arguments as for `start`."""
         checked = checks.identifier("agent_id", agent_id)
         return self._conversation(agent_id=checked, ask_mode=checks.flag("ask_mode", ask_mode))
 
-    def resume(self, job_id: str) -> Conversation:
-        """A dialogue that began earlier, in this process or another."""
-        return self._conversation(job_id=checks.identifier("job_id", job_id))
+    def resume(self, job_id: Turn | str) -> Conversation:
+        """Return a conversation that was started earlier, in this process or another.
+
+        Args:
+            job_id: The conversation: its job id, or one of its turns.
+        """
+        return self._conversation(job_id=arguments.job_id(job_id), agent_id=arguments.agent_id(job_id))
 
     def _conversation(
         self, *, agent_id: str | None = None, job_id: str | None = None, ask_mode: bool = False
@@ -334,13 +376,3 @@ class NairiSession(ResourceMethods, ServiceSession):
         return Conversation(
             self._sender, self._reader, self._files, agent_id=agent_id, job_id=job_id, ask_mode=ask_mode
         )
-
-
-def _turn(value: object) -> Turn:
-    if not isinstance(value, Turn):
-        kind = type(value).__name__
-        raise InvalidArgumentError(f"a Turn is needed, as start() and continue_() return it, not {kind}")
-    # A turn may come from a file.
-    checks.identifier("job_id", value.job_id)
-    checks.identifier("message_id", value.message_id)
-    return value

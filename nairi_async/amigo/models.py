@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from nairi_async._core.outcome import PromptOutcome
 from nairi_async.amigo.actions import VersionPair
 from nairi_async.amigo.events import ErrorEvent
 from nairi_async.errors import NairiError
@@ -38,7 +39,7 @@ class AmigoReply:
 
 
 @frozen(kw_only=True)
-class AmigoOutcome:
+class AmigoOutcome(PromptOutcome[AmigoReply]):
     """How one prompt of many ended: with a reply, or with an error that was not raised."""
 
     index: int

@@ -192,7 +192,7 @@ class Batch:
     @property
     def _active_run(self) -> BatchRun:
         if self._run is None:
-            raise SessionClosedError("use Batch in `async with`: `async with Batch(…) as outcomes`")
+            raise SessionClosedError("the batch is not open yet; use it in `async with Batch(…) as outcomes`")
         return self._run
 
     async def _feed(self, run: BatchRun) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from nairi_async._core import checks
+from nairi_async._core.outcome import PromptOutcome
 from nairi_async._nairi.results import Reply
 from nairi_async.errors import InvalidArgumentError, NairiError
 from nairi_async.models import Turn
@@ -78,7 +79,7 @@ class UnusableItem:
 
 
 @frozen(kw_only=True)
-class BatchOutcome:
+class BatchOutcome(PromptOutcome[Reply]):
     """How one prompt of a batch stands after this run."""
 
     id: str

@@ -182,7 +182,7 @@ async def test_the_ends_of_the_calendar_are_no_time(nairi: NairiSession, simulat
     assert {reply.text for reply in replies} == {"Done."}
     sync = nairi.sync("my-agent")
     assert {row.id async for row in sync} == {turn.job_id for turn in turns}
-    assert len([row async for row in nairi.sync("my-agent", sync.checkpoint)]) <= 12
+    assert len([row async for row in nairi.sync("my-agent", since=sync.checkpoint)]) <= 12
 
 
 @pytest.mark.parametrize("year", [MINYEAR, MAXYEAR])

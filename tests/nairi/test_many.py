@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nairi_async import InvalidArgumentError, NairiSession, SessionClosedError, TurnFailedError, WatchTimeoutError
-from nairi_async.testing import Done, Fail, Say, Simulator
+from nairi_async import (
+    InvalidArgumentError,
+    NairiSession,
+    PromptOutcome,
+    SessionClosedError,
+    TurnFailedError,
+    WatchTimeoutError,
+)
+from nairi_async.testing import Done, Fail, Say, Simulator, Thinking
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -163,8 +170,87 @@ async def test_leaving_watch_many_ends_its_tasks(nairi: NairiSession, simulator:
     async with nairi.watch_many(turns) as stream:
         await anext(stream)
     assert not {task for task in asyncio.all_tasks() - before if "fan_out" in repr(task) or "many" in repr(task)}
-    with pytest.raises(SessionClosedError):
-        await anext(nairi.watch_many(turns))
+
+
+async def test_watch_many_must_be_open(nairi: NairiSession, echo: Simulator) -> None:
+    """Before `async with`, after it, and opened twice: each is a SessionClosedError; a closed stream has ended."""
+    turn = await nairi.start("my-agent", "1")
+    stream = nairi.watch_many([turn])
+    with pytest.raises(SessionClosedError, match="not open yet"):
+        await anext(stream)
+    with pytest.raises(SessionClosedError, match="not open yet"):
+        stream.add(turn)
+    async with stream:
+        pass
+    with pytest.raises(SessionClosedError, match="closed"):
+        stream.add(turn)
+    with pytest.raises(SessionClosedError, match="opened before"):
+        await stream.__aenter__()
+    assert [item async for item in stream] == []
+    assert repr(stream) == "<WatchMany: closed, 0 turns running, 0 failed>"
+
+
+async def test_turns_are_added_while_others_are_watched(nairi: NairiSession, echo: Simulator) -> None:
+    """A turn may be added while the stream runs, and after it has ended: the iteration goes on."""
+    first = await nairi.start("my-agent", "5")
+    seen: list[str] = []
+    async with nairi.watch_many() as stream:
+        assert [item async for item in stream] == []
+        stream.add(first)
+        async for _, message in stream:
+            seen.append(message.content)
+            if len(seen) == 1:
+                stream.add(first)
+                stream.add(await nairi.start("my-agent", "7"))
+        stream.add(await nairi.start("my-agent", "1"))
+        seen += [message.content async for _, message in stream]
+    assert seen == ["re 5", "re 7", "re 1"]
+
+
+async def test_cursors_name_what_was_handed_over(nairi: NairiSession, simulator: Simulator) -> None:
+    """Another stream continues at the cursors; a turn that is watched again continues where its watch ended."""
+    simulator.agent("my-agent", [Say("one"), Say("two"), Say("three", after=100)])
+    turn = await nairi.start("my-agent", "go")
+    async with nairi.watch_many([turn]) as stream:
+        _, message = await anext(stream)
+        assert stream.cursors == {turn: message.id}
+    async with nairi.watch_many([turn], after=stream.cursors, timeout=50) as rest:
+        assert [message.content async for _, message in rest] == ["two"]
+        assert isinstance(rest.errors[turn], WatchTimeoutError)
+        rest.add(turn)
+        assert rest.errors == {}
+        with suppress(StopAsyncIteration):
+            while True:
+                assert (await anext(rest))[1].content == "three"
+                break
+
+
+async def test_watch_many_gives_progress_on_demand(nairi: NairiSession, simulator: Simulator) -> None:
+    """Progress messages come with `progress=True` only."""
+    simulator.agent("my-agent", [Thinking("hm"), Say("done", after=10)])
+    turn = await nairi.start("my-agent", "go")
+    for progress, roles in ((False, {"assistant"}), (True, {"progress", "assistant"})):
+        async with nairi.watch_many([turn], progress=progress) as stream:
+            assert {message.role async for _, message in stream} == roles
+
+
+async def test_closing_ends_a_waiting_consumer(nairi: NairiSession, simulator: Simulator) -> None:
+    """`aclose` in one task ends the iteration that waits in another."""
+    simulator.agent("my-agent", [Done(after=10_000)])
+    async with nairi.watch_many([await nairi.start("my-agent", "go")]) as stream:
+        waiting = asyncio.create_task(anext(stream, None))
+        await asyncio.sleep(0)
+        await stream.aclose()
+        assert await waiting is None
+
+
+async def test_an_outcome_is_its_reply_or_raises_its_error(nairi: NairiSession, echo: Simulator) -> None:
+    """`result` returns the reply, and raises the error of a prompt that failed."""
+    outcomes = {outcome.prompt: outcome async for outcome in nairi.ask_many("my-agent", ["1", "13"])}
+    assert outcomes["1"].result().text == "re 1"
+    with pytest.raises(TurnFailedError):
+        outcomes["13"].result()
+    assert all(isinstance(outcome, PromptOutcome) for outcome in outcomes.values())
 
 
 async def test_hundreds_at_once(nairi: NairiSession, simulator: Simulator) -> None:

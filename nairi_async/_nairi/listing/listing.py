@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 from urllib.parse import quote
 
 from nairi_async._core import checks
@@ -18,6 +18,7 @@ from nairi_async._nairi.listing.checkpoint import OVERLAP, Checkpoint
 from nairi_async._nairi.listing.paging import LIMIT, PRECISION, SORTS, Paging
 from nairi_async._nairi.wire import decode_conversations
 from nairi_async.errors import InvalidArgumentError
+from nairi_async.typing import ConversationStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from nairi_async._nairi.listing.paging import Page
     from nairi_async.models import ConversationSummary
 
-JOB_STATUSES: Final = ("active", "completed", "error", "abandoned")
-"""Every status that the service can filter by."""
+JOB_STATUSES: Final = get_args(ConversationStatus)
+"""The statuses that the service can filter by."""
 
 
 class _Listing(ABC):

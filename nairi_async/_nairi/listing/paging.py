@@ -19,11 +19,12 @@ order of the service among equal sort keys, which is taken to be the same for tw
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 from attrs import frozen
 
 from nairi_async.errors import DecodeError
+from nairi_async.typing import ConversationSort
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 LIMIT: Final = 100
 """Conversations on a page; the service gives no more (api: list for agent)."""
 
-SORTS: Final = ("created_at_asc", "created_at_desc", "updated_at_asc", "updated_at_desc")
-"""Every order that the service knows."""
+SORTS: Final = get_args(ConversationSort)
+"""The orders in which the service can list conversations."""
 
 PRECISION: Final = timedelta(milliseconds=1)
 """What a printed time may differ by from the one that the service compares: it prints milliseconds."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from nairi_async.typing import ConversationStatus
+
 EPOCH = datetime(2026, 4, 12, tzinfo=UTC)
 PAGE = 5
 
@@ -335,5 +337,5 @@ def test_every_status_of_the_document_is_known() -> None:
 
 def test_iterables_of_statuses_are_read_once() -> None:
     """A generator of statuses is as good as a list."""
-    statuses: Iterable[str] = (status for status in ("active", "error", "active"))
+    statuses: Iterable[ConversationStatus] = (status for status in ("active", "error", "active"))
     assert unopened().conversations("my-agent", status=statuses)._status == "active,error"

@@ -60,7 +60,7 @@ def service(simulator: Simulator) -> Service:
 
 
 async def ids(nairi: NairiSession, since: Checkpoint | None) -> tuple[list[str], Checkpoint]:
-    sync = nairi.sync("my-agent", since)
+    sync = nairi.sync("my-agent", since=since)
     got = [row.id async for row in sync]
     return got, sync.checkpoint
 
@@ -111,7 +111,7 @@ class Drawn:
 
     async def read(self, nairi: NairiSession, idle_timeout: int) -> None:
         """Synchronise, but break off after so many conversations."""
-        sync = nairi.sync("my-agent", self.checkpoint)
+        sync = nairi.sync("my-agent", since=self.checkpoint)
         met = set()
         async for row in sync:
             assert row.updated_at is not None
@@ -284,7 +284,7 @@ def test_what_is_no_checkpoint_is_refused(text: Any) -> None:
 def test_only_a_checkpoint_is_one(since: Any) -> None:
     """The stored text has to be read first; nothing else is taken for a checkpoint."""
     with pytest.raises(InvalidArgumentError, match="Checkpoint"):
-        NairiSession("nr_x", base_url="http://127.0.0.1:9").sync("my-agent", since)
+        NairiSession("nr_x", base_url="http://127.0.0.1:9").sync("my-agent", since=since)
 
 
 async def test_the_earliest_times_do_not_overflow(nairi: NairiSession, service: Service) -> None:

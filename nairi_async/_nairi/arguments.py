@@ -1,0 +1,33 @@
+"""Arguments that name a turn, a conversation or a message: a `Turn` is taken where its id is."""
+
+from __future__ import annotations
+
+from nairi_async._core import checks
+from nairi_async.errors import InvalidArgumentError
+from nairi_async.models import Turn
+
+
+def turn(value: object) -> Turn:
+    """Return a turn whose ids can stand in a path."""
+    if not isinstance(value, Turn):
+        kind = type(value).__name__
+        raise InvalidArgumentError(f"turn must be a Turn, as start() and continue_() return it, not {kind}")
+    # A turn may come from a file.
+    checks.identifier("job_id", value.job_id)
+    checks.identifier("message_id", value.message_id)
+    return value
+
+
+def job_id(value: object) -> str:
+    """Return the id of a conversation, also from one of its turns."""
+    return turn(value).job_id if isinstance(value, Turn) else checks.identifier("job_id", value)
+
+
+def message_id(value: object, name: str = "message_id") -> str:
+    """Return the id of a message, of a turn that of its user message."""
+    return turn(value).message_id if isinstance(value, Turn) else checks.identifier(name, value)
+
+
+def agent_id(value: object) -> str | None:
+    """Return the agent that a turn knows."""
+    return value.agent_id if isinstance(value, Turn) else None
