@@ -61,7 +61,7 @@ class ReadableFile(Protocol):
 
     @property
     def read(self) -> Callable[[int], Any]:
-        """Reads at most so many bytes; none at the end."""
+        """At most so many bytes; none at the end."""
         ...
 
 

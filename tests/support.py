@@ -34,7 +34,7 @@ MESSAGE = b'{"id":"cmsg_1","job_id":"job_1","role":"user","status":"completed","
 
 
 class Act(Enum):
-    """What a `RawServer` does where another would answer."""
+    """What a `RawServer` does instead of a response."""
 
     CLOSE_UNREAD = "close the connection before anything is read from it"
     RESET_UNREAD = "reset the connection before anything is read from it"
@@ -49,7 +49,7 @@ _UNREAD = (Act.CLOSE_UNREAD, Act.RESET_UNREAD)
 
 @frozen
 class Drip:
-    """An answer that comes a byte at a time."""
+    """A response that comes a byte at a time."""
 
     answer: bytes
     interval: float
@@ -57,7 +57,7 @@ class Drip:
 
 @frozen
 class Last:
-    """An answer, or the beginning of one, after which the connection is closed."""
+    """A response, or the beginning of one, after which the connection is closed."""
 
     answer: bytes
 
@@ -78,7 +78,7 @@ class Seen:
 
 
 class RawServer:
-    """A TCP server that plays one step for each request, and the last step for ever."""
+    """A TCP server that plays one step for each request, and repeats the last step."""
 
     def __init__(self, *steps: Step, ssl: ssl.SSLContext | None = None) -> None:
         self.seen: list[Seen] = []
@@ -136,7 +136,7 @@ class RawServer:
             await writer.drain()
 
     async def _play(self, step: Step, writer: asyncio.StreamWriter) -> bool:
-        """Do what the step says; returns whether the connection may be used again."""
+        """Do what the step says, and return whether the connection can be used again."""
         match step:
             case Act.RESET | Act.RESET_UNREAD:
                 _reset(writer)
@@ -166,27 +166,27 @@ async def _request(reader: asyncio.StreamReader) -> Seen:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Make the close that follows a reset."""
+    """Reset the connection."""
     raw: socket.socket = writer.get_extra_info("socket")
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
 def answer(status: int = 200, body: bytes | str = b"", *headers: str) -> bytes:
-    """Return a whole HTTP answer."""
+    """Return a whole HTTP response."""
     content = body.encode() if isinstance(body, str) else body
     lines = (f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(content)}", *headers)
     return "\r\n".join((*lines, "", "")).encode() + content
 
 
 def refusal(status: int, text: str, *headers: str) -> bytes:
-    """Return an error answer of the documented shape."""
+    """Return an error response of the documented shape."""
     return answer(status, json.dumps({"error": text}), *headers)
 
 
 @asynccontextmanager
 async def serve(handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
-    """Serve every path with one aiohttp handler; gives the server's URL."""
+    """Serve every path with one aiohttp handler, and yield the server's URL."""
     runner = web.ServerRunner(web.Server(handler), shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -203,7 +203,7 @@ def session(url: str, **options: Any) -> NairiSession:
 
 @asynccontextmanager
 async def client(url: str) -> AsyncIterator[AiohttpTransport]:
-    """Give the bare HTTP client, which sends one request and nothing more."""
+    """Yield the bare transport, which sends single requests."""
     http = AiohttpTransport(SERVICE, url, ApiKey(KEY), SystemClock(), lent=None, connections=2)
     http.open()
     try:
@@ -213,13 +213,13 @@ async def client(url: str) -> AsyncIterator[AiohttpTransport]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the loop run until something has come about; the test's own timeout is the limit."""
+    """Let the loop run until a condition is true; the test's own timeout is the limit."""
     while not condition():  # noqa: ASYNC110 - what is waited for sets no event
         await asyncio.sleep(0)
 
 
 def free_port() -> int:
-    """Return a port on which nobody listens."""
+    """Return a port on which no server listens."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         return int(bound.getsockname()[1])
@@ -237,7 +237,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def parts(whole: object) -> Iterator[object]:
-    """A thing of this library and everything reachable from it by attribute, each once."""
+    """Yield an object of this library and everything that its attributes reach, each once."""
     pending, met = [whole], set[int]()
     while pending:
         part = pending.pop()

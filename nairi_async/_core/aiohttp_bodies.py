@@ -28,8 +28,8 @@ _MAX_ERROR_BODY: Final = 64 * 1024
 class JsonPayload(aiohttp.Payload):
     """A JSON body that calls `on_write` when it is handed to a connection.
 
-    Before that the service cannot have run the request, no matter what went wrong: the proof that it may be sent again.
-    It is written in pieces, so that a prompt of megabytes does not hold up the event loop.
+    Before that the service cannot have run the request: the proof that it may be sent again. The body is written in
+    pieces, so that a prompt of megabytes does not hold up the event loop.
     """
 
     def __init__(self, body: bytes, on_write: OnWrite) -> None:

@@ -88,7 +88,7 @@ class AiohttpTransport:
             await run_shielded(session.close())
 
     async def send(self, request: Request, state: CallState, timeout: float) -> Response:
-        """Send a request once and return the response, whatever its status, within `timeout` seconds.
+        """Send a request once and return the response of any status, within `timeout` seconds.
 
         The body of a success that is read as it arrives (`request.idle_timeout`) is left to its stream: there `timeout`
         bounds the time until the request is written, and `idle_timeout` the wait for the response and for each piece.

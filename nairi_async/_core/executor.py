@@ -137,7 +137,7 @@ class RequestExecutor:
                     and not is_second
                     and credentials.invalidate(state.credential_version)
                 ):
-                    is_second = True
+                    is_second, state.write_started = True, False
                     continue
                 if request.is_spent or not is_transient(
                     error,
@@ -170,7 +170,6 @@ class RequestExecutor:
     async def _attempt(
         self, request: Request, state: CallState, deadline: float, attempt: int, fresh: _FreshCredentials
     ) -> Response:
-        state.write_started = False
         try:
             async with self.limiter.slot(deadline, request.bucket, fresh.acquire) as slot:
                 started_at = self.clock.monotonic()

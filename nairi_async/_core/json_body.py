@@ -106,7 +106,7 @@ def _no_number(_word: str) -> None:
 
 
 DECODER: Final = json.JSONDecoder(parse_float=Decimal, parse_int=_integer, parse_constant=_no_number)
-"""Reads JSON with exact fractions, and without NaN and Infinity."""
+"""Decodes JSON with exact fractions, and without NaN and Infinity."""
 FLOAT_DECODER: Final = json.JSONDecoder(parse_int=_integer, parse_constant=_no_number)
 """The same with `float` for fractions, for values that are passed on as received."""
 

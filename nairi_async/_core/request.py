@@ -161,7 +161,7 @@ class CallState:
 
 @frozen
 class Response:
-    """A response, whatever its status."""
+    """A response of any status."""
 
     status: int
     """HTTP status."""

@@ -18,6 +18,6 @@ class Service:
     url_variable: str
     """Environment variable of the base URL."""
     read_error: Callable[[bytes], str]
-    """Reads the text of an error response from its body."""
+    """Finds the text of an error response from its body."""
     error_class: Callable[[int, str], type[StatusError]]
     """Picks the class of the error for a status and the text of its response."""

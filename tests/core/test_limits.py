@@ -39,7 +39,7 @@ def test_the_rate_is_never_exceeded(arrivals: Sequence[float], rate: float) -> N
 
 @given(gaps)
 def test_no_rate_is_no_wait(arrivals: Sequence[float]) -> None:
-    """Without a rate nobody waits."""
+    """Without a rate no call waits."""
     gate = RateGate(None)
     for index in range(len(arrivals)):
         now = sum(arrivals[:index])
@@ -48,8 +48,8 @@ def test_no_rate_is_no_wait(arrivals: Sequence[float]) -> None:
 
 
 @given(waits, waits, st.floats(min_value=0, max_value=1, exclude_max=True))
-def test_the_longest_quiet_time_holds(first: float, second: float, jitter: float) -> None:
-    """Nothing passes before the end of the longest quiet time, and everything soon after it."""
+def test_the_longest_throttling_holds(first: float, second: float, jitter: float) -> None:
+    """Nothing passes before the end of the longest throttling, and everything soon after it."""
     gate, end = RateGate(None), max(first, second)
     gate.throttle(0, first)
     gate.throttle(0, second)
@@ -59,7 +59,7 @@ def test_the_longest_quiet_time_holds(first: float, second: float, jitter: float
 
 @pytest.mark.anyio
 async def test_at_most_so_many_at_once() -> None:
-    """Never more calls than connections hold a slot, and all of them get one."""
+    """At most as many calls as connections hold a slot at once, and each call gets one."""
     limiter, inside, most = RateLimiter(VirtualClock(), lambda: 0.5, connections=3), 0, 0
 
     async def call() -> None:
@@ -75,8 +75,8 @@ async def test_at_most_so_many_at_once() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_call_that_fails_gives_its_place_back() -> None:
-    """An error inside a slot frees it."""
+async def test_a_call_that_fails_releases_its_slot() -> None:
+    """An error inside a slot releases it."""
     limiter = RateLimiter(VirtualClock(), lambda: 0.5, connections=1)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
@@ -87,8 +87,8 @@ async def test_a_call_that_fails_gives_its_place_back() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_cancelled_waiter_gives_its_place_back() -> None:
-    """Who waits for a connection and is cancelled neither keeps a slot nor holds up those behind."""
+async def test_a_cancelled_waiter_holds_no_slot() -> None:
+    """A call that is cancelled while it waits for a connection keeps no slot and does not delay others."""
     limiter, order = RateLimiter(VirtualClock(), lambda: 0.5, connections=1), []
     release = asyncio.Event()
 
@@ -127,6 +127,21 @@ async def test_cancelled_waiters_leave_the_rate_to_others() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_call_cancelled_by_the_rate_releases_its_connection() -> None:
+    """A call that is cancelled while the rate holds it back does not keep the connection that it had taken."""
+    clock = VirtualClock()
+    limiter = RateLimiter(clock, lambda: 0.5, connections=1, per_second=1)
+    async with limiter.slot(math.inf):
+        pass
+    call = asyncio.create_task(limiter.acquire(math.inf))
+    await support.until(lambda: limiter.waiting)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    async with asyncio.timeout(5), limiter.slot(math.inf):
+        assert (limiter.open, limiter.free, limiter.waiting) == (1, 0, 0)
+
+
+@pytest.mark.anyio
 async def test_the_rate_holds_for_calls_that_waited_for_a_connection() -> None:
     """Calls that queue up behind a slow one leave no faster than the rate when it ends."""
     clock, left = VirtualClock(), list[float]()
@@ -142,20 +157,20 @@ async def test_the_rate_holds_for_calls_that_waited_for_a_connection() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_deadline_bounds_the_wait_at_a_shut_gate() -> None:
-    """A gate that stays shut beyond the deadline ends the wait at the deadline, as a timeout."""
+async def test_a_deadline_bounds_the_wait_while_throttled() -> None:
+    """Throttling that lasts longer than the deadline ends the wait at the deadline, as a timeout."""
     clock = VirtualClock()
     limiter = RateLimiter(clock, lambda: 0.5, connections=1)
     limiter.throttle(60)
     with pytest.raises(TimeoutError):
         async with limiter.slot(5.0):
-            pytest.fail("the gate was shut")
+            pytest.fail("the limiter was throttled")
     assert clock.monotonic() == 5.0
 
 
 @pytest.mark.anyio
 async def test_calls_beyond_the_connections_start_again_staggered_too() -> None:
-    """After a quiet time a crowd comes back evenly over a quarter of it, however few connections there are."""
+    """After throttling, waiting calls restart evenly over a quarter of its time, however few connections there are."""
     clock, left, seed = VirtualClock(), list[float](), Random(1)
     limiter = RateLimiter(clock, seed.random, connections=10)
     limiter.throttle(60)
@@ -172,15 +187,15 @@ async def test_calls_beyond_the_connections_start_again_staggered_too() -> None:
 
 
 @pytest.mark.anyio
-async def test_calls_beyond_the_connections_keep_their_deadlines_at_a_shut_gate() -> None:
-    """A quiet time longer than the deadline ends every wait at the deadline, not only those that hold a connection."""
+async def test_calls_beyond_the_connections_keep_their_deadlines_while_throttled() -> None:
+    """Throttling beyond the deadline ends every wait at the deadline, not only those of calls with a connection."""
     clock = VirtualClock()
     limiter = RateLimiter(clock, lambda: 0.5, connections=2)
     limiter.throttle(60)
 
     async def call() -> None:
         async with limiter.slot(5.0):
-            pytest.fail("the gate was shut")
+            pytest.fail("the limiter was throttled")
 
     ended = await asyncio.gather(*(call() for _ in range(10)), return_exceptions=True)
     assert {type(error) for error in ended} == {TimeoutError}
@@ -194,7 +209,7 @@ async def slow(request: web.BaseRequest) -> web.Response:
 
 @pytest.mark.anyio
 async def test_waiting_for_a_connection_costs_no_request_time() -> None:
-    """Five calls over one connection each have the whole request timeout for themselves."""
+    """Of five calls over one connection, each has the whole request timeout to itself."""
     async with (
         support.serve(slow) as url,
         support.session(url, max_connections=1, request_timeout=0.15, retry=RetryPolicy(attempts=1)) as nairi,
@@ -204,7 +219,7 @@ async def test_waiting_for_a_connection_costs_no_request_time() -> None:
 
 @pytest.mark.anyio
 async def test_waiting_behind_a_limit_costs_no_attempts() -> None:
-    """A call that others' limit held back for longer than retries may take is still tried again when it fails."""
+    """A call that was throttled for longer than retries may take is still tried again when it fails."""
     clock = VirtualClock()
     steps = (support.answer(500, "oops"), support.answer(200, support.MESSAGE))
     async with (
@@ -235,7 +250,7 @@ async def test_a_read_whose_time_is_over_is_not_sent() -> None:
 
 
 class Limited:
-    """A service that refuses its first request and notes, in virtual time, when each came."""
+    """A service that refuses its first request and records, in virtual time, when each came."""
 
     def __init__(self, clock: VirtualClock, *headers: tuple[str, str]) -> None:
         self.received_at: list[float] = []
@@ -251,7 +266,7 @@ class Limited:
 
 @pytest.mark.anyio
 async def test_retry_after_holds_back_calls_that_come_later() -> None:
-    """A limit told to one call is every call's: what is called during the quiet time leaves after it."""
+    """A `Retry-After` of one response throttles the session: calls made meanwhile leave after it."""
     clock = VirtualClock()
     service = Limited(clock, ("Retry-After", "30"))
     async with support.serve(service) as url, support.session(url, clock=clock) as nairi:
@@ -264,7 +279,7 @@ async def test_retry_after_holds_back_calls_that_come_later() -> None:
 
 @pytest.mark.anyio
 async def test_retry_after_holds_back_calls_that_wait_for_a_connection() -> None:
-    """A call that was queued before the limit was told must not run into it either."""
+    """A call that was queued before the refusal does not run into the limit either."""
     clock = VirtualClock()
     service = Limited(clock, ("Retry-After", "30"))
     async with support.serve(service) as url, support.session(url, clock=clock, max_connections=1) as nairi:
@@ -275,7 +290,7 @@ async def test_retry_after_holds_back_calls_that_wait_for_a_connection() -> None
 
 @pytest.mark.anyio
 async def test_requests_per_second_spaces_requests() -> None:
-    """A session told to ask twice a second does."""
+    """With `requests_per_second=2`, requests leave half a second apart."""
     clock = VirtualClock()
     service = Limited(clock)
     async with support.serve(service) as url, support.session(url, clock=clock, requests_per_second=2) as nairi:

@@ -30,7 +30,7 @@ from nairi_async import (
 from nairi_async._core.retry import delay_before_retry, is_refusal, is_transient, parse_retry_after
 
 NOW = 1_775_000_000.0
-HUGE = pytest.param(10**400, id="more than a float holds")
+HUGE = pytest.param(10**400, id="more than a float can hold")
 DURATIONS = ("total", "wait_initial", "wait_max", "retry_after_max")
 
 lengths = st.floats(min_value=0, max_value=1e6)
@@ -51,7 +51,7 @@ errors = st.one_of(
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, 2.5, True, "3", None, math.inf])
 def test_attempts_are_a_count(value: Any) -> None:
-    """A number of attempts that is no whole number of at least one is refused by name."""
+    """`attempts` must be a whole number of at least one; the error names it."""
     with pytest.raises(ConfigurationError, match="attempts"):
         RetryPolicy(attempts=value)
 
@@ -61,7 +61,7 @@ def test_attempts_are_a_count(value: Any) -> None:
     "value", [-1, -0.001, math.nan, -math.inf, timedelta(seconds=-1), "1", None, True, [1], 10**400]
 )
 def test_durations_are_lengths_of_time(name: str, value: Any) -> None:
-    """A duration that is no length of time is a configuration error."""
+    """A duration that is not a length of time is a configuration error."""
     with pytest.raises(ConfigurationError):
         RetryPolicy(**{name: value})
 
@@ -78,8 +78,8 @@ def test_a_policy_cannot_be_changed() -> None:
         RetryPolicy().attempts = 7  # type: ignore[misc]
 
 
-def test_a_service_that_is_at_work_is_let_alone_for_a_second_at_first() -> None:
-    """Coming back at once meets the same work; each wait is about twice the one before, within the policy."""
+def test_a_busy_service_is_asked_again_after_a_second() -> None:
+    """The first wait is about a second, and each further one about twice as long, within the policy."""
     policy, busy = RetryPolicy(attempts=7), ConflictError(409, "x")
     for jitter, factor in [(0.0, 0.75), (0.5, 1.0)]:
         delays = [
@@ -112,7 +112,7 @@ def test_waits_stay_within_the_policy(
 
 @given(st.integers(min_value=1, max_value=5), jitters)
 def test_waits_double_under_full_jitter(attempt: int, jitter: float) -> None:
-    """The wait is drawn evenly from nothing up to a bound that doubles with each attempt."""
+    """The wait is drawn evenly between 0 and a bound that doubles with each attempt."""
     policy = RetryPolicy(wait_initial=0.5, wait_max=1e9)
     broken = ConnectionFailedError("broken")
     delay = delay_before_retry(policy, broken, attempt=attempt, elapsed=0, jitter=jitter)
@@ -122,8 +122,8 @@ def test_waits_double_under_full_jitter(attempt: int, jitter: float) -> None:
 def test_a_retry_after_beyond_the_cap_is_not_waited_for() -> None:
     """The cap itself is waited for; a longer wait gives up at once."""
     policy = RetryPolicy(retry_after_max=60, total=math.inf)
-    told = [RateLimitedError(429, "slow down", wait) for wait in (60.0, 60.1)]
-    assert [delay_before_retry(policy, one, attempt=1, elapsed=0, jitter=0) for one in told] == [60.0, None]
+    refusals = [RateLimitedError(429, "slow down", wait) for wait in (60.0, 60.1)]
+    assert [delay_before_retry(policy, one, attempt=1, elapsed=0, jitter=0) for one in refusals] == [60.0, None]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_retry_after_beyond_the_cap_is_not_waited_for() -> None:
     ],
 )
 def test_retry_after_is_read_or_ignored(text: str | None, seconds: float | None) -> None:
-    """Seconds are understood whole or not; what is past, not finite or unreadable counts as not sent."""
+    """Seconds may have a fraction; a time in the past, or one that is not finite or readable, is ignored."""
     assert parse_retry_after(text, NOW) == seconds
 
 
@@ -167,14 +167,14 @@ def test_retry_after_is_read_or_ignored(text: str | None, seconds: float | None)
     ids=["rfc 5322", "rfc 850", "asctime", "no zone", "offset"],
 )
 def test_retry_after_dates_are_understood(written: Any) -> None:
-    """Every form of an HTTP date gives the seconds from now."""
+    """Every form of an HTTP date is understood as seconds from now."""
     date = datetime.fromtimestamp(NOW + 90, UTC)
     assert parse_retry_after(written(date), NOW) == 90.0
 
 
 @given(st.text())
 def test_retry_after_never_raises(text: str) -> None:
-    """Whatever stands in the header, the result is a wait that can be waited for, or none."""
+    """Any header gives a finite wait, or none."""
     seconds = parse_retry_after(text, NOW)
     assert seconds is None or (seconds >= 0 and math.isfinite(seconds))
 
@@ -215,20 +215,20 @@ def status(kind: type[StatusError], code: int, retry_after: float | None = None)
     ],
 )
 def test_what_is_tried_again(error: NairiError, *, reads: bool, prompts: bool) -> None:
-    """Reads are tried again after passing faults; prompts only when they provably did not run."""
+    """Reads are tried again after transient faults; prompts only when they provably did not run."""
     assert is_transient(error, idempotent=True) is reads
     assert is_transient(error, idempotent=False) is prompts
 
 
-def test_an_unreadable_answer_passes_only_where_asked_for() -> None:
-    """Watching counts an unreadable answer as a passing fault, and never for a prompt."""
+def test_an_unreadable_response_is_transient_only_where_asked_for() -> None:
+    """An unreadable response is a transient fault for watching, and never for a prompt."""
     unreadable = DecodeError("x")
     assert is_transient(unreadable, idempotent=True, unreadable=True)
     assert not is_transient(unreadable, idempotent=False, unreadable=True)
 
 
-def test_a_refusal_is_said_in_so_many_words() -> None:
-    """Only 429, and 503 with a time to come back, say that the request was not taken."""
-    told = [status(RateLimitedError, 429), status(ServerError, 503, 1.0), status(ServerError, 503)]
-    assert [is_refusal(error) for error in told] == [True, True, False]
+def test_what_counts_as_a_refusal() -> None:
+    """Only 429, and 503 with `Retry-After`, say that the request was not accepted."""
+    refusals = [status(RateLimitedError, 429), status(ServerError, 503, 1.0), status(ServerError, 503)]
+    assert [is_refusal(error) for error in refusals] == [True, True, False]
     assert not is_refusal(ConnectionFailedError("x"))

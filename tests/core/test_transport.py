@@ -112,7 +112,7 @@ BROKEN_IDS = [
 
 @pytest.mark.parametrize("fault", [*BROKEN, Act.CLOSE_UNREAD, Act.RESET_UNREAD], ids=[*BROKEN_IDS, "unread", "rst"])
 async def test_a_read_survives_a_broken_connection(fault: Step) -> None:
-    """A read whose answer does not come back whole is made again."""
+    """A read whose response does not arrive whole is made again."""
     async with RawServer(fault, read_ok) as server, support.session(server.url) as nairi:
         assert (await nairi.message("cmsg_1")).content == "Hello"
 
@@ -120,7 +120,7 @@ async def test_a_read_survives_a_broken_connection(fault: Step) -> None:
 @pytest.mark.parametrize("fault", BROKEN, ids=BROKEN_IDS)
 @pytest.mark.parametrize(("call", "line"), [(start, START), (continue_, CONTINUE)], ids=["start", "continue"])
 async def test_a_prompt_is_not_sent_again_into_the_unknown(fault: Step, call: Any, line: str) -> None:
-    """A prompt that left and was not answered is one request and an unknown outcome."""
+    """A prompt that left without a response is one request and an unknown outcome."""
     async with RawServer(fault, start_ok) as server:
         error = await failure(call, server)
         assert server.lines == [line]
@@ -142,7 +142,7 @@ async def test_a_read_that_keeps_failing_says_so(fault: Step) -> None:
 
 @pytest.mark.parametrize("call", [read, start, continue_])
 async def test_a_refused_connection_is_tried_again(call: Any) -> None:
-    """No connection is no request: reads and prompts alike are tried as often as the policy says, then raise."""
+    """Without a connection there is no request: reads and prompts are tried as often as the policy says, then raise."""
     clock = VirtualClock()
     url = f"http://127.0.0.1:{support.free_port()}"
     async with support.session(url, clock=clock, retry=RetryPolicy(attempts=4)) as nairi:
@@ -154,7 +154,7 @@ async def test_a_refused_connection_is_tried_again(call: Any) -> None:
 
 
 async def test_a_prompt_goes_out_when_the_service_comes_up() -> None:
-    """A prompt that met a refused connection is delivered, once, when there is somebody to take it."""
+    """A prompt whose connection was refused is delivered once, as soon as a server listens."""
     async with RawServer(start_ok) as server:
         port = support.free_port()
 
@@ -180,7 +180,7 @@ async def test_a_prompt_goes_out_when_the_service_comes_up() -> None:
 
 @pytest.mark.parametrize("base", ["https://a..b", f"https://{'a' * 64}.example"], ids=["empty label", "long label"])
 async def test_a_host_that_no_resolver_takes_is_a_typed_error(base: str) -> None:
-    """A host name that cannot even be looked up is refused at construction or fails as a connection does."""
+    """A host name that cannot be looked up is refused at construction, or fails as a connection does."""
     with pytest.raises(NairiError):
         async with support.session(base) as nairi:
             await nairi.message("cmsg_1")
@@ -204,7 +204,7 @@ async def test_a_read_that_takes_too_long_times_out(fault: Step) -> None:
 
 @pytest.mark.parametrize("fault", SILENT, ids=["hang", "drip"])
 async def test_a_prompt_that_takes_too_long_has_an_unknown_outcome(fault: Step) -> None:
-    """A prompt that was not answered in time is one request and an unknown outcome, caused by the timeout."""
+    """A prompt without a response in time is one request and an unknown outcome, caused by the timeout."""
     async with RawServer(fault) as server:
         error = await failure(start, server, request_timeout=0.15)
         assert server.lines == [START]
@@ -212,7 +212,7 @@ async def test_a_prompt_that_takes_too_long_has_an_unknown_outcome(fault: Step) 
     assert isinstance(error.__cause__, RequestTimeoutError)
 
 
-# Answers that cannot be read.
+# Responses that cannot be read.
 
 UNREADABLE = {
     "empty": b"",
@@ -237,7 +237,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
 async def test_an_unreadable_answer_to_a_prompt_has_an_unknown_outcome(body: bytes) -> None:
-    """A success that does not say what was started is one request, and both an unknown outcome and a decode error."""
+    """A success that names no turn is one request, and both an unknown outcome and a decode error."""
     async with RawServer(answer(200, body)) as server:
         error = await failure(start, server)
         assert server.lines == [START]
@@ -249,7 +249,7 @@ async def test_an_unreadable_answer_to_a_prompt_has_an_unknown_outcome(body: byt
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
 @pytest.mark.parametrize("method", ["message", "messages"])
 async def test_an_unreadable_answer_to_a_read_is_a_decode_error(body: bytes, method: str) -> None:
-    """What is not JSON or not of the documented shape is a decode error that says where and shows the beginning."""
+    """A body that is not JSON of the documented shape is a decode error with the path and the body's beginning."""
     async with RawServer(answer(200, body)) as server, support.session(server.url) as nairi:
         with pytest.raises(DecodeError) as caught:
             await getattr(nairi, method)("job_1")
@@ -273,7 +273,7 @@ async def test_a_prompt_answered_without_a_turn_has_an_unknown_outcome(status: i
 @pytest.mark.parametrize("status", [200, 201, 202])
 @pytest.mark.parametrize("call", [start, continue_])
 async def test_every_success_code_counts(status: int, call: Any) -> None:
-    """Which success code start and continue use is not documented, so each is taken."""
+    """The success codes of start and continue are not documented, so each is accepted."""
     async with RawServer(answer(status, STARTED)) as server, support.session(server.url) as nairi:
         assert await call(nairi) == Turn("job_1", "cmsg_1")
 
@@ -287,7 +287,7 @@ async def test_a_compressed_answer_that_breaks_off_is_a_decode_error(call: Any, 
 
 
 async def test_a_message_survives_odd_numbers() -> None:
-    """NaN, infinite and gigantic figures cost at most the figure, never the message."""
+    """NaN, infinite and huge numbers cost at most the number, never the message."""
     odd = '{"id":"m","role":"assistant","status":"completed","content":"Hi","cost_usd":%s,"input_tokens":%s}'
     bodies = [odd % pair for pair in (("NaN", "1"), ("Infinity", "-Infinity"), ("1e400", "2"), ("0.0000000001", "1e5"))]
     async with RawServer(*(answer(200, body) for body in bodies)) as server, support.session(server.url) as nairi:
@@ -310,7 +310,7 @@ async def test_nesting_inside_a_message_never_escapes_as_a_recursion_error(depth
             assert "RecursionError" in str(error.__cause__)  # noqa: PT017 - either way is right
 
 
-# Answers that are too large.
+# Responses that are too large.
 
 
 def chunked(pieces: int, size: int) -> bytes:
@@ -355,7 +355,7 @@ async def test_a_body_at_the_limit_is_read() -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 async def test_a_compressed_bomb_costs_little_memory(coding: str) -> None:
-    """The limit counts decompressed bytes, and a small body that unfolds to a huge one is never held whole."""
+    """The limit counts decompressed bytes, and a small body that decompresses to a huge one is never held whole."""
     packed = bomb(coding)
     async with RawServer(packed) as server, support.client(server.url) as http:
         tracemalloc.start()
@@ -378,7 +378,7 @@ async def test_a_prompt_with_too_large_an_answer_has_an_unknown_outcome() -> Non
 
 
 async def test_a_huge_error_page_still_gives_its_status() -> None:
-    """Of an endless error page only the beginning is read, and the status is what counts."""
+    """Only the beginning of an endless error page is read, and the error has its status."""
     page = b"HTTP/1.1 403 No\r\nContent-Length: 999999999999\r\n\r\n<html>blocked" + SMALL * b"x"
     async with RawServer(page) as server:
         error = await failure(read, server)
@@ -416,7 +416,7 @@ async def test_refusals_are_typed_and_final(status: int, text: str, kind: type[S
 
 @pytest.mark.parametrize("body", [b"", b"<html>gone</html>", b'{"error":{"code":7}}', b"[]", 100_000 * b"["])
 async def test_refusals_of_any_shape_are_typed(body: bytes) -> None:
-    """An error answer that is not of the documented shape is still typed by its status, with a short text."""
+    """An error response of another shape than the documented one is typed by its status, with a short text."""
     async with RawServer(answer(404, body)) as server:
         error = await failure(read, server)
     assert isinstance(error, NotFoundError)
@@ -426,7 +426,7 @@ async def test_refusals_of_any_shape_are_typed(body: bytes) -> None:
 @pytest.mark.parametrize("call", [read, start, continue_])
 @pytest.mark.parametrize("headers", [(), ("Retry-After: 7",), ("Retry-After: Thu, 01 Jan 1970 00:00:00 GMT",)])
 async def test_a_rate_limit_is_waited_for(call: Any, headers: tuple[str, ...]) -> None:
-    """A 429 did not run, so reads and prompts are sent again, after the time asked for."""
+    """A request refused with 429 did not run, so reads and prompts are sent again after `Retry-After`."""
     clock = VirtualClock()
     limited, fine = refusal(429, "slow down", *headers), answer(200, STARTED[:-1] + b"," + MESSAGE[1:])
     async with RawServer(limited, limited, fine) as server, support.session(server.url, clock=clock) as nairi:
@@ -437,7 +437,7 @@ async def test_a_rate_limit_is_waited_for(call: Any, headers: tuple[str, ...]) -
 
 @pytest.mark.parametrize("call", [read, start])
 async def test_a_rate_limit_that_lasts_is_raised_as_such(call: Any) -> None:
-    """A prompt that was refused to the last did not run: the error is the refusal, not an unknown outcome."""
+    """A prompt that every attempt refused did not run: the error is the refusal, not an unknown outcome."""
     async with RawServer(refusal(429, "slow down", "Retry-After: 1")) as server:
         error = await failure(call, server, retry=RetryPolicy(attempts=3))
         assert len(server.seen) == 3
@@ -446,7 +446,7 @@ async def test_a_rate_limit_that_lasts_is_raised_as_such(call: Any) -> None:
 
 
 async def test_a_limit_beyond_the_cap_is_raised_at_once() -> None:
-    """A `Retry-After` of a day is the caller's to decide on."""
+    """A `Retry-After` of a day is raised at once, for the caller to decide."""
     async with RawServer(refusal(429, "tomorrow", "Retry-After: 86400")) as server:
         error = await failure(start, server)
         assert len(server.seen) == 1
@@ -456,10 +456,10 @@ async def test_a_limit_beyond_the_cap_is_raised_at_once() -> None:
 
 @pytest.mark.parametrize("hours", [-24, 0, 24])
 async def test_a_date_to_come_back_is_read_by_the_clock_that_wrote_it(hours: int) -> None:
-    """A service whose clock is a day off still refuses, and is asked again when it meant."""
+    """A `Retry-After` date is compared with the service's own clock, even where that is a day off."""
     clock = VirtualClock()
-    told = clock.time() + hours * 3600
-    headers = (f"Date: {formatdate(told, usegmt=True)}", f"Retry-After: {formatdate(told + 9, usegmt=True)}")
+    at = clock.time() + hours * 3600
+    headers = (f"Date: {formatdate(at, usegmt=True)}", f"Retry-After: {formatdate(at + 9, usegmt=True)}")
     async with (
         RawServer(refusal(503, "busy", *headers), start_ok) as server,
         support.session(server.url, clock=clock) as nairi,
@@ -470,7 +470,7 @@ async def test_a_date_to_come_back_is_read_by_the_clock_that_wrote_it(hours: int
 
 
 async def test_a_prompt_goes_out_again_after_a_503_that_refuses_it() -> None:
-    """A 503 with a time to come back is a refusal, and the prompt is sent again."""
+    """A 503 with `Retry-After` is a refusal, and the prompt is sent again."""
     clock = VirtualClock()
     busy = refusal(503, "busy", "Retry-After: 3")
     async with RawServer(busy, start_ok) as server, support.session(server.url, clock=clock) as nairi:
@@ -500,7 +500,7 @@ async def test_a_prompt_is_not_sent_again_after_a_server_error(
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 520, 408, 425])
 async def test_a_read_is_made_again_after_a_passing_status(status: int) -> None:
-    """A server error, HTML page or not, costs a read only another attempt."""
+    """After a server error, HTML page or not, a read is made again."""
     page = answer(status, b"<html>Bad gateway</html>")
     async with RawServer(page, page, read_ok) as server, support.session(server.url) as nairi:
         assert (await nairi.message("cmsg_1")).content == "Hello"
@@ -508,7 +508,7 @@ async def test_a_read_is_made_again_after_a_passing_status(status: int) -> None:
 
 
 async def test_an_error_page_is_shown_short() -> None:
-    """Of an HTML error page, the error holds the beginning on one line."""
+    """The error quotes the beginning of an HTML error page on one line."""
     async with RawServer(answer(502, b"<html>\r\n<h1>Bad gateway</h1>" + 5000 * b" x")) as server:
         error = await failure(read, server, retry=RetryPolicy(attempts=1))
     assert isinstance(error, ServerError)
@@ -549,7 +549,7 @@ async def test_a_request_carries_what_the_service_asks_for() -> None:
 
 
 async def test_connections_are_used_again() -> None:
-    """Calls one after another share a connection, whatever their status."""
+    """Calls one after another share a connection, also after errors."""
     async with RawServer(read_ok, refusal(404, "gone"), read_ok) as server, support.session(server.url) as nairi:
         await nairi.message("cmsg_1")
         with pytest.raises(NotFoundError):
@@ -559,7 +559,7 @@ async def test_connections_are_used_again() -> None:
 
 
 async def test_cookies_are_not_kept() -> None:
-    """The service cannot make the session remember anything."""
+    """The session stores no cookies."""
     crumbs = answer(200, MESSAGE, "Set-Cookie: a=b; Path=/")
     async with RawServer(crumbs) as server, support.session(server.url) as nairi:
         await nairi.message("cmsg_1")
@@ -585,7 +585,7 @@ async def test_a_kept_connection_that_the_server_closed_is_replaced(call: Any) -
 
 
 async def test_a_read_survives_the_race_with_a_closing_connection() -> None:
-    """A read that meets a kept connection in the moment of its closing is made again."""
+    """A read over a kept connection that closes at that moment is made again."""
     async with RawServer(read_ok, Act.CLOSE, read_ok) as server, support.session(server.url) as nairi:
         for _ in range(2):
             assert (await nairi.message("cmsg_1")).content == "Hello"
@@ -619,7 +619,7 @@ def server_tls(authority: trustme.CA) -> ssl.SSLContext:
 
 @pytest.mark.parametrize("call", [read, start])
 async def test_a_certificate_of_nobody_is_refused(server_tls: ssl.SSLContext, call: Any) -> None:
-    """A server that cannot prove who it is gets no request and so no key."""
+    """A server whose certificate is not trusted gets no request, and so no key."""
     async with RawServer(read_ok, ssl=server_tls) as server:
         error = await failure(call, server, retry=RetryPolicy(attempts=2))
         assert server.seen == []
@@ -627,7 +627,7 @@ async def test_a_certificate_of_nobody_is_refused(server_tls: ssl.SSLContext, ca
 
 
 async def test_own_trust_goes_in_through_http(authority: trustme.CA, server_tls: ssl.SSLContext) -> None:
-    """A lent aiohttp session brings its own TLS, which is used as it is."""
+    """The TLS settings of a lent aiohttp session are used."""
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     async with (
@@ -640,7 +640,7 @@ async def test_own_trust_goes_in_through_http(authority: trustme.CA, server_tls:
 
 @pytest.mark.parametrize("call", [read, start])
 async def test_a_server_without_tls_is_a_failed_connection(call: Any) -> None:
-    """Speaking TLS to a server that speaks plain http sends nothing and is a failed connection."""
+    """TLS with a server that speaks plain http sends nothing and is a failed connection."""
     received_at = []
 
     async def plain(request: web.BaseRequest) -> web.Response:

@@ -1,4 +1,4 @@
-"""Answers made to do harm: typed errors in bounded time and memory, and secrets that stay where they are."""
+"""Harmful responses: typed errors in bounded time and memory, and no secret shown."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def timeline(content: str) -> bytes:
     ids=["objects", "numbers", "lists", "mixed", "nested"],
 )
 def test_millions_of_tiny_values_are_refused_unread(body: bytes) -> None:
-    """An answer of far more values than a conversation has is refused before it is unfolded in memory."""
+    """A response with far more values than a conversation has is refused before it is decoded."""
     for decode in (wire.decode_timeline, IncrementalDecoder().decode):
         with pytest.raises(DecodeError) as caught:
             decode(body)
@@ -63,7 +63,7 @@ def test_millions_of_tiny_values_are_refused_unread(body: bytes) -> None:
 
 @pytest.mark.parametrize("text", [MANY * ",", MANY * "{[", MANY * '\\",'], ids=["commas", "brackets", "quotes"])
 def test_what_is_written_in_a_text_is_no_value(text: str) -> None:
-    """A long text full of commas and brackets, a table for example, is a text."""
+    """A long text full of commas and brackets, such as a table, is accepted."""
     body = json.dumps({"messages": [{"id": "a", "content": text}]}).encode()
     for decode in (wire.decode_timeline, IncrementalDecoder().decode):
         assert [message.content for message in decode(body)] == [text]
@@ -71,7 +71,7 @@ def test_what_is_written_in_a_text_is_no_value(text: str) -> None:
 
 @pytest.mark.parametrize("body", [b'"' + MANY * b'\\"', MANY * b'",', MANY * b'"\\'], ids=["escaped", "open", "odd"])
 def test_unbalanced_quotes_cost_no_more_than_others(body: bytes) -> None:
-    """The weighing of an answer takes time in proportion to its length, whatever it is made of."""
+    """Counting the values of any body takes time proportional to its length."""
     started_at = time.process_time()
     with pytest.raises(DecodeError):
         wire.decode_timeline(body)
@@ -97,7 +97,7 @@ async def test_a_body_that_says_that_it_is_too_large_is_not_read() -> None:
 
 @asynccontextmanager
 async def flooding(head: bytes, piece: bytes) -> AsyncIterator[str]:
-    """A server that answers each request without end."""
+    """Serve responses that never end."""
 
     async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -114,7 +114,7 @@ async def flooding(head: bytes, piece: bytes) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
-        # The handlers' connections break with the client's; they end by themselves.
+        # The handlers end when the client's connections break.
         await asyncio.sleep(0)
 
 
@@ -132,7 +132,7 @@ async def flooding(head: bytes, piece: bytes) -> AsyncIterator[str]:
     ids=["body", "chunks", "headers", "one header", "trailers", "early hints", "error page"],
 )
 async def test_an_answer_without_an_end_ends(head: bytes, piece: bytes) -> None:
-    """Whatever part of an answer goes on for ever, the call ends within the timeout, in a typed error."""
+    """Whichever part of a response never ends, the call ends within the timeout, in a typed error."""
     async with flooding(head, piece) as url, support.session(url, retry=ONCE, request_timeout=0.5) as nairi:
         tracemalloc.start()
         with pytest.raises(NairiError):
@@ -157,7 +157,7 @@ def test_figures_beyond_reason_are_no_cost() -> None:
 
 
 async def test_a_cost_beyond_reason_does_not_cost_the_reply(nairi: NairiSession, simulator: Simulator) -> None:
-    """The session's sums go on."""
+    """The session's sums stay usable."""
     figures = [Say("a", usage={"cost_usd": "9e999999"}), Say("b", usage={"cost_usd": "9e999999"})]
     simulator.agent("my-agent", [*figures, Say("c", usage={"cost_usd": "0.5"})])
     reply = await nairi.ask("my-agent", "Hello")
@@ -167,7 +167,7 @@ async def test_a_cost_beyond_reason_does_not_cost_the_reply(nairi: NairiSession,
 
 @pytest.mark.parametrize("written", ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 async def test_the_ends_of_the_calendar_are_no_time(nairi: NairiSession, simulator: Simulator, written: str) -> None:
-    """A list dated so that reckoning would leave the calendar is read, kept up with and watched all the same."""
+    """A list with dates at the end of the calendar is read, synchronised and watched all the same."""
 
     async def date(request: web.Request, response: web.StreamResponse) -> web.StreamResponse | None:
         if not request.path.endswith("/conversations") or not isinstance(response, web.Response):
@@ -209,7 +209,7 @@ def test_progress_nested_beyond_reason_can_be_handled(depth: int) -> None:
 
 
 def test_subagents_of_subagents_without_end_make_a_tree_that_can_be_walked() -> None:
-    """A chain of thousands of calls, each begun by the one before, is cut into pieces; none is missing."""
+    """A chain of thousands of calls, each started by the one before, is cut into pieces, and none is missing."""
     events = [
         {
             "id": f"m{number}",
@@ -229,7 +229,7 @@ def test_subagents_of_subagents_without_end_make_a_tree_that_can_be_walked() -> 
 
 
 def test_agents_in_great_numbers_do_not_stop_the_event_loop() -> None:
-    """Close names of an agent that is not there are looked for among a bounded number of names of bounded length."""
+    """Close names of an unknown agent are searched among a bounded number of names of bounded length."""
     agents = [Agent(id=str(number), name=50 * "ab" + str(number), agent_id=2_000 * "ab") for number in range(100_000)]
     started_at = time.process_time()
     assert close_names(50 * "ab", agents)
@@ -248,7 +248,7 @@ ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil\u2066\r\nsecond line\x00"
     ids=["error", "page", "bytes"],
 )
 async def test_what_the_service_says_moves_no_cursor(body: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """Errors and log records are looked at in terminals: neither holds a stranger's escapes, overrides or line ends."""
+    """Neither errors nor log records hold escapes, overrides or line ends of a response: they are read in terminals."""
     caplog.set_level("DEBUG", "nairi_async")
     for status in (404, 500):
         async with RawServer(answer(status, body)) as server, support.session(server.url, retry=ONCE) as nairi:
@@ -261,7 +261,7 @@ async def test_what_the_service_says_moves_no_cursor(body: bytes, caplog: pytest
 async def test_a_listing_switched_off_is_told_without_escapes(
     nairi: NairiSession, simulator: Simulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The one warning that repeats the service's words, which Python prints on its own, is printable."""
+    """The one warning that quotes the service, which Python prints by itself, is printable."""
 
     async def refuse(request: web.Request) -> web.Response | None:
         is_listing = request.path.endswith("/conversations")
@@ -271,9 +271,9 @@ async def test_a_listing_switched_off_is_told_without_escapes(
     simulator.agent("my-agent", [Tool("Bash", seconds=100), Say("Done.")])
     turns = [await nairi.start("my-agent", f"p{number}") for number in range(20)]
     await asyncio.gather(*(nairi.reply(turn) for turn in turns))
-    told = [record.getMessage() for record in caplog.records if "no longer used to announce" in record.getMessage()]
-    assert len(told) == 1
-    assert told[0].isprintable()
+    warnings = [record.getMessage() for record in caplog.records if "no longer used to announce" in record.getMessage()]
+    assert len(warnings) == 1
+    assert warnings[0].isprintable()
 
 
 # The key.
@@ -281,7 +281,7 @@ async def test_a_listing_switched_off_is_told_without_escapes(
 
 @pytest.mark.parametrize("refused", [refusal, answer], ids=["error", "page"])
 async def test_no_part_of_the_key_is_shown_where_a_text_is_cut(refused: Callable[[int, str], bytes]) -> None:
-    """A service that repeats the request's headers at any place of a long text makes no error show half of the key."""
+    """Where a response repeats the request's headers at any place of a long text, no error shows half of the key."""
     for place in range(150, 205, 3):
         echo = f"{'x' * place} Bearer {KEY} {'y' * 300}"
         steps = (refused(404, echo), answer(200, echo))
@@ -293,6 +293,6 @@ async def test_no_part_of_the_key_is_shown_where_a_text_is_cut(refused: Callable
 
 
 def test_a_name_that_cannot_be_typed_is_not_offered() -> None:
-    """Names of agents stand in the text of an error, and only those that a terminal shows as they are."""
+    """An error lists only names of agents that a terminal shows as they are."""
     agents = [Agent(id="1", name="a", agent_id="my-agent\x1b[31m"), Agent(id="2", name="b", agent_id="my-agents")]
     assert close_names("my-agent", agents) == ("my-agents",)

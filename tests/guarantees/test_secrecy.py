@@ -45,23 +45,23 @@ ECHOING: dict[str, Step] = {
 
 
 def shown(error: BaseException) -> Iterator[str]:
-    """Give everything that a report of an error may print of it and of what led to it."""
+    """Yield everything that a report of an error may print of it and of its causes."""
     for link in support.chain(error):
         yield from (repr(link), str(link), repr(link.args), repr(vars(link)), *getattr(link, "__notes__", ()))
         yield "".join(traceback.format_exception(link))
 
 
 def locals_of_ours(error: BaseException) -> Iterator[str]:
-    """Give the local variables of the library's own frames, as a report with locals prints them."""
+    """Yield the local variables of the library's own frames, as a report with locals prints them."""
     for link in support.chain(error):
-        told = traceback.TracebackException.from_exception(link, capture_locals=True)
-        for frame in told.stack:
+        report = traceback.TracebackException.from_exception(link, capture_locals=True)
+        for frame in report.stack:
             if "nairi_async" in frame.filename:
                 yield from (frame.locals or {}).values()
 
 
 async def failure(server: RawServer, method: str) -> NairiError:
-    """Return what a call ends with; nothing of the caller's frames is in its traceback."""
+    """Return the error that a call ends with; its traceback has no frame of the caller."""
     options: dict[str, Any] = {"request_timeout": 0.1, "retry": RetryPolicy(attempts=2)}
     async with support.session(server.url, **options) as nairi:
         with pytest.raises(NairiError) as caught:
@@ -90,7 +90,7 @@ async def test_no_failure_shows_the_key(fault: Step, method: str, caplog: pytest
 async def test_a_service_that_repeats_the_key_is_not_quoted(
     fault: Step, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where an answer holds the key, as debugging proxies do, the error and the log do not pass it on."""
+    """Where a response repeats the key, as debugging proxies do, error and log do not hold it."""
     caplog.set_level(logging.DEBUG)
     async with RawServer(fault) as server:
         error = await failure(server, method)
@@ -112,7 +112,7 @@ async def test_a_refused_connection_does_not_show_the_key(caplog: pytest.LogCapt
 
 @pytest.mark.anyio
 async def test_a_proxy_that_refuses_does_not_show_the_key() -> None:
-    """An error made from an answer of a proxy does not hold the key."""
+    """An error made from a proxy's response does not hold the key."""
     async with (
         RawServer(answer(502, b"no")) as proxy,
         aiohttp.ClientSession(proxy=proxy.url) as http,
@@ -127,7 +127,7 @@ async def test_a_proxy_that_refuses_does_not_show_the_key() -> None:
 
 @pytest.mark.anyio
 async def test_success_logs_no_secret(caplog: pytest.LogCaptureFixture) -> None:
-    """At DEBUG the library logs its requests, and neither the key nor a prompt."""
+    """The log at DEBUG has the requests, and neither the key nor a prompt."""
     caplog.set_level(logging.DEBUG)
     async with RawServer(answer(201, STARTED)) as server, support.session(server.url) as nairi:
         await nairi.start("my-agent", "a confidential prompt")
@@ -172,13 +172,13 @@ def assert_key_is_refused_in_silence(*key: Any) -> None:
 
 @pytest.mark.parametrize("key", [*UNSENDABLE.values(), f"{KEY}\x00", [KEY], KEY.encode()])
 def test_a_refused_key_is_not_shown(key: Any) -> None:
-    """The error about a key that cannot be sent shows it nowhere, nor do the locals of our frames."""
+    """Neither the error about a key that cannot be sent, nor the locals of our frames, show the key."""
     assert_key_is_refused_in_silence(key)
 
 
 @pytest.mark.parametrize("key", UNSENDABLE.values(), ids=UNSENDABLE)
 def test_a_refused_key_of_the_environment_is_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same holds for a key that came from the environment."""
+    """A bad key from the environment is not shown either."""
     monkeypatch.setenv("NAIRI_API_KEY", key)
     assert_key_is_refused_in_silence()
 
@@ -194,7 +194,7 @@ def test_a_refused_key_of_the_environment_is_not_shown(key: str, monkeypatch: py
     ],
 )
 def test_a_refused_setting_does_not_show_the_key(setting: dict[str, Any]) -> None:
-    """An error about another setting does not give the key away."""
+    """An error about another setting does not show the key."""
     with pytest.raises(ConfigurationError) as caught:
         NairiSession(KEY, **setting)
     assert not [text for text in (*shown(caught.value), *locals_of_ours(caught.value)) if KEY in text]

@@ -70,7 +70,7 @@ def test_each_class_is_documented_and_exported(kind: type[NairiError]) -> None:
 
 
 def test_nothing_else_is_exported_as_an_error() -> None:
-    """What `errors` exports is the tree and nothing besides."""
+    """`errors` exports the tree and nothing else."""
     assert set(errors.__all__) == {kind.__name__ for kind in PUBLIC} | {"NairiError"}
 
 
@@ -97,10 +97,10 @@ def test_errors_survive_copy(kind: type[NairiError], duplicate: Any) -> None:
 @pytest.mark.parametrize("kind", OF_REQUESTS)
 def test_request_errors_say_where(kind: type[NairiError]) -> None:
     """The text of a failed request names method and path, and the status where there was one."""
-    told = str(make(kind))
-    assert "POST /conversations/start" in told
-    assert "what went wrong" in told
-    assert ("418" in told) == issubclass(kind, errors.StatusError)
+    text = str(make(kind))
+    assert "POST /conversations/start" in text
+    assert "what went wrong" in text
+    assert ("418" in text) == issubclass(kind, errors.StatusError)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_errors_have_the_documented_bases(kind: type[NairiError], bases: tuple[t
 
 
 def test_an_error_without_a_turn_has_none() -> None:
-    """`error.turn` can be asked of every error and is `None` until a turn is known."""
+    """Every error has `turn`, which is `None` until a turn is known."""
     assert errors.DecodeError("x").turn is None
     assert errors.SessionClosedError("x").turn is None
 

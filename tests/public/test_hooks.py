@@ -1,4 +1,4 @@
-"""Watching a session run: the records that hooks get, what the log says, and what the session counts."""
+"""Events of a session: what hooks get, what is logged, and what the session counts."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def ours(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.name.startswith("nairi_async")]
 
 
-async def told(steps: Steps, *, wait: str = "reply") -> list[Event]:
-    """Return what a hook is told about one turn that is waited for in one way."""
+async def events_of(steps: Steps, *, wait: str = "reply") -> list[Event]:
+    """Return the events of one turn that is waited for in one way."""
     events: list[Event] = []
     clock = VirtualClock()
     async with Simulator(clock=clock) as simulator:
@@ -74,8 +74,8 @@ async def test_each_attempt_is_told_with_its_answer_or_its_failure() -> None:
 
 @pytest.mark.anyio
 async def test_the_plan_of_each_look_is_told_and_kept() -> None:
-    """Between two looks lies what was planned: the waits told add up to the length of the wait."""
-    events = await told([Say("hi", after=30)], wait="wait")
+    """Between two polls lies what was planned: the planned waits add up to the length of the wait."""
+    events = await events_of([Say("hi", after=30)], wait="wait")
     plans = [event for event in events if isinstance(event, PollPlanned)]
     polls = [event for event in events if isinstance(event, RequestDone) and event.method == "GET"]
     assert len(plans) == len(polls)
@@ -87,8 +87,8 @@ async def test_the_plan_of_each_look_is_told_and_kept() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("wait", ["reply", "wait", "watch", "watch the conversation"])
 async def test_the_end_of_a_turn_is_told_once_with_its_figures(wait: str) -> None:
-    """However a turn is waited for, its end is one record, and the last."""
-    events = await told(ANSWERED, wait=wait)
+    """However a turn is waited for, its end is one event, and the last."""
+    events = await events_of(ANSWERED, wait=wait)
     end = events[-1]
     assert isinstance(end, TurnEnded)
     assert [event for event in events if isinstance(event, TurnEnded)] == [end]
@@ -104,7 +104,7 @@ async def test_the_end_of_a_turn_is_told_once_with_its_figures(wait: str) -> Non
 
 @pytest.mark.anyio
 async def test_a_turn_that_fails_is_told_as_failed() -> None:
-    """The end is told before the error is raised."""
+    """The end is emitted before the error is raised."""
     events: list[Event] = []
     clock = VirtualClock()
     async with Simulator(clock=clock) as simulator:
@@ -119,7 +119,7 @@ async def test_a_turn_that_fails_is_told_as_failed() -> None:
 
 @pytest.mark.anyio
 async def test_a_turn_that_several_wait_for_ends_once() -> None:
-    """Watchers at the same time, and others afterwards, find one end: one record, one turn counted."""
+    """Watchers at the same time, and others afterwards, find one end: one event, one turn counted."""
     events: list[Event] = []
     clock = VirtualClock()
     async with Simulator(clock=clock) as simulator:
@@ -135,7 +135,7 @@ async def test_a_turn_that_several_wait_for_ends_once() -> None:
 
 @pytest.mark.anyio
 async def test_the_end_is_told_also_where_the_reply_cannot_be_read() -> None:
-    """Once the end was seen, a failure to read what came of the turn does not hide it."""
+    """Once the end was seen, it is emitted even if reading the result fails."""
     events: list[Event] = []
     async with (
         RawServer(answer(201, STARTED), answer(200, MESSAGE), refusal(500, "oops")) as server,
@@ -160,7 +160,7 @@ async def test_the_end_is_told_also_where_the_reply_cannot_be_read() -> None:
 async def test_a_listing_switched_on_or_off_is_told(
     quirks: Quirks, expected: list[tuple[str, bool]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A hook learns of it with the reason, and the log says the same, as a warning where it is not used any more."""
+    """A hook gets the reason, and the log says the same, as a warning where the listing is not used any more."""
     caplog.set_level(logging.INFO, logger="nairi_async")
     events: list[Event] = []
     clock = VirtualClock()
@@ -179,7 +179,7 @@ async def test_a_listing_switched_on_or_off_is_told(
 
 @pytest.mark.anyio
 async def test_a_hook_that_raises_disturbs_nothing_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The session goes on, the other hooks are called as well, and the fault is in the log one time."""
+    """The session goes on, the other hooks are called as well, and the fault is logged once."""
     events: list[Event] = []
 
     def faulty(event: Event) -> None:
@@ -200,12 +200,12 @@ async def test_a_hook_that_raises_disturbs_nothing_and_is_logged_once(caplog: py
 
 
 async def waits(event: Event) -> None:
-    """Nobody would await it."""
+    """Return a coroutine, which a hook must not."""
 
 
 class Awaited:
     async def __call__(self, event: Event) -> None:
-        """Nobody would await it."""
+        """Return a coroutine, which a hook must not."""
 
 
 @pytest.mark.parametrize("hooks", [3, print, ["no function"], [waits], [Awaited()], [functools.partial(waits)], None])
@@ -217,9 +217,9 @@ def test_what_is_no_hook_is_refused(hooks: Any) -> None:
 
 @pytest.mark.anyio
 async def test_no_record_holds_a_secret(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither the records nor the log at DEBUG hold the key, the prompt, or what the agent said."""
+    """Neither events nor the log at DEBUG hold the key, the prompt, or the agent's text."""
     caplog.set_level(logging.DEBUG)
-    events = await told(ANSWERED, wait="watch")
+    events = await events_of(ANSWERED, wait="watch")
     shown = [caplog.text, *map(str, events), *map(repr, events), *(repr(attrs.asdict(event)) for event in events)]
     secrets = ("confidential", "nr_simulator", "Bearer")
     assert not [text for text in shown if any(secret in text for secret in secrets)]
@@ -227,19 +227,19 @@ async def test_no_record_holds_a_secret(caplog: pytest.LogCaptureFixture) -> Non
 
 @pytest.mark.anyio
 async def test_the_log_says_what_the_hooks_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    """At DEBUG there is one record for each event, the event itself among its arguments, below documented loggers."""
+    """At DEBUG each event is one record of a documented logger, with the event among its arguments."""
     caplog.set_level(logging.DEBUG, logger="nairi_async")
-    events = await told(ANSWERED, wait="reply")
+    events = await events_of(ANSWERED, wait="reply")
     assert [record.args for record in ours(caplog)] == [(event,) for event in events]
     assert [record.getMessage() for record in ours(caplog)] == [str(event) for event in events]
     assert {record.levelno for record in ours(caplog)} == {logging.DEBUG}
     assert all(record.name.startswith(LOGGERS) for record in ours(caplog))
-    # Where it was logged is where it happened, not the helper that logs.
+    # The record names the caller, not the helper that logs.
     assert {record.module for record in ours(caplog)} == {"executor", "poller"}
 
 
 def test_records_cannot_be_changed() -> None:
-    """One hook cannot change what the next is told."""
+    """One hook cannot change the event that the next one gets."""
     planned = PollPlanned(job_id="job_1", agent_id=None, wait=1.0, is_announced=False)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         planned.wait = 2.0  # type: ignore[misc]
@@ -263,13 +263,13 @@ def test_records_cannot_be_changed() -> None:
     ],
 )
 def test_a_record_reads_well(event: Event, text: str) -> None:
-    """What the log says of an event is a sentence."""
+    """An event is logged as a readable sentence."""
     assert str(event) == text
 
 
 @pytest.mark.anyio
 async def test_open_watches_are_counted_while_they_wait_and_while_they_read() -> None:
-    """Every watcher that goes on counts, and none that has gone."""
+    """Every watcher that is waiting counts, and none that has ended."""
     counts: list[int] = []
     clock = VirtualClock()
     async with Simulator(clock=clock) as simulator:

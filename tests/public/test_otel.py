@@ -1,4 +1,4 @@
-"""Traces: a turn is one span, and the official instrumentation of aiohttp reports the requests beside it."""
+"""Traces: a turn is one span, next to those of its requests by the official instrumentation of aiohttp."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def exporter() -> InMemorySpanExporter:
 
 @pytest.fixture
 def provider(exporter: InMemorySpanExporter) -> TracerProvider:
-    # Not the global one, which could be set but once.
+    # Not the global one, which can be set only once.
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     return provider
@@ -60,7 +60,7 @@ def everything(spans: tuple[ReadableSpan, ...]) -> str:
 async def test_a_turn_is_one_span(
     provider: TracerProvider, exporter: InMemorySpanExporter, simulator: Simulator, clock: VirtualClock
 ) -> None:
-    """From the prompt to the found end, under the caller's span, with what it was and what it cost."""
+    """A span lasts from the prompt to the discovery of the end, under the caller's span, with cost and status."""
     usage = {"input_tokens": 10, "output_tokens": 2, "cost_usd": 0.25, "model": "simulated"}
     simulator.agent("my-agent", [Say("a confidential answer", after=600, usage=usage)])
     hooks = [TurnSpans(provider)]
@@ -98,7 +98,7 @@ async def test_a_turn_is_one_span(
 async def test_a_failed_turn_is_an_error(
     provider: TracerProvider, exporter: InMemorySpanExporter, simulator: Simulator, clock: VirtualClock
 ) -> None:
-    """A turn that ended as failed is a span with the status ERROR; what the agent said is not in it."""
+    """A failed turn is a span with the status ERROR, without the agent's text."""
     simulator.agent("my-agent", [Fail("confidential")])
     hooks = [TurnSpans(provider)]
     async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock, hooks=hooks) as nairi:
@@ -163,6 +163,6 @@ async def test_requests_that_fail_are_reported_without_the_key(
 
 
 def test_nobody_needs_opentelemetry() -> None:
-    """The library is imported without it; only the module that reports to it needs it."""
+    """Only `nairi_async.otel` imports OpenTelemetry."""
     code = "import sys; sys.modules['opentelemetry'] = None; import nairi_async, nairi_async.hooks, nairi_async.testing"
     subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603 - our own interpreter
