@@ -73,15 +73,16 @@ class Poller:
         "_schedule",
         "_started_at",
         "_subscription",
-        "_target",
         "_timeout",
+        "target",
     )
 
     def __init__(
         self, context: PollingContext, target: WatchTarget, timeout: float, kind: Kind, origin: TurnOrigin | None
     ) -> None:
         self._context = context
-        self._target = target
+        self.target = target
+        """What is watched, and how far the watch has come."""
         self._timeout = timeout
         self._kind: Kind = kind
         self._origin = origin
@@ -138,7 +139,7 @@ class Poller:
         finally:
             counters.open_watches -= 1
         if self._is_over:
-            raise self._target.timeout_error()
+            raise self.target.timeout_error()
 
     async def read(self, shared: SharedRead[_T], at: float) -> Snapshot[_T]:
         """Return a read that was asked for at `at` or later; it is cut short by the end of the whole wait.
@@ -154,7 +155,7 @@ class Poller:
             return await shared.since(at, deadline=self._deadline)
         except NairiError as error:
             if self._is_over and is_transient(error, idempotent=True, unreadable=True):
-                raise self._target.timeout_error() from error
+                raise self.target.timeout_error() from error
             raise
         finally:
             counters.open_watches -= 1
@@ -185,7 +186,7 @@ class Poller:
             return
         sent_at = self._origin.sent_at if self._origin is not None else self._started_at
         ended = TurnEnded(
-            turn=turn if turn.agent_id is not None else evolve(turn, agent_id=self._target.agent_id),
+            turn=turn if turn.agent_id is not None else evolve(turn, agent_id=self.target.agent_id),
             status=status,
             seconds=end.found_at - sent_at,
             ended_at=clock.time() - (clock.monotonic() - end.found_at),
@@ -206,7 +207,7 @@ class Poller:
     def _begin(self) -> Schedule:
         if self._schedule is not None:
             return self._schedule
-        context, origin, agent_id = self._context, self._origin, self._target.agent_id
+        context, origin, agent_id = self._context, self._origin, self.target.agent_id
         now = self._started_at = context.clock.monotonic()
         self._deadline = now + self._timeout
         started_at = origin.sent_at if origin is not None else now
@@ -215,7 +216,7 @@ class Poller:
         )
         feed = context.feeds.of(agent_id) if self._kind != "progress" else None
         if feed is not None:
-            self._subscription = Subscription(feed, self._target.job_id, self._kind, origin)
+            self._subscription = Subscription(feed, self.target.job_id, self._kind, origin)
         if origin is not None:
             # There is nothing to see at the very beginning.
             schedule.feed(origin.sent_at, news=False, jitter=context.random())
@@ -238,8 +239,8 @@ class Poller:
         hooks = self._context.executor.hooks
         if hooks.listens(log):
             planned = PollPlanned(
-                job_id=self._target.job_id,
-                agent_id=self._target.agent_id,
+                job_id=self.target.job_id,
+                agent_id=self.target.agent_id,
                 wait=max(0.0, at - self._context.clock.monotonic()),
                 is_announced=is_announced,
             )

@@ -24,16 +24,16 @@ _LIGHT: Final = 4096
 class TurnWaiter:
     """One wait for the end of one turn."""
 
-    __slots__ = ("_context", "_is_light", "_poller", "_prompt", "_target", "_timeline", "_turn")
+    __slots__ = ("_context", "_is_light", "_poller", "_prompt", "_timeline", "_turn")
 
     def __init__(self, context: PollingContext, turn: Turn, timeout: float) -> None:
         self._context = context
         self._turn = turn
-        self._target = WatchTarget(turn.job_id, turn, context.agent_of(turn))
         self._prompt = context.reads.message(turn.message_id)
         self._timeline: SharedRead[tuple[Message, ...]] | None = None
         origin = context.origin(turn)
-        self._poller = Poller(context, self._target, timeout, "turn", origin)
+        target = WatchTarget(turn.job_id, turn, context.agent_of(turn))
+        self._poller = Poller(context, target, timeout, "turn", origin)
         # Whether the whole conversation probably weighs little: a new one does, a continued one may not.
         self._is_light = origin is not None and origin.is_first
 
@@ -109,7 +109,7 @@ class TurnWaiter:
 
     def _judge(self, prompt: Message, read: Snapshot[Any], *, explained: bool) -> FoundEnd | None:
         """Take in a read of the user message, and return the end if it shows one."""
-        self._target.status = prompt.status
+        self._poller.target.status = prompt.status
         if prompt.is_terminal:
             return self._poller.observe_end(read)
         self._poller.observe_poll(read, news=False, explained=explained)
