@@ -82,6 +82,7 @@ class RequestExecutor:
         *,
         unreadable_is_transient: bool = False,
         deadline: float = math.inf,
+        grace: float = 0.0,
         state: CallState | None = None,
     ) -> _T:
         """Send a request until it succeeds, and return the decoded body of its response.
@@ -91,6 +92,7 @@ class RequestExecutor:
             decode: Decodes the body; raises `DecodeError` where it cannot.
             unreadable_is_transient: Repeat the request after a `DecodeError` too.
             deadline: When to stop, by the clock's `monotonic`; it shortens attempts and waits.
+            grace: Seconds beyond the deadline that an attempt may still take, so that a last one can be made then.
             state: Where to write what becomes of the request, for a caller that wants to know.
 
         Raises:
@@ -103,6 +105,7 @@ class RequestExecutor:
             lambda response: self._decode(request, response, decode),
             unreadable_is_transient=unreadable_is_transient,
             deadline=deadline,
+            grace=grace,
         )
 
     async def stream(self, request: Request, *, state: CallState | None = None) -> Stream:
@@ -120,6 +123,7 @@ class RequestExecutor:
         *,
         unreadable_is_transient: bool = False,
         deadline: float = math.inf,
+        grace: float = 0.0,
     ) -> _T:
         credentials = request.credentials or self.http.credentials
         is_second, state.started_at, state.write_started = False, None, False
@@ -128,7 +132,7 @@ class RequestExecutor:
             # In front of the limiter, because acquiring them may take a request of its own.
             await credentials.acquire(self.call)
             try:
-                return take(await self._attempt(request, state, deadline, attempt, fresh))
+                return take(await self._attempt(request, state, deadline + grace, attempt, fresh))
             except NairiError as error:
                 if error is fresh.failure:
                     raise

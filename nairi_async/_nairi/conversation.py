@@ -241,6 +241,9 @@ class Conversation:
                 # Uploads keep the order of the prompts, and go on while the turn before may still run.
                 files = await queued.uploads.ids(deadline=queued.deadline)
                 await self._wait_for_turn(queued)
+                if queued.timeout == DEFAULT_TIMEOUT:
+                    # The default bounds each turn by itself: how many turns run before this one says nothing about it.
+                    queued.deadline = self._clock.monotonic() + queued.timeout
                 # Made only now, and anew after a cancellation: another prompt may have begun the conversation.
                 pending = queued.pending = self._pending(queued.text, files)
             self._is_sending = True
@@ -267,7 +270,9 @@ class Conversation:
             self._open = self._tracker = None
 
     def _remaining(self, queued: _QueuedPrompt) -> float:
-        """Return the seconds of the whole wait that are left."""
+        """Return the seconds that are left of the whole wait; by default, those for one turn."""
+        if queued.timeout == DEFAULT_TIMEOUT:
+            return queued.timeout
         return max(0.0, (queued.deadline or 0.0) - self._clock.monotonic())
 
     def _pending(self, text: str, files: Sequence[str]) -> PendingPrompt:

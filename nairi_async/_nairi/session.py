@@ -23,6 +23,7 @@ from nairi_async._nairi.conversation import Conversation
 from nairi_async._nairi.delivery.prompt_sender import PromptSender, checked_on_unknown
 from nairi_async._nairi.many import DEFAULT_LIMIT, AskMany, WatchMany
 from nairi_async._nairi.polling.context import PollingContext
+from nairi_async._nairi.polling.replica_lag import read_through_lag
 from nairi_async._nairi.polling.settings import Polling
 from nairi_async._nairi.resources import ResourceMethods
 from nairi_async._nairi.service import SERVICE
@@ -210,8 +211,9 @@ class NairiSession(ResourceMethods, ServiceSession):
         Args:
             message_id: The message: its id, or a turn for the turn's user message.
         """
-        location = path("messages", arguments.message_id(message_id))
-        message = await self._executor.call(Request(method="GET", path=location), wire.decode_message)
+        id_ = arguments.message_id(message_id)
+        read = partial(self._executor.call, Request(method="GET", path=path("messages", id_)), wire.decode_message)
+        message = await read_through_lag(self._context, id_, read)
         self._meter.count_final([message])
         return message
 
@@ -222,9 +224,11 @@ class NairiSession(ResourceMethods, ServiceSession):
             job_id: The conversation: its job id, or one of its turns.
             progress: Include progress messages.
         """
-        location = path("conversations", arguments.job_id(job_id), "messages")
+        job = arguments.job_id(job_id)
+        location = path("conversations", job, "messages")
         decode = partial(wire.decode_timeline, progress=checks.flag("progress", progress))
-        messages = list(await self._executor.call(Request(method="GET", path=location), decode))
+        read = partial(self._executor.call, Request(method="GET", path=location), decode)
+        messages = list(await read_through_lag(self._context, job, read))
         self._meter.count_final(messages)
         return messages
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from attrs import define, evolve, field
 
+from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._nairi.results import Reply
 from nairi_async.batch.documents import decode_result, encode_result
 from nairi_async.batch.items import BatchOutcome
@@ -215,7 +216,10 @@ class BatchRun:
         while True:
             started_at = self.clock.monotonic()
             try:
-                return await self.session.reply(turn, timeout=max(0.0, deadline - started_at))
+                # Passed on as it is, the default leaves out the time for which the turn is queued.
+                is_default = self.options.timeout == DEFAULT_TIMEOUT
+                timeout = DEFAULT_TIMEOUT if is_default else max(0.0, deadline - started_at)
+                return await self.session.reply(turn, timeout=timeout)
             except NotFoundError:
                 if self.clock.monotonic() - started_at > sum(_NOT_FOUND_WAITS):
                     waits = iter(_NOT_FOUND_WAITS)

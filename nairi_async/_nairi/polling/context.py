@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
@@ -12,14 +13,21 @@ from nairi_async._nairi.polling.cadence import Cadence
 from nairi_async._nairi.polling.change_feed import ChangeFeeds
 from nairi_async._nairi.polling.shared_reads import SharedReads
 from nairi_async._nairi.polling.statistics import PollCounters
+from nairi_async.models import TERMINAL_STATUSES
 
 if TYPE_CHECKING:
     from nairi_async._core.executor import RequestExecutor
     from nairi_async._nairi.polling.settings import Polling
     from nairi_async.models import Turn
 
+log = logging.getLogger("nairi_async.polling")
+
 # Conversations whose last turn is remembered, and turns whose end is.
 _REMEMBERED: Final = 10_000
+# The documented statuses of a user message: https://nairi.ai/docs/api/conversations/message-reference
+KNOWN_STATUSES: Final = frozenset({"queued", "pending"}) | TERMINAL_STATUSES
+# Unknown statuses that are logged, so that a service which makes them up cannot fill the log.
+_MOST_STATUSES: Final = 20
 
 
 @frozen
@@ -48,14 +56,15 @@ class PollingContext:
         self.feeds = ChangeFeeds(executor, polling, self.counters)
         # Only for as long as a turn is referenced, so that nothing piles up.
         self._origins: WeakKeyDictionary[Turn, TurnOrigin] = WeakKeyDictionary()
-        self._latest_turns: OrderedDict[str, Turn] = OrderedDict()
+        self._latest_turns: OrderedDict[str, tuple[Turn, float]] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
+        self._unknown_statuses: set[str] = set()
 
     def record_origin(self, turn: Turn, origin: TurnOrigin) -> None:
         """Remember how a turn began."""
         self._origins[turn] = origin
         # A copy: the turn itself would keep its entry in the weak dictionary alive.
-        self._latest_turns[turn.job_id] = evolve(turn)
+        self._latest_turns[turn.job_id] = evolve(turn), self.clock.monotonic()
         self._latest_turns.move_to_end(turn.job_id)
         if len(self._latest_turns) > _REMEMBERED:
             self._latest_turns.popitem(last=False)
@@ -76,7 +85,7 @@ class PollingContext:
 
     def agent_of_job(self, job_id: str) -> str | None:
         """Return the agent of a conversation in which this session recently began a turn."""
-        turn = self._latest_turns.get(job_id)
+        turn, _ = self._latest_turns.get(job_id, (None, 0.0))
         return turn.agent_id if turn is not None else None
 
     def owns(self, job_id: str) -> bool:
@@ -85,8 +94,26 @@ class PollingContext:
 
     def latest_prompt(self, job_id: str) -> str | None:
         """Return the user message of the turn that this session began last in a conversation."""
-        turn = self._latest_turns.get(job_id)
+        turn, _ = self._latest_turns.get(job_id, (None, 0.0))
         return turn.message_id if turn is not None else None
+
+    def begun_at(self, id_: str) -> float | None:
+        """Return when this session began the newest turn with this job id or message id; `None` if it did not."""
+        if (known := self._latest_turns.get(id_)) is not None:
+            return known[1]
+        return next((at for turn, at in self._latest_turns.values() if turn.message_id == id_), None)
+
+    def observe_status(self, job_id: str, message_id: str, status: str) -> None:
+        """Log a status that this version does not know, once for each: a turn that has it is polled on."""
+        if (
+            status in KNOWN_STATUSES
+            or status in self._unknown_statuses
+            or len(self._unknown_statuses) >= _MOST_STATUSES
+        ):
+            return
+        self._unknown_statuses.add(status)
+        text = "message %s of conversation %s has the status %r, which is not known: it is polled until its timeout"
+        log.warning(text, message_id, job_id, status)
 
     def origin(self, turn: Turn | None) -> TurnOrigin | None:
         """Return how a turn began, if this session began it."""

@@ -21,6 +21,7 @@ class ConversationReader:
     __slots__ = (
         "_conversation",
         "_conversation_read_at",
+        "_cursor",
         "_job_id",
         "_message",
         "_message_read_at",
@@ -32,14 +33,16 @@ class ConversationReader:
     )
 
     def __init__(
-        self, context: PollingContext, poller: Poller, job_id: str, *, progress: bool, with_progress_at_first: bool
+        self, context: PollingContext, poller: Poller, job_id: str, *, progress: bool, cursor: str | None
     ) -> None:
         self._reads = context.reads
         self._polling = context.polling
         self._poller = poller
         self._job_id = job_id
         self._progress = progress
-        self._conversation = self._reads.timeline(job_id, progress=progress or with_progress_at_first)
+        self._cursor = cursor
+        # Until the cursor was found, progress is read too: the cursor may stand on it.
+        self._conversation = self._reads.timeline(job_id, progress=progress or cursor is not None)
         self._message: tuple[str, SharedRead[Message]] | None = None
         self._conversation_read_at = -math.inf
         self._message_read_at = -math.inf
@@ -57,7 +60,7 @@ class ConversationReader:
         if self._message is None or self._message[0] != message_id:
             self._message = (message_id, self._reads.message(message_id))
         newer = max(math.nextafter(self._message_read_at, math.inf), self._conversation_read_at)
-        read = await self._poller.read(self._message[1], newer)
+        read = await self._poller.read(self._message[1], newer, may_lag=message_id != self._cursor)
         self._message_read_at = read.started_at
         return read
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from attrs import define, evolve, frozen
 
+from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.retry import is_transient
+from nairi_async._nairi.polling.replica_lag import read_through_lag
 from nairi_async._nairi.polling.schedule import Schedule
 from nairi_async._nairi.polling.subscription import Subscription
 from nairi_async.errors import NairiError, WatchTimeoutError
@@ -28,6 +30,8 @@ _T = TypeVar("_T")
 
 # Where a listing is trusted, each conversation is still polled after this many times `Polling.maximum`, to verify it.
 _VERIFYING: Final = 5.0
+# Seconds that the last poll may take after the end of the whole wait.
+_GRACE: Final = 2.0
 
 
 @define
@@ -67,6 +71,7 @@ class Poller:
     __slots__ = (
         "_context",
         "_deadline",
+        "_is_exhausted",
         "_kind",
         "_origin",
         "_polls",
@@ -90,6 +95,8 @@ class Poller:
         self._subscription: Subscription | None = None
         self._started_at = -math.inf
         self._deadline = math.inf
+        # Whether a poll after the deadline has shown that what is waited for goes on.
+        self._is_exhausted = False
         self._polls = 0
 
     @property
@@ -110,13 +117,15 @@ class Poller:
         return self._subscription is not None and self._subscription.was_announced
 
     async def pause(self) -> None:
-        """Wait until the next poll is due.
+        """Wait until the next poll is due. When the whole wait is over, a last poll is due at once.
 
         Raises:
-            WatchTimeoutError: the whole wait is over before that.
+            WatchTimeoutError: the whole wait is over, and the last poll has shown that the turn goes on.
         """
         # All in one frame: thousands wait here, and each frame is memory for every one of them.
         schedule, subscription = self._begin(), self._subscription
+        if self._is_exhausted and self._is_over:
+            raise self.target.timeout_error()
         clock, counters = self._context.clock, self._context.counters
         if subscription is not None:
             subscription.was_announced = False
@@ -138,27 +147,43 @@ class Poller:
                     await subscription.feed.try_out()
         finally:
             counters.open_watches -= 1
-        if self._is_over:
-            raise self.target.timeout_error()
 
-    async def read(self, shared: SharedRead[_T], at: float) -> Snapshot[_T]:
-        """Return a read that was asked for at `at` or later; it is cut short by the end of the whole wait.
+    async def read(self, shared: SharedRead[_T], at: float, *, may_lag: bool = True) -> Snapshot[_T]:
+        """Return a read that was asked for at `at` or later.
+
+        `may_lag` says that a 404 may come from a replica that does not know the turn yet, if it is new.
 
         Raises:
-            WatchTimeoutError: the whole wait was over before the service could be read.
+            WatchTimeoutError: the whole wait is over, and the service cannot be read.
             NairiError: the read failed.
         """
-        counters = self._context.counters
-        self._polls += 1
-        counters.open_watches += 1
+        context = self._context
+        context.counters.open_watches += 1
+
+        async def read_once() -> Snapshot[_T]:
+            self._polls += 1
+            # The last read comes at the deadline, or later where the watcher was busy.
+            deadline = max(self._deadline, context.clock.monotonic())
+            return await shared.since(at, deadline=deadline, grace=_GRACE)
+
         try:
-            return await shared.since(at, deadline=self._deadline)
+            if not may_lag:
+                return await read_once()
+            return await read_through_lag(context, self.target.job_id, read_once, deadline=self._deadline)
         except NairiError as error:
             if self._is_over and is_transient(error, idempotent=True, unreadable=True):
                 raise self.target.timeout_error() from error
             raise
         finally:
-            counters.open_watches -= 1
+            context.counters.open_watches -= 1
+
+    def observe_status(self, message_id: str, status: str) -> None:
+        """Take in the status that a read has shown."""
+        self.target.status = status
+        self._context.observe_status(self.target.job_id, message_id, status)
+        if status == "queued" and self._timeout == DEFAULT_TIMEOUT:
+            # The default is generous for a turn that runs. How long one is queued depends on how many are before it.
+            self._deadline = self._context.clock.monotonic() + self._timeout
 
     def observe_poll(self, read: Snapshot[Any], *, news: bool, explained: bool = True) -> None:
         """Take in what a poll has brought; the next one is due when the cadence says.
@@ -166,6 +191,7 @@ class Poller:
         `explained` is false where a poll that was announced has seen no change at all.
         """
         schedule, subscription = self._begin(), self._subscription
+        self._is_exhausted = read.started_at >= self._deadline
         self._account(read.started_at, news=news)
         schedule.feed(read.started_at, news=news, jitter=self._context.random(), received_at=read.received_at)
         if subscription is not None:
@@ -177,6 +203,8 @@ class Poller:
         delay = schedule.expected_delay(found_at)
         self._account(found_at, news=True)
         schedule.observe_news(found_at)
+        # What there is left to read is read, even if the time is over.
+        self._deadline = max(self._deadline, read.received_at + self._context.polling.settle + _GRACE)
         return FoundEnd(found_at, delay)
 
     def emit_end(self, end: FoundEnd, turn: Turn, status: str, usage: Usage | None) -> None:

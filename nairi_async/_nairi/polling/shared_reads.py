@@ -57,8 +57,11 @@ class SharedRead(Generic[_T]):
         self._reading = asyncio.Lock()
         self._latest: Snapshot[_T] | None = None
 
-    async def since(self, at: float, *, deadline: float) -> Snapshot[_T]:
-        """Return a snapshot asked for at `at` or later: the last one if it is new enough, else a new one."""
+    async def since(self, at: float, *, deadline: float, grace: float = 0.0) -> Snapshot[_T]:
+        """Return a snapshot asked for at `at` or later: the last one if it is new enough, else a new one.
+
+        `deadline` and `grace` are those of `RequestExecutor.call`.
+        """
         async with self._reading:
             latest = self._latest
             if latest is None or latest.started_at < at:
@@ -66,7 +69,7 @@ class SharedRead(Generic[_T]):
                 self._counters.polls += 1
                 decode = partial(self._snapshot, started_at)
                 latest = await self._executor.call(
-                    self._request, decode, unreadable_is_transient=True, deadline=deadline
+                    self._request, decode, unreadable_is_transient=True, deadline=deadline, grace=grace
                 )
                 self._latest = latest
             return latest

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from nairi_async._nairi.polling.conversation_reader import ConversationReader
 from nairi_async._nairi.polling.poller import Poller
 from nairi_async._nairi.polling.timeline import Timeline
-from nairi_async._nairi.polling.turn_messages import turn_failed, turn_messages
+from nairi_async._nairi.polling.turn_messages import check_conversation, turn_failed, turn_messages
 from nairi_async._nairi.results import Reply
 from nairi_async.models import Turn, Usage
 
@@ -75,10 +75,7 @@ class Tracker:
             progress=progress,
             latest=context.latest_prompt(target.job_id) if turn is None or follow else None,
         )
-        # Until the cursor was found, progress is read too: the cursor may stand on it.
-        self._reader = ConversationReader(
-            context, self._poller, target.job_id, progress=progress, with_progress_at_first=after is not None
-        )
+        self._reader = ConversationReader(context, self._poller, target.job_id, progress=progress, cursor=after)
         self._prompts = 0
         self._created_at = context.clock.monotonic()
         self._end: FoundEnd | None = None
@@ -116,7 +113,9 @@ class Tracker:
             messages = await self._read_conversation()
         else:
             messages = await self._read_message(message_id)
-        self._target.status = self._timeline.status
+        user = self._timeline.user
+        if user is not None:
+            self._poller.observe_status(user.id, user.status)
         return messages
 
     def failure(self) -> TurnFailedError | None:
@@ -140,6 +139,7 @@ class Tracker:
 
     async def _read_message(self, message_id: str) -> Sequence[Message]:
         read = await self._reader.read_message(message_id)
+        check_conversation(read.value, self._target.job_id)
         self._timeline.observe_message(read.value)
         if self._timeline.has_ended:
             self._end = self._poller.observe_end(read)

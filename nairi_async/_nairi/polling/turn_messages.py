@@ -5,12 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nairi_async._nairi.polling.timeline import Timeline
-from nairi_async.errors import TurnFailedError
+from nairi_async.errors import InvalidArgumentError, TurnFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nairi_async.models import Message, Turn
+
+
+def check_conversation(message: Message, job_id: str) -> None:
+    """Check that a message belongs to the conversation that is watched.
+
+    Raises:
+        InvalidArgumentError: it belongs to another one: a turn or a cursor was given with the wrong conversation.
+    """
+    if message.job_id not in {job_id, ""}:
+        where = f"belongs to conversation {message.job_id}, not to {job_id}"
+        raise InvalidArgumentError(f"message {message.id} {where}: give a turn or cursor of the conversation you watch")
 
 
 def turn_failed(turn: Turn | None, messages: Sequence[Message]) -> TurnFailedError:

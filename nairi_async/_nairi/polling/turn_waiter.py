@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from nairi_async._nairi.polling.poller import FoundEnd, Poller, WatchTarget
-from nairi_async._nairi.polling.turn_messages import turn_failed, turn_messages
+from nairi_async._nairi.polling.turn_messages import check_conversation, turn_failed, turn_messages
 from nairi_async._nairi.results import Reply
 from nairi_async.models import Usage
 
@@ -109,7 +109,8 @@ class TurnWaiter:
 
     def _judge(self, prompt: Message, read: Snapshot[Any], *, explained: bool) -> FoundEnd | None:
         """Take in a read of the user message, and return the end if it shows one."""
-        self._poller.target.status = prompt.status
+        check_conversation(prompt, self._turn.job_id)
+        self._poller.observe_status(prompt.id, prompt.status)
         if prompt.is_terminal:
             return self._poller.observe_end(read)
         self._poller.observe_poll(read, news=False, explained=explained)

@@ -1,0 +1,54 @@
+"""Reads of a turn that this session began seconds ago: a 404 then comes from a replica that lags, so they are repeated.
+
+It is not documented whether a prompt can be read at once on every server of the service.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from nairi_async.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from nairi_async._nairi.polling.context import PollingContext
+
+_T = TypeVar("_T")
+
+# Seconds after its beginning in which a turn may be unknown to a replica.
+_FRESH: Final = 15.0
+# Seconds between the reads; after the last one the error is final.
+_WAITS: Final = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
+# Half the width of the jitter of these waits.
+_JITTER: Final = 0.25
+
+
+async def read_through_lag(
+    context: PollingContext, id_: str, read: Callable[[], Awaitable[_T]], *, deadline: float = math.inf
+) -> _T:
+    """Return what `read` returns, and repeat it after a 404 while the turn is new.
+
+    Args:
+        context: What the session knows of its turns.
+        id_: The conversation, or the user message of its newest turn.
+        read: Makes one read.
+        deadline: When to stop, by the session's clock.
+
+    Raises:
+        NotFoundError: the session did not begin the turn lately, or it is still not found after about ten seconds.
+        NairiError: the read failed otherwise.
+    """
+    clock = context.clock
+    for wait in _WAITS:
+        try:
+            return await read()
+        except NotFoundError:
+            begun_at = context.begun_at(id_)
+            spread = wait * (1.0 + _JITTER * (2.0 * context.random() - 1.0))
+            now = clock.monotonic()
+            if begun_at is None or now - begun_at > _FRESH or now + spread >= deadline:
+                raise
+        await clock.sleep(spread)
+    return await read()
