@@ -12,7 +12,7 @@ from nairi_async.errors import ConfigurationError, InvalidArgumentError
 from nairi_async.typing import Duration
 
 DEFAULT_TIMEOUT: Final = 6 * 3600.0
-"""The `timeout=` of polling calls, in seconds, for a turn that runs: while it is still `queued`, this does not count."""
+"""The `timeout=` of polling calls, in seconds, for a turn that runs: the time that it is `queued` does not count."""
 
 MAX_ATTACHMENTS: Final = 10
 """Attachment ids that one prompt may carry: https://nairi.ai/docs/api/attachments."""
