@@ -27,6 +27,7 @@ an account.
 from __future__ import annotations
 
 from nairi_async._core.checks import DEFAULT_TIMEOUT, MAX_ATTACHMENTS
+from nairi_async._core.exports import set_module as _set_module
 from nairi_async._core.outcome import PromptOutcome
 from nairi_async._core.retry import RetryPolicy
 from nairi_async._core.statistics import RequestStats
@@ -142,6 +143,9 @@ __all__ = [  # noqa: RUF022 - in the order of Python's own sort
     "WatchMany",
     "WatchTimeoutError",
 ]
+
+
+_set_module(__name__, __all__, globals())
 
 
 def __getattr__(name: str) -> str:

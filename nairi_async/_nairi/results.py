@@ -28,7 +28,8 @@ class _Reachable:
     """
 
     __slots__ = ("_fetch",)
-    _fetch: Callable[[Sequence[str]], Awaitable[list[Attachment]]]
+    if TYPE_CHECKING:
+        _fetch: Callable[[Sequence[str]], Awaitable[list[Attachment]]]
 
     def reached_by(self, fetch: Callable[[Sequence[str]], Awaitable[list[Attachment]]]) -> Self:
         """Return the same reply, able to fetch its files."""

@@ -1,4 +1,4 @@
-"""Everything public is documented where people look: in the source, in `help()`, and in the generated reference."""
+"""Everything public is documented: in the source, in `help()`, and in the generated reference."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import functools
 import importlib
 import inspect
 import itertools
+import pickle
 import pydoc
 import subprocess
 import sys
-import textwrap
+import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +32,12 @@ def dotted(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
-# A module is public if it says what it exports.
+# A module is public if it lists its exports.
 PUBLIC = sorted(dotted(path) for path in PACKAGE.rglob("*.py") if "\n__all__ " in path.read_text(encoding="utf-8"))
 
 
 def described(body: list[ast.stmt]) -> Iterator[str]:
-    """Give the names that are assigned in a body and have a docstring below."""
+    """Yield the names that are assigned in a body and have a docstring below."""
     for statement, following in itertools.pairwise(body):
         match following:
             case ast.Expr(value=ast.Constant(value=str(text))) if text.strip():
@@ -46,30 +47,39 @@ def described(body: list[ast.stmt]) -> Iterator[str]:
                 yield from (target.id for target in targets if isinstance(target, ast.Name))
 
 
+TREES = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
 @functools.cache
 def described_names() -> frozenset[str]:
-    """All names of the package's modules that have a docstring below."""
-    return frozenset(
-        name for path in PACKAGE.rglob("*.py") for name in described(ast.parse(path.read_text(encoding="utf-8")).body)
-    )
+    """Return all names of the package's modules that have a docstring below."""
+    return frozenset(name for tree in TREES for name in described(tree.body))
+
+
+@functools.cache
+def described_fields() -> dict[str, frozenset[str]]:
+    """Return, for every class of the package, the attributes that have a docstring below."""
+    fields: dict[str, frozenset[str]] = {}
+    for node in (node for tree in TREES for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        fields[node.name] = fields.get(node.name, frozenset()) | frozenset(described(node.body))
+    return fields
 
 
 def undescribed_parts(cls: type) -> Iterator[str]:
-    """Give the public methods, properties and attrs fields of a class of ours that nothing is said about."""
+    """Yield the public methods, properties and attrs fields of a class of the package that have no docstring."""
     ours = [base for base in cls.__mro__ if base.__module__.startswith("nairi_async")]
-    trees = [ast.parse(textwrap.dedent(inspect.getsource(base))).body[0] for base in ours]
-    told = {name for tree in trees if isinstance(tree, ast.ClassDef) for name in described(tree.body)}
+    names = frozenset[str]().union(*(described_fields()[base.__name__] for base in ours))
     fields = {field.name for field in attrs.fields(cls)} if attrs.has(cls) else set[str]()
     for name in sorted(fields | {name for base in ours for name in vars(base)}):
         member = inspect.getattr_static(cls, name, None)
         is_explained = name not in fields and bool(inspect.getdoc(getattr(member, "fget", member)))
-        if not (name.startswith("_") or name in told or is_explained):
+        if not (name.startswith("_") or name in names or is_explained):
             yield f"{cls.__qualname__}.{name}"
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_is_documented(name: str) -> None:
-    """Each exported class, function, constant and type has a docstring, and so has each public part of a class."""
+    """Each exported class, function, constant and type has a docstring, and so has each public member of a class."""
     module = importlib.import_module(name)
     missing: list[str] = [] if inspect.getdoc(module) else [name]
     for exported in module.__all__:
@@ -82,8 +92,8 @@ def test_every_public_name_is_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize("policy", [Polling, RetryPolicy])
-def test_help_tells_every_setting(policy: type) -> None:
-    """`help()` does not show what is said about single fields, so the class says it, with every default."""
+def test_help_describes_every_setting(policy: type) -> None:
+    """`help()` does not show the docstrings of fields, so the class describes each field with its default."""
     text = inspect.getdoc(policy) or ""
     for field in attrs.fields(policy):
         (line,) = (line for line in text.splitlines() if line.strip().startswith(f"{field.name}:"))
@@ -91,7 +101,7 @@ def test_help_tells_every_setting(policy: type) -> None:
 
 
 def test_the_reference_is_made_without_a_warning(tmp_path: Path) -> None:
-    """The command in the README makes a page for every public module, and nothing in them is left unresolved."""
+    """The command in the README makes a page for every public module, without a warning."""
     readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
     (command,) = (line for line in readme.splitlines() if "pdoc" in line and ".venv/bin/" in line)
     options = command[command.index("pdoc ") :].split()[1:]
@@ -104,8 +114,22 @@ def test_the_reference_is_made_without_a_warning(tmp_path: Path) -> None:
     assert pages == {*PUBLIC, "index"}
 
 
-def test_help_begins_with_how_to_begin() -> None:
-    """`help(nairi_async)` says what it is and shows a program before it lists names."""
+def test_exports_name_the_package_as_their_module() -> None:
+    """`help()`, reprs and pickles of exported classes do not show private modules; the types of fields resolve."""
+    for name in nairi_async.__all__:
+        export = getattr(nairi_async, name)
+        if isinstance(export, type):
+            assert export.__module__ == "nairi_async"
+            assert pickle.loads(pickle.dumps(export)) is export  # noqa: S301 - made here
+            if attrs.has(export) and not issubclass(export, Exception):
+                assert set(typing.get_type_hints(export)) >= {field.name for field in attrs.fields(export)}
+    assert pydoc.plain(pydoc.render_doc(nairi_async.Watch)).startswith(
+        "Python Library Documentation: class Watch in module nairi_async\n"
+    )
+
+
+def test_help_begins_with_a_program() -> None:
+    """`help(nairi_async)` describes the library and shows a program before it lists names."""
     text = pydoc.plain(pydoc.render_doc(nairi_async))
     beginning = text[: text.index("PACKAGE CONTENTS")]
     assert "async with NairiSession() as nairi:" in beginning
