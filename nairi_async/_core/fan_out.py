@@ -52,11 +52,17 @@ class TaskPool(Generic[_T]):
         self._error: BaseException | None = None
         self._changed = asyncio.Event()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Start a task."""
+    @property
+    def queued(self) -> int:
+        """Number of items that wait for the consumer."""
+        return len(self._items)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task, and return it."""
         task = asyncio.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self._on_done)
+        return task
 
     def put(self, item: _T) -> None:
         """Queue an item for the consumer."""
@@ -116,7 +122,15 @@ class FanOut(Generic[_T]):
         self._outcome = outcome
         self._limit = limit
         self._pool: TaskPool[_T] | None = None
+        # Reads the prompts, and starts a task for each.
+        self._feeder: asyncio.Task[None] | None = None
         self._is_closed = False
+
+    def __repr__(self) -> str:
+        if self._pool is None or self._is_closed:
+            return f"<{type(self).__name__}: {'closed' if self._is_closed else 'nothing sent yet'}>"
+        running = len(self._pool.tasks - {self._feeder})
+        return f"<{type(self).__name__}: {running} prompts running, {self._pool.queued} outcomes to read>"
 
     def __aiter__(self) -> Self:
         return self
@@ -127,7 +141,7 @@ class FanOut(Generic[_T]):
             raise StopAsyncIteration
         if self._pool is None:
             self._pool = TaskPool(self._limit)
-            self._pool.spawn(_run_all(self._pool, self._prompts, self._outcome))
+            self._feeder = self._pool.spawn(_run_all(self._pool, self._prompts, self._outcome))
         return await self._pool.get()
 
     async def aclose(self) -> None:

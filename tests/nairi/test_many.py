@@ -84,6 +84,21 @@ async def test_prompts_are_read_lazily_and_within_the_limit(nairi: NairiSession,
     assert [outcome async for outcome in outcomes] == []
 
 
+async def test_reprs_say_how_far_things_are(nairi: NairiSession, echo: Simulator) -> None:
+    """`repr` of the iterators shows what runs and what waits to be read."""
+    outcomes = nairi.ask_many("my-agent", ["1", "50"])
+    assert repr(outcomes) == "<AskMany: nothing sent yet>"
+    await anext(outcomes)
+    assert repr(outcomes) == "<AskMany: 1 prompts running, 0 outcomes to read>"
+    await outcomes.aclose()
+    assert repr(outcomes) == "<AskMany: closed>"
+    listing = nairi.conversations("my-agent")
+    assert repr(listing) == "<ConversationListing of 'my-agent': 0 conversations read, more to read>"
+    assert len([row async for row in listing]) == 2
+    assert repr(listing) == "<ConversationListing of 'my-agent': 2 conversations read, at the end>"
+    assert repr(nairi.sync("my-agent")) == "<Sync of 'my-agent': 0 conversations read, more to read>"
+
+
 async def test_prompts_may_come_from_an_async_source(nairi: NairiSession, echo: Simulator, clock: VirtualClock) -> None:
     """A slow source does not delay outcomes, and its error is raised after all of them."""
 

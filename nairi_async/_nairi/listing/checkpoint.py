@@ -1,10 +1,10 @@
-"""Up to where an agent's conversations are known: what to store between two synchronisations."""
+"""`Checkpoint`: how far an agent's conversations were synchronised, to be stored between two synchronisations."""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from attrs import field, frozen
 
@@ -12,12 +12,11 @@ from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
 OVERLAP: Final = timedelta(seconds=5)
-"""How far behind the newest known change the next synchronisation begins, by the service's clock.
+"""The next synchronisation begins this long before the newest known change, by the service's clock.
 
-A change that the service stamps a little before it shows it, or with the time of another one, is found there.
+So it finds a change that the service listed late, or with the time of another change.
 """
 
 _VERSION: Final = 1
@@ -29,50 +28,63 @@ def _pairs(seen: Mapping[str, datetime]) -> tuple[tuple[str, datetime], ...]:
 
 @frozen
 class Checkpoint:
-    """What `sync` has handed over, so that the next one gives only what came after.
+    """The conversations that a `sync` has yielded, so that the next one yields only later changes.
 
-    It holds times of the service alone, so the clock of this machine does not matter. It is a value: equal, hashable,
-    picklable, and `to_json` makes a text of it.
+    It contains times of the service only, so this machine's clock does not matter. It can be compared, hashed and
+    pickled; `to_dict` and `to_json` make it a dictionary and a text.
     """
 
     updated_at: datetime | None = None
-    """Everything that changed until then was handed over; `None`: nothing was."""
+    """Every change up to this time was yielded; `None`: none was."""
     seen: tuple[tuple[str, datetime], ...] = field(default=(), converter=_pairs, repr=False)
-    """What was handed over within `OVERLAP` before that time and after it: job ids, each with its `updated_at`."""
+    """The conversations yielded with a time later than `OVERLAP` before it: job ids, each with its `updated_at`."""
 
-    def to_json(self) -> str:
-        """One line of JSON."""
-        document = {
+    def to_dict(self) -> dict[str, Any]:
+        """Return the checkpoint as a dictionary that JSON can hold."""
+        return {
             "version": _VERSION,
             "updated_at": None if self.updated_at is None else self.updated_at.isoformat(),
             "seen": {job_id: time.isoformat() for job_id, time in self.seen},
         }
-        return json.dumps(document, separators=(",", ":"))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Checkpoint:
+        """Return the checkpoint that `to_dict` made a dictionary of; unknown keys are ignored.
+
+        Raises:
+            InvalidArgumentError: the dictionary is not of a checkpoint, or of a later version of this library.
+        """
+        try:
+            if data["version"] != _VERSION:
+                raise InvalidArgumentError(f"the checkpoint has version {data['version']!r}, not {_VERSION}")
+            updated_at = data["updated_at"]
+            seen = {str(job_id): _time(time) for job_id, time in data["seen"].items()}
+            return cls(None if updated_at is None else _time(updated_at), seen)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, InvalidArgumentError):
+                raise
+            raise InvalidArgumentError("this is not a checkpoint as `Checkpoint.to_dict` makes it") from error
+
+    def to_json(self) -> str:
+        """Return the checkpoint as one line of JSON."""
+        return json.dumps(self.to_dict(), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Checkpoint:
-        """The checkpoint that `to_json` wrote.
+        """Return the checkpoint that `to_json` wrote.
 
         Raises:
-            InvalidArgumentError: it is none, or comes from a later version of this library.
+            InvalidArgumentError: the text is not a checkpoint, or one of a later version of this library.
         """
         try:
-            document: Any = json.loads(text)
-            if document["version"] != _VERSION:
-                raise InvalidArgumentError(f"the checkpoint is of version {document['version']!r}, not {_VERSION}")
-            updated_at = document["updated_at"]
-            return cls(
-                None if updated_at is None else _time(updated_at),
-                {str(job_id): _time(time) for job_id, time in document["seen"].items()},
-            )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            if isinstance(error, InvalidArgumentError):
-                raise
-            raise InvalidArgumentError("this is no checkpoint, as Checkpoint.to_json writes it") from error
+            data = json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InvalidArgumentError("this is not a checkpoint as `Checkpoint.to_json` writes it") from error
+        return cls.from_dict(data)
 
 
 def _time(text: str) -> datetime:
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
-        raise ValueError("a time without an offset")
+        raise ValueError("the time has no offset")
     return time.astimezone(UTC)

@@ -1,19 +1,19 @@
-"""Reading a list that moves, by offset, without missing anything: a pure state machine (api: list for agent).
+"""Read a list that changes meanwhile, page by page, and miss nothing: a pure state machine.
 
-The service pages by offset over a list that is alive. Between two pages a conversation may come in or go out of the
-list, or move within it, and each such step shifts the others against the offset. What can be missed, and why it is not:
+The service pages by offset over a live list (https://nairi.ai/docs/api/conversations/list-for-agent). Between two pages
+a conversation may enter or leave the list, or move within it, and so shift the others relative to the offset.
 
-* Something in front of the offset goes away, and the next page begins behind a gap. Therefore pages overlap: each
-  begins with the last one of the page before. One that does not begin with something known may hide a gap, and is read
-  again from further up, in growing steps.
-* Sorted by `updated_at_desc`, what changes jumps from the unread end to the front. Therefore the front is read again at
-  the end, until one single page shows all that jumped, or nothing did.
-* Sorted by `updated_at_asc`, what changes only moves towards the end, where it is met later. There the offset is needed
-  only among equal times: otherwise `updated_after` is moved forward, and nothing can shift against it.
-* Something in front of the offset comes in: the overlap grows, and is left out as known.
+* An entry before the offset disappears, and the next page starts after a gap. So pages overlap: each starts with the
+  last entry of the page before. A page that does not start with a known entry may hide a gap; it is read again from
+  further up, in growing steps.
+* With `updated_at_desc`, an entry that changes moves from the unread end to the front. So the front is read again at
+  the end, until a single page shows everything that moved, or nothing did.
+* With `updated_at_asc`, an entry that changes only moves towards the end, where it is read later. The offset is needed
+  only among equal times: otherwise `updated_after` is advanced, and nothing can shift.
+* An entry appears before the offset: the overlap grows, and known entries are left out.
 
-What remains: a conversation whose status enters a filter while the list is read, at a place already passed, and the
-order of the service among equal sort keys, which is taken to be the same for two pages that follow each other.
+Two things can be missed: a conversation that enters a status filter while the list is read, at a place that was passed;
+and an entry among others with the same sort key, if the service orders these differently in consecutive pages.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ if TYPE_CHECKING:
     from nairi_async.models import ConversationSummary
 
 LIMIT: Final = 100
-"""Conversations on a page; the service gives no more (api: list for agent)."""
+"""Conversations on a page: the service's maximum."""
 
 SORTS: Final = get_args(ConversationSort)
 """The orders in which the service can list conversations."""
 
 PRECISION: Final = timedelta(milliseconds=1)
-"""What a printed time may differ by from the one that the service compares: it prints milliseconds."""
+"""The precision of printed times; the service may compare finer ones."""
 
 _BEGINNING: Final = datetime.min.replace(tzinfo=UTC)
-# The same page at several offsets comes from a service that does not page.
+# So many times the same page, at other offsets, means that the service does not page.
 _MOST_REPEATS: Final = 3
-# How fast the steps back grow that look for the place where the list goes on.
+# The factor by which steps back grow while the place is searched at which the list continues.
 _GROWTH: Final = 10
 
 
 @frozen
 class Page:
-    """Which part of the list to ask for."""
+    """The part of the list to request."""
 
     updated_after: datetime | None
-    """Only what changed strictly after it."""
+    """Only what changed after this time."""
     offset: int
-    """How many to leave out at the front."""
+    """How many entries to skip."""
 
 
 class Paging:
     """One reading of a list from its beginning to its end.
 
-    Ask for `page`, hand the rows to `observe`, until `is_finished`.
+    Request `page` and pass its rows to `observe`, until `is_finished`.
     """
 
     def __init__(self, sort: str, updated_after: datetime | None = None, *, limit: int = LIMIT) -> None:
@@ -73,7 +73,7 @@ class Paging:
         self._is_at_front = False
         self._top: datetime | None = None
         self._next_top: datetime | None = None
-        self._is_at_rest = False
+        self._is_unchanged = False
         self._previous: list[str] = []
         self._repeats = 0
         self.is_finished = False
@@ -81,34 +81,34 @@ class Paging:
 
     @property
     def page(self) -> Page:
-        """What to ask for next."""
+        """The page to request next."""
         return Page(self._after, self._offset)
 
     def observe(self, rows: Sequence[ConversationSummary]) -> list[ConversationSummary]:
-        """Learn from the page asked for; returns what was not seen yet, or not with this `updated_at`, in order."""
-        self._guard(rows)
-        is_gapless = self._offset == 0 or (bool(rows) and rows[0].id in self._known)
+        """Record the requested page; return its rows that are new, or have another `updated_at`, in order."""
+        self._check_repeats(rows)
+        is_gapless = self._offset == 0 or (bool(rows) and rows[0].job_id in self._known)
         if not is_gapless:
             self._step_back()
             return []
         self._step = 1
-        news = [row for row in rows if row.id not in self._known or self._known[row.id] != row.updated_at]
-        self._known.update((row.id, row.updated_at) for row in rows)
+        news = [row for row in rows if row.job_id not in self._known or self._known[row.job_id] != row.updated_at]
+        self._known.update((row.job_id, row.updated_at) for row in rows)
         if self._sort == "updated_at_desc":
-            self._go_on_from_the_newest(rows, has_news=bool(news))
+            self._continue_newest_first(rows, has_news=bool(news))
         elif len(rows) < self._limit:
             self.is_finished = True
-        elif self._sort != "updated_at_asc" or not self._move_forward(rows):
+        elif self._sort != "updated_at_asc" or not self._advance_time(rows):
             self._offset += self._limit - 1
         return news
 
     def _step_back(self) -> None:
-        """What is known moved up by more than the overlap, or the list became shorter than the offset."""
+        """Move the offset back: known entries moved up by more than the overlap, or the list became shorter."""
         self._offset = max(0, self._offset - self._step)
         self._step *= _GROWTH
 
-    def _move_forward(self, rows: Sequence[ConversationSummary]) -> bool:
-        """Let the next page begin by time instead of by offset, unless half of this page would be read again."""
+    def _advance_time(self, rows: Sequence[ConversationSummary]) -> bool:
+        """Start the next page by time instead of by offset, unless half of this page would be read again."""
         last = max((row.updated_at for row in rows if row.updated_at is not None), default=None)
         if last is None or last < _BEGINNING + PRECISION:
             return False
@@ -119,26 +119,26 @@ class Paging:
         self._after, self._offset = bound, 0
         return True
 
-    def _go_on_from_the_newest(self, rows: Sequence[ConversationSummary], *, has_news: bool) -> None:
+    def _continue_newest_first(self, rows: Sequence[ConversationSummary], *, has_news: bool) -> None:
         times = [row.updated_at for row in rows if row.updated_at is not None]
         is_first = self._offset == 0
         if is_first:
             self._next_top = max(times, default=None)
-            self._is_at_rest = self._is_at_front and self._next_top == self._top
-        self._is_at_rest = self._is_at_rest and not has_news
-        # At the front, nothing has moved behind the first row that is older than the front was before.
+            self._is_unchanged = self._is_at_front and self._next_top == self._top
+        self._is_unchanged = self._is_unchanged and not has_news
+        # On the way back from the front: behind the first row that is older than the old front, nothing has moved.
         is_older = self._is_at_front and (self._top is None or any(time < self._top for time in times))
         if len(rows) == self._limit and not is_older:
             self._offset += self._limit - 1
-        elif is_first or self._is_at_rest:
+        elif is_first or self._is_unchanged:
             self.is_finished = True
         else:
             self._is_at_front, self._top, self._offset = True, self._next_top, 0
 
-    def _guard(self, rows: Sequence[ConversationSummary]) -> None:
-        """Never go on for ever where a service does not do what it is asked."""
-        ids = [row.id for row in rows]
+    def _check_repeats(self, rows: Sequence[ConversationSummary]) -> None:
+        """Fail, instead of reading endlessly, if the service ignores the offset."""
+        ids = [row.job_id for row in rows]
         self._repeats = self._repeats + 1 if len(ids) == self._limit and ids == self._previous else 0
         self._previous = ids
         if self._repeats >= _MOST_REPEATS:
-            raise DecodeError("the answer cannot be read: the list shows the same page at every offset")
+            raise DecodeError("the list of conversations has the same page at every offset")
