@@ -129,7 +129,7 @@ class FanOut(Generic[_T]):
     def __repr__(self) -> str:
         if self._pool is None or self._is_closed:
             return f"<{type(self).__name__}: {'closed' if self._is_closed else 'nothing sent yet'}>"
-        running = len(self._pool.tasks - {self._feeder})
+        running = sum(not task.done() for task in self._pool.tasks if task is not self._feeder)
         return f"<{type(self).__name__}: {running} prompts running, {self._pool.queued} outcomes to read>"
 
     def __aiter__(self) -> Self:
