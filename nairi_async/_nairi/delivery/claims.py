@@ -1,10 +1,14 @@
-"""Which prompt owns which turn while several equal prompts are on their way: bookkeeping without I/O."""
+"""Which prompt owns which turn: the claims of prompts on their way, and the conversations whose start is known.
+
+Bookkeeping without I/O.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from attrs import define, field, frozen
 
@@ -16,6 +20,9 @@ if TYPE_CHECKING:
     from nairi_async._core.request import CallState
     from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 
+# Conversations whose start is remembered. A search that looks back further may call one of them unexplained.
+_REMEMBERED: Final = 20_000
+
 
 @define(eq=False)
 class Claim:
@@ -23,7 +30,9 @@ class Claim:
 
     fingerprint: PromptFingerprint
     call: CallState | None
-    """The call that carries it; `None` for a prompt that another process sent."""
+    """The call that carries it; `None` for a prompt that is only searched for."""
+    copies: int = 1
+    """How many lost prompts the claim stands for; all are equal."""
     is_lost: bool = False
     """Whether it was sent and its response will not come."""
     decided: asyncio.Event = field(factory=asyncio.Event)
@@ -50,10 +59,12 @@ class Claims:
         self._open: dict[PromptFingerprint, _EqualPrompts] = {}
 
     @contextmanager
-    def open(self, fingerprint: PromptFingerprint, call: CallState | None = None) -> Generator[Claim]:
+    def open(
+        self, fingerprint: PromptFingerprint, call: CallState | None = None, *, copies: int = 1
+    ) -> Generator[Claim]:
         """Hold a claim for as long as the block runs."""
         equals = self._open.setdefault(fingerprint, _EqualPrompts())
-        claim = Claim(fingerprint, call)
+        claim = Claim(fingerprint, call, copies)
         equals.claims.append(claim)
         try:
             yield claim
@@ -73,15 +84,20 @@ class Claims:
         claim.is_lost = True
         claim.decided.set()
 
-    def in_flight(self, claim: Claim) -> list[Claim]:
-        """Return the claims of equal prompts whose responses are awaited, and may name a turn that was found."""
+    def equal_in_flight(self, claim: Claim) -> list[Claim]:
+        """Return the claims of equal prompts whose responses are awaited."""
         return [rival for rival in self._open[claim.fingerprint].claims if rival is not claim and rival.is_in_flight]
+
+    def starts_in_flight(self) -> list[Claim]:
+        """Return the claims of all prompts that start a conversation and whose responses are awaited."""
+        starts = (equals.claims for fingerprint, equals in self._open.items() if fingerprint.job_id is None)
+        return [claim for claims in starts for claim in claims if claim.is_in_flight]
 
     def match(self, claim: Claim, found: Sequence[Turn]) -> Match:
         """Decide which of the turns found, oldest first, is the claim's; equal lost prompts take one each."""
         equals = self._open[claim.fingerprint]
         free = tuple(turn for turn in found if turn.message_id not in equals.assigned)
-        lost = sum(rival.is_lost for rival in equals.claims)
+        lost = max(claim.copies, sum(rival.is_lost for rival in equals.claims))
         return Match(free[0] if 0 < len(free) <= lost else None, free)
 
 
@@ -97,3 +113,43 @@ class Match:
     def undecided(self) -> Match:
         """Return the same candidates without a decision."""
         return Match(None, self.candidates)
+
+
+@frozen
+class KnownStart:
+    """A conversation and the prompt that started it."""
+
+    turn: Turn
+    content: bytes
+    """The digest of the prompt."""
+    at: float
+    """When the prompt was sent, by the session's monotonic clock."""
+
+
+class KnownStarts:
+    """The conversations of which this session knows the prompt that started them: it sent or found that prompt."""
+
+    def __init__(self) -> None:
+        self._starts: OrderedDict[str, KnownStart] = OrderedDict()
+        self._by_content: dict[bytes, dict[str, KnownStart]] = {}
+
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self._starts
+
+    def add(self, start: KnownStart) -> None:
+        """Remember a conversation; the oldest of very many is forgotten."""
+        job_id = start.turn.job_id
+        if job_id in self._starts:
+            return
+        self._starts[job_id] = start
+        self._by_content.setdefault(start.content, {})[job_id] = start
+        if len(self._starts) > _REMEMBERED:
+            forgotten, old = self._starts.popitem(last=False)
+            equals = self._by_content[old.content]
+            del equals[forgotten]
+            if not equals:
+                del self._by_content[old.content]
+
+    def with_content(self, content: bytes) -> tuple[KnownStart, ...]:
+        """Return the conversations that a prompt of this content started, in the order of their adding."""
+        return tuple(self._by_content.get(content, {}).values())

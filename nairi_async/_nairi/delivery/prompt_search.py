@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from nairi_async._core.address import path
 from nairi_async._core.fan_out import gather_limited
 from nairi_async._core.request import Request
-from nairi_async._nairi.delivery.fingerprint import canonical, skeleton
+from nairi_async._nairi.delivery.fingerprint import content_digest
 from nairi_async._nairi.listing.listing import ConversationListing
 from nairi_async._nairi.wire import decode_timeline
-from nairi_async.errors import BadRequestError, NotFoundError
+from nairi_async.errors import BadRequestError, NotAnApiJobError, NotFoundError
 from nairi_async.models import Turn
 
 if TYPE_CHECKING:
@@ -41,14 +41,20 @@ class UserMessage:
 
     turn: Turn
     """The turn that it started."""
-    prompt: str
-    """Its text, in canonical form."""
-    attachment_ids: frozenset[str]
-    """Its files."""
+    content: bytes
+    """The digest of its text and files."""
     created_at: float
-    """Unix time of the service; NaN where the service does not state it."""
-    skeleton: str = field(eq=False, repr=False)
-    """Its text without what the service might have changed; see `fingerprint.skeleton`."""
+    """Unix time of the service; NaN where the service does not state it, or where that does not single it out."""
+
+
+@frozen
+class FirstMessages:
+    """How an agent's conversations began."""
+
+    messages: tuple[UserMessage, ...] = ()
+    """Their first user messages, oldest conversation first."""
+    is_complete: bool = True
+    """Whether each conversation that may have begun in that time could be read."""
 
 
 @define(eq=False)
@@ -62,8 +68,7 @@ class _Reading:
     number: int = 0
     since: float = math.inf
     leave_out: Callable[[str], bool] | None = None
-    first_messages: tuple[UserMessage, ...] = ()
-    is_complete: bool = True
+    result: FirstMessages = field(factory=FirstMessages)
 
 
 class PromptSearch:
@@ -75,13 +80,10 @@ class PromptSearch:
         self._cache: OrderedDict[str, UserMessage | None] = OrderedDict()
         self._readings: dict[str, _Reading] = {}
 
-    async def first_messages(
-        self, agent_id: str, since: float, *, leave_out: Callable[[str], bool]
-    ) -> tuple[Sequence[UserMessage], bool]:
-        """Return the first messages of the agent's conversations started since `since`, and whether all were readable.
+    async def first_messages(self, agent_id: str, since: float, *, leave_out: Callable[[str], bool]) -> FirstMessages:
+        """Return how the agent's conversations began that were started since `since`, in Unix time of the service.
 
-        `since` is Unix time of the service; the messages come oldest first. Conversations of `leave_out` are not read.
-        Callers that ask for the same while a reading is due share it.
+        Conversations of `leave_out` are not read. Callers that ask for the same while a reading is due share it.
         """
         reading = self._readings.setdefault(agent_id, _Reading())
         asked_at = reading.number
@@ -89,19 +91,18 @@ class PromptSearch:
             if reading.number == asked_at or reading.since > since or reading.leave_out != leave_out:
                 reading.number += 1
                 reading.since = math.inf
-                reading.first_messages, reading.is_complete = await self._read(agent_id, since, leave_out)
+                reading.result = await self._read(agent_id, since, leave_out)
                 reading.since, reading.leave_out = since, leave_out
-            return reading.first_messages, reading.is_complete
+            return reading.result
 
     async def user_messages(self, job_id: str) -> list[UserMessage]:
-        """Return the user messages of a conversation, in the service's order."""
+        """Return the user messages of a conversation, each once, in the service's order."""
         request = Request(method="GET", path=path("conversations", job_id, "messages"), observe_date=True)
         messages = await self._executor.call(request, decode_timeline, unreadable_is_transient=True)
-        return [_user_message(message, job_id) for message in messages if message.role == "user"]
+        found = {message.id: _user_message(message, job_id) for message in messages if message.role == "user"}
+        return list(found.values())
 
-    async def _read(
-        self, agent_id: str, since: float, leave_out: Callable[[str], bool]
-    ) -> tuple[tuple[UserMessage, ...], bool]:
+    async def _read(self, agent_id: str, since: float, leave_out: Callable[[str], bool]) -> FirstMessages:
         after = datetime.fromtimestamp(max(0.0, since - _SLACK), UTC)
         listing = ConversationListing(self._agents, agent_id, status=(), updated_after=after, sort="created_at_desc")
         found: list[UserMessage] = []
@@ -114,16 +115,17 @@ class PromptSearch:
                 batch.append(row.id)
             if len(batch) < _AT_ONCE and not is_over:
                 continue
-            # Newest first: conversations behind one that started too early started earlier still.
-            for job_id, first in zip(batch, await self._first_of_each(batch), strict=True):
-                if first is None:
-                    is_complete = is_complete and job_id in self._cache
-                elif first.created_at < since:
-                    is_over = True
-                else:
-                    found.append(first)
+            firsts = await self._first_of_each(batch)
+            in_time = [first for first in firsts if first is not None and not first.created_at < since]
+            is_early = [first is not None and first.created_at < since for first in firsts]
+            # Newest first: behind conversations that all started too early there is none that did not.
+            is_over = is_over or (any(is_early) and not in_time)
+            newer = batch[: is_early.index(True)] if any(is_early) else batch
+            unread = {job_id for job_id, first in zip(batch, firsts, strict=True) if first is None}
+            is_complete = is_complete and all(job_id in self._cache for job_id in newer if job_id in unread)
+            found += in_time
             batch.clear()
-        return tuple(reversed(found)), is_complete
+        return FirstMessages(tuple(reversed(found)), is_complete)
 
     async def _first_of_each(self, job_ids: Sequence[str]) -> list[UserMessage | None]:
         """Return the first prompts of some conversations; `None` where there is none, or none yet."""
@@ -135,15 +137,17 @@ class PromptSearch:
     async def _first(self, job_id: str) -> UserMessage | None:
         try:
             messages = await self.user_messages(job_id)
-        except (NotFoundError, BadRequestError):
-            # Deleted, or not started through this API: it cannot be a prompt of ours.
+        except NotAnApiJobError:
+            # Not started through this API, so it cannot be a prompt of ours.
             self._store(job_id, None)
+            return None
+        except (NotFoundError, BadRequestError):
+            # Deleted, or a replica that lags does not know it yet.
             return None
         if not messages:
             # The service may list a new conversation before it shows its first message.
             return None
-        has_times = all(not math.isnan(message.created_at) for message in messages)
-        first = min(messages, key=lambda message: message.created_at) if has_times else messages[0]
+        first = _earliest(messages)
         self._store(job_id, first)
         return first
 
@@ -153,12 +157,13 @@ class PromptSearch:
             self._cache.popitem(last=False)
 
 
+def _earliest(messages: Sequence[UserMessage]) -> UserMessage:
+    """Return the first message of a conversation; without its time if times do not single it out."""
+    earliest = min(messages, key=lambda message: message.created_at)
+    is_alone = sum(not message.created_at > earliest.created_at for message in messages) == 1
+    return earliest if is_alone else evolve(messages[0], created_at=math.nan)
+
+
 def _user_message(message: Message, job_id: str) -> UserMessage:
     created_at = math.nan if message.created_at is None else message.created_at.timestamp()
-    return UserMessage(
-        Turn(job_id, message.id),
-        canonical(message.content),
-        frozenset(message.attachment_ids),
-        created_at,
-        skeleton(message.content),
-    )
+    return UserMessage(Turn(job_id, message.id), content_digest(message.content, message.attachment_ids), created_at)

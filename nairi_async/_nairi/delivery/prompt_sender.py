@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -65,6 +64,7 @@ class PromptSender:
         sent: tuple[datetime, datetime],
         exclude: Container[str],
         settled: float,
+        copies: int = 1,
     ) -> Turn | None:
         """Return the turn of a prompt that another process sent between two times; `None` if there is none.
 
@@ -77,7 +77,7 @@ class PromptSender:
         recorded_at = sent[0].timestamp()
         until = last + settled
         window = SearchWindow(agent_id, first, until, arrived_by=until, recorded_at=recorded_at)
-        return await self.reconciler.find_start(fingerprint, window, exclude)
+        return await self.reconciler.find_start(fingerprint, window, exclude, copies=copies)
 
     async def observe_server_time(self, agent_id: str) -> None:
         """Read the service's time once, if no response has stated it yet. A failure costs precision only."""
@@ -112,6 +112,11 @@ class PendingPrompt:
     _turn: Turn | None = field(default=None, init=False)
 
     @property
+    def _is_first(self) -> bool:
+        """Whether the prompt starts a conversation."""
+        return self._fingerprint.job_id is None
+
+    @property
     def is_unsent(self) -> bool:
         """Whether the prompt provably does not run."""
         return self._turn is None and not self.is_lost
@@ -141,7 +146,7 @@ class PendingPrompt:
             if on_unknown == "raise" or self._window is None:
                 raise unknown
             turn = await reconciler.find_lost(claim, self._window, unknown, deadline=deadline)
-            return self._accept(turn, self._window.sent_from)
+            return self._accept(turn, TurnOrigin(self._window.sent_from, None, is_first=self._is_first))
 
     async def _send(self, claim: Claim, deadline: float) -> Turn:
         context = self._sender.context
@@ -153,14 +158,18 @@ class PendingPrompt:
         except OutcomeUnknownError:
             self.is_lost = True
             raise
-        except asyncio.CancelledError:
-            self.is_lost = self._call.write_started
-            raise
         except NotFoundError as error:
             not_found = error
+        except NairiError:
+            # Refused, or never sent.
+            raise
+        except BaseException:
+            # Cancelled, or interrupted.
+            self.is_lost = self._call.write_started
+            raise
         else:
             self._sender.reconciler.claims.assign(claim, turn)
-            return self._accept(turn, started_at)
+            return self._accept(turn, TurnOrigin(started_at, self._call.answered_at, self._is_first))
         finally:
             until = context.clock.monotonic() + SETTLING_TIME
             self._window = SearchWindow(self._agent_id, started_at, until, previous)
@@ -170,12 +179,13 @@ class PendingPrompt:
             await self._sender.agents.explain(self._agent_id, not_found)
         raise not_found
 
-    def _accept(self, turn: Turn, sent_at: float) -> Turn:
+    def _accept(self, turn: Turn, origin: TurnOrigin) -> Turn:
         context = self._sender.context
         self.is_lost = False
         self._turn = evolve(turn, agent_id=self._agent_id or context.agent_of_job(turn.job_id))
-        is_first = self._fingerprint.job_id is None
-        context.record_origin(self._turn, TurnOrigin(sent_at, self._call.answered_at, is_first))
+        context.record_origin(self._turn, origin)
+        if self._is_first:
+            self._sender.reconciler.record_start(self._fingerprint, self._turn, origin.moment)
         self._sender.on_turn(self._turn)
         return self._turn
 

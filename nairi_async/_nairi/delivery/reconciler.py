@@ -1,42 +1,52 @@
 """Finds the turn of a prompt whose response was lost, by comparing it with the service's user messages.
 
 The service knows no idempotency key (https://nairi.ai/docs/api). What remains is evidence: a user message of equal text
-and files, made after the prompt was sent, that no other prompt of this session started. Equal prompts that are lost at
-the same time take one turn each; which takes which does not matter, because they are equal. If more turns are found
-than those prompts explain, someone else sent the same text at the same time, and none is taken.
+and files, made after the prompt was sent, that started no other prompt's turn. Equal prompts that are lost at the same
+time take one turn each; which takes which does not matter, because they are equal. If more turns are found than those
+prompts explain, someone else sent the same text at the same time, and none is taken.
+
+That a prompt does *not* run takes more: every conversation of the agent that began within minutes of the prompt must
+be explained, because the service may have changed the text, or dated it by another clock. A conversation is explained
+
+* if the caller excludes it, because it knows whose it is;
+* if this session sent, or found, another prompt that started it;
+* if an equal prompt takes it while the search goes on.
+
+A conversation that this session started with an *equal* prompt is not explained by that: whoever received that turn may
+have lost it, in an exception or a cancellation, before it was recorded. Only the caller can know, and excludes it then.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Container
 from typing import TYPE_CHECKING, Final
 
 from attrs import evolve, field, frozen
 
-from nairi_async._nairi.delivery.claims import Claims
-from nairi_async._nairi.delivery.fingerprint import is_like, skeleton
-from nairi_async._nairi.delivery.prompt_search import PromptSearch
+from nairi_async._nairi.delivery.claims import Claims, KnownStart, KnownStarts, Match
+from nairi_async._nairi.delivery.prompt_search import PromptSearch, UserMessage
 from nairi_async._nairi.polling.context import TurnOrigin
 from nairi_async.errors import NairiError, OutcomeUnknownError
+from nairi_async.models import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from nairi_async._nairi.agents import Agents
-    from nairi_async._nairi.delivery.claims import Claim, Match
+    from nairi_async._nairi.delivery.claims import Claim
     from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
-    from nairi_async._nairi.delivery.prompt_search import UserMessage
     from nairi_async._nairi.polling.context import PollingContext
-    from nairi_async.models import Turn
 
 SETTLING_TIME: Final = 60.0
 """Seconds for which a lost prompt is searched for; a service that shows it later than that is not waited for."""
-# Seconds by which the times of messages may differ from the `Date` of responses.
+# Seconds by which the times of messages may differ from the `Date` of responses for a turn to be taken.
 _MARGIN: Final = 5.0
+# Seconds by which they may differ for a conversation to stand against the proof that a prompt does not run.
+_WIDE_MARGIN: Final = 300.0
 # Seconds by which the service's clock may differ from this machine's, where no response is dated.
 _UNDATED_MARGIN: Final = 300.0
-# Searches after the settling time, at most: a service whose servers disagree about the time proves nothing.
+# Searches after the settling time, at most: conversations may be explained a little later.
 _LATE_SEARCHES: Final = 6
 # Seconds between the first two searches; it doubles.
 _FIRST_WAIT: Final = 0.5
@@ -63,13 +73,32 @@ class SearchWindow:
 
 @frozen
 class _Exclusion:
-    """Conversations that cannot be the one searched for. Two are equal if they consist of the same objects."""
+    """Conversations that need not be read. Two are equal if they consist of the same objects."""
 
-    owns: Callable[[str], bool]
+    known: KnownStarts = field(eq=id)
     exclude: Container[str] = field(eq=id)
 
     def __call__(self, job_id: str) -> bool:
-        return job_id in self.exclude or self.owns(job_id)
+        return job_id in self.exclude or job_id in self.known
+
+
+@frozen
+class _Findings:
+    """What one search found."""
+
+    match: Match
+    unexplained: tuple[Turn, ...] = ()
+    """Conversations that do not match, but may be the prompt in another form, or with another time."""
+    is_complete: bool = True
+    """Whether everything could be read."""
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the prompt did not run, if the search is believed."""
+        return self.is_complete and not self.unexplained
+
+
+_NONE: Final = frozenset[str]()
 
 
 class Reconciler:
@@ -77,8 +106,14 @@ class Reconciler:
 
     def __init__(self, context: PollingContext, agents: Agents) -> None:
         self.claims = Claims()
+        self._known = KnownStarts()
         self._context = context
         self._search = PromptSearch(context.executor, agents)
+
+    def record_start(self, fingerprint: PromptFingerprint, turn: Turn, sent_at: float) -> None:
+        """Remember which prompt started a conversation; `sent_at` is by the session's monotonic clock."""
+        # A copy: the turn itself would keep the context's memory of it alive.
+        self._known.add(KnownStart(evolve(turn), fingerprint.content, sent_at))
 
     async def find_lost(
         self, claim: Claim, window: SearchWindow, error: OutcomeUnknownError, *, deadline: float
@@ -91,47 +126,69 @@ class Reconciler:
                 `candidates` names them.
         """
         self.claims.mark_lost(claim)
+
+        async def search() -> _Findings:
+            if claim.fingerprint.job_id is not None:
+                return await self._search_conversation(claim, window)
+            findings = await self._search_starts(claim, window, _Exclusion(self._known, _NONE), margin=_MARGIN)
+            # Nothing is proven here, so conversations that do not match are no reason to go on.
+            return _Findings(findings.match)
+
         try:
-            turn, _ = await self._find(claim, window, self._context.owns, deadline)
-        except OutcomeUnknownError as undecided:
-            error.candidates = undecided.candidates
-            error.add_note(undecided.message)
+            found = await self._repeat(search, window, deadline)
         except NairiError as failure:
             error.add_note(f"the search for it failed: {failure}")
-        else:
-            if turn is not None:
-                return turn
-            error.add_note("it was searched for and not found")
+            raise error from None
+        if found.match.turn is not None:
+            self.claims.assign(claim, found.match.turn)
+            return found.match.turn
+        error.candidates = found.match.candidates
+        error.add_note(_several(error.candidates) if error.candidates else "it was searched for and not found")
         raise error
 
     async def find_start(
-        self, fingerprint: PromptFingerprint, window: SearchWindow, exclude: Container[str]
+        self, fingerprint: PromptFingerprint, window: SearchWindow, exclude: Container[str], *, copies: int = 1
     ) -> Turn | None:
-        """Return the turn of a prompt that started a conversation in another process; `None` if there is none.
+        """Return the turn of a prompt that started a conversation; `None` if it provably does not run.
+
+        `copies` is the number of equal prompts that are lost, this one included: one of as many turns is taken.
 
         Raises:
-            OutcomeUnknownError: several turns match, or not everything could be compared.
+            OutcomeUnknownError: more turns match than that, or some conversation remains unexplained: `candidates`
+                names them. Or some conversation could not be read.
             NairiError: reading failed for good.
         """
-        with self.claims.open(fingerprint) as claim:
+        exclusion = _Exclusion(self._known, exclude)
+        with self.claims.open(fingerprint, copies=copies) as claim:
             self.claims.mark_lost(claim)
-            exclusion = _Exclusion(self._context.owns, exclude)
-            turn, is_complete = await self._find(claim, window, exclusion, math.inf)
-            if turn is None and not is_complete:
-                raise OutcomeUnknownError("not found, but some conversations could not be compared with it")
-            if turn is None:
-                return None
-            turn = evolve(turn, agent_id=window.agent_id)
-            self._context.record_origin(turn, TurnOrigin(window.sent_from, None, is_first=True))
-            return turn
+            found = await self._repeat(
+                lambda: self._search_starts(claim, window, exclusion, margin=_WIDE_MARGIN), window, math.inf
+            )
+            if found.match.turn is not None:
+                turn = evolve(found.match.turn, agent_id=window.agent_id)
+                self.claims.assign(claim, turn)
+                self.record_start(fingerprint, turn, window.sent_from)
+                self._context.record_origin(turn, TurnOrigin(window.sent_from, None, is_first=True))
+                return turn
+        if found.match.candidates:
+            undecided = OutcomeUnknownError(_several(found.match.candidates))
+            undecided.candidates = found.match.candidates
+            raise undecided
+        if found.unexplained:
+            text = f"not found, but {len(found.unexplained)} conversations of that time are not known to be others'"
+            undecided = OutcomeUnknownError(text)
+            undecided.candidates = found.unexplained
+            raise undecided
+        if not found.is_complete:
+            raise OutcomeUnknownError("not found, but some conversations of that time could not be read")
+        return None
 
-    async def _find(
-        self, claim: Claim, window: SearchWindow, leave_out: Callable[[str], bool], deadline: float
-    ) -> tuple[Turn | None, bool]:
-        """Search until the turn is found or the time is over; return it, and whether everything could be compared.
+    async def _repeat(
+        self, search: Callable[[], Awaitable[_Findings]], window: SearchWindow, deadline: float
+    ) -> _Findings:
+        """Search until a turn matches or the time is over; return the last findings.
 
         Raises:
-            OutcomeUnknownError: several turns match.
             NairiError: reading failed for good.
         """
         clock = self._context.clock
@@ -139,75 +196,83 @@ class Reconciler:
         wait, proofs, late_searches = _FIRST_WAIT, 0, 0
         while True:
             searched_at, contradictions = clock.monotonic(), server_clock.contradictions
-            match, is_complete = await self._search_once(claim, window, leave_out)
-            if match.turn is not None:
-                self.claims.assign(claim, match.turn)
-                return match.turn, is_complete
-            if match.candidates:
-                undecided = OutcomeUnknownError(f"{len(match.candidates)} turns may be the one that was sent")
-                undecided.candidates = match.candidates
-                raise undecided
+            found = await search()
+            if found.match.candidates:
+                return found
             now = clock.monotonic()
             # One search may be answered by a replica that lags, or dated by a server whose clock is wrong. Only a
             # search that began after the settling time can have seen everything.
             proofs += server_clock.contradictions == contradictions
             is_late = searched_at >= window.search_until
-            if now >= deadline or (proofs > 1 and is_late):
-                return None, is_complete
+            if now >= deadline or (proofs > 1 and is_late and found.is_clear):
+                return found
             late_searches += is_late
             if late_searches == _LATE_SEARCHES:
-                return None, False
+                return evolve(found, is_complete=False)
             rest = window.search_until - now if now < window.search_until else math.inf
             await clock.sleep(min(wait * (0.5 + self._context.random()), _LONGEST_WAIT, rest, deadline - now))
             wait *= 2.0
 
-    async def _search_once(
-        self, claim: Claim, window: SearchWindow, leave_out: Callable[[str], bool]
-    ) -> tuple[Match, bool]:
-        fingerprint = claim.fingerprint
-        if fingerprint.job_id is None:
-            assert window.agent_id is not None  # noqa: S101 - a prompt that starts a conversation names its agent
-            since = self._bounds(window)[0]
-            messages, is_complete = await self._search.first_messages(window.agent_id, since, leave_out=leave_out)
-            # Read again: the responses of the search have narrowed down the service's time.
-            found = [one for one in messages if not leave_out(one.turn.job_id) and self._fits(one, window)]
-        else:
-            messages, is_complete = await self._search.user_messages(fingerprint.job_id), True
-            found = self._later(messages, window)
-        equal = [one for one in found if (one.prompt, one.attachment_ids) == fingerprint.content]
-        # Responses in flight may name a turn that was found. Prompts sent from now on cannot have started it.
-        for rival in self.claims.in_flight(claim):
-            await rival.decided.wait()
+    async def _search_starts(
+        self, claim: Claim, window: SearchWindow, exclusion: _Exclusion, *, margin: float
+    ) -> _Findings:
+        """Search the agent's conversations that began in the window, widened by a margin."""
+        assert window.agent_id is not None  # noqa: S101 - a prompt that starts a conversation names its agent
+        since = self._bounds(window, margin)[0]
+        read = await self._search.first_messages(window.agent_id, since, leave_out=exclusion)
+        is_wide = margin > _MARGIN
+        # Responses in flight may name a conversation that was read. Prompts sent from now on cannot have started it.
+        await _decisions(self.claims.starts_in_flight() if is_wide else self.claims.equal_in_flight(claim))
+        content = claim.fingerprint.content
+        # The window is taken anew: the responses have narrowed down the service's time.
+        near = [one for one in read.messages if not exclusion(one.turn.job_id) and self._is_in(window, one, margin)]
+        if is_wide:
+            equals = (
+                start for start in self._known.with_content(content) if start.turn.job_id not in exclusion.exclude
+            )
+            near += (one for one in map(self._as_message, equals) if self._is_in(window, one, margin))
+        equal = [one for one in near if one.content == content and self._is_in(window, one, _MARGIN)]
         match = self.claims.match(claim, [one.turn for one in equal])
-        if not equal:
-            is_complete = is_complete and not _any_like(found, fingerprint)
-        if any(math.isnan(one.created_at) for one in equal) and fingerprint.job_id is None:
+        if any(math.isnan(one.created_at) for one in equal):
             # Without a time, the conversation may be years old.
             match = match.undecided()
-        return match, is_complete
+        equal_ids = {one.turn.message_id for one in equal}
+        unexplained = tuple(one.turn for one in near if one.turn.message_id not in equal_ids)
+        return _Findings(match, unexplained, read.is_complete)
+
+    async def _search_conversation(self, claim: Claim, window: SearchWindow) -> _Findings:
+        """Search the conversation that the prompt continued."""
+        job_id = claim.fingerprint.job_id
+        assert job_id is not None  # noqa: S101 - such a prompt names its conversation
+        messages = await self._search.user_messages(job_id)
+        await _decisions(self.claims.equal_in_flight(claim))
+        later = self._later(messages, window)
+        return _Findings(
+            self.claims.match(claim, [one.turn for one in later if one.content == claim.fingerprint.content])
+        )
+
+    def _as_message(self, start: KnownStart) -> UserMessage:
+        return UserMessage(start.turn, start.content, self._service_time(start.at)[0])
 
     def _later(self, messages: Sequence[UserMessage], window: SearchWindow) -> list[UserMessage]:
         """Return the user messages of a conversation that are later than the sending of the prompt."""
+        previous = window.previous_message_id
         times = {one.created_at for one in messages}
         if len(messages) > 1 and len(times) > 1 and not any(math.isnan(time) for time in times):
-            return [
-                one for one in messages if self._fits(one, window) and one.turn.message_id != window.previous_message_id
-            ]
+            return [one for one in messages if one.turn.message_id != previous and self._is_in(window, one, _MARGIN)]
         # Without times of their own, messages have only their order.
         ids = [one.turn.message_id for one in messages]
-        if window.previous_message_id not in ids:
-            return []
-        return list(messages[ids.index(window.previous_message_id) + 1 :])
+        return list(messages[ids.index(previous) + 1 :]) if previous in ids else []
 
-    def _fits(self, message: UserMessage, window: SearchWindow) -> bool:
-        earliest, latest = self._bounds(window)
-        # A time that is not stated (NaN) fits.
+    def _is_in(self, window: SearchWindow, message: UserMessage, margin: float) -> bool:
+        earliest, latest = self._bounds(window, margin)
+        # A time that is not stated (NaN) may be any.
         return not (message.created_at < earliest or message.created_at > latest)
 
-    def _bounds(self, window: SearchWindow) -> tuple[float, float]:
+    def _bounds(self, window: SearchWindow, margin: float) -> tuple[float, float]:
         """Return the earliest and latest service time at which the prompt can have arrived."""
         earliest = min(self._service_time(window.sent_from)[0], window.recorded_at)
-        return earliest - _MARGIN, self._service_time(window.arrived_by)[1] + _MARGIN
+        return earliest - margin, self._service_time(window.arrived_by)[1] + margin
 
     def _service_time(self, at: float) -> tuple[float, float]:
         earliest, latest = self._context.executor.server_clock.at(at)
@@ -217,7 +282,10 @@ class Reconciler:
         return here - _UNDATED_MARGIN, here + _UNDATED_MARGIN
 
 
-def _any_like(found: Sequence[UserMessage], fingerprint: PromptFingerprint) -> bool:
-    """Return whether one of the messages may be the prompt with its text or files changed by the service."""
-    sent = skeleton(fingerprint.prompt)
-    return any(one.attachment_ids <= fingerprint.attachment_ids and is_like(one.skeleton, sent) for one in found)
+async def _decisions(claims: Sequence[Claim]) -> None:
+    for claim in claims:
+        await claim.decided.wait()
+
+
+def _several(candidates: Sequence[Turn]) -> str:
+    return f"{len(candidates)} turns may be the one that was sent"
