@@ -47,10 +47,10 @@ def whole(name: str, value: object) -> int:
     return value
 
 
-def limit(value: object) -> int:
-    """Return how many may run at once."""
+def limit(value: object, name: str = "limit") -> int:
+    """Return a number of things, at least one."""
     try:
-        return whole("limit", value)
+        return whole(name, value)
     except ConfigurationError as error:
         raise InvalidArgumentError(error.message) from error
 

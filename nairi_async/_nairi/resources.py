@@ -75,29 +75,43 @@ class ResourceMethods:
         attachment_ids: Iterable[str] = (),
         exclude: Container[str] = (),
         settled: Duration = SETTLING_TIME,
+        copies: int = 1,
     ) -> Turn | None:
-        """Find the turn started by a prompt whose response was lost when the sending process ended.
+        """Find the turn that a prompt started whose response was lost, for example when the sending process exited.
 
-        The call searches the agent's newest conversations for one whose first message has the same text and files and
-        was created in the given time, and that is neither excluded nor started by this session. Of several equal
-        prompts that are searched for at once, each gets its own turn.
+        The agent's newest conversations are searched for a first message of equal text and files that was made in the
+        given time. Clock skew is handled: the window opens when either clock first reached `sent_after`.
+
+        `None` means that the prompt does not run and can be sent again. It is returned only if every conversation that
+        the agent began from 5 minutes before to 5 minutes after that time is explained: `exclude` names it, or another
+        prompt started it that this session has sent or found. Otherwise the prompt may be one of those, changed or
+        dated otherwise by the service, and the error names them.
+
+        A conversation that this session started with an equal prompt counts as the lost prompt's, unless `exclude`
+        names it, because its turn may have been lost on the way to where you record it. Concurrent searches for equal
+        prompts take one turn each.
+
+        Guaranteed as long as the service lists a new conversation within the settling time, newest first, and dates it
+        by a clock that is at most 5 minutes off the `Date` of its responses.
 
         Args:
             agent_id: Slug or id of the agent.
-            prompt: The prompt.
-            sent_after: The earliest time at which it was sent, with a time zone. Clock skew is handled: the window
-                opens when either clock, this machine's or the service's, first reached this time.
-            sent_before: The latest time at which it was sent; by default now.
+            prompt: The text of the prompt.
+            sent_after: A time before the prompt was sent, by this machine's clock and with a time zone.
+            sent_before: A time after the prompt was sent; now unless given.
             attachment_ids: Ids of the files that were sent with it.
-            exclude: Job ids of conversations that are known to belong to other prompts.
-            settled: Seconds after `sent_before` from which on a prompt that is not found counts as not arrived. Until
-                then the search is repeated. The service does not document how late it may list a new conversation.
+            exclude: Job ids of conversations that belong to other prompts, equal ones included.
+            settled: The settling time, in seconds: how long after `sent_before` the search goes on until a prompt that
+                was not found is taken never to have arrived. How late the service lists a new conversation is not
+                documented.
+            copies: How many equal prompts were lost, this one included. If no more turns match, one of them is taken.
 
         Returns:
-            The turn; `None` if there is none, so that the prompt can be sent again.
+            The turn; `None` if the prompt does not run.
 
         Raises:
-            OutcomeUnknownError: several turns may be it (`candidates`), or not everything could be compared.
+            OutcomeUnknownError: more turns match than `copies`, or conversations remain that may be the prompt:
+                `candidates` names them. Or some conversations could not be read.
             NairiError: reading failed.
         """
         agent, text = checks.identifier("agent_id", agent_id), checks.prompt(prompt)
@@ -106,7 +120,10 @@ class ResourceMethods:
         last = now if sent_before is None else checks.time("sent_before", sent_before)
         fingerprint = PromptFingerprint.of(None, text, checks.attachment_ids(attachment_ids))
         bound = checks.timeout(settled, "settled")
-        return await self._sender.find_start(agent, fingerprint, sent=(first, last), exclude=exclude, settled=bound)
+        copies = checks.limit(copies, "copies")
+        return await self._sender.find_start(
+            agent, fingerprint, sent=(first, last), exclude=exclude, settled=bound, copies=copies
+        )
 
     def sync(self, agent_id: str, *, since: Checkpoint | None = None) -> Sync:
         """Return an async iterator over the conversations that changed since a checkpoint, each once.

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from attrs import define, evolve, field
+from attrs import define, field
 
 from nairi_async.batch.ledger import Ledger
 from nairi_async.batch.ledger_views import KnownJobs
-from nairi_async.errors import OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -33,16 +32,25 @@ class _EqualPrompts:
 
     lock: asyncio.Lock = field(factory=asyncio.Lock)
     count: int = 0
-    unassigned: deque[Turn] = field(factory=deque)
-    """Turns that were found and belong to these items; which turn belongs to which item does not matter."""
+
+
+class _Explained:
+    """The conversations of the batch's items: those in the ledger, and those about to be recorded in it."""
+
+    def __init__(self, known_jobs: KnownJobs) -> None:
+        self._known_jobs = known_jobs
+        self.being_recorded: Counter[str] = Counter()
+
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self.being_recorded or job_id in self._known_jobs
 
 
 class LostPrompts:
     """Looks up prompts that were sent and whose response was lost.
 
-    A turn that was found is in the ledger before an equal prompt is looked up. The session keeps apart the prompts that
-    this process sends; the ledger, which knows all conversations of the batch, keeps apart those of other processes.
-    Closing does not end a lookup.
+    A turn that was found is in the ledger before an equal prompt is looked up. A conversation that the ledger does not
+    know may be a lost prompt, also if this session started it: an earlier run may have ended before it could record the
+    turn. Closing does not end a lookup.
     """
 
     def __init__(self, session: NairiSession, agent_id: str, writer: Writer, settle: float) -> None:
@@ -51,6 +59,7 @@ class LostPrompts:
         self._writer = writer
         self._settle = settle
         self._known_jobs = KnownJobs(writer.ledger.path)
+        self._explained = _Explained(self._known_jobs)
         self._lookups: dict[_Content, _EqualPrompts] = {}
         self._in_flight: Counter[_Content] = Counter()
 
@@ -70,6 +79,20 @@ class LostPrompts:
             if not self._in_flight[content]:
                 del self._in_flight[content]
 
+    async def record(self, entry: Entry, turn: Turn) -> None:
+        """Record the turn that an item became. Until that has succeeded or failed, no lookup takes the turn.
+
+        Call it in the same step of the event loop in which the turn became known.
+        """
+        being_recorded = self._explained.being_recorded
+        being_recorded[turn.job_id] += 1
+        try:
+            await self._writer.call(partial(Ledger.mark_running, number=entry.number, turn=turn))
+        finally:
+            being_recorded[turn.job_id] -= 1
+            if not being_recorded[turn.job_id]:
+                del being_recorded[turn.job_id]
+
     async def find(self, entry: Entry, sent_before: float) -> Turn | None:
         """Find the turn that the prompt became and record it; return `None` if the prompt provably does not run.
 
@@ -86,38 +109,27 @@ class LostPrompts:
         equals.count += 1
         try:
             async with equals.lock:
-                if equals.unassigned:
-                    turn: Turn | None = equals.unassigned.popleft()
-                else:
-                    turn = await self._look_up(entry, sent_before, equals)
+                turn = await self._look_up(entry, sent_before)
                 if turn is not None:
-                    turn = evolve(turn, agent_id=self._agent_id)
-                    await self._writer.call(partial(Ledger.mark_running, number=entry.number, turn=turn))
+                    await self.record(entry, turn)
                 return turn
         finally:
             equals.count -= 1
             if not equals.count:
                 del self._lookups[content]
 
-    async def _look_up(self, entry: Entry, sent_before: float, equals: _EqualPrompts) -> Turn | None:
-        try:
-            return await self._session.find_start(
-                self._agent_id,
-                entry.prompt,
-                sent_after=datetime.fromtimestamp(entry.sent_at or 0.0, UTC),
-                sent_before=datetime.fromtimestamp(sent_before, UTC),
-                attachment_ids=entry.attachment_ids,
-                exclude=self._known_jobs,
-                settled=self._settle,
-            )
-        except OutcomeUnknownError as error:
-            sending = await self._writer.call(partial(Ledger.count_equal_sending, entry=entry))
-            lost = sending - self._in_flight[_content(entry)]
-            if not 0 < len(error.candidates) <= lost:
-                raise
-            # No more candidates than lost items with this content: each candidate belongs to one of them.
-            equals.unassigned.extend(error.candidates)
-            return equals.unassigned.popleft()
+    async def _look_up(self, entry: Entry, sent_before: float) -> Turn | None:
+        sending = await self._writer.call(partial(Ledger.count_equal_sending, entry=entry))
+        return await self._session.find_start(
+            self._agent_id,
+            entry.prompt,
+            sent_after=datetime.fromtimestamp(entry.sent_at or 0.0, UTC),
+            sent_before=datetime.fromtimestamp(sent_before, UTC),
+            attachment_ids=entry.attachment_ids,
+            exclude=self._explained,
+            settled=self._settle,
+            copies=max(1, sending - self._in_flight[_content(entry)]),
+        )
 
 
 def _content(entry: Entry) -> _Content:

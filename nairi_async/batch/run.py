@@ -344,7 +344,7 @@ class BatchRun:
                     await self._mark_unsent(entry)
                 raise
             self._was_accepted, self._forbidden = True, 0
-            await self.writer.call(partial(Ledger.mark_running, number=entry.number, turn=turn))
+            await self.lost_prompts.record(entry, turn)
             return turn
 
     async def _mark_unsent(self, entry: Entry) -> None:

@@ -185,7 +185,7 @@ class PendingPrompt:
         self._turn = evolve(turn, agent_id=self._agent_id or context.agent_of_job(turn.job_id))
         context.record_origin(self._turn, origin)
         if self._is_first:
-            self._sender.reconciler.record_start(self._fingerprint, self._turn, origin.moment)
+            self._sender.reconciler.record_start(self._fingerprint, self._turn, origin.sent_at)
         self._sender.on_turn(self._turn)
         return self._turn
 

@@ -226,12 +226,12 @@ class Reconciler:
         content = claim.fingerprint.content
         # The window is taken anew: the responses have narrowed down the service's time.
         near = [one for one in read.messages if not exclusion(one.turn.job_id) and self._is_in(window, one, margin)]
-        if is_wide:
-            equals = (
-                start for start in self._known.with_content(content) if start.turn.job_id not in exclusion.exclude
-            )
-            near += (one for one in map(self._as_message, equals) if self._is_in(window, one, margin))
         equal = [one for one in near if one.content == content and self._is_in(window, one, _MARGIN)]
+        if is_wide:
+            known = map(self._as_message, self._known.with_content(content))
+            unclaimed = (one for one in known if one.turn.job_id not in exclusion.exclude)
+            equal += (one for one in unclaimed if self._is_in(window, one, _MARGIN))
+            equal.sort(key=lambda one: one.created_at)
         match = self.claims.match(claim, [one.turn for one in equal])
         if any(math.isnan(one.created_at) for one in equal):
             # Without a time, the conversation may be years old.

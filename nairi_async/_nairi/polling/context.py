@@ -88,10 +88,6 @@ class PollingContext:
         turn, _ = self._latest_turns.get(job_id, (None, 0.0))
         return turn.agent_id if turn is not None else None
 
-    def owns(self, job_id: str) -> bool:
-        """Return whether this session recently began a turn in the conversation."""
-        return job_id in self._latest_turns
-
     def latest_prompt(self, job_id: str) -> str | None:
         """Return the user message of the turn that this session began last in a conversation."""
         turn, _ = self._latest_turns.get(job_id, (None, 0.0))

@@ -1,0 +1,217 @@
+"""`find_start` says that a prompt does not run only if nothing at the service may be it."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+import re
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+
+from nairi_async import NairiSession, OutcomeUnknownError
+from nairi_async.testing import Say, Simulator, VirtualClock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from nairi_async import Turn
+
+pytestmark = pytest.mark.anyio
+
+AGENT = "my-agent"
+
+
+@pytest.fixture
+def echo(simulator: Simulator) -> Simulator:
+    return simulator.agent(AGENT, lambda prompt, _: [Say(f"re {prompt}", after=5)])
+
+
+@asynccontextmanager
+async def another(simulator: Simulator, clock: VirtualClock) -> AsyncIterator[NairiSession]:
+    """Open a session as another process would, without knowledge of the first one."""
+    async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as session:
+        yield session
+
+
+def now(clock: VirtualClock) -> datetime:
+    return datetime.fromtimestamp(clock.time(), UTC)
+
+
+def rewrite(simulator: Simulator, change: Callable[[str], str]) -> None:
+    """Make the service show prompts in another form than they were sent."""
+
+    async def changed(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        if not request.path.endswith("/messages") or not isinstance(response, web.Response):
+            return response
+        document = json.loads(response.text or "")
+        for message in document["messages"]:
+            if message["role"] == "user":
+                message["content"] = change(message["content"])
+        return web.json_response(document)
+
+    simulator.intercept_response = changed
+
+
+async def candidates(nairi: NairiSession, prompt: str, sent_after: datetime, **options: object) -> tuple[Turn, ...]:
+    """Search for a prompt that must stay undecided, and return its candidates."""
+    with pytest.raises(OutcomeUnknownError) as caught:
+        await nairi.find_start(AGENT, prompt, sent_after=sent_after, settled=5, **options)  # type: ignore[arg-type]
+    return caught.value.candidates
+
+
+async def test_a_turn_that_its_caller_lost_is_found_in_the_same_session(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """Whoever started a turn: unless it is excluded, it is found, and found again if its caller loses it again."""
+    started_at = now(clock)
+    turn = await nairi.start(AGENT, "hello")
+    await nairi.start(AGENT, "other")
+    for _ in range(2):
+        assert await nairi.find_start(AGENT, "hello", sent_after=started_at, settled=5) == turn
+    assert await nairi.find_start(AGENT, "hello", sent_after=started_at, exclude={turn.job_id}, settled=5) is None
+
+
+async def test_own_turns_of_other_prompts_are_explained(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """Conversations of other prompts of this session, sent or found by it, do not keep a prompt undecided."""
+    started_at = now(clock)
+    async with another(echo, clock) as dead:
+        await dead.start(AGENT, "hello")
+    await nairi.start(AGENT, "other")
+    assert await nairi.find_start(AGENT, "hello", sent_after=started_at, settled=5) is not None
+    assert await nairi.find_start(AGENT, "lost", sent_after=started_at, settled=5) is None
+
+
+async def test_a_prompt_in_flight_does_not_keep_another_undecided(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """A conversation whose response is on its way to this session is explained once the response has come."""
+    started_at = now(clock)
+    accepted, searched = asyncio.Event(), asyncio.Event()
+
+    async def hold(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        if request.method == "POST":
+            accepted.set()
+            await searched.wait()
+        elif request.path.endswith("/messages"):
+            searched.set()
+        return response
+
+    echo.intercept_response = hold
+    sending = asyncio.create_task(nairi.start(AGENT, "in flight"))
+    await accepted.wait()
+    assert await nairi.find_start(AGENT, "lost", sent_after=started_at, settled=0) is None
+    await sending
+
+
+async def test_of_equal_lost_prompts_each_finds_a_turn(echo: Simulator, clock: VirtualClock) -> None:
+    """`copies` equal prompts take as many turns one after another; with more turns than copies none is taken."""
+    started_at = now(clock)
+    async with another(echo, clock) as dead:
+        turns = [await dead.start(AGENT, "hello") for _ in range(3)]
+    async with another(echo, clock) as nairi:
+        assert await candidates(nairi, "hello", started_at, copies=2) == tuple(turns)
+        known: set[str] = set()
+        for left, turn in zip((3, 2, 1), turns, strict=True):
+            found = await nairi.find_start(AGENT, "hello", sent_after=started_at, exclude=known, settled=5, copies=left)
+            assert found == turn
+            known.add(turn.job_id)
+        assert await nairi.find_start(AGENT, "hello", sent_after=started_at, exclude=known, settled=5) is None
+
+
+@pytest.mark.parametrize("minutes", [-4, -1, 1, 4])
+async def test_a_turn_dated_by_another_clock_is_not_absent(echo: Simulator, clock: VirtualClock, minutes: int) -> None:
+    """If `created_at` and `Date` are minutes apart, a prompt that ran is found or named, and not said to be absent."""
+
+    async def dated(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        date = datetime.fromtimestamp(clock.time(), UTC) + timedelta(minutes=minutes)
+        response.headers["Date"] = format_datetime(date, usegmt=True)
+        return response
+
+    echo.intercept_response = dated
+    await clock.sleep(3600)
+    started_at = now(clock)
+    async with another(echo, clock) as dead:
+        turn = await dead.start(AGENT, "hello")
+    async with another(echo, clock) as nairi:
+        if minutes > 0:
+            # The recorded time bounds the window too, so an earlier message is in it.
+            assert await nairi.find_start(AGENT, "hello", sent_after=started_at, settled=5) == turn
+        else:
+            assert await candidates(nairi, "hello", started_at, sent_before=now(clock)) == (turn,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        html.escape,
+        lambda text: re.sub(r"<[^>]*>", "", text),
+        lambda text: text.translate(str.maketrans("“”", '""')),
+        lambda text: f"[API] {text}",
+        lambda text: text[:10],
+        lambda _: "[redacted]",
+    ],
+    ids=["escaped", "tags stripped", "quotes straightened", "prefixed", "cut", "redacted"],
+)
+async def test_a_turn_with_another_text_is_a_candidate(
+    echo: Simulator, clock: VirtualClock, change: Callable[[str], str]
+) -> None:
+    """If the service changes the text of prompts, a prompt that ran is named, and not said to be absent."""
+    rewrite(echo, change)
+    started_at = now(clock)
+    prompt = "<b>Say</b> “it” & go, now"
+    async with another(echo, clock) as dead:
+        turn = await dead.start(AGENT, prompt)
+    async with another(echo, clock) as nairi:
+        assert await candidates(nairi, prompt, started_at) == (turn,)
+        # Once the caller knows whose it is, nothing may be the prompt any more.
+        assert await nairi.find_start(AGENT, prompt, sent_after=started_at, exclude={turn.job_id}, settled=5) is None
+
+
+async def test_a_conversation_of_someone_else_is_a_candidate(echo: Simulator, clock: VirtualClock) -> None:
+    """Any conversation of those minutes that nothing explains may be the prompt; earlier and later ones are not."""
+    async with another(echo, clock) as someone:
+        await someone.start(AGENT, "long before")
+        await clock.sleep(1000)
+        started_at = now(clock)
+        turn = await someone.start(AGENT, "meanwhile")
+        sent_before = now(clock)
+        await clock.sleep(1000)
+        await someone.start(AGENT, "long after")
+    async with another(echo, clock) as nairi:
+        assert await candidates(nairi, "hello", started_at, sent_before=sent_before) == (turn,)
+
+
+@pytest.mark.parametrize("status", [404, 400])
+async def test_a_conversation_that_a_replica_does_not_know_yet_is_no_proof(
+    echo: Simulator, clock: VirtualClock, status: int
+) -> None:
+    """A listed conversation that cannot be read yet is read again; if it never can, the prompt stays undecided."""
+    started_at = now(clock)
+    async with another(echo, clock) as dead:
+        turn = await dead.start(AGENT, "hello")
+    sent_before = now(clock)
+    await clock.sleep(1000)
+    left = 3
+
+    async def lag(request: web.Request) -> web.StreamResponse | None:
+        nonlocal left
+        if request.path.endswith("/messages") and left > 0:
+            left -= 1
+            return web.json_response({"error": "no such job"}, status=status)
+        return None
+
+    echo.intercept = lag
+    async with another(echo, clock) as nairi:
+        found = await nairi.find_start(AGENT, "hello", sent_after=started_at, sent_before=sent_before)
+        assert found == turn
+    left = 1000
+    async with another(echo, clock) as nairi:
+        assert await candidates(nairi, "hello", started_at, sent_before=sent_before) == ()
