@@ -13,6 +13,7 @@ from attrs import define, field
 
 from nairi_async.batch.ledger import Ledger
 from nairi_async.batch.ledger_views import KnownJobs
+from nairi_async.errors import OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -119,17 +120,29 @@ class LostPrompts:
                 del self._lookups[content]
 
     async def _look_up(self, entry: Entry, sent_before: float) -> Turn | None:
+        copies = await self._count_lost(entry)
+        while True:
+            try:
+                return await self._session.find_start(
+                    self._agent_id,
+                    entry.prompt,
+                    sent_after=datetime.fromtimestamp(entry.sent_at or 0.0, UTC),
+                    sent_before=datetime.fromtimestamp(sent_before, UTC),
+                    attachment_ids=entry.attachment_ids,
+                    exclude=self._explained,
+                    settled=self._settle,
+                    copies=copies,
+                )
+            except OutcomeUnknownError:
+                # More equal prompts may have been lost meanwhile, and explain what was found.
+                before, copies = copies, await self._count_lost(entry)
+                if copies <= before:
+                    raise
+
+    async def _count_lost(self, entry: Entry) -> int:
+        """Return how many items with the content of this one are lost, this one included."""
         sending = await self._writer.call(partial(Ledger.count_equal_sending, entry=entry))
-        return await self._session.find_start(
-            self._agent_id,
-            entry.prompt,
-            sent_after=datetime.fromtimestamp(entry.sent_at or 0.0, UTC),
-            sent_before=datetime.fromtimestamp(sent_before, UTC),
-            attachment_ids=entry.attachment_ids,
-            exclude=self._explained,
-            settled=self._settle,
-            copies=max(1, sending - self._in_flight[_content(entry)]),
-        )
+        return max(1, sending - self._in_flight[_content(entry)])
 
 
 def _content(entry: Entry) -> _Content:
