@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+import math
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote, urlencode
+from weakref import WeakSet
 
 from nairi_async._core.address import path
 from nairi_async._core.request import Request
@@ -24,8 +26,18 @@ FINISH_TIMEOUT: Final = 60.0
 """Least seconds for finishing a conversation."""
 
 _STREAM: Final = {"Accept": "application/x-ndjson"}
+# Seconds by which an event may be ahead of the service's time: clocks differ.
+_GRACE: Final = 5.0
 _CONFLICT: Final = frozenset({409})
 _UNKNOWN: Final = "the message was sent, and whether the interaction is saved is not known"
+
+
+class EndsWithSession(Protocol):
+    """A stream that has to know when its session is closed."""
+
+    def session_closed(self) -> None:
+        """End, and wake what waits for it."""
+        ...
 
 
 class Api:
@@ -35,7 +47,14 @@ class Api:
         self.executor = executor
         self.user_id = user_id
         self._root = path(organization_id, "conversation")
-        self._idle_timeout = idle_timeout
+        self.idle_timeout = idle_timeout
+        self.streams: WeakSet[EndsWithSession] = WeakSet()
+
+    def latest_time(self) -> float:
+        """Return the latest Unix time that the service's clock may show, with some grace."""
+        executor = self.executor
+        _, latest = executor.server_clock.at(executor.clock.monotonic())
+        return (latest if math.isfinite(latest) else executor.clock.time()) + _GRACE
 
     def create(self, service_id: str, message: OutgoingMessage, options: dict[str, Any]) -> Request:
         """Return the request that creates a conversation."""
@@ -46,8 +65,8 @@ class Api:
         # A 409 can only mean that a related operation is running: a new conversation cannot be finished.
         return self._stream("create", "/", query, wire.encode(document), busy_statuses=_CONFLICT)
 
-    async def interact(self, conversation_id: str, message: OutgoingMessage, *, retry_conflicts: bool) -> Request:
-        """Return the request that says something; `retry_conflicts` repeats it after a 409."""
+    async def interact(self, conversation_id: str, message: OutgoingMessage) -> Request:
+        """Return the request that says something in a conversation."""
         recording = await message.recording()
         query = [
             ("request_format", "text" if recording is None else "voice"),
@@ -64,12 +83,10 @@ class Api:
         fields += [("external_event_message_timestamp", time) for time, _ in message.events]
         form = await Upload.prepare(data, filename=filename, content_type=kind, name="recorded_message", fields=fields)
         location = path(conversation_id, "interact")
-        return self._stream(
-            "interact", location, query, form, busy_statuses=_CONFLICT if retry_conflicts else frozenset()
-        )
+        return self._stream("interact", location, query, form)
 
-    async def finish(self, conversation_id: str, *, retry_conflicts: bool = False) -> None:
-        """Finish a conversation; `retry_conflicts` repeats the request after a 409."""
+    async def finish(self, conversation_id: str) -> None:
+        """Finish a conversation."""
         request = Request(
             method="POST",
             path=f"{self._root}{path(conversation_id, 'finish')}/",
@@ -78,7 +95,6 @@ class Api:
             timeout=max(FINISH_TIMEOUT, self.executor.request_timeout),
             unknown_outcome_message="the request was sent, and whether the conversation is finished is not known",
             observe_date=True,
-            busy_statuses=_CONFLICT if retry_conflicts else frozenset(),
         )
         await self.executor.call(request, wire.decode_nothing)
 
@@ -129,7 +145,7 @@ class Api:
             idempotent=False,
             headers=_STREAM,
             bucket=bucket,
-            idle_timeout=self._idle_timeout,
+            idle_timeout=self.idle_timeout,
             observe_date=True,
             unknown_outcome_message=_UNKNOWN,
             **options,

@@ -16,20 +16,21 @@ from nairi_async.amigo.api import Api
 from nairi_async.amigo.checks import identifier, text
 from nairi_async.amigo.checks import tags as checked_tags
 from nairi_async.amigo.conversation import AmigoConversation
-from nairi_async.amigo.conversation_locks import ConversationLock, ConversationLocks
+from nairi_async.amigo.conversation_locks import ConversationLocks
 from nairi_async.amigo.credentials import AmigoKey, Tokens, sendable
+from nairi_async.amigo.finishing import finish
 from nairi_async.amigo.interaction import Interaction
 from nairi_async.amigo.limits import Limits
 from nairi_async.amigo.many import AmigoAskMany, OneShots
 from nairi_async.amigo.outgoing_message import first_message, next_message
-from nairi_async.amigo.recovery import LostInteraction
 from nairi_async.amigo.resources import ResourceMethods
+from nairi_async.amigo.sent_interaction import SentInteraction
 from nairi_async.amigo.stream import AmigoStream
 from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterable, Iterable, Mapping
 
     import aiohttp
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from nairi_async._core.retry import RetryPolicy
     from nairi_async.amigo.checks import ExternalEvents
     from nairi_async.amigo.models import AmigoReply
-    from nairi_async.amigo.outgoing_message import OutgoingMessage
     from nairi_async.clock import Clock
     from nairi_async.hooks import Hook
     from nairi_async.typing import Duration, MessageFormat, SentMessageType, Source
@@ -136,7 +136,7 @@ class AmigoSession(ResourceMethods, ServiceSession):
             hooks=hooks,
         )
         self._api = Api(self._executor, organization, user, idle_timeout=idle_timeout)
-        self._orders = ConversationLocks()
+        self._locks = ConversationLocks()
         self._one_shots = OneShots(self._executor.clock)
 
     def create_conversation(
@@ -176,19 +176,20 @@ class AmigoSession(ResourceMethods, ServiceSession):
             InvalidArgumentError: an argument cannot be sent. All other errors are raised by the stream.
         """
         service = identifier("service_id", service_id)
-        saying = first_message(
+        first = first_message(
             initial_message,
             message_type=initial_message_type,
             response_format=response_format,
             actions=current_agent_action_type,
         )
         options = _options(service_version_set_name, tags, is_test=is_test)
+        bound = checks.timeout(timeout)
 
         async def prepare() -> Request:
-            return self._api.create(service, saying, options)
+            return self._api.create(service, first, options)
 
-        order = self._orders.new()
-        return self._stream(saying, prepare, order, LostInteraction(Interaction(), saying, service), timeout)
+        turn = SentInteraction(Interaction(), first, service)
+        return AmigoStream(self._api, self._locks, self._locks.new(), turn, prepare, timeout=bound)
 
     def interact(
         self,
@@ -222,24 +223,27 @@ class AmigoSession(ResourceMethods, ServiceSession):
                 the stream.
         """
         conversation = identifier("conversation_id", conversation_id)
-        saying = next_message(
+        outgoing = next_message(
             message,
             voice=voice,
             message_type=message_type,
             events=external_events,
             response_format=response_format,
             actions=current_agent_action_type,
-            now=self._executor.clock.time(),
+            now=self._api.latest_time(),
         )
+        bound = checks.timeout(timeout)
 
         async def prepare() -> Request:
-            return await self._api.interact(conversation, saying, retry_conflicts=False)
+            return await self._api.interact(conversation, outgoing)
 
-        order = self._orders.of(conversation)
-        return self._stream(saying, prepare, order, LostInteraction(Interaction(conversation), saying), timeout)
+        turn, lock = SentInteraction(Interaction(conversation), outgoing), self._locks.of(conversation)
+        return AmigoStream(self._api, self._locks, lock, turn, prepare, timeout=bound)
 
     async def finish(self, conversation_id: str) -> None:
         """Finish a conversation, after the turns before; the service then begins to analyse it.
+
+        It waits up to the session's `idle_timeout` for a turn that may still run at the service.
 
         Raises:
             ConflictError: it is already finished, or another call of it is running at the service.
@@ -247,8 +251,9 @@ class AmigoSession(ResourceMethods, ServiceSession):
             OutcomeUnknownError: the request left, and its answer did not come back; it may be repeated.
         """
         conversation = identifier("conversation_id", conversation_id)
-        async with self._orders.of(conversation):
-            await self._api.finish(conversation)
+        lock = self._locks.of(conversation)
+        async with await lock.reserve():
+            await finish(self._api, lock, conversation)
 
     def conversation(
         self,
@@ -261,12 +266,12 @@ class AmigoSession(ResourceMethods, ServiceSession):
         """Return a new dialogue, which begins with its first prompt, or with `begin()` where the agent speaks first."""
         service = identifier("service_id", service_id)
         options = _options(service_version_set_name, tags, is_test=is_test)
-        return AmigoConversation(self._api, self._orders, service_id=service, conversation_id=None, options=options)
+        return AmigoConversation(self._api, self._locks, service_id=service, conversation_id=None, options=options)
 
     def resume(self, id: str) -> AmigoConversation:  # noqa: A002 - the name in `Dialogues`
         """Return a dialogue that began earlier, in this process or another."""
         conversation = identifier("id", id)
-        return AmigoConversation(self._api, self._orders, service_id=None, conversation_id=conversation, options={})
+        return AmigoConversation(self._api, self._locks, service_id=None, conversation_id=conversation, options={})
 
     async def unfinished(self, service_id: str) -> AmigoConversation | None:
         """Return the user's unfinished conversation of a service, or `None`.
@@ -279,7 +284,7 @@ class AmigoSession(ResourceMethods, ServiceSession):
         rows = [row for row in page.rows if row.id and row.is_finished is not True]
         if not rows:
             return None
-        return AmigoConversation(self._api, self._orders, service_id=service, conversation_id=rows[0].id, options={})
+        return AmigoConversation(self._api, self._locks, service_id=service, conversation_id=rows[0].id, options={})
 
     async def ask(self, service_id: str, prompt: str, *, timeout: Duration | None = None) -> AmigoReply:
         """Ask once: create a conversation with a prompt, wait for the reply, finish the conversation.
@@ -315,16 +320,15 @@ class AmigoSession(ResourceMethods, ServiceSession):
         service, bound = identifier("service_id", service_id), checks.timeout(timeout)
         return AmigoAskMany(prompts, lambda prompt: self.ask(service, prompt, timeout=bound))
 
-    def _stream(
-        self,
-        saying: OutgoingMessage,
-        prepare: Callable[[], Awaitable[Request]],
-        order: ConversationLock,
-        sought: LostInteraction,
-        timeout: Duration | None,
-    ) -> AmigoStream:
-        bound = checks.timeout(timeout)
-        return AmigoStream(self._api, saying, prepare, order, sought=sought, timeout=bound, note=self._orders.note)
+    async def aclose(self) -> None:
+        """Close streams and connections. Harmless when repeated.
+
+        What waits for a stream is woken: it raises an `OutcomeUnknownError` if its message was sent, and otherwise a
+        `SessionClosedError`.
+        """
+        for stream in tuple(self._api.streams):
+            stream.session_closed()
+        await super().aclose()
 
 
 def _setting(name: str, given: str | None) -> str:

@@ -141,15 +141,33 @@ async def test_an_agent_that_ends_the_conversation(amigo: AmigoSession, service:
 
 
 @pytest.mark.parametrize("status", [400, 404, 409])
-async def test_a_conversation_that_is_gone_counts_as_finished(
-    status: int, amigo: AmigoSession, service: AmigoSimulator
+async def test_a_conversation_that_is_over_counts_as_finished(
+    status: int, amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
 ) -> None:
-    """Finishing what is finished, gone or empty is no failure."""
+    """Finishing a conversation that is finished elsewhere, or gone, is no failure."""
     dialogue = amigo.conversation(service.service_id)
     await dialogue.begin()
+    async with session(service.url, clock=clock) as other:
+        await other.finish(str(dialogue.id))
     service.refuse(status, on="finish", times=9)
     await dialogue.finish()
     assert dialogue.is_completed
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(400, BadRequestError), (409, ConflictError), (403, PermissionDeniedError)]
+)
+async def test_a_conversation_that_is_not_finished_does_not_count_as_finished(
+    status: int, error: type[NairiError], amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """A refusal is success only where the conversation is over; a conflict is waited for, within the idle timeout."""
+    dialogue = amigo.conversation(service.service_id)
+    await dialogue.begin()
+    service.refuse(status, on="finish", times=99)
+    with pytest.raises(error):
+        await dialogue.finish()
+    assert clock.monotonic() <= 301
+    assert not dialogue.is_completed
 
 
 async def test_a_void_turn_can_be_said_again(amigo: AmigoSession, service: AmigoSimulator) -> None:
@@ -207,16 +225,69 @@ async def test_a_saved_turn_is_found(known: bool, amigo: AmigoSession, service: 
     assert len(service.asked) == 2
 
 
-async def test_a_turn_that_left_no_trace_is_none(amigo: AmigoSession, service: AmigoSimulator) -> None:
-    """A turn of which nothing is found within the time is said to have left none."""
+async def test_a_turn_that_left_no_trace_is_none_only_when_that_is_certain(
+    amigo: AmigoSession, service: AmigoSimulator
+) -> None:
+    """While a turn may still run, its absence proves nothing; once the conversation is finished, it does."""
     dialogue = amigo.conversation(service.service_id)
     assert await dialogue.settle() is None
     await dialogue.begin()
     service.cut(on="interact")
     with pytest.raises(OutcomeUnknownError):
         await dialogue.ask("Hi")
+    assert dialogue.may_be_running
+    with pytest.raises(InteractionUnknownError, match="finish the conversation first"):
+        await dialogue.settle(timeout=20)
+    await dialogue.finish()
     assert await dialogue.settle(timeout=20) is None
+    assert not dialogue.may_be_running
     assert len(service.asked) == 1
+
+
+async def test_a_turn_is_certainly_not_kept_once_the_service_accepts_a_later_one(
+    amigo: AmigoSession, service: AmigoSimulator
+) -> None:
+    """The service runs one call at a time, so a later one shows that the earlier is done."""
+    dialogue = amigo.conversation(service.service_id)
+    await dialogue.begin()
+    service.cut(on="interact")
+    lost = dialogue.send("Hi")
+    with pytest.raises(OutcomeUnknownError):
+        await lost.reply()
+    await dialogue.ask("Hi")
+    assert await lost.settle(timeout=20) is None
+    assert len(service.asked) == 2
+
+
+async def test_a_turn_that_runs_for_long_is_not_taken_for_lost(amigo: AmigoSession, service: AmigoSimulator) -> None:
+    """A reply that is saved minutes later is found by the next look; until then nothing is claimed."""
+    dialogue = amigo.conversation(service.service_id)
+    await dialogue.begin()
+    service.service([Cut(), Speak("At last.", after=200.0)], service_id=service.service_id)
+    with pytest.raises(InteractionUnknownError):
+        await dialogue.ask("Hi")
+    with pytest.raises(InteractionUnknownError, match="may still be running"):
+        await dialogue.settle()
+    reply = await dialogue.settle(timeout=200)
+    assert reply is not None
+    assert reply.text == "At last."
+
+
+async def test_a_text_that_the_service_changed_is_not_taken_for_lost() -> None:
+    """A message since then that may be it, though its text is another one, leaves the outcome unknown."""
+    rows = [
+        {"id": "m1", "interaction_id": "i1", "message_type": "user-message", "message": "Hi &amp; bye"},
+        {"id": "m2", "interaction_id": "i1", "message_type": "agent-message", "message": "Hello."},
+    ]
+    page = answer(200, json.dumps({"messages": rows, "has_more": False}))
+    finished = answer(200, json.dumps({"conversations": [{"id": ID, "is_finished": True}], "has_more": False}))
+    steps = (SIGNED_IN, Act.CLOSE, page, finished, page, page)
+    async with RawServer(*steps) as server, session(server.url) as amigo:
+        stream = amigo.interact(ID, "Hi & bye")
+        with pytest.raises(OutcomeUnknownError):
+            await stream.reply()
+        with pytest.raises(InteractionUnknownError, match="m1"):
+            await stream.settle()
 
 
 async def test_the_same_words_said_before_are_not_taken_for_it(amigo: AmigoSession, service: AmigoSimulator) -> None:
@@ -228,6 +299,7 @@ async def test_the_same_words_said_before_are_not_taken_for_it(amigo: AmigoSessi
     service.cut(on="interact")
     with pytest.raises(OutcomeUnknownError):
         await dialogue.ask("yes")
+    await dialogue.finish()
     assert await dialogue.settle(timeout=10) is None
 
 
@@ -240,6 +312,7 @@ async def test_the_same_words_in_a_first_turn_are_not_taken_for_it(
     service.cut(on="interact")
     with pytest.raises(OutcomeUnknownError):
         await dialogue.ask("yes")
+    await dialogue.finish()
     assert await dialogue.settle(timeout=10) is None
 
 
@@ -254,14 +327,18 @@ async def test_a_stream_tells_the_same_words_from_its_own(amigo: AmigoSession, s
     cut = amigo.interact(str(dialogue.id), "yes")
     with pytest.raises(OutcomeUnknownError):
         await cut
-    assert await cut.settle(timeout=10) is None
+    with pytest.raises(InteractionUnknownError):
+        await cut.settle(timeout=10)
     service.cut(on="interact", processed=True)
     lost = amigo.interact(str(dialogue.id), "yes")
     with pytest.raises(OutcomeUnknownError):
         await lost
-    settled = await lost.settle(timeout=10)
-    assert settled is not None
-    assert settled.interaction_id == service.asked[-1].interaction_id
+    # One of the two is saved, and nothing says which.
+    with pytest.raises(InteractionUnknownError, match="1 interactions may be one of 2"):
+        await lost.settle(timeout=10)
+    await amigo.interact(str(dialogue.id), "no").reply()
+    with pytest.raises(InteractionUnknownError):
+        await cut.settle(timeout=10)
 
 
 @pytest.mark.parametrize("kept", ["gone", "kept"])
@@ -328,15 +405,19 @@ async def test_a_refused_turn_leaves_the_one_before_in_doubt(amigo: AmigoSession
     assert settled.text == 'You said: "one"'
 
 
-async def test_finishing_after_a_refused_turn_is_harmless(amigo: AmigoSession, service: AmigoSimulator) -> None:
+async def test_finishing_after_a_refused_turn_is_harmless(
+    amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
     """A conversation that was finished elsewhere refuses a prompt, and finishing it once more at once succeeds."""
     dialogue = amigo.conversation(service.service_id)
     await dialogue.begin()
-    await amigo.finish(str(dialogue.id))
+    async with session(service.url, clock=clock) as other:
+        await other.finish(str(dialogue.id))
     with pytest.raises(ConflictError):
         await dialogue.ask("one")
     await dialogue.finish()
-    assert amigo.stats.retries == 0
+    assert dialogue.is_completed
+    assert clock.monotonic() < 5
 
 
 @pytest.mark.parametrize("skew", [-3600.0, 3600.0])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nairi_async.amigo import UnknownEvent, actions, events
-from nairi_async.amigo.interaction import End, Interaction, Lines
+from nairi_async.amigo.interaction import Interaction, InteractionEnd, LineSplitter
 from nairi_async.amigo.wire import decode_event
 from nairi_async.errors import DecodeError
 
@@ -29,7 +29,7 @@ def split(body: bytes, cuts: Iterable[int]) -> list[bytes]:
 
 def played(pieces: Iterable[bytes]) -> tuple[list[events.Event], Interaction]:
     """Feed a body piece by piece."""
-    reader, interaction, seen = Lines(), Interaction(), []
+    reader, interaction, seen = LineSplitter(), Interaction(), []
     for line in [*(line for piece in pieces for line in reader.feed(piece)), *reader.end()]:
         event = decode_event(line)
         interaction.observe(event)
@@ -67,31 +67,31 @@ def test_only_the_newline_byte_ends_a_line(line_end: str) -> None:
 @pytest.mark.parametrize("pieces", [[b"x" * 11], [b"x" * 6] * 2, [b"x" * 11 + b"\n"], [b"\n" + b"x" * 11]])
 def test_a_line_is_bounded(pieces: list[bytes]) -> None:
     """A line beyond the limit is refused as soon as it is, ended or not."""
-    reader = Lines(limit=10)
+    reader = LineSplitter(limit=10)
     with pytest.raises(DecodeError, match="longer than 10"):
         [reader.feed(piece) for piece in pieces]
 
 
 def test_a_line_as_long_as_the_limit_is_read() -> None:
     """The limit itself is allowed, line after line."""
-    assert Lines(limit=10).feed((b"x" * 10 + b"\n") * 3) == [b"x" * 10] * 3
+    assert LineSplitter(limit=10).feed((b"x" * 10 + b"\n") * 3) == [b"x" * 10] * 3
 
 
 @pytest.mark.parametrize(
     ("said", "end"),
     [
-        ([CREATED, PIECE, COMPLETE], End.COMPLETE),
-        ([COMPLETE], End.COMPLETE),
-        ([TAKEN, PIECE, COMPLETE, ERROR], End.SAVED),
-        ([TAKEN, PIECE, ERROR], End.VOID),
-        ([ERROR], End.VOID),
-        ([TAKEN, PIECE], End.UNKNOWN),
-        ([{"type": "interaction-finished"}], End.UNKNOWN),
-        ([b"<html>"], End.UNKNOWN),
-        ([], End.UNKNOWN),
+        ([CREATED, PIECE, COMPLETE], InteractionEnd.COMPLETE),
+        ([COMPLETE], InteractionEnd.COMPLETE),
+        ([TAKEN, PIECE, COMPLETE, ERROR], InteractionEnd.SAVED),
+        ([TAKEN, PIECE, ERROR], InteractionEnd.VOID),
+        ([ERROR], InteractionEnd.VOID),
+        ([TAKEN, PIECE], InteractionEnd.UNKNOWN),
+        ([{"type": "interaction-finished"}], InteractionEnd.UNKNOWN),
+        ([b"<html>"], InteractionEnd.UNKNOWN),
+        ([], InteractionEnd.UNKNOWN),
     ],
 )
-def test_the_four_outcomes(said: list[Any], end: End) -> None:
+def test_the_four_outcomes(said: list[Any], end: InteractionEnd) -> None:
     """The events alone tell how an interaction ended."""
     assert played([lines(*said)])[1].end is end
 

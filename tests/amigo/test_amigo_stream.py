@@ -397,27 +397,42 @@ async def test_a_cancelled_step_loses_nothing() -> None:
         assert seen == [TAKEN["type"], PIECE["type"], COMPLETE["type"]]
 
 
-async def test_cancelled_while_sending_is_unknown() -> None:
-    """A message whose answer nobody waited for is not sent again by the same stream."""
-    async with RawServer(SIGNED_IN, Act.HANG) as server, session(server.url) as amigo:
+async def test_a_cancellation_while_sending_loses_nothing() -> None:
+    """A message that had left when its step was cancelled is not sent again, and its events come with the next step."""
+    body = chunked(lines(TAKEN, PIECE, COMPLETE))
+    async with RawServer(SIGNED_IN, Drip(body, 0.0005)) as server, session(server.url) as amigo:
         stream = amigo.interact(ID, "Hi")
         task = asyncio.ensure_future(anext(stream))
         await support.until(lambda: len(server.seen) == 2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        with pytest.raises(InteractionUnknownError, match="cancelled"):
-            await anext(stream)
+        assert stream.is_in_doubt
+        assert [event.type async for event in stream] == [TAKEN["type"], PIECE["type"], COMPLETE["type"]]
         assert len(server.seen) == 2
-        assert not amigo._orders.of(ID).locked()
+        assert not amigo._locks.of(ID).holds
+
+
+async def test_leaving_while_sending_is_unknown() -> None:
+    """A message that had left when its stream was closed may be running, and holds neither connection nor turn."""
+    async with RawServer(SIGNED_IN, Act.HANG) as server, session(server.url) as amigo:
+        stream = amigo.interact(ID, "Hi")
+        task = asyncio.ensure_future(anext(stream))
+        await support.until(lambda: len(server.seen) == 2)
+        await stream.aclose()
+        with pytest.raises(InteractionUnknownError, match="closed"):
+            await task
+        assert not amigo._locks.of(ID).holds
+        assert amigo.resume(ID).may_be_running
+        await support.until(lambda: amigo.stats.free_connections == 100)
 
 
 async def test_cancelled_before_sending_can_be_sent() -> None:
     """A message that waited for its turn when it was cancelled leaves at the next step."""
     async with RawServer(SIGNED_IN, chunked(lines(TAKEN, COMPLETE))) as server, session(server.url) as amigo:
-        order = amigo._orders.of(ID)
+        lock = amigo._locks.of(ID)
         stream = amigo.interact(ID, "Hi")
-        async with order:
+        async with await lock.reserve():
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(anext(stream), 0.01)
             assert not server.seen
@@ -452,7 +467,7 @@ async def test_leaving_frees_connection_and_conversation_at_once(leave: str) -> 
         with pytest.raises((ZeroDivisionError, asyncio.CancelledError)) if fails else nullcontext():
             await asyncio.ensure_future(read())
         assert amigo.stats.free_connections == 2
-        assert not any(order.locked() for order in amigo._orders._of.values())
+        assert not any(lock.holds for lock in amigo._locks._by_id.values())
 
 
 async def test_leaving_is_no_error_of_the_simulator(
@@ -470,15 +485,15 @@ async def test_leaving_is_no_error_of_the_simulator(
 
 
 async def test_closing_wakes_who_waits() -> None:
-    """A task that waits for the next event ends when another closes the stream."""
+    """A task that waits for the next event is woken when another closes the stream, and does not take it for whole."""
     async with AmigoSimulator([Speak("one"), Hang()]) as service, session(service.url) as amigo:
         stream = await amigo.create_conversation(service.service_id)
         task = asyncio.ensure_future(_all(stream))
         await asyncio.sleep(0.02)
         await stream.aclose()
-        assert len(await task) == 2
-        with pytest.raises(InteractionUnknownError, match="closed before its end"):
-            await stream.reply()
+        for closed in (task, stream.reply(), _all(stream)):
+            with pytest.raises(InteractionUnknownError, match="closed before its end"):
+                await closed
 
 
 async def test_closing_at_the_moment_of_the_answer_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -490,16 +505,12 @@ async def test_closing_at_the_moment_of_the_answer_leaves_nothing_open(monkeypat
         async def closed_meanwhile(request: Request, state: CallState, timeout: float) -> Response:
             response = await send(request, state, timeout)
             if response.stream is not None:
-                loop = asyncio.get_running_loop()
-                received_at = loop.create_future()
 
                 def close() -> None:
-                    received_at.set_result(None)
                     with pytest.raises(StopIteration):
                         stream.aclose().send(None)
 
-                loop.call_soon(close)
-                await received_at
+                asyncio.get_running_loop().call_soon(close)
             return response
 
         monkeypatch.setattr(amigo._executor.http, "send", closed_meanwhile)
@@ -517,14 +528,14 @@ async def test_closing_wakes_who_waits_for_a_turn(amigo: AmigoSession, service: 
     """A stream that is closed before its turn has come sends nothing."""
     conversation = await begun(amigo, service)
     stream = amigo.interact(conversation, "Hi")
-    async with amigo._orders.of(conversation):
+    async with await amigo._locks.of(conversation).reserve():
         task = asyncio.ensure_future(_all(stream))
         await asyncio.sleep(0)
         await stream.aclose()
-        assert await task == []
+        for closed in (task, stream.reply()):
+            with pytest.raises(InteractionVoidError, match="before anything was sent"):
+                await closed
     assert len(service.asked) == 1
-    with pytest.raises(InteractionVoidError, match="before anything was sent"):
-        await stream.reply()
 
 
 async def test_closing_the_session_ends_streams() -> None:

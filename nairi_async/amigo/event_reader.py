@@ -1,0 +1,86 @@
+"""Reading the body of a stream: pieces of bytes to events, and how the interaction ended."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from nairi_async._core.json_body import excerpt, shortened
+from nairi_async.amigo.interaction import InteractionEnd, LineSplitter
+from nairi_async.amigo.wire import decode_event
+from nairi_async.errors import (
+    DecodeError,
+    InteractionUnknownError,
+    InteractionVoidError,
+    NairiError,
+    UnreadableOutcomeError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nairi_async._core.executor import Stream
+    from nairi_async._core.request import Request
+    from nairi_async.amigo.events import Event
+    from nairi_async.amigo.interaction import Interaction
+
+log = logging.getLogger("nairi_async.amigo")
+
+
+class EventReader:
+    """Makes events of a body, and notes what they say of their interaction."""
+
+    def __init__(self, interaction: Interaction, redact: Callable[[str], str]) -> None:
+        self.interaction = interaction
+        """What the events have said so far."""
+        self.is_ended = False
+        """Whether no other event comes."""
+        self._redact = redact
+        self._lines = LineSplitter()
+
+    async def read(self, body: Stream, request: Request) -> tuple[list[Event], NairiError | None]:
+        """Wait for the next piece of the body; return its events, and at the end why the interaction failed."""
+        cause: NairiError | None = None
+        try:
+            piece = await body.read()
+            lines = self._lines.feed(piece) if piece else self._lines.end()
+        except NairiError as error:
+            piece, cause = b"", error
+            # The last event may have come whole, though not its newline.
+            lines = [line for line in self._lines.end() if decode_event(line).raw]
+        # No await from here on, so that a cancellation cannot lose what was read.
+        read = [decode_event(line) for line in lines]
+        for event in read:
+            self.interaction.observe(event)
+        if piece:
+            return read, None
+        self.is_ended = True
+        if cause is not None:
+            log.info("a stream ended as %s: %s", self.interaction.end.value, cause)
+        return read, self._failure(request, cause)
+
+    def _failure(self, request: Request, cause: NairiError | None) -> NairiError | None:
+        end = self.interaction.end
+        if end is InteractionEnd.VOID:
+            return self.void()
+        return self._broken(request, cause) if end is InteractionEnd.UNKNOWN else None
+
+    def _broken(self, request: Request, cause: NairiError | None) -> NairiError:
+        where, unknown = (request.method, request.path), request.unknown_outcome_message
+        failure: NairiError
+        if isinstance(cause, DecodeError) or (not self.interaction.understood and self.interaction.excerpt):
+            reason = cause.message if isinstance(cause, DecodeError) else "the response is not a stream of events"
+            beginning = shortened(self._redact(self.interaction.excerpt))
+            failure = UnreadableOutcomeError(f"{reason} ({unknown})", *where, excerpt=beginning)
+        else:
+            reason = getattr(cause, "message", "the stream ended before the interaction was complete")
+            failure = InteractionUnknownError(f"{reason} ({unknown})", *where)
+        failure.__cause__ = cause
+        return failure
+
+    def void(self) -> InteractionVoidError:
+        """Return the error of an interaction of which the service kept nothing."""
+        error = self.interaction.error
+        assert error is not None  # noqa: S101 - that is what makes it void
+        description = excerpt((error.error_description or "no description").encode("utf-8", "replace"))
+        return InteractionVoidError(shortened(self._redact(description)), error.http_error_code)
