@@ -1,7 +1,8 @@
-"""What the agent is doing now, folded from its messages: pure, without a clock (api: progress messages).
+"""`Activity`: what the agent is doing now, computed from its messages, without a clock.
 
-Progress is best effort: events may be lost, come twice, late, out of order, and grow under one id. So each event only
-adds to what is known, and whatever the order in which the same messages come, the same picture is the result.
+The service delivers progress messages with best effort (https://nairi.ai/docs/api/conversations/message-reference):
+they may be lost, repeated, late or out of order, and one message may grow under its id. So each message only adds to
+what is known, and the result does not depend on the order of the messages.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from nairi_async._nairi.tool_calls import TOOL_EVENTS, folded, tree
+from nairi_async._nairi.tool_calls import TOOL_EVENTS, tool_calls, tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,11 +23,11 @@ _ELLIPSIS: Final = "…"
 
 
 class Activity:
-    """A live view of a turn: feed it the messages of `watch(turn, progress=True)`, and look at it whenever you like.
+    """A live view of a turn: feed it the messages of `watch(turn, progress=True)`, and read its properties.
 
-    It needs no clock and does nothing by itself. Feeding a message twice changes nothing; feeding a newer form of one
-    replaces the older. Late progress after the reply is taken in and disturbs nothing; after `end` no tool is current.
-    A user message begins a new turn, and what was known of the one before is dropped.
+    Feeding a message twice changes nothing; a newer form of a message replaces the older one. Progress that arrives
+    after the reply is added as well. After `end` no tool call is current. A user message starts a new turn: the view of
+    the turn before is dropped.
     """
 
     def __init__(self) -> None:
@@ -34,21 +35,21 @@ class Activity:
         self._prompt: str | None = None
         self._messages: dict[str, Message] = {}
         self._order: dict[str, int] = {}
-        # What belongs to turns that are over: it may still come again, and late.
+        # Messages of earlier turns, which may still be repeated, or arrive late.
         self._past: set[str] = set()
         self._calls: tuple[ToolCall, ...] | None = None
         self._is_over = False
 
     @classmethod
     def of(cls, messages: Iterable[Message]) -> Activity:
-        """The view after these messages."""
+        """Return the view after these messages."""
         activity = cls()
         for message in messages:
             activity.feed(message)
         return activity
 
     def feed(self, message: Message) -> bool:
-        """Take a message in; returns whether the view may have changed."""
+        """Add a message; return whether the view may have changed."""
         if message.role == "user":
             return self._feed_prompt(message)
         if message.id in self._past or self._is_of_another_turn(message):
@@ -57,13 +58,13 @@ class Activity:
         if known is not None and (known == message or _changed_at(known) > _changed_at(message)):
             return False
         self._messages[message.id] = message
-        # Equal and missing times are told apart by the order in which messages were first seen.
+        # Messages with equal or missing times are ordered as they were first seen.
         self._order.setdefault(message.id, len(self._order))
         self._calls = None
         return True
 
     def end(self) -> None:
-        """The turn is over: nothing runs any more, whatever was not heard to end."""
+        """Note that the turn has ended: no tool call is running any more."""
         self._is_over = True
 
     @property
@@ -79,9 +80,9 @@ class Activity:
 
     @property
     def tools(self) -> tuple[ToolCall, ...]:
-        """Every tool call of the turn, in the order in which they began."""
+        """Every tool call of the turn, in the order in which they started."""
         if self._calls is None:
-            self._calls = folded(self._progress())
+            self._calls = tool_calls(self._progress())
         return self._calls
 
     @property
@@ -91,17 +92,17 @@ class Activity:
 
     @property
     def running(self) -> tuple[ToolCall, ...]:
-        """The calls that go on, as far as one knows; none after the end."""
+        """The calls whose result is not known; none after the end."""
         return () if self._is_over else tuple(call for call in self.tools if not call.is_finished)
 
     @property
     def current(self) -> ToolCall | None:
-        """The call that began last of those that go on: of a subagent, what it is doing."""
+        """The running call that started last, which may be a subagent's."""
         return self.running[-1] if self.running else None
 
     @property
     def since(self) -> datetime | None:
-        """When the current call began, by the service's clock; without one, when the agent was last heard of."""
+        """When the current call started, by the service's clock; without one, the time of the last message."""
         if self.current is not None:
             return self.current.started_at
         times = (message.updated_at or message.created_at for message in self._messages.values())
@@ -109,51 +110,58 @@ class Activity:
 
     @property
     def reply(self) -> str:
-        """What the agent has replied so far, blocks parted by a blank line."""
+        """The agent's replies so far, separated by a blank line."""
         return "\n\n".join(text for _, text in self._replies())
 
     @property
     def text(self) -> str:
-        """All that the agent has said so far, subagents aside: progress text that a reply repeats is not repeated."""
+        """The agent's text so far, without that of subagents; progress text that a reply repeats is left out."""
         replies = list(self._replies())
-        said = [_squeezed(text) for _, text in replies]
+        replied = [_normalized(text) for _, text in replies]
         blocks = [
             (self._place(message), progress.text_delta)
             for message, progress in self._progress()
             if progress.progress_type == "text" and progress.text_delta and progress.parent_tool_use_id is None
         ]
-        unrepeated = [(place, text) for place, text in blocks if not any(_squeezed(text) in reply for reply in said)]
-        return "\n\n".join(text.strip() for _, text in sorted([*unrepeated, *replies]) if text.strip())
+        only_progress = [
+            (place, text) for place, text in blocks if not any(_normalized(text) in reply for reply in replied)
+        ]
+        return "\n\n".join(text.strip() for _, text in sorted([*only_progress, *replies]) if text.strip())
 
     @property
     def thinking(self) -> str | None:
-        """The last block of the agent's reasoning."""
+        """The last block of the agent's reasoning, if there is one."""
         return self._last("thinking")
 
     @property
     def step(self) -> str | None:
-        """The last line that told where the agent is."""
+        """The last line of text about the agent's current step, if there is one."""
         return self._last("step")
 
     @property
     def tree(self) -> tuple[ActivityNode, ...]:
-        """The calls as a tree: below each, what the subagent did that it began."""
-        told: dict[str | None, list[str]] = {}
+        """The calls as a tree: below a call that started a subagent, the subagent's calls."""
+        texts: dict[str | None, list[str]] = {}
         for _, progress in self._progress():
             text = progress.text_delta or progress.summary
             if progress.progress_type in {"text", "subagent"} and text:
-                told.setdefault(progress.parent_tool_use_id, []).append(text)
-        return tree(self.tools, told)
+                texts.setdefault(progress.parent_tool_use_id, []).append(text)
+        return tree(self.tools, texts)
 
     def describe(self, now: datetime | None = None, *, width: int = 100) -> str:
-        """One line for people, of at most `width` characters; with `now`, how long the current tool has run."""
-        line = " ".join(self._told(now).split())
+        """Return one line of text for people.
+
+        Args:
+            now: The current time, to show how long the current tool call has been running.
+            width: Maximum length of the line in characters.
+        """
+        line = " ".join(self._describe(now).split())
         return line if len(line) <= width else line[: max(0, width - len(_ELLIPSIS))].rstrip() + _ELLIPSIS
 
     def __repr__(self) -> str:
         return f"<Activity: {self.describe()}>"
 
-    def _told(self, now: datetime | None) -> str:
+    def _describe(self, now: datetime | None) -> str:
         done = len(self.finished)
         count = f" ({done} {'tool' if done == 1 else 'tools'} done)" if done else ""
         if self._is_over:
@@ -161,15 +169,15 @@ class Activity:
         current = self.current
         if current is not None:
             seconds = current.seconds(now)
-            lasting = "" if seconds is None or seconds < 1 else f", {seconds:.0f} s"
+            duration = "" if seconds is None or seconds < 1 else f", {seconds:.0f} s"
             subject = current.description or current.input
-            return f"{current.name or 'tool'}{f': {subject}' if subject else ''}{lasting}{count}"
-        heard = max(self._progress(), key=lambda pair: self._place(pair[0]), default=None)
-        if heard is not None and heard[1].progress_type not in TOOL_EVENTS:
-            progress = heard[1]
-            told = progress.summary or progress.text_delta
+            return f"{current.name or 'tool'}{f': {subject}' if subject else ''}{duration}{count}"
+        latest = max(self._progress(), key=lambda pair: self._place(pair[0]), default=None)
+        if latest is not None and latest[1].progress_type not in TOOL_EVENTS:
+            progress = latest[1]
+            text = progress.summary or progress.text_delta
             kind = {"text": "writing", "": "working"}.get(progress.progress_type, progress.progress_type)
-            return f"{kind}{f': {told}' if told else ''}{count}"
+            return f"{kind}{f': {text}' if text else ''}{count}"
         if self.reply:
             return f"replied{count}"
         return f"{self.status if self.status == 'queued' else 'working'}{count}"
@@ -189,14 +197,14 @@ class Activity:
         newest = self._prompts.get(self._prompt) if self._prompt is not None else None
         if newest is None:
             self._prompt = message.id
-        elif known is None and _made_at(message) >= _made_at(newest):
+        elif known is None and _created_at(message) >= _created_at(newest):
             self._clear()
             self._prompt = message.id
         self._is_over = self._is_over or (message.id == self._prompt and message.is_terminal)
         return True
 
     def _is_of_another_turn(self, message: Message) -> bool:
-        """Late progress names the user message that it belongs to; of a turn that is past, it is not looked at."""
+        """Return whether a progress message names the user message of an earlier turn."""
         named = message.progress.raw.get("processed_message_id") if message.progress is not None else None
         return named != self._prompt and named in self._prompts
 
@@ -211,18 +219,18 @@ class Activity:
                 yield self._place(message), message.content
 
     def _place(self, message: Message) -> tuple[datetime, int]:
-        return _made_at(message), self._order[message.id]
+        return _created_at(message), self._order[message.id]
 
     def _last(self, kind: str) -> str | None:
-        told = [
+        texts = [
             progress.text_delta or progress.summary
             for _, progress in self._progress()
             if progress.progress_type == kind and progress.parent_tool_use_id is None
         ]
-        return told[-1] if told else None
+        return texts[-1] if texts else None
 
 
-def _made_at(message: Message) -> datetime:
+def _created_at(message: Message) -> datetime:
     return message.created_at or _EARLIEST
 
 
@@ -230,6 +238,6 @@ def _changed_at(message: Message) -> datetime:
     return message.updated_at or message.created_at or _EARLIEST
 
 
-def _squeezed(text: str) -> str:
-    """The text without regard to white space, which a reply may set otherwise than its progress did."""
+def _normalized(text: str) -> str:
+    """Return the text with each run of white space as one space; a reply may differ from its progress in that."""
     return " ".join(text.split())

@@ -1,4 +1,7 @@
-"""The agents of the organisation: reading, making, changing and deploying them (api: agents)."""
+"""The agents of the organisation: read, create, change and deploy them.
+
+The calls are documented at https://nairi.ai/docs/api/agents/overview.
+"""
 
 from __future__ import annotations
 
@@ -26,37 +29,37 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# An error waits no longer than this, in seconds, for the names that would make it more helpful.
-_PATIENCE: Final = 5.0
-# How alike names are that may have been meant, from 0 to 1, and how many are told.
-_ALIKE: Final = 0.5
+# Seconds that an error is delayed at most to look up similar names.
+_LOOKUP_TIMEOUT: Final = 5.0
+# Minimum similarity of suggested names, from 0 to 1, and their maximum number.
+_MIN_SIMILARITY: Final = 0.5
 _MOST_NAMES: Final = 5
-# Likeness costs the product of two lengths for each name: more than that is not worth stopping the event loop for.
+# Comparing names blocks the event loop for a time that grows with the product of their lengths.
 _MOST_COMPARED: Final = 500
 _LONGEST_NAME: Final = 100
 
 
 class Agents:
-    """The agents that one session can reach."""
+    """The calls about agents."""
 
     def __init__(self, executor: RequestExecutor) -> None:
         self._executor = executor
 
     async def all(self) -> list[Agent]:
-        """Every agent of the organisation, in the service's order."""
+        """Return every agent of the organisation, in the service's order."""
         return await self._executor.call(Request(method="GET", path=path("agents")), decode_agents)
 
     async def one(self, agent_id: str) -> Agent:
-        """The agent of that slug or id."""
+        """Return the agent with that slug or id."""
         location = path("agents", checks.identifier("agent_id", agent_id))
         return await self.call(agent_id, Request(method="GET", path=location), decode_agent)
 
     async def create(self, name: str, instances_count: int) -> Agent:
-        """A new agent, not deployed yet."""
+        """Create an agent, which is not deployed yet."""
         if not isinstance(name, str) or not name.strip():
-            raise InvalidArgumentError("the name of an agent is a text that is not blank")
+            raise InvalidArgumentError("name must be a string that is not blank")
         if isinstance(instances_count, bool) or not isinstance(instances_count, int) or instances_count < 1:
-            raise InvalidArgumentError(f"instances_count is {instances_count!r}: a number of at least 1 is needed")
+            raise InvalidArgumentError(f"instances_count must be a whole number of at least 1, not {instances_count!r}")
         body = encode_agent({"name": name, "instances_count": instances_count})
         unknown = "the agent may have been created, or not"
         request = Request(
@@ -65,21 +68,21 @@ class Agents:
         return await self._executor.call(request, decode_agent)
 
     async def update(self, agent_id: str, *, description: str | Unset, system_prompt: str | Unset | None) -> Agent:
-        """The agent after the change of what was given."""
+        """Change the given fields, and return the agent after the change."""
         location = path("agents", checks.identifier("agent_id", agent_id))
         if not isinstance(description, str | Unset):
-            raise InvalidArgumentError("description is a text; leave it out to keep the one there is")
+            raise InvalidArgumentError("description must be a string; leave it out to keep the present one")
         if not isinstance(system_prompt, str | Unset | None):
-            raise InvalidArgumentError("system_prompt is a text, or None for the platform's default")
+            raise InvalidArgumentError("system_prompt must be a string, or None for the platform's default")
         given = {"description": description, "system_prompt": system_prompt}
         body = encode_agent({name: value for name, value in given.items() if value is not UNSET})
         request = Request(method="PATCH", path=location, body=body)
         changed = await self.call(agent_id, request, decode_changed_agent)
-        # What the service answers is not documented; where it is not the agent, the agent is read.
+        # The response is not documented; if it is not the agent, the agent is read.
         return changed if changed is not None else await self.one(agent_id)
 
     async def deploy(self, agent_id: str, *, update_config_only: bool) -> str:
-        """Queue a deployment; returns the service's word for how it stands."""
+        """Queue a deployment; return the service's word for its state."""
         location = path("agents", checks.identifier("agent_id", agent_id), "deploy")
         body = encode_agent({"update_config_only": checks.flag("update_config_only", update_config_only)})
         unknown = "the deployment may have been queued, or not"
@@ -87,20 +90,20 @@ class Agents:
         return await self.call(agent_id, request, decode_deployment)
 
     async def call(self, agent_id: str, request: Request, decode: Callable[[bytes], _T]) -> _T:
-        """Make a call about an agent; a 404 is explained."""
+        """Make a call about an agent; a 404 is raised with similar names."""
         try:
             return await self._executor.call(request, decode)
         except NotFoundError as error:
             await self.explain(agent_id, error)
 
     async def explain(self, agent_id: str, error: NotFoundError) -> NoReturn:
-        """Raise a 404 about an agent with the names that may have been meant; as it is if the agent exists.
+        """Raise a 404 about an agent with the names of similar agents; unchanged if the agent exists.
 
-        Listing the agents is a courtesy: where it fails or takes long, the error comes without names.
+        If the agents cannot be listed in time, the error has no names.
         """
         try:
-            deadline = self._executor.clock.monotonic() + _PATIENCE
-            request = Request(method="GET", path=path("agents"), timeout=_PATIENCE)
+            deadline = self._executor.clock.monotonic() + _LOOKUP_TIMEOUT
+            request = Request(method="GET", path=path("agents"), timeout=_LOOKUP_TIMEOUT)
             known = await self._executor.call(request, decode_agents, deadline=deadline)
         except NairiError:
             known = []
@@ -112,13 +115,13 @@ class Agents:
 
 
 def close_names(wanted: str, agents: list[Agent]) -> tuple[str, ...]:
-    """Slugs of the agents whose slug or display name is like what was asked for, closest first."""
+    """Return the slugs of agents whose slug or display name is similar, most similar first."""
     slugs: dict[str, str] = {}
     for agent in agents[:_MOST_COMPARED]:
         slugs.setdefault(agent.name[:_LONGEST_NAME].casefold(), agent.agent_id)
-    # The slug is what can be typed next time, so it wins over another agent's display name.
+    # A slug takes precedence over the same display name of another agent, since calls take slugs.
     known = (agent.agent_id for agent in agents[:_MOST_COMPARED] if len(agent.agent_id) <= _LONGEST_NAME)
     slugs.update((slug.casefold(), slug) for slug in known)
-    close = get_close_matches(wanted.casefold(), slugs, n=_MOST_NAMES, cutoff=_ALIKE)
-    # What cannot be printed cannot be typed either, and errors are read in terminals.
+    close = get_close_matches(wanted.casefold(), slugs, n=_MOST_NAMES, cutoff=_MIN_SIMILARITY)
+    # Errors are shown in terminals, so names that cannot be printed are left out.
     return tuple(dict.fromkeys(slugs[name] for name in close if slugs[name].isprintable()))

@@ -1,4 +1,4 @@
-"""Tool calls put together from their events, and the tree that subagents make of them: pure functions."""
+"""Tool calls assembled from progress messages, and the tree of subagents' calls: pure functions."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ if TYPE_CHECKING:
     from nairi_async.models import Message, Progress
 
 HEARTBEAT: Final = "tool_heartbeat"
-"""The progress type of a tool that says that it goes on."""
+"""The progress type of a tool that reports that it is still running."""
 TOOL_EVENTS: Final = frozenset({"tool_use", HEARTBEAT})
 """The progress types that are about one tool call."""
 
-# Any other word is the end of a call: the set is open, and what was seen of other agents was `success`.
+# Any other status is the end of a call. The set is open; some agents send `success`.
 _RUNNING: Final = frozenset({"running", "started", "pending", "queued", "in_progress"})
-# Levels of the tree: subagents of subagents are few, and trees are walked by recursion.
+# Maximum depth of the tree, which is walked by recursion.
 _DEEPEST: Final = 100
 
 
 @frozen(kw_only=True)
 class ToolCall:
-    """One use of a tool, put together from its events."""
+    """One call of a tool, assembled from its progress messages."""
 
     key: str
-    """The `tool_use_id`; of a tool without one, the id of its first message."""
+    """The `tool_use_id`; if there is none, the id of the first message of the call."""
     name: str
-    """Name of the tool; empty while only others have spoken of it."""
+    """Name of the tool; empty while no message named it."""
     input: str | None = None
-    """Short form of what it was given."""
+    """Short form of the input."""
     description: str | None = None
-    """What the agent says that the call is for."""
+    """The agent's description of the call."""
     output: str | None = None
-    """Its result, once there is one."""
+    """The result, once there is one."""
     status: str | None = None
-    """`running`, `completed`, `error`, or a word of another kind of agent; the last that was told."""
+    """The last known status: `running`, `completed`, `error`, or another word."""
     started_at: datetime | None = None
-    """When it began, by the service's clock; `None` if only its result came through."""
+    """When it started, by the service's clock; `None` if only its result arrived."""
     ended_at: datetime | None = None
-    """When its result was made."""
+    """When its result was created."""
     heard_at: datetime | None = None
-    """When it was last heard to be running still."""
+    """Time of the last heartbeat."""
     heartbeat: str | None = None
-    """What it said then."""
+    """Text of the last heartbeat."""
     parent: str | None = None
-    """The key of the call that began the subagent which made this one."""
+    """Key of the call that started the subagent which made this call."""
 
     @property
     def is_finished(self) -> bool:
@@ -56,25 +56,25 @@ class ToolCall:
         return self.status is not None and self.status not in _RUNNING
 
     def seconds(self, now: datetime | None = None) -> float | None:
-        """How long it ran, or has been running until `now`; `None` if nobody knows."""
+        """Return how long the call ran, or has been running until `now`; `None` if that is not known."""
         until = self.ended_at or now or self.heard_at
         return None if until is None or self.started_at is None else max(0.0, (until - self.started_at).total_seconds())
 
 
 @frozen
 class ActivityNode:
-    """A tool call, and what the subagent that it began has done."""
+    """A tool call, and what its subagent did if it started one."""
 
     call: ToolCall
     """The call."""
     children: tuple[ActivityNode, ...] = ()
     """The calls that the subagent made."""
     texts: tuple[str, ...] = ()
-    """What the subagent said."""
+    """The texts of the subagent."""
 
 
-def folded(events: Iterable[tuple[Message, Progress]]) -> tuple[ToolCall, ...]:
-    """The tool calls that events tell of, in the order in which they began; events are in the order of time."""
+def tool_calls(events: Iterable[tuple[Message, Progress]]) -> tuple[ToolCall, ...]:
+    """Return the tool calls of progress messages, which are ordered by time, in the order in which they started."""
     calls: dict[str, ToolCall] = {}
     for message, progress in events:
         if progress.progress_type in TOOL_EVENTS:
@@ -83,8 +83,13 @@ def folded(events: Iterable[tuple[Message, Progress]]) -> tuple[ToolCall, ...]:
     return tuple(calls.values())
 
 
-def tree(calls: Sequence[ToolCall], told: Mapping[str | None, Sequence[str]]) -> tuple[ActivityNode, ...]:
-    """Calls below the call that began their subagent; `told` is what subagents said, by that call's key."""
+def tree(calls: Sequence[ToolCall], texts: Mapping[str | None, Sequence[str]]) -> tuple[ActivityNode, ...]:
+    """Return the calls as a tree, each below the call that started its subagent.
+
+    Args:
+        calls: The calls, in the order in which they started.
+        texts: The texts of subagents, by the key of the call that started them.
+    """
     keys = {call.key for call in calls}
     below: dict[str | None, list[ToolCall]] = {}
     for call in calls:
@@ -95,17 +100,17 @@ def tree(calls: Sequence[ToolCall], told: Mapping[str | None, Sequence[str]]) ->
         built.add(call.key)
         inner = below.get(call.key, []) if levels else []
         children = tuple(node(child, levels - 1) for child in inner if child.key not in built)
-        return ActivityNode(call, children, tuple(told.get(call.key, ())))
+        return ActivityNode(call, children, tuple(texts.get(call.key, ())))
 
     roots = [node(call) for call in below.get(None, [])]
-    # Calls that name each other as parents, or lie too deep, stand at the top, where they can be seen.
+    # Calls that name each other as parents, or are too deep, stand at the top.
     lost = (node(call) for call in calls if call.key not in built)
     return (*roots, *lost)
 
 
 def _pair(calls: Mapping[str, ToolCall], progress: Progress) -> str | None:
-    """The open call that an event without an id goes on with: the oldest of that name, and of that input if told."""
-    if _is_begin(progress):
+    """Return the key of the call of a message without an id: the oldest running one with equal name and input."""
+    if _is_start(progress):
         return None
     for call in calls.values():
         is_alike = call.name == progress.tool_name and progress.tool_input in {None, call.input}
@@ -114,14 +119,14 @@ def _pair(calls: Mapping[str, ToolCall], progress: Progress) -> str | None:
     return None
 
 
-def _is_begin(progress: Progress) -> bool:
+def _is_start(progress: Progress) -> bool:
     if progress.progress_type == HEARTBEAT:
         return False
     return progress.tool_status in _RUNNING or (progress.tool_status is None and progress.tool_output is None)
 
 
 def _merged(call: ToolCall, message: Message, progress: Progress) -> ToolCall:
-    """The call with what one more event tells; a result that is known stays known."""
+    """Return the call with one more message; a known result is not overwritten by a later start."""
     at = message.created_at
     call = evolve(
         call,
@@ -138,7 +143,7 @@ def _merged(call: ToolCall, message: Message, progress: Progress) -> ToolCall:
             heard_at=message.updated_at or at,
             heartbeat=progress.summary or call.heartbeat,
         )
-    if _is_begin(progress):
+    if _is_start(progress):
         status = call.status if call.is_finished else progress.tool_status or "running"
         return evolve(call, status=status, started_at=call.started_at or at)
     return evolve(

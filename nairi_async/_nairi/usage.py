@@ -1,4 +1,4 @@
-"""What a session's conversations cost so far: an exact sum per agent and model, each message counted once."""
+"""Usage of a session: exact sums by agent and model, each message counted once."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 REMEMBERED: Final = 65_536
-"""Messages, and conversations, that are remembered; which were seen longest ago are forgotten."""
+"""Number of messages, and of conversations, that are remembered; the least recently seen are forgotten."""
 
 
 @frozen(kw_only=True)
 class UsageShare:
-    """What one agent used of one model."""
+    """The usage of one model by one agent."""
 
     agent_id: str | None
-    """The agent as the turn was begun with, slug or id; `None` where the session does not know whose message it was."""
+    """The agent as it was named when the turn was started, slug or id; `None` if the session does not know it."""
     model: str | None
-    """The model; `None` where the agent did not say."""
+    """The model; `None` if the agent did not report it."""
     messages: int
-    """Assistant messages that are in the sum."""
+    """Number of assistant messages in the sum."""
     usage: Usage
     """The exact sum."""
 
 
 @frozen
 class UsageReport:
-    """What a session saw being used, as it was when asked for."""
+    """The usage that a session has seen, at the time when it was asked for."""
 
     shares: tuple[UsageShare, ...] = ()
-    """One for each agent and model, in the order in which they were first seen."""
+    """One share for each agent and model, in the order in which they were first seen."""
 
     @property
     def total(self) -> Usage | None:
-        """The sum over everything; `None` if nothing was reported."""
+        """The sum over all shares; `None` if no agent reported anything."""
         return Usage.total(share.usage for share in self.shares)
 
     @property
@@ -65,13 +65,13 @@ class UsageReport:
 
 
 class _Recent(Generic[_T]):
-    """A bounded memory that forgets what was touched longest ago."""
+    """A bounded mapping that forgets the least recently used entry."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, _T] = OrderedDict()
 
     def put(self, key: str, value: _T) -> bool:
-        """Remember, or touch; returns whether it was known."""
+        """Store a value as the most recent one; return whether the key was known."""
         is_known = key in self._known
         self._known[key] = value
         self._known.move_to_end(key)
@@ -80,15 +80,15 @@ class _Recent(Generic[_T]):
         return is_known
 
     def get(self, key: str) -> _T | None:
-        """What was remembered, if it still is."""
+        """Return the value, if it is still known."""
         return self._known.get(key)
 
 
 class UsageMeter:
-    """Counts the usage on messages as they pass.
+    """Counts the usage on messages as they are read.
 
-    Memory is bounded: of the last `REMEMBERED` messages with usage it is known that they were counted, and reading one
-    again keeps it among them. A message that was out of sight while so many others passed is counted again.
+    Memory is bounded: the meter remembers the last `REMEMBERED` messages with usage. One that was forgotten meanwhile
+    is counted again if it is read again.
     """
 
     def __init__(self) -> None:
@@ -98,22 +98,22 @@ class UsageMeter:
 
     @property
     def report(self) -> UsageReport:
-        """The sums so far."""
+        """The sums up to now."""
         return UsageReport(tuple(self._shares.values()))
 
     def learn(self, turn: Turn) -> None:
-        """Whose conversation it is, if the turn knows."""
+        """Remember the agent of a conversation, if the turn knows it."""
         if turn.agent_id is not None:
             self._agents.put(turn.job_id, turn.agent_id)
 
     def count(self, messages: Iterable[Message]) -> None:
-        """Count what was not counted before; the messages are in their final form."""
+        """Count messages in their final form, each once."""
         for message in messages:
             if message.usage is not None and message.id and not self._counted.put(message.id, None):
                 self._add(self._agents.get(message.job_id), message.usage)
 
     def count_final(self, messages: Iterable[Message]) -> None:
-        """Count those of the messages that will not change any more."""
+        """Count the messages that are in their final form."""
         self.count(message for message in messages if message.is_terminal)
 
     def _add(self, agent_id: str | None, usage: Usage) -> None:

@@ -1,1 +1,1 @@
-"""An agent's conversations: listing them page by page, and keeping up with what changes (api: list for agent)."""
+"""The list of an agent's conversations: read it page by page, or read what changed since a checkpoint."""
