@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import aiohttp
 
+from nairi_async._core.failures import drop_frames
 from nairi_async._core.request import is_success
 from nairi_async.errors import DecodeError, RequestTimeoutError
 
@@ -172,10 +174,12 @@ class AiohttpResponseStream:
     async def read(self) -> bytes:
         """Read the next piece; empty at the end."""
         content = self._response.content
+        outer = sys.exception()
         self._idle_timeout.begin()
         try:
             piece = await content.readany()
         except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
+            drop_frames(error, outer)
             # aiohttp raises RuntimeError where the session was closed meanwhile.
             piece = _read_what_arrived_before(content)
             if not piece:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from nairi_async._core.aiohttp_bodies import AiohttpResponseStream, StreamingPayload, make_payload, read_body
+from nairi_async._core.aiohttp_bodies import (
+    AiohttpResponseStream,
+    JsonPayload,
+    StreamingPayload,
+    make_payload,
+    read_body,
+)
 from nairi_async._core.closing import run_shielded
+from nairi_async._core.failures import drop_frames
 from nairi_async._core.request import Response, is_success
-from nairi_async.errors import ConfigurationError, ConnectionFailedError, RequestTimeoutError, SessionClosedError
+from nairi_async.errors import (
+    ConfigurationError,
+    ConnectionFailedError,
+    NairiError,
+    RequestTimeoutError,
+    SessionClosedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,7 +112,7 @@ class AiohttpTransport:
             ConnectionFailedError, RequestTimeoutError: no whole response; `sent` says whether the request had left.
             DecodeError: the response body is larger than `request.max_body`.
         """
-        session = self._require_session()
+        session, outer = self._require_session(), sys.exception()
         idle_timeout = request.idle_timeout
         until_written = asyncio.timeout(None if idle_timeout is None else timeout)
 
@@ -115,36 +129,50 @@ class AiohttpTransport:
             request.address = URL(f"{self.base_url}{request.path}{query}", encoded=True)
         try:
             async with self._clock.timeout(timeout + (idle_timeout or 0.0)), until_written:
-                response = await session.request(
-                    request.method,
-                    request.address,
-                    data=body,
-                    headers=self._headers(request),
-                    timeout=_UNBOUNDED,
-                    allow_redirects=False,
-                    raise_for_status=False,
-                )
-                if idle_timeout is not None and is_success(response.status):
-                    stream = AiohttpResponseStream(
-                        response, request, self._clock, lambda error: self._raise_failure(request, state, error)
-                    )
-                    return Response(response.status, response.headers, b"", stream)
-                try:
-                    content = await read_body(response, request)
-                finally:
-                    # A connection whose body was not read to its end is closed by this; others are kept.
-                    response.release()
-        except TimeoutError as error:
-            # First, because aiohttp's timeouts are client errors and OSErrors as well.
-            waited = idle_timeout if idle_timeout is not None and state.write_started else timeout
-            raise RequestTimeoutError(
-                f"no whole response within {waited:.3g} s", request.method, request.path, state.write_started
-            ) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            if isinstance(body, StreamingPayload) and body.failure is not None:
-                raise body.failure from body.failure.__cause__
+                return await self._exchange(session, request, state, body)
+        except BaseException as error:
+            failure = body.failure if isinstance(body, StreamingPayload) else None
+            # The frames of aiohttp hold the headers, and so the key, in local variables.
+            drop_frames(error, outer, failure)
+            if isinstance(error, TimeoutError):
+                # First, because aiohttp's timeouts are client errors and OSErrors as well.
+                waited = idle_timeout if idle_timeout is not None and state.write_started else timeout
+                raise RequestTimeoutError(
+                    f"no whole response within {waited:.3g} s", request.method, request.path, state.write_started
+                ) from error
+            if not isinstance(error, aiohttp.ClientError | OSError | ValueError) or isinstance(error, NairiError):
+                raise
+            if failure is not None:
+                raise failure from failure.__cause__
             # aiohttp raises ValueError for settings of a lent session that contradict ours.
             self._raise_failure(request, state, error)
+
+    async def _exchange(
+        self,
+        session: aiohttp.ClientSession,
+        request: Request,
+        state: CallState,
+        body: JsonPayload | StreamingPayload | None,
+    ) -> Response:
+        response = await session.request(
+            request.method,
+            request.address,
+            data=body,
+            headers=self._headers(request),
+            timeout=_UNBOUNDED,
+            allow_redirects=False,
+            raise_for_status=False,
+        )
+        if request.idle_timeout is not None and is_success(response.status):
+            stream = AiohttpResponseStream(
+                response, request, self._clock, lambda error: self._raise_failure(request, state, error)
+            )
+            return Response(response.status, response.headers, b"", stream)
+        try:
+            content = await read_body(response, request)
+        finally:
+            # A connection whose body was not read to its end is closed by this; others are kept.
+            response.release()
         return Response(response.status, response.headers, content)
 
     def _require_session(self) -> aiohttp.ClientSession:

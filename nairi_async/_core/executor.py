@@ -209,10 +209,10 @@ class RequestExecutor:
         try:
             return decode(response.body)
         except DecodeError as error:
-            unreadable = error
-        # A new error, outside of the handler: the original would keep what the service repeated in the chain.
-        excerpt = shortened(self.http.redact(unreadable.excerpt))
-        raise evolve(unreadable, method=request.method, path=request.path, excerpt=excerpt) from unreadable.__cause__
+            cause, excerpt = error.__cause__, shortened(self.http.redact(error.excerpt))
+            redacted = evolve(error, method=request.method, path=request.path, excerpt=excerpt)
+        # Outside of the handler: the original would stay in the chain, with the secrets that the service repeated.
+        raise redacted from cause
 
     def _emit_done(
         self,

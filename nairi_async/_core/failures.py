@@ -39,6 +39,22 @@ _BY_STATUS: Final[dict[int, type[StatusError]]] = {
 }
 
 
+def drop_frames(error: BaseException, *kept: BaseException | None) -> None:
+    """Take the frames out of the tracebacks of an error and of its causes.
+
+    The HTTP library keeps the headers of a request in local variables, and crash reporters send those of every frame.
+    Exceptions of the caller's own (`kept`) and what led to them stay as they are.
+    """
+    pending: list[BaseException | None] = [error]
+    done = {id(one) for one in kept}
+    while pending:
+        link = pending.pop()
+        if link is not None and id(link) not in done:
+            done.add(id(link))
+            link.__traceback__ = None
+            pending += [link.__cause__, link.__context__]
+
+
 def error_class(status: int, _text: str = "") -> type[StatusError]:
     """Return the class of the error for a status, as HTTP defines the status."""
     return _BY_STATUS.get(status, ServerError if status in _SERVER_ERRORS else StatusError)

@@ -165,8 +165,8 @@ class Response:
 
     status: int
     """HTTP status."""
-    headers: Mapping[str, str]
-    """Headers, case-insensitive."""
+    headers: Mapping[str, str] = field(repr=False)
+    """Headers, case-insensitive; a proxy may repeat secrets in them."""
     body: bytes = field(repr=False)
     """The body, decompressed; it may hold secrets."""
     stream: ResponseStream | None = None

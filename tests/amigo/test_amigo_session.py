@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from amigo_sessions import KEY, SIGNED_IN, session
 from support import RawServer, answer
-from test_secrecy import UNSENDABLE, locals_of_ours, shown
+from test_secrecy import UNSENDABLE, frame_locals, shown
 
 from nairi_async import ConfigurationError, SessionClosedError
 from nairi_async.amigo import AmigoSession, Limits
@@ -64,7 +64,7 @@ def test_a_refused_key_is_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -
     for given in (key, None):
         with pytest.raises(ConfigurationError) as caught:
             AmigoSession(given, **WHO)
-        assert not [text for text in (*shown(caught.value), *locals_of_ours(caught.value)) if key in text]
+        assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if key in text]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_settings_that_cannot_be_used(setting: dict[str, Any]) -> None:
     """A bad setting is refused at construction, without giving the key away."""
     with pytest.raises(ConfigurationError) as caught:
         AmigoSession(SECRET, **{**WHO, **setting})
-    assert not [text for text in (*shown(caught.value), *locals_of_ours(caught.value)) if SECRET in text]
+    assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if SECRET in text]
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "5"])

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import support
+from aiohttp import web
 from support import Act, RawServer, answer, refusal
 
-from nairi_async import RateLimitedError, RetryPolicy
+from nairi_async import RateLimitedError, RequestTimeoutError, RetryPolicy
 from nairi_async._core.api_key import ApiKey
 from nairi_async._core.request import CallState, Request
 from nairi_async.clock import SystemClock
@@ -93,3 +94,18 @@ async def test_a_state_can_be_used_again() -> None:
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
     assert not state.write_started
+
+
+async def test_a_deadline_cuts_reads_short_and_no_prompt() -> None:
+    """A prompt that has left is waited for beyond the deadline, because its outcome would be unknown."""
+
+    async def slow(_request: web.BaseRequest) -> web.Response:
+        await asyncio.sleep(0.3)
+        return web.Response(body=b"{}")
+
+    clock = SystemClock()
+    async with support.serve(slow) as url, support.session(url, clock=clock) as nairi:
+        executor = nairi._executor
+        with pytest.raises(RequestTimeoutError):
+            await executor.call(Request(method="GET", path="/"), bytes, deadline=clock.monotonic() + 0.1)
+        assert await executor.call(prompt(), bytes, deadline=clock.monotonic() + 0.1) == b"{}"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import pickle
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -51,13 +53,12 @@ def shown(error: BaseException) -> Iterator[str]:
         yield "".join(traceback.format_exception(link))
 
 
-def locals_of_ours(error: BaseException) -> Iterator[str]:
-    """Yield the local variables of the library's own frames, as a report with locals prints them."""
+def frame_locals(error: BaseException) -> Iterator[str]:
+    """Yield the local variables of every frame of the chain but those of tests, as crash reporters send them."""
     for link in support.chain(error):
-        report = traceback.TracebackException.from_exception(link, capture_locals=True)
-        for frame in report.stack:
-            if "nairi_async" in frame.filename:
-                yield from (frame.locals or {}).values()
+        for frame, _ in traceback.walk_tb(link.__traceback__):
+            if "/tests/" not in frame.f_code.co_filename.replace(os.sep, "/"):
+                yield from (repr(value) for value in frame.f_locals.values())
 
 
 async def failure(server: RawServer, method: str) -> NairiError:
@@ -73,13 +74,13 @@ async def failure(server: RawServer, method: str) -> NairiError:
 @pytest.mark.parametrize("method", ["read", "start"])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 async def test_no_failure_shows_the_key(fault: Step, method: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither an error, nor its causes, nor the locals of our frames, nor a pickle, nor a log holds the key."""
+    """Neither an error, nor a local variable of any frame of its chain, nor a pickle, nor a log holds the key."""
     caplog.set_level(logging.DEBUG)
     async with RawServer(fault) as server:
         error = await failure(server, method)
         assert KEY in server.seen[0].head
     assert not [text for text in shown(error) if KEY in text]
-    assert not [text for text in locals_of_ours(error) if KEY in text]
+    assert not [text for text in frame_locals(error) if KEY in text]
     assert KEY.encode() not in pickle.dumps(error)
     assert KEY not in caplog.text
 
@@ -94,7 +95,7 @@ async def test_a_service_that_repeats_the_key_is_not_quoted(
     caplog.set_level(logging.DEBUG)
     async with RawServer(fault) as server:
         error = await failure(server, method)
-    assert not [text for text in shown(error) if KEY in text]
+    assert not [text for text in (*shown(error), *frame_locals(error)) if KEY in text]
     assert KEY.encode() not in pickle.dumps(error)
     assert KEY not in caplog.text
 
@@ -106,7 +107,7 @@ async def test_a_refused_connection_does_not_show_the_key(caplog: pytest.LogCapt
     async with support.session(f"http://127.0.0.1:{support.free_port()}", retry=RetryPolicy(attempts=2)) as nairi:
         with pytest.raises(NairiError) as caught:
             await nairi.start("my-agent", "Hello")
-    assert not [text for text in (*shown(caught.value), *locals_of_ours(caught.value)) if KEY in text]
+    assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if KEY in text]
     assert KEY not in caplog.text
 
 
@@ -122,7 +123,42 @@ async def test_a_proxy_that_refuses_does_not_show_the_key() -> None:
             await nairi.message("cmsg_1")
         assert proxy.seen
         assert KEY not in proxy.seen[0].head
-    assert not [text for text in (*shown(caught.value), *locals_of_ours(caught.value)) if KEY in text]
+    assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if KEY in text]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("method", ["read", "start"])
+async def test_a_timeout_of_the_caller_does_not_show_the_key(method: str) -> None:
+    """A cancellation passes through the HTTP library too; its frames hold no key afterwards."""
+    async with RawServer(Act.HANG) as server, support.session(server.url) as nairi:
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(0.1):
+                await (nairi.message("cmsg_1") if method == "read" else nairi.start("my-agent", "Hello"))
+        assert KEY in server.seen[0].head
+    assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+    assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if KEY in text]
+
+
+@pytest.mark.anyio
+async def test_errors_of_the_caller_keep_their_frames() -> None:
+    """What the caller was handling, and what its own callback raised, can be debugged: their tracebacks are whole."""
+
+    def progress(_sent: int, _size: int | None) -> None:
+        raise ZeroDivisionError
+
+    async with RawServer(Act.CLOSE) as server, support.session(server.url, retry=RetryPolicy(attempts=1)) as nairi:
+        try:
+            os.environ["no-such-variable"]
+        except KeyError:
+            with pytest.raises(NairiError) as caught:
+                await nairi.message("cmsg_1")
+        handled = [link for link in support.chain(caught.value) if isinstance(link, KeyError)]
+        assert handled
+        assert handled[0].__traceback__ is not None
+        with pytest.raises(ZeroDivisionError) as raised:
+            await nairi.upload(b"bytes", progress=progress)
+    assert "progress" in [frame.f_code.co_name for frame, _ in traceback.walk_tb(raised.value.__traceback__)]
+    assert not [text for text in (*shown(raised.value), *frame_locals(raised.value)) if KEY in text]
 
 
 @pytest.mark.anyio
@@ -167,7 +203,7 @@ def assert_key_is_refused_in_silence(*key: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
         NairiSession(*key)
     assert not [text for text in shown(caught.value) if KEY in text]
-    assert not [text for text in locals_of_ours(caught.value) if KEY in text]
+    assert not [text for text in frame_locals(caught.value) if KEY in text]
 
 
 @pytest.mark.parametrize("key", [*UNSENDABLE.values(), f"{KEY}\x00", [KEY], KEY.encode()])
@@ -197,7 +233,7 @@ def test_a_refused_setting_does_not_show_the_key(setting: dict[str, Any]) -> Non
     """An error about another setting does not show the key."""
     with pytest.raises(ConfigurationError) as caught:
         NairiSession(KEY, **setting)
-    assert not [text for text in (*shown(caught.value), *locals_of_ours(caught.value)) if KEY in text]
+    assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if KEY in text]
 
 
 @pytest.mark.parametrize("tail", ["host", "host:port", "[::1", "host/?a=b"])
