@@ -148,7 +148,7 @@ async def test_errors_of_the_caller_keep_their_frames() -> None:
 
     async with RawServer(Act.CLOSE) as server, support.session(server.url, retry=RetryPolicy(attempts=1)) as nairi:
         try:
-            os.environ["no-such-variable"]
+            os.environ["NO_SUCH_VARIABLE"]
         except KeyError:
             with pytest.raises(NairiError) as caught:
                 await nairi.message("cmsg_1")
