@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Iterable
+    from datetime import datetime
+
     from nairi_async._nairi.results import Attachment
     from nairi_async.dialogue import Answer
-    from nairi_async.typing import Duration
+    from nairi_async.models import Turn
+    from nairi_async.typing import Duration, Source
 
 
 @runtime_checkable
@@ -58,4 +62,31 @@ class CanComplete(Protocol):
 
     async def settle(self, *, timeout: float = ...) -> object:
         """Find out whether the last turn was saved, and whether the dialogue is over."""
+        ...
+
+
+@runtime_checkable
+class FindsStarts(Protocol):
+    """A session that can look for a conversation whose first prompt was sent by a process that has ended."""
+
+    async def find_start(
+        self,
+        agent_id: str,
+        prompt: str,
+        *,
+        sent_after: datetime,
+        sent_before: datetime | None = None,
+        attachment_ids: Iterable[str] = (),
+        exclude: Container[str] = (),
+    ) -> Turn | None:
+        """Return the turn of that prompt; `None` if it provably does not run."""
+        ...
+
+
+@runtime_checkable
+class Uploads(Protocol):
+    """A session that uploads files ahead of the prompt that uses them."""
+
+    async def upload(self, source: Source) -> str:
+        """Upload a file, and return its id."""
         ...

@@ -1,26 +1,20 @@
-"""The dialogue of a chat: opening it, asking in it, and reading the reply that an earlier process left in it."""
+"""The dialogue of a chat: opening it, and asking in it."""
 
 from __future__ import annotations
 
 import inspect
-import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from attrs import evolve
-
-from nairi_async.bots.capabilities import CanComplete, RecallsReplies
+from nairi_async.bots.capabilities import CanComplete
 from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from nairi_async.bots.store import Record
     from nairi_async.dialogue import Answer, Dialogue, Dialogues
     from nairi_async.typing import Source
-
-# Seconds spent on finding out how a turn ended that an earlier process did not see end.
-_SETTLE_TIMEOUT: Final = 60.0
 
 
 def open_dialogue(session: Dialogues, target: str, record: Record) -> Dialogue:
@@ -35,39 +29,28 @@ def continued_id(dialogue: Dialogue) -> str | None:
     return None if isinstance(dialogue, CanComplete) and dialogue.is_completed else dialogue.id
 
 
-async def unsent_reply(dialogue: Dialogue, record: Record, options: Mapping[str, Any]) -> Answer | None:
-    """Wait until no turn runs, and return the reply that was not handed over.
-
-    Returns:
-        The reply; `None` if there is none, or if the service cannot be asked for it.
-    """
-    if record.is_open and record.dialogue_id is not None and isinstance(dialogue, RecallsReplies):
-        return await dialogue.last_reply(after=record.last_message_id, **options)
-    return None
-
-
-async def settled(
-    session: Dialogues, target: str, record: Record, dialogue: Dialogue, options: Mapping[str, Any]
-) -> tuple[Record, Dialogue]:
-    """Find out whether a dialogue is over after a turn whose end was not seen; if it is, begin another."""
-    if record.is_open and record.dialogue_id is not None and isinstance(dialogue, CanComplete):
-        await dialogue.settle(timeout=min(_SETTLE_TIMEOUT, options["timeout"] or math.inf))
-        if dialogue.is_completed:
-            record = evolve(record, dialogue_id=None)
-            dialogue = open_dialogue(session, target, record)
-    return record, dialogue
+def takes(dialogue: Dialogue, option: str) -> bool:
+    """Return whether the dialogue's `ask` has an option of that name."""
+    return option in inspect.signature(dialogue.ask).parameters
 
 
 def prepared_call(
-    dialogue: Dialogue, prompt: str, files: tuple[Source, ...], options: Mapping[str, Any]
+    dialogue: Dialogue,
+    prompt: str,
+    files: Sequence[Source],
+    attachment_ids: Sequence[str],
+    options: Mapping[str, Any],
 ) -> Callable[[], Awaitable[Answer]]:
-    """Return the call that asks the prompt.
+    """Return the call that asks the prompt, with files or with the ids of uploaded ones.
 
     Raises:
         InvalidArgumentError: there are files, and the service takes none.
     """
-    if not files:
-        return partial(dialogue.ask, prompt, **options)
-    if "attachments" not in inspect.signature(dialogue.ask).parameters:
+    call: Any = partial(dialogue.ask, prompt, **options)
+    if files and not takes(dialogue, "attachments"):
         raise InvalidArgumentError("this service takes no attachments; send the prompt without files")
-    return partial(cast("Any", dialogue).ask, prompt, attachments=files, **options)
+    if files:
+        call = partial(call, attachments=files)
+    if attachment_ids:
+        call = partial(call, attachment_ids=attachment_ids)
+    return cast("Callable[[], Awaitable[Answer]]", call)

@@ -1,21 +1,23 @@
-"""One chat's record while a prompt is under way, and the store behind it."""
+"""One chat's record while its prompts run and wait, and the store behind it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
+from collections import deque
 from typing import TYPE_CHECKING
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from nairi_async._core.closing import run_shielded
-from nairi_async.bots.store import Record, Store
+from nairi_async.bots.store import ChatPrompt, Record, Store
 from nairi_async.clock import Clock
 
 if TYPE_CHECKING:
-    from typing import Self
+    from collections.abc import Callable, Collection
 
+    Change = Callable[[Record], Record]
 
 _log = logging.getLogger("nairi_async.bots")
 
@@ -38,47 +40,68 @@ class ClockedStore:
             await self.store.save(name, record)
 
     async def open_names(self) -> list[str]:
-        """Return the names of open records, as `Store.open_names` does."""
+        """Return the names of unfinished records, as `Store.open_names` does."""
         async with self.clock.timeout(math.inf):
             return await self.store.open_names()
 
+    async def dialogue_ids(self) -> Collection[str]:
+        """Return the dialogue ids of all records, as `Store.dialogue_ids` does."""
+        async with self.clock.timeout(math.inf):
+            return await self.store.dialogue_ids()
 
-@define
+
+@define(eq=False)
 class ChatRecord:
-    """A record as the store has it."""
+    """A record that several prompts of a chat change, each by a function of what it is by then."""
 
     store: ClockedStore
     name: str
-    record: Record
+    record: Record = field(factory=Record)
+    is_unsaved: bool = False
+    """Whether the store refused the last state: then only this process knows it."""
+    leftover: deque[ChatPrompt] = field(factory=deque)
+    """Prompts that an earlier process accepted, and that waited when it ended."""
+    _is_loaded: bool = False
+    _lock: asyncio.Lock = field(factory=asyncio.Lock)
 
-    @classmethod
-    async def load(cls, store: ClockedStore, name: str) -> Self:
-        """Load the record of a chat; an empty one if the store has none."""
-        return cls(store, name, await store.load(name) or Record())
+    async def load(self) -> Record:
+        """Load the record from the store, once."""
+        async with self._lock:
+            if not self._is_loaded:
+                self.record = await self.store.load(self.name) or Record()
+                self.leftover.extend(self.record.waiting)
+                self._is_loaded = True
+        return self.record
 
-    async def save(self, record: Record) -> None:
-        """Save a record, even an unchanged one: a store that cannot save is noticed before a prompt is sent."""
-        await self.store.save(self.name, record)
-        self.record = record
+    async def save(self, change: Change) -> None:
+        """Save a changed record, even an unchanged one: a store that cannot save is noticed before a prompt is sent."""
+        async with self._lock:
+            changed = change(self.record)
+            try:
+                await self.store.save(self.name, changed)
+            except asyncio.CancelledError:
+                # The store may hold it by now.
+                self.record, self.is_unsaved = changed, True
+                raise
+            self.record, self.is_unsaved = changed, False
 
-    async def save_or_restore(self, record: Record) -> None:
-        """Save a record; if cancelled, save the former one again, since the store may hold the new one by then."""
-        before = self.record
+    async def save_or_undo(self, change: Change, undo: Change) -> None:
+        """Save a changed record; if cancelled, save it once more with the change undone."""
         try:
-            await self.save(record)
+            await self.save(change)
         except asyncio.CancelledError:
-            self.record = record
-            await self.save_outcome(before)
+            await self.save_outcome(undo)
             raise
 
-    async def save_outcome(self, record: Record) -> None:
+    async def save_outcome(self, change: Change) -> None:
         """Save the outcome of a prompt, even while cancelled. Only log a failure: a full disk must not lose a reply."""
-        if record == self.record:
-            return
-        await run_shielded(self._save_or_log(record))
+        await run_shielded(self._save_or_log(change))
 
-    async def _save_or_log(self, record: Record) -> None:
+    async def _save_or_log(self, change: Change) -> None:
+        if change(self.record) == self.record and not self.is_unsaved:
+            return
         try:
-            await self.save(record)
+            await self.save(change)
         except Exception as error:  # noqa: BLE001 - a store of the user's may raise anything
+            self.record, self.is_unsaved = change(self.record), True
             _log.warning("the outcome of a prompt could not be saved: %r", error)

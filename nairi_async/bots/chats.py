@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import math
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
-
-from attrs import evolve
+import asyncio
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from nairi_async._core import checks
 from nairi_async._core.checks import DEFAULT_TIMEOUT
-from nairi_async.bots.chat_dialogue import continued_id, open_dialogue, prepared_call, settled, unsent_reply
 from nairi_async.bots.chat_queue import ChatQueues
-from nairi_async.bots.chat_record import ChatRecord, ClockedStore
+from nairi_async.bots.chat_record import ClockedStore
 from nairi_async.bots.chat_reply import ChatReply
-from nairi_async.bots.prompt_runner import run_prompt
+from nairi_async.bots.deadline import Deadline
+from nairi_async.bots.lost_starts import LostStarts
+from nairi_async.bots.open_prompts import OpenPrompts
+from nairi_async.bots.prompt_runner import PromptRunner
 from nairi_async.bots.recovery import Recovery
 from nairi_async.bots.split import Length, split_text
-from nairi_async.bots.store import MemoryStore, Record
+from nairi_async.bots.store import ChatPrompt, MemoryStore, Record
 from nairi_async.bots.typing_indicator import typing_shown
 from nairi_async.clock import Clock, SystemClock
-from nairi_async.errors import AlreadyAskedError, InvalidArgumentError, TurnFailedError, WatchTimeoutError
+from nairi_async.errors import AlreadyAskedError, InvalidArgumentError
 from nairi_async.typing import UNSET, Unset
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
+    from nairi_async.bots.chat_queue import Place
+    from nairi_async.bots.recovery import LostPrompt
     from nairi_async.bots.store import Store
     from nairi_async.bots.typing_indicator import Typing
     from nairi_async.dialogue import Answer, Dialogues
@@ -47,13 +50,14 @@ class Chats:
     the chat's next prompt begins another.
 
     **Restart.** With a store that outlives the process, a chat continues its dialogue. Before a prompt is sent, the
-    store holds its key and that it may be running; the id of a new dialogue is saved as soon as the service names it;
-    the end of the prompt is saved after its reply was handed over. So whenever the process ends, a prompt whose key is
-    known is never run again, even if the platform delivers it again: `AlreadyAskedError`. `recovering` hands over the
-    replies that an earlier process left behind; without it, an interrupted turn is waited for when its chat speaks
-    again. A crash can lose: prompts that wait behind another, which only the platform can deliver again; one that was
-    accepted and not sent yet (each runs at most once); and, between the sending of a first prompt and its response, the
-    id of the new dialogue: the chat then begins another.
+    store holds it; the id of a new dialogue is saved as soon as the service names it; the end of the prompt is saved
+    after its reply was handed over. So whenever the process ends, a prompt whose key is known is never run again, even
+    if the platform delivers it again: `AlreadyAskedError`. `recovering` takes over what an earlier process left: it
+    finds the prompts that were sent, hands over their replies, and asks the prompts that waited. Without it, an
+    interrupted turn is waited for when its chat speaks again, and prompts that waited are not asked.
+
+    Nairi can be asked for a prompt whose response was lost. A service that cannot be asked, such as Amigo, leaves the
+    reply unknown: `recovering` reports it. One process answers a chat: `SQLiteStore` admits one at a time.
 
     Args:
         session: An open session, such as `NairiSession`.
@@ -95,8 +99,13 @@ class Chats:
         checks.timeout(timeout)
         self._clock = clock or SystemClock()
         self._store = ClockedStore(store or MemoryStore(), self._clock)
-        self._queues = ChatQueues(checks.whole("max_waiting", max_waiting))
-        self._recovery = Recovery(session, self._target, self._store, self._queues, {"timeout": timeout})
+        self._queues = ChatQueues(self._store, checks.whole("max_waiting", max_waiting))
+        starts = LostStarts(session, self._target, self._store)
+        self._prompts = OpenPrompts(session, self._target, starts, self._clock)
+        self._runner = PromptRunner(session, self._target, self._clock, starts.taken.add)
+        self._recovery = Recovery(
+            self._target, self._store, self._queues, starts, self._prompts, self._runner, self._deadline
+        )
 
     def __repr__(self) -> str:
         return f"<Chats with {self._target!r}: {len(self._queues)} busy, {self._store.store!r}>"
@@ -151,38 +160,38 @@ class Chats:
                 its key may be used again; likewise after a cancellation before it was sent.
         """
         name, text = self._name(chat), checks.prompt(prompt)
-        message_key = None if key is None else _id("key", key)
         files = tuple(attachments)
-        limit = checks.timeout(self._timeout if isinstance(timeout, Unset) else timeout)
-        deadline = self._clock.monotonic() + limit
-        self._queues.check_capacity(name)
-        async with self._queues.turn(name):
-            chat_record = await ChatRecord.load(self._store, name)
-            record = chat_record.record
-            if message_key is not None and message_key in record.keys:
-                reason = f"the prompt {message_key!r} was accepted before, and is not run again"
+        message = ChatPrompt(text, None if key is None else _id("key", key), has_files=bool(files))
+        deadline = self._deadline(timeout)
+        with self._queues.join(name, message.key) as place:
+            record = await place.chat.load()
+            if message.key is not None and (message.key in record.keys or place.is_repeated):
+                reason = f"the prompt {message.key!r} was accepted before, and is not run again"
                 raise AlreadyAskedError(reason, record.dialogue_id)
+            await self._wait_for_turn(place, message)
             async with typing_shown(typing, self._clock, self._typing_every):
-                dialogue = open_dialogue(self._session, self._target, record)
-                with suppress(TurnFailedError):
-                    await unsent_reply(dialogue, record, self._options(deadline))
-                record, dialogue = await settled(self._session, self._target, record, dialogue, self._options(deadline))
-                call = prepared_call(dialogue, text, files, self._options(deadline))
-                answer = await run_prompt(chat_record, record.with_prompt(message_key), dialogue, call)
+                left = await self._prompts.left_behind(place.chat, deadline)
+                answer = await self._runner.run(place.chat, message, files, deadline, left)
             yield self._reply(answer)
-            delivered = evolve(chat_record.record, dialogue_id=continued_id(dialogue)).with_outcome(answer)
-            await chat_record.save_outcome(delivered)
+            await place.chat.save_outcome(lambda record: record.with_outcome(answer))
 
     @asynccontextmanager
-    async def recovering(self, deliver: Callable[[str, ChatReply], Awaitable[object]]) -> AsyncGenerator[None]:
-        """Run the bot in this block: meanwhile the replies that an earlier process left behind are handed over.
+    async def recovering(
+        self,
+        deliver: Callable[[str, ChatReply], Awaitable[object]],
+        on_lost: Callable[[str, LostPrompt], Awaitable[object]] | None = None,
+    ) -> AsyncGenerator[None]:
+        """Run the bot in this block: meanwhile what an earlier process left behind is taken over.
 
-        Each is waited for as long as its turn runs. New prompts of its chat wait behind it. A failure is logged, and
-        tried again by the next process unless the chat has spoken by then. A reply that was being sent when the process
-        ended is sent again as a whole.
+        A prompt that was running is looked up, and its reply handed over once its turn has ended. If the prompt
+        provably did not run, it is asked; so are the prompts that waited behind it. New prompts of the chat wait behind
+        them. An error of the service or of `deliver` is logged, and the next process tries again unless the chat has
+        spoken by then. A reply that was being sent when the process ended is sent again as a whole.
 
         Args:
-            deliver: Awaited with the chat and the reply, to send it there.
+            deliver: Awaited with the chat and a reply, to send it there.
+            on_lost: Awaited with the chat and a prompt to which no reply can be given: its turn has failed, its files
+                were lost, or the service cannot be asked what became of it. Without it, a warning is logged.
 
         Raises:
             StoreError: the records could not be read.
@@ -191,34 +200,38 @@ class Chats:
         async def send(chat: str, answer: Answer) -> None:
             await deliver(chat, self._reply(answer))
 
-        async with self._recovery.running(send):
+        async with self._recovery.running(send, on_lost):
             yield
 
     async def dialogue_id(self, chat: str | int) -> str | None:
         """Return the service's id of the chat's dialogue; `None` until it has begun."""
-        record = await self._store.load(self._name(chat))
-        return record.dialogue_id if record else None
+        return (await self._queues.record(self._name(chat)).load()).dialogue_id
 
     async def forget(self, chat: str | int) -> None:
         """Let the chat's next prompt begin a new dialogue, after the prompts before this call have ended."""
-        name = self._name(chat)
-        async with self._queues.turn(name):
-            record = await self._store.load(name)
-            if record is not None:
-                await self._store.save(name, Record(keys=record.keys))
+        with self._queues.join(self._name(chat), is_bounded=False) as place:
+            await place.turn()
+            if await place.chat.load() != Record():
+                await place.chat.save(lambda record: Record(keys=record.keys, waiting=record.waiting))
+
+    async def _wait_for_turn(self, place: Place, prompt: ChatPrompt) -> None:
+        """Wait for the prompts in front; meanwhile the store holds the prompt, so that the next process can ask it."""
+        if place.is_first and not place.chat.record.is_open:
+            return
+        undo = partial(_withdrawn, prompt=prompt)
+        await place.chat.save_or_undo(lambda record: record.with_waiting(prompt), undo)
+        try:
+            await place.turn()
+        except asyncio.CancelledError:
+            await place.chat.save_outcome(undo)
+            raise
 
     def _name(self, chat: str | int) -> str:
         # A target contains no space, so that the chat can be read from the name.
         return f"{self._target} {_id('chat', chat)}"
 
-    def _options(self, deadline: float) -> dict[str, Any]:
-        """Return the `timeout=` for a call; `None` if there is no deadline."""
-        if deadline == math.inf:
-            return {"timeout": None}
-        left = deadline - self._clock.monotonic()
-        if left <= 0:
-            raise WatchTimeoutError("the prompt was not sent: its turn has not come within the timeout")
-        return {"timeout": left}
+    def _deadline(self, timeout: Duration | Unset | None = UNSET) -> Deadline:
+        return Deadline(self._clock, checks.timeout(self._timeout if isinstance(timeout, Unset) else timeout))
 
     def _reply(self, answer: Answer) -> ChatReply:
         return ChatReply(tuple(split_text(answer.text, self._limit, length=self._length)), answer)
@@ -228,3 +241,7 @@ def _id(name: str, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise InvalidArgumentError(f"{name} must be a text or a number, not {value!r:.80}")
     return str(value)
+
+
+def _withdrawn(record: Record, prompt: ChatPrompt) -> Record:
+    return record.without_prompt(prompt, record)

@@ -23,10 +23,10 @@ _T = TypeVar("_T")
 
 # "naCh", where SQLite keeps a number by which programs recognise their files.
 _APPLICATION_ID: Final = 0x6E614368
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE chats (
-    name TEXT PRIMARY KEY, dialogue_id TEXT, is_open INTEGER NOT NULL, last_message_id TEXT, keys TEXT NOT NULL
+    name TEXT PRIMARY KEY, dialogue_id TEXT, is_unfinished INTEGER NOT NULL, record TEXT NOT NULL
 ) STRICT, WITHOUT ROWID
 """
 # Seconds to wait for another process that uses the file, such as a backup.
@@ -73,27 +73,32 @@ class SQLiteStore:
 
     async def load(self, name: str) -> Record | None:
         """Return the record that was saved last under that name; `None` if there is none."""
-        query = "SELECT dialogue_id, is_open, last_message_id, keys FROM chats WHERE name = ?"
+        query = "SELECT record FROM chats WHERE name = ?"
         rows = await self._run(lambda: self._opened().execute(query, (name,)).fetchall())
         try:
-            return Record(rows[0][0], bool(rows[0][1]), rows[0][2], tuple(json.loads(rows[0][3]))) if rows else None
+            return Record.from_dict(json.loads(rows[0][0])) if rows else None
         except (TypeError, ValueError) as error:
             raise StoreError(f"the store {self._path!r} cannot be used: {error}") from error
 
     async def save(self, name: str, record: Record) -> None:
         """Save a record, replacing an earlier one of that name; it is on the disk when this returns."""
-        row = (name, record.dialogue_id, int(record.is_open), record.last_message_id, json.dumps(record.keys))
+        row = (name, record.dialogue_id, int(record.is_unfinished), json.dumps(record.to_dict()))
 
         def write() -> None:
             with self._opened() as connection:
-                connection.execute("INSERT OR REPLACE INTO chats VALUES (?, ?, ?, ?, ?)", row)
+                connection.execute("INSERT OR REPLACE INTO chats VALUES (?, ?, ?, ?)", row)
 
         await self._run(write)
 
     async def open_names(self) -> list[str]:
-        """Return the names of all records with `is_open`."""
-        query = "SELECT name FROM chats WHERE is_open ORDER BY name"
+        """Return the names of all records that are `is_unfinished`."""
+        query = "SELECT name FROM chats WHERE is_unfinished ORDER BY name"
         return [name for (name,) in await self._run(lambda: self._opened().execute(query).fetchall())]
+
+    async def dialogue_ids(self) -> set[str]:
+        """Return the dialogue ids of all records."""
+        query = "SELECT dialogue_id FROM chats WHERE dialogue_id IS NOT NULL"
+        return {dialogue_id for (dialogue_id,) in await self._run(lambda: self._opened().execute(query).fetchall())}
 
     def _opened(self) -> sqlite3.Connection:
         assert self._connection is not None  # noqa: S101 - calls run between opening and closing

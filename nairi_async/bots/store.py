@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from attrs import evolve, frozen
+from attrs import asdict, evolve, frozen
 
 from nairi_async._nairi.results import Reply
 from nairi_async.errors import TurnFailedError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from nairi_async.dialogue import Answer
 
 MAX_KEYS: Final = 100
 """How many prompts of a chat are remembered, to recognise a message that the platform delivers again."""
+
+
+@frozen
+class ChatPrompt:
+    """A prompt that was accepted, kept until its reply was handed over."""
+
+    text: str
+    """The prompt itself."""
+    key: str | None = None
+    """The platform's id of the message."""
+    attachment_ids: tuple[str, ...] = ()
+    """The service's ids of its files, once they are uploaded."""
+    has_files: bool = False
+    """Whether it has files that the store does not know: only the process that accepted it can ask it."""
+    sent_after: float | None = None
+    """Seconds since the Unix epoch, just before it was sent; `None` while it waits."""
+    sent_before: float | None = None
+    """The same, when the call that sent it had ended without a reply; `None` if the process ended first."""
 
 
 @frozen
@@ -28,23 +48,127 @@ class Record:
     """The service's id of the last prompt that was answered; `None` if there is none, or the service names none."""
     keys: tuple[str, ...] = ()
     """The platform's ids of the prompts that were accepted, the latest last; at most a hundred."""
+    prompt: ChatPrompt | None = None
+    """The prompt that may be running, or whose reply was not handed over."""
+    waiting: tuple[ChatPrompt, ...] = ()
+    """Prompts that wait behind it, in order."""
 
-    def with_prompt(self, key: str | None) -> Record:
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a process that ends now leaves something to recover."""
+        return self.is_open or bool(self.waiting)
+
+    def with_waiting(self, prompt: ChatPrompt) -> Record:
+        """Return the record after a prompt was accepted that has to wait."""
+        return evolve(self, waiting=(*self.waiting, prompt), keys=self._keys_with(prompt))
+
+    def with_prompt(self, prompt: ChatPrompt, *, last_message_id: str | None = None) -> Record:
         """Return the record while a prompt is running."""
-        keys = self.keys if key is None else (*self.keys, key)[-MAX_KEYS:]
-        return evolve(self, is_open=True, keys=keys)
+        return evolve(
+            self,
+            is_open=True,
+            prompt=prompt,
+            waiting=self._waiting_without(prompt),
+            keys=self._keys_with(prompt),
+            last_message_id=last_message_id or self.last_message_id,
+        )
+
+    def without_prompt(self, prompt: ChatPrompt, before: Record) -> Record:
+        """Return the record after a prompt did not run: open as it was `before`, and its key free again."""
+        return evolve(
+            self,
+            is_open=before.is_open,
+            prompt=before.prompt,
+            last_message_id=before.last_message_id,
+            waiting=self._waiting_without(prompt),
+            keys=tuple(key for key in self.keys if key != prompt.key),
+        )
+
+    def with_prompt_kept(self, prompt: ChatPrompt, before: Record) -> Record:
+        """Return the record after a prompt did not run that is to be asked later: it waits or is open as `before`."""
+        kept = prompt in before.waiting and prompt not in self.waiting
+        return evolve(
+            self,
+            is_open=before.is_open,
+            prompt=before.prompt,
+            last_message_id=before.last_message_id,
+            waiting=(prompt, *self.waiting) if kept else self.waiting,
+        )
 
     def with_outcome(self, outcome: Answer | TurnFailedError | None) -> Record:
         """Return the record after the reply was handed over, or the failure was reported."""
-        turn = outcome.turn if isinstance(outcome, Reply | TurnFailedError) else None
-        return evolve(self, is_open=False, last_message_id=turn.message_id if turn else self.last_message_id)
+        message_id = message_id_of(outcome) or self.last_message_id
+        return evolve(self, is_open=False, prompt=None, last_message_id=message_id)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record in a form for `json.dumps`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Record:
+        """Return the record that `to_dict` gave.
+
+        Raises:
+            ValueError: it is not such a document.
+        """
+        try:
+            prompt, waiting = document["prompt"], document["waiting"]
+            return cls(
+                _text(document["dialogue_id"]),
+                bool(document["is_open"]),
+                _text(document["last_message_id"]),
+                tuple(str(key) for key in _list(document["keys"])),
+                None if prompt is None else _prompt(prompt),
+                tuple(_prompt(each) for each in _list(waiting)),
+            )
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"the record is damaged: {error!r}") from error
+
+    def _keys_with(self, prompt: ChatPrompt) -> tuple[str, ...]:
+        if prompt.key is None or prompt.key in self.keys:
+            return self.keys
+        return (*self.keys, prompt.key)[-MAX_KEYS:]
+
+    def _waiting_without(self, prompt: ChatPrompt) -> tuple[ChatPrompt, ...]:
+        same = [n for n, each in enumerate(self.waiting) if (each.key, each.text) == (prompt.key, prompt.text)]
+        return self.waiting if not same else (*self.waiting[: same[0]], *self.waiting[same[0] + 1 :])
+
+
+def message_id_of(outcome: Answer | TurnFailedError | None) -> str | None:
+    """Return the service's id of the prompt behind an outcome, if the service names it."""
+    turn = outcome.turn if isinstance(outcome, Reply | TurnFailedError) else None
+    return turn.message_id if turn else None
+
+
+def _prompt(document: Mapping[str, Any]) -> ChatPrompt:
+    times = [None if document[name] is None else float(document[name]) for name in ("sent_after", "sent_before")]
+    return ChatPrompt(
+        str(document["text"]),
+        _text(document["key"]),
+        tuple(str(each) for each in _list(document["attachment_ids"])),
+        bool(document["has_files"]),
+        *times,
+    )
+
+
+def _text(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"a text is needed, not {type(value).__name__}")
+    return value
+
+
+def _list(value: Any) -> list[Any] | tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"a list is needed, not {type(value).__name__}")
+    return value
 
 
 class Store(Protocol):
     """Where records are kept. Implement it to keep them elsewhere, such as in Redis; one process answers a chat.
 
     When `save` returns, the record must be safe: this is what keeps a prompt from running twice after a crash. What
-    `load` or `save` raises before a prompt was sent goes to the caller of `Chats.ask`.
+    `load` or `save` raises before a prompt was sent goes to the caller of `Chats.ask`. `Record.to_dict` gives a form
+    for JSON.
     """
 
     async def load(self, name: str) -> Record | None:
@@ -56,7 +180,11 @@ class Store(Protocol):
         ...
 
     async def open_names(self) -> list[str]:
-        """Return the names of all records with `is_open`."""
+        """Return the names of all records that are `is_unfinished`."""
+        ...
+
+    async def dialogue_ids(self) -> Collection[str]:
+        """Return the dialogue ids of all records: a lost dialogue is not one that another chat has."""
         ...
 
 
@@ -78,5 +206,9 @@ class MemoryStore:
         self._records[name] = record
 
     async def open_names(self) -> list[str]:
-        """Return the names of all records with `is_open`."""
-        return [name for name, record in self._records.items() if record.is_open]
+        """Return the names of all records that are `is_unfinished`."""
+        return [name for name, record in self._records.items() if record.is_unfinished]
+
+    async def dialogue_ids(self) -> set[str]:
+        """Return the dialogue ids of all records."""
+        return {record.dialogue_id for record in self._records.values() if record.dialogue_id is not None}

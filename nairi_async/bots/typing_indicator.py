@@ -1,11 +1,11 @@
-"""Showing a typing indicator for as long as a turn runs."""
+"""Showing a typing indicator for as long as a turn runs, without ever waiting for it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from nairi_async._core.closing import run_shielded
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 Typing = AbstractAsyncContextManager[Any] | Callable[[], Awaitable[object]]
 """A platform's typing indicator: its own context manager, or a function that shows it for some seconds."""
 
-_FAILED: Final = "the typing indicator failed: %r"
+# Seconds that a platform has to hide its indicator before the attempt is cancelled.
+_HIDING_TIME: Final = 10.0
 _log = logging.getLogger("nairi_async.bots")
+# The event loop keeps no references to tasks.
+_hiding: set[asyncio.Task[None]] = set()
 
 
 @asynccontextmanager
@@ -35,39 +38,57 @@ async def background(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def typing_shown(typing: Typing | None, clock: Clock, interval: float) -> AsyncGenerator[None]:
-    """Show the indicator while the block runs. Only log what the platform raises: the block runs all the same."""
-    async with AsyncExitStack() as stack:
-        if isinstance(typing, AbstractAsyncContextManager):
-            await stack.enter_async_context(_forgiving(typing))
-        elif typing is not None:
-            await stack.enter_async_context(background(_repeat(typing, clock, interval)))
+    """Show the indicator beside the block, which never waits for it. Only log what the platform raises."""
+    if typing is None:
         yield
-
-
-async def _repeat(typing: Callable[[], Awaitable[object]], clock: Clock, interval: float) -> None:
-    while True:
-        try:
-            await typing()
-        except Exception as error:  # noqa: BLE001 - the turn matters more than any error of the platform
-            _log.warning(_FAILED, error)
-            return
-        await clock.sleep(interval)
-
-
-@asynccontextmanager
-async def _forgiving(typing: AbstractAsyncContextManager[Any]) -> AsyncGenerator[None]:
-    entered = False
-    try:
-        await typing.__aenter__()
-        entered = True
-    except Exception as error:  # noqa: BLE001 - see above
-        _log.warning(_FAILED, error)
+        return
+    is_over = asyncio.Event()
+    if isinstance(typing, AbstractAsyncContextManager):
+        shown = asyncio.create_task(_logged(_entered(typing, is_over)))
+    else:
+        shown = asyncio.create_task(_logged(_repeated(typing, clock, interval)))
+    _hiding.add(shown)
+    shown.add_done_callback(_hiding.discard)
     try:
         yield
     finally:
-        # It is not given the block's exception, so that it cannot suppress one.
-        if entered:
-            try:
-                await typing.__aexit__(None, None, None)
-            except Exception as error:  # noqa: BLE001 - see above
-                _log.warning(_FAILED, error)
+        if isinstance(typing, AbstractAsyncContextManager):
+            is_over.set()
+            # Platforms whose indicator is hidden without a request have done so after two steps.
+            asyncio.get_running_loop().call_later(_HIDING_TIME, shown.cancel)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        else:
+            shown.cancel()
+
+
+async def _logged(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001 - the turn matters more than any error of the platform
+        _log.warning("the typing indicator failed: %r", error)
+
+
+async def _repeated(typing: Callable[[], Awaitable[object]], clock: Clock, interval: float) -> None:
+    while True:
+        await typing()
+        await clock.sleep(interval)
+
+
+async def _entered(typing: AbstractAsyncContextManager[Any], is_over: asyncio.Event) -> None:
+    """Enter the indicator, and leave it at the end of the block; cancel an entering that takes longer."""
+    entering = asyncio.ensure_future(typing.__aenter__())
+    waiting = asyncio.ensure_future(is_over.wait())
+    try:
+        await asyncio.wait({entering, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        entering.cancel()
+        await asyncio.wait({entering})
+        if entering.cancelled():
+            return
+        entering.result()
+        await waiting
+    finally:
+        entering.cancel()
+        waiting.cancel()
+    # It is not given the block's exception: it cannot suppress one.
+    await typing.__aexit__(None, None, None)

@@ -21,6 +21,7 @@ from nairi_async import (
 from nairi_async.bots import (
     AlreadyAskedError,
     ChatBusyError,
+    ChatPrompt,
     ChatReply,
     Chats,
     File,
@@ -176,7 +177,7 @@ async def test_as_many_keys_are_kept_as_are_stated(chats: Chats, simulator: Simu
     """The record of a chat does not grow without limit."""
     record = Record()
     for number in range(150):
-        record = record.with_prompt(str(number))
+        record = record.with_prompt(ChatPrompt("a", str(number)))
     assert record.keys == tuple(map(str, range(50, 150)))
 
 

@@ -16,6 +16,7 @@ from nairi_async import (
 )
 from nairi_async.bots import (
     AlreadyAskedError,
+    ChatPrompt,
     ChatReply,
     Chats,
     MemoryStore,
@@ -228,26 +229,32 @@ async def test_a_reply_left_behind_is_handed_over(
     assert [asked.prompt for asked in echo.prompts] == [*before, "a", "b"]
 
 
-async def test_a_reply_that_was_handed_over_is_not_sent_again(
+async def test_a_prompt_that_was_not_sent_is_asked_by_the_next_process(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock
 ) -> None:
-    """After a process that ended before its prompt was sent, the reply before it is not sent once more."""
+    """After a process that ended before its prompt was sent, the prompt is asked; the reply before it is not repeated.
+
+    The same holds for the first prompt of a chat, which began no dialogue; other targets are left alone.
+    """
     store = MemoryStore()
     await Chats(nairi, "my-agent", store=store, clock=clock).ask("c", "a")
     record = await store.load("my-agent c")
     assert record is not None
-    await store.save("my-agent c", record.with_prompt("2"))
-    await store.save("another-agent c", record.with_prompt("2"))
-    await store.save("my-agent new", Record(is_open=True))
-    got: list[str] = []
+    now = clock.time()
+    await store.save("my-agent c", record.with_prompt(ChatPrompt("b", "2", sent_after=now)))
+    await store.save("another-agent c", record.with_prompt(ChatPrompt("b", "2")))
+    await store.save("my-agent new", Record().with_prompt(ChatPrompt("x", "3", sent_after=now)))
+    await store.save("my-agent vague", Record(is_open=True))
+    got: list[tuple[str, str]] = []
 
     async def deliver(chat: str, reply: ChatReply) -> None:
-        got.append(chat)
+        got.append((chat, reply.text))
 
     async with Chats(nairi, "my-agent", store=store, clock=clock).recovering(deliver):
-        await clock.sleep(60)
-    assert got == []
+        await clock.sleep(120)
+    assert sorted(got) == [("c", "2: b"), ("new", "1: x")]
     assert await store.open_names() == ["another-agent c"]
+    assert sorted(asked.prompt for asked in echo.prompts) == ["a", "b", "x"]
 
 
 async def test_a_failed_delivery_is_logged_and_tried_again(
@@ -273,7 +280,7 @@ async def test_a_failed_delivery_is_logged_and_tried_again(
         async with Chats(nairi, "my-agent", store=store, clock=clock).recovering(refusing):
             await clock.sleep(60)
     assert tries == ["1: a"] * 2
-    assert caplog.text.count("before a restart has failed") == 1
+    assert caplog.text.count("gets no reply: its turn has failed") == 1
 
 
 async def test_a_bot_that_stops_while_it_recovers_loses_nothing(

@@ -1,0 +1,96 @@
+"""Finding the dialogues whose ids were lost: their first prompt was sent, and its response did not arrive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from attrs import define, field
+
+from nairi_async.bots.capabilities import FindsStarts
+from nairi_async.errors import OutcomeUnknownError
+
+if TYPE_CHECKING:
+    from nairi_async.bots.chat_record import ClockedStore
+    from nairi_async.bots.store import ChatPrompt
+    from nairi_async.dialogue import Dialogues
+    from nairi_async.models import Turn
+
+    _Words = tuple[str, tuple[str, ...]]
+
+
+@define(eq=False)
+class _EqualPrompts:
+    """Chats whose lost first prompts have the same text and files; it does not matter which gets which dialogue."""
+
+    lock: asyncio.Lock = field(factory=asyncio.Lock)
+    count: int = 0
+    """How many are still looked for."""
+    found: deque[Turn] = field(factory=deque)
+    """Turns that were found for them and not given out yet."""
+
+
+class LostStarts:
+    """Looks up lost first prompts, and gives each dialogue to one chat."""
+
+    def __init__(self, session: Dialogues, target: str, store: ClockedStore) -> None:
+        self._session = session
+        self._target = target
+        self._store = store
+        self._has_loaded = False
+        self._equal: dict[_Words, _EqualPrompts] = {}
+        self.taken: set[str] = set()
+        """The dialogues that chats have: none of them can be a lost one."""
+
+    def announce(self, prompt: ChatPrompt) -> None:
+        """Count a prompt that will be looked for: equal ones are told apart only by their number."""
+        self._equal.setdefault(_words(prompt), _EqualPrompts()).count += 1
+
+    async def find(self, prompt: ChatPrompt) -> Turn | None:
+        """Return the turn of an announced prompt; `None` if it provably does not run.
+
+        Raises:
+            OutcomeUnknownError: it cannot be decided.
+            NairiError: the service could not be asked.
+        """
+        equal = self._equal[_words(prompt)]
+        try:
+            async with equal.lock:
+                turn = equal.found.popleft() if equal.found else await self._search(prompt, equal)
+                if turn is not None:
+                    self.taken.add(turn.job_id)
+                return turn
+        finally:
+            equal.count -= 1
+            if not equal.count:
+                self._equal.pop(_words(prompt), None)
+
+    async def _search(self, prompt: ChatPrompt, equal: _EqualPrompts) -> Turn | None:
+        if not isinstance(self._session, FindsStarts):
+            raise OutcomeUnknownError("the service cannot be asked whether the first message of a chat arrived")
+        if not self._has_loaded:
+            self.taken.update(await self._store.dialogue_ids())
+            self._has_loaded = True
+        if prompt.has_files or prompt.sent_after is None:
+            raise OutcomeUnknownError("a first message whose files are not known cannot be looked for")
+        try:
+            return await self._session.find_start(
+                self._target,
+                prompt.text,
+                sent_after=datetime.fromtimestamp(prompt.sent_after, UTC),
+                sent_before=None if prompt.sent_before is None else datetime.fromtimestamp(prompt.sent_before, UTC),
+                attachment_ids=prompt.attachment_ids,
+                exclude=self.taken,
+            )
+        except OutcomeUnknownError as error:
+            if not 0 < len(error.candidates) <= equal.count:
+                raise
+            # No more than the chats that have sent this: each of the dialogues is one of theirs.
+            equal.found.extend(error.candidates)
+            return equal.found.popleft()
+
+
+def _words(prompt: ChatPrompt) -> _Words:
+    return prompt.text, prompt.attachment_ids

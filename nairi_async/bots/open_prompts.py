@@ -1,0 +1,131 @@
+"""Finding out what became of a prompt that was sent, and whose reply was not handed over."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from attrs import evolve, frozen
+
+from nairi_async.bots.capabilities import CanComplete, RecallsReplies
+from nairi_async.bots.chat_dialogue import open_dialogue
+from nairi_async.dialogue import Answer
+from nairi_async.errors import OutcomeUnknownError, TurnFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from nairi_async.bots.chat_record import ChatRecord
+    from nairi_async.bots.deadline import Deadline
+    from nairi_async.bots.lost_starts import LostStarts
+    from nairi_async.clock import Clock
+    from nairi_async.dialogue import Dialogues
+
+# Seconds after which a prompt that its dialogue does not show is taken never to have arrived.
+_ARRIVAL_TIME: Final = 60.0
+_FIRST_WAIT: Final = 0.5
+_MAX_WAIT: Final = 8.0
+
+_log = logging.getLogger("nairi_async.bots")
+
+
+@frozen
+class Outcome:
+    """What became of a prompt."""
+
+    answer: Answer | None = None
+    """Its reply, if there is one to hand over."""
+    is_unsent: bool = False
+    """Whether it provably does not run, so that it can be asked again."""
+
+
+class OpenPrompts:
+    """Looks up the open prompt of a chat, and waits for its turn to end."""
+
+    def __init__(self, session: Dialogues, target: str, starts: LostStarts, clock: Clock) -> None:
+        self._session = session
+        self._target = target
+        self._starts = starts
+        self._clock = clock
+
+    async def left_behind(self, chat: ChatRecord, deadline: Deadline) -> Answer | TurnFailedError | None:
+        """Wait until no turn of the chat runs, before its next prompt; return what came of the turn.
+
+        Raises:
+            NairiError: the service could not be asked.
+        """
+        if not chat.record.is_open:
+            return None
+        try:
+            if is_lost_start(chat) and chat.record.prompt is not None:
+                self._starts.announce(chat.record.prompt)
+                await deadline.bound(self.find_dialogue(chat))
+            if chat.record.dialogue_id is None:
+                return None
+            return (await self.outcome(chat, deadline.options(), is_patient=False)).answer
+        except TurnFailedError as failed:
+            return failed
+        except OutcomeUnknownError as error:
+            _log.warning("a chat begins a new dialogue, since its first message cannot be found: %s", error)
+            return None
+
+    async def find_dialogue(self, chat: ChatRecord) -> bool:
+        """Find the dialogue of a first prompt whose response was lost, and save its id.
+
+        The prompt must have been announced to `LostStarts`.
+
+        Returns:
+            Whether there is one; otherwise the prompt provably does not run.
+
+        Raises:
+            OutcomeUnknownError: it cannot be decided.
+            NairiError: the service could not be asked.
+        """
+        prompt = chat.record.prompt
+        assert prompt is not None  # noqa: S101 - checked by `is_lost_start`
+        turn = await self._starts.find(prompt)
+        if turn is None:
+            return False
+        dialogue_id = turn.job_id
+        await chat.save_outcome(lambda record: evolve(record, dialogue_id=dialogue_id))
+        return True
+
+    async def outcome(self, chat: ChatRecord, options: Mapping[str, Any], *, is_patient: bool) -> Outcome:
+        """Wait until no turn of the chat runs, and return what became of its open prompt.
+
+        Args:
+            chat: Its dialogue is known.
+            options: The `timeout=` of the wait.
+            is_patient: Wait for a prompt that the service does not show yet.
+
+        Raises:
+            TurnFailedError: the turn has failed.
+            OutcomeUnknownError: the service cannot be asked for the reply.
+            NairiError: reading failed.
+        """
+        record = chat.record
+        dialogue = open_dialogue(self._session, self._target, record)
+        if not isinstance(dialogue, RecallsReplies):
+            if record.prompt is None or not is_patient:
+                return Outcome()
+            over = " when the agent next speaks" if isinstance(dialogue, CanComplete) else ""
+            raise OutcomeUnknownError(f"the service cannot be asked for the reply to an earlier message{over}")
+        deadline, wait = self._clock.monotonic() + _ARRIVAL_TIME, _FIRST_WAIT
+        while True:
+            is_late = self._clock.monotonic() >= deadline
+            answer = await dialogue.last_reply(after=record.last_message_id, **options)
+            if answer is not None or record.prompt is None or not is_patient:
+                return Outcome(answer)
+            if is_late and record.last_message_id is None:
+                # It began the dialogue, so it did arrive.
+                raise OutcomeUnknownError("the dialogue does not show the message that began it")
+            if is_late:
+                return Outcome(is_unsent=True)
+            await self._clock.sleep(wait)
+            wait = min(2 * wait, _MAX_WAIT)
+
+
+def is_lost_start(chat: ChatRecord) -> bool:
+    """Return whether a first prompt was sent whose dialogue is not known."""
+    return chat.record.is_open and chat.record.dialogue_id is None and chat.record.prompt is not None
