@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from attrs import evolve, frozen
 
 from nairi_async._core.closing import run_shielded
-
 from nairi_async.bots.chat_queue import ChatQueues
 from nairi_async.bots.chat_record import ClockedStore
 from nairi_async.bots.deadline import Deadline

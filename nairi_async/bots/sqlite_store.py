@@ -5,32 +5,30 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from nairi_async._core import checks
 from nairi_async._core.closing import run_shielded
+from nairi_async.bots import sqlite_file
 from nairi_async.bots.store import Record
 from nairi_async.errors import SessionClosedError, StoreError
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable
     from concurrent.futures import Future
     from types import TracebackType
     from typing import Self
 
+    from nairi_async.typing import Duration
+
 _T = TypeVar("_T")
 
-# "naCh", where SQLite keeps a number by which programs recognise their files.
-_APPLICATION_ID: Final = 0x6E614368
-_FORMAT: Final = 2
-_SCHEMA: Final = """
-CREATE TABLE chats (
-    name TEXT PRIMARY KEY, dialogue_id TEXT, is_unfinished INTEGER NOT NULL, record TEXT NOT NULL
-) STRICT, WITHOUT ROWID
-"""
-# Seconds to wait for another process that uses the file, such as a backup.
-_BUSY_TIMEOUT: Final = 10.0
+LOCK_TIMEOUT: Final = 30.0
+"""Seconds to wait for the end of another process that uses the file, as in a rolling deploy."""
+# Seconds between attempts.
+_LOCK_INTERVAL: Final = 0.1
 
 
 class SQLiteStore:
@@ -39,17 +37,27 @@ class SQLiteStore:
     A saved record is on the disk: each commit is synchronised. A virtual clock stands still only for calls that `Chats`
     makes; it runs on during calls of your own.
 
+    One process uses a file at a time, so that each chat is answered once. Entering waits until another process has
+    ended, as in a rolling deploy: the new process then recovers what the old one left.
+
+    The file holds what users have written. It is created with mode 0600, as is the file `…-lock` next to it, and is
+    refused if it belongs to another user of the machine, or others may write it.
+
     Args:
         path: The file. It is created if it is missing, in a directory that exists.
+        lock_timeout: Seconds to wait for another process that uses the file.
 
     Raises:
-        StoreError: on entering and in each call: the file cannot be read or written, or another program made it.
+        StoreError: on entering and in each call: the file cannot be used, is in use, or another program made it.
+        ConfigurationError: `lock_timeout` is not valid.
         SessionClosedError: used outside of `async with`.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, lock_timeout: Duration = LOCK_TIMEOUT) -> None:
         self._path = os.fspath(path)
-        self._connection: sqlite3.Connection | None = None
+        self._lock_timeout = checks.seconds(lock_timeout)
+        checks.positive("lock_timeout", self._lock_timeout, or_zero=True)
+        self._file: sqlite_file.OpenFile | None = None
         self._thread: ThreadPoolExecutor | None = None
 
     def __repr__(self) -> str:
@@ -59,7 +67,7 @@ class SQLiteStore:
         # One thread of its own: calls run in order, even if one is cancelled while it runs.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="nairi-chats")
         try:
-            await self._run(self._open)
+            await self._open()
         except BaseException:
             self._begin_closing()
             raise
@@ -101,8 +109,8 @@ class SQLiteStore:
         return {dialogue_id for (dialogue_id,) in await self._run(lambda: self._opened().execute(query).fetchall())}
 
     def _opened(self) -> sqlite3.Connection:
-        assert self._connection is not None  # noqa: S101 - calls run between opening and closing
-        return self._connection
+        assert self._file is not None  # noqa: S101 - calls run between opening and closing
+        return self._file.connection
 
     def _begin_closing(self) -> Future[None]:
         """Close the file after the calls that still run, even if their callers were cancelled."""
@@ -113,40 +121,31 @@ class SQLiteStore:
         return closed
 
     def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     async def _run(self, work: Callable[[], _T]) -> _T:
-        import sqlite3  # noqa: PLC0415 - imported only where it is used
-
         if self._thread is None:
             raise SessionClosedError("the store is not open: use it in `async with SQLiteStore(…) as store:`")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StoreError(f"the store {self._path!r} cannot be used: {error}") from error
 
-    def _open(self) -> None:
-        import sqlite3  # noqa: PLC0415 - imported only where it is used
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._lock_timeout
+        while True:
+            try:
+                await self._run(self._open_file)
+            except sqlite_file.FileInUseError as error:
+                if loop.time() >= deadline:
+                    reason = "another process uses it, or another store of this one; wait for its end, or stop it"
+                    raise StoreError(f"the store {self._path!r} cannot be used: {reason}") from error
+            else:
+                return
+            await asyncio.sleep(_LOCK_INTERVAL)
 
-        connection = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT, check_same_thread=False)
-        try:
-            connection.execute("PRAGMA synchronous = FULL")
-            with connection:
-                # Another process may create the same file at this moment.
-                connection.execute("BEGIN IMMEDIATE")
-                (application,) = connection.execute("PRAGMA application_id").fetchone()
-                (version,) = connection.execute("PRAGMA user_version").fetchone()
-                (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                is_ours = (application, version) == (_APPLICATION_ID, _FORMAT)
-                if not is_ours and (tables or application):
-                    raise sqlite3.DatabaseError("another program or version made it; give another path")  # noqa: TRY301
-                if not is_ours:
-                    connection.execute(_SCHEMA)
-                    connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                    connection.execute(f"PRAGMA user_version = {_FORMAT}")
-        except BaseException:
-            connection.close()
-            raise
-        self._connection = connection
+    def _open_file(self) -> None:
+        self._file = sqlite_file.open_file(self._path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+import stat
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ import pytest
 
 from nairi_async import SessionClosedError
 from nairi_async.bots import (
+    ChatPrompt,
     Record,
     SQLiteStore,
     StoreError,
@@ -27,7 +30,12 @@ pytestmark = pytest.mark.anyio
 async def test_records_come_back_as_they_were_saved(tmp_path: Path) -> None:
     """The latest record of each name is there for every later process."""
     path = tmp_path / "bot.sqlite"
-    records = {"a 1": Record("job_1", is_open=True, keys=("1", "\u00e9'")), "a 2": Record()}
+    prompt = ChatPrompt("what?", "2", ("att_1",), has_files=True, sent_after=1.5)
+    records = {
+        "a 1": Record("job_1", is_open=True, keys=("1", "\u00e9'"), prompt=prompt, waiting=(ChatPrompt("b"),)),
+        "a 2": Record(waiting=(ChatPrompt("c", "3"),)),
+        "a 3": Record("job_2"),
+    }
     async with SQLiteStore(path) as store:
         assert await store.load("a 1") is None
         await store.save("a 1", Record("job_0"))
@@ -35,21 +43,60 @@ async def test_records_come_back_as_they_were_saved(tmp_path: Path) -> None:
             await store.save(name, record)
     async with SQLiteStore(path) as store:
         assert {name: await store.load(name) for name in records} == records
+        assert await store.open_names() == ["a 1", "a 2"]
+        assert await store.dialogue_ids() == {"job_1", "job_2"}
     assert repr(store) == f"SQLiteStore({str(path)!r})"
 
 
-async def test_a_new_file_may_be_created_by_several_at_once(tmp_path: Path) -> None:
-    """Bots that start at the same moment with a file that does not exist yet can all use it."""
+async def test_a_file_is_used_by_one_store_at_a_time(tmp_path: Path) -> None:
+    """Stores that open one new file at the same moment use it one after another; one that may not wait is refused."""
+    path = tmp_path / "bot.sqlite"
+    users = 0
 
     async def use(number: int) -> None:
+        nonlocal users
         async with SQLiteStore(path) as store:
+            users += 1
+            assert users == 1
             await store.save(str(number), Record(is_open=True))
+            with pytest.raises(StoreError, match="another process uses it"):
+                await SQLiteStore(path, lock_timeout=0).__aenter__()
+            users -= 1
 
-    for attempt in range(5):
-        path = tmp_path / f"{attempt}.sqlite"
-        await asyncio.gather(*(use(number) for number in range(6)))
+    await asyncio.gather(*(use(number) for number in range(4)))
+    async with SQLiteStore(path) as store:
+        assert await store.open_names() == list("0123")
+
+
+async def test_files_are_private(tmp_path: Path) -> None:
+    """Whatever the mask, other users read none of the files; one that they may write, or that is theirs, is refused."""
+    path = tmp_path / "bot.sqlite"
+    mask = os.umask(0)
+    try:
         async with SQLiteStore(path) as store:
-            assert await store.open_names() == list("012345")
+            await store.save("a", Record(is_open=True))
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in os.scandir(tmp_path)}
+    finally:
+        os.umask(mask)
+    assert set(modes) >= {"bot.sqlite", "bot.sqlite-lock"}
+    assert set(modes.values()) == {0o600}
+    for file in (path, tmp_path / "bot.sqlite-lock"):
+        file.chmod(0o622)
+        with pytest.raises(StoreError, match="chmod 600"):
+            await SQLiteStore(path).__aenter__()
+        file.chmod(0o600)
+    async with SQLiteStore(path) as store:
+        assert await store.open_names() == ["a"]
+
+
+async def test_another_users_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another user of the machine has written may be planted."""
+    path = tmp_path / "bot.sqlite"
+    async with SQLiteStore(path):
+        pass
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    with pytest.raises(StoreError, match="belongs to another user"):
+        await SQLiteStore(path).__aenter__()
 
 
 async def test_a_damaged_record_is_a_store_error(tmp_path: Path) -> None:
@@ -58,7 +105,7 @@ async def test_a_damaged_record_is_a_store_error(tmp_path: Path) -> None:
     async with SQLiteStore(path) as store:
         await store.save("a", Record())
         with sqlite3.connect(path) as other:
-            other.execute("UPDATE chats SET keys = 'no list'")
+            other.execute("UPDATE chats SET record = '{}'")
         other.close()
         with pytest.raises(StoreError, match="cannot be used"):
             await store.load("a")
