@@ -13,6 +13,7 @@ from attrs import define, field, frozen
 from nairi_async._core.closing import run_shielded
 from nairi_async.bots.store import ChatPrompt, Record, Store
 from nairi_async.clock import Clock
+from nairi_async.errors import SessionClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -72,6 +73,19 @@ class ChatRecord:
                 self.leftover.extend(self.record.waiting)
                 self._is_loaded = True
         return self.record
+
+    async def check_store_is_open(self) -> None:
+        """Refuse to hand over a reply after the store was closed: it could not be noted, and the next process sends it.
+
+        Raises:
+            SessionClosedError: the store is closed.
+        """
+        try:
+            await self.store.load(self.name)
+        except SessionClosedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a store that fails must not lose a reply
+            _log.warning("the store of the chats fails: %r", error)
 
     async def save(self, change: Change) -> None:
         """Save a changed record, even an unchanged one: a store that cannot save is noticed before a prompt is sent."""

@@ -172,6 +172,7 @@ class Chats:
             async with typing_shown(typing, self._clock, self._typing_every):
                 left = await self._prompts.left_behind(place.chat, deadline)
                 answer = await self._runner.run(place.chat, message, files, deadline, left)
+            await place.chat.check_store_is_open()
             yield self._reply(answer)
             await place.chat.save_outcome(lambda record: record.with_outcome(answer))
 

@@ -156,6 +156,28 @@ async def test_a_failing_indicator_costs_no_reply(
     assert [record.message for record in caplog.records] == ["the typing indicator failed: RuntimeError('no rights')"]
 
 
+@pytest.mark.parametrize("kind", ["function", "enters late", "leaves late"])
+async def test_a_turn_never_waits_for_its_indicator(
+    chats: Chats, echo: Simulator, clock: VirtualClock, kind: str
+) -> None:
+    """A platform that takes a minute to show or hide the indicator delays neither the prompt nor the reply."""
+
+    class Late:
+        async def __aenter__(self) -> None:
+            if kind == "enters late":
+                await clock.sleep(60)
+
+        async def __aexit__(self, *of: object) -> None:
+            await clock.sleep(60)
+
+    async def late() -> None:
+        await clock.sleep(60)
+
+    await chats.ask("c", "a", typing=late if kind == "function" else Late())
+    assert clock.monotonic() < 10
+    assert len(echo.prompts) == 1
+
+
 async def test_a_cancelled_prompt_ends_its_indicator(chats: Chats, echo: Simulator) -> None:
     """No task outlives the call."""
 

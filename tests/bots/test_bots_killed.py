@@ -111,14 +111,14 @@ async def test_the_next_process_takes_over(
     """
     path = tmp_path / "bot.sqlite"
     if killed == "before the response":
-        simulator.intercept_answer = hold_start
+        simulator.intercept_response = hold_start
     async with bot(simulator, path, *options) as process:
         await until_accepted(simulator, path)
         if killed == "while sending":
             assert process.stdout is not None
             for _ in range(CHATS):
                 await process.stdout.readline()
-    simulator.intercept_answer = None
+    simulator.intercept_response = None
     recovered = Recovered()
     numbers = ("0",) if options else ("0", "1")
     async with (

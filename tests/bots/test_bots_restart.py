@@ -13,12 +13,14 @@ from nairi_async import (
     AgentNotFoundError,
     NairiSession,
     OutcomeUnknownError,
+    SessionClosedError,
 )
 from nairi_async.bots import (
     AlreadyAskedError,
     ChatPrompt,
     ChatReply,
     Chats,
+    LostPrompt,
     MemoryStore,
     Record,
     SQLiteStore,
@@ -419,3 +421,92 @@ async def test_a_reply_is_not_lost_to_a_full_disk(
     with pytest.raises(StoreError):
         await chats.ask("c", "b")
     assert len(echo.prompts) == 1
+
+
+async def test_a_reply_is_not_handed_over_after_the_store_was_closed(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock, tmp_path: Path
+) -> None:
+    """A handler that outlives its program's store sends nothing: the next process sends the reply, once."""
+    async with SQLiteStore(tmp_path / "bot.sqlite") as store:
+        call = asyncio.create_task(Chats(nairi, "my-agent", store=store, clock=clock).ask("c", "a", key=1))
+        waiting = asyncio.create_task(Chats(nairi, "my-agent", store=store, clock=clock).ask("d", "b", key=1))
+        while len(echo.prompts) < 2:
+            await clock.sleep(0.5)
+    for late in (call, waiting):
+        with pytest.raises(SessionClosedError):
+            await late
+    got: list[tuple[str, str]] = []
+
+    async def deliver(chat: str, reply: ChatReply) -> None:
+        got.append((chat, reply.text))
+
+    async with (
+        SQLiteStore(tmp_path / "bot.sqlite") as store,
+        Chats(nairi, "my-agent", store=store, clock=clock).recovering(deliver),
+    ):
+        await clock.sleep(60)
+    assert sorted(got) == [("c", "1: a"), ("d", "1: b")]
+
+
+async def test_a_chat_never_gets_the_dialogue_of_another(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """Two chats began with the same words, one of them in vain: it is not taken into the other's conversation."""
+    store = MemoryStore()
+    await Chats(nairi, "my-agent", store=store, clock=clock).ask("c", "hello")
+    sent = ChatPrompt("hello", "1", sent_after=clock.time() - 6)
+    await store.save("my-agent d", Record().with_prompt(sent))
+    got: list[tuple[str, str]] = []
+
+    async def deliver(chat: str, reply: ChatReply) -> None:
+        got.append((chat, reply.text))
+
+    async with (
+        NairiSession(echo.api_key, base_url=echo.url, clock=clock) as later,
+        Chats(later, "my-agent", store=store, clock=clock).recovering(deliver),
+    ):
+        await clock.sleep(120)
+    assert got == [("d", "1: hello")]
+    assert len({asked.job_id for asked in echo.prompts}) == 2
+
+
+async def test_a_first_prompt_whose_response_was_lost_is_found_before_the_next(chats: Chats, echo: Simulator) -> None:
+    """In a process that goes on, the chat continues the conversation that the gateway's error hid."""
+
+    async def lost(request: web.Request, response: web.StreamResponse) -> web.StreamResponse | None:
+        if request.path.endswith("/start"):
+            raise ConnectionResetError
+        return None
+
+    echo.intercept_response = lost
+    with pytest.raises(OutcomeUnknownError):
+        await chats.ask("c", "a", key=1)
+    assert (await chats.ask("c", "b")).text == "2: b"
+    assert len({asked.job_id for asked in echo.prompts}) == 1
+
+
+async def test_what_cannot_be_looked_up_is_reported(
+    amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """Amigo cannot be asked for a lost reply: the bot hears so once, and the chat goes on."""
+    store = MemoryStore()
+    chats = Chats(amigo, service.service_id, store=store, clock=clock)
+    await chats.ask("c", "a")
+    name = f"{service.service_id} c"
+    record = await store.load(name)
+    assert record is not None
+    await store.save(name, record.with_prompt(ChatPrompt("b", "2", sent_after=clock.time())))
+    lost: list[tuple[str, str, bool]] = []
+
+    async def deliver(chat: str, reply: ChatReply) -> None:
+        raise AssertionError("there is no reply")
+
+    async def on_lost(chat: str, prompt: LostPrompt) -> None:
+        lost.append((chat, prompt.text, prompt.may_have_run))
+
+    for _ in range(2):
+        chats = Chats(amigo, service.service_id, store=store, clock=clock)
+        async with chats.recovering(deliver, on_lost):
+            await clock.sleep(120)
+    assert lost == [("c", "b", True)]
+    await chats.ask("c", "c")
