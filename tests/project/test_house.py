@@ -1,4 +1,4 @@
-"""The house itself: what is exported, which way imports point, what lies at the top level."""
+"""The architecture: which way imports point, how large rooms are, what is exported, what the top level contains."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import nairi_async
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "nairi_async"
-# From the ground up: a module imports only from floors below its own, or from its own room.
-_STOREYS = (
+# From the lowest floor up: a module imports only from floors below its own, or from its own room.
+_FLOORS = (
     ("clock", "models", "typing"),
     ("dialogue", "errors"),
     ("hooks",),
@@ -28,20 +28,20 @@ _STOREYS = (
     ("cli",),
     ("__main__",),
 )
-FLOORS = {name: floor for floor, names in enumerate(_STOREYS) for name in names}
-# Inside of `_nairi` the rooms have an order too, from the ground up; a file that stands alone may use them all.
-_NAIRI = ("polling", "listing", "delivery")
+FLOOR_OF = {name: floor for floor, names in enumerate(_FLOORS) for name in names}
+# The rooms of `_nairi` in the same order. A file of `_nairi` itself may use them all.
+_NAIRI_ROOMS = ("polling", "listing", "delivery")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def dotted(path: Path) -> str:
-    """The name of a module, without the package's own; `__init__` for the package itself."""
+    """Return the name of a module without the package's; `__init__` for the package itself."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
 def imports(path: Path) -> set[str]:
-    """Modules that a file imports, for its types as well, dotted and without the package's own name."""
+    """Return the modules that a file imports, for its types as well, without the package's name."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nairi_async":
@@ -61,45 +61,65 @@ _FILES = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.rela
 
 @_FILES
 def test_imports_point_one_way(path: Path) -> None:
-    """Command line, services, Nairi, the neutral core, hooks, errors, models: each knows only what lies below it."""
+    """A file imports only from its own room and from floors below: command line, services, Nairi, core, models."""
     here = dotted(path).split(".")[0]
-    allowed = {name for name, floor in FLOORS.items() if floor < FLOORS[here]} | {here}
+    allowed = {name for name, floor in FLOOR_OF.items() if floor < FLOOR_OF[here]} | {here}
     if here == "testing":
-        allowed = {"testing", "clock"}  # The simulator is an independent idea of the service.
+        allowed = {"testing", "clock"}  # The simulator is an independent implementation of the service.
     if path.name == "pytest_plugin.py":
         allowed |= {"__init__", "_nairi"}  # The fixtures make sessions.
     assert {name.split(".")[0] for name in imports(path)} <= allowed
 
 
-def test_the_rooms_of_nairi_stand_on_each_other() -> None:
-    """Delivery uses listing and polling, listing uses polling, and none of them the other way round."""
-    for floor, room in enumerate(_NAIRI):
+def test_imports_between_the_rooms_of_nairi_point_one_way() -> None:
+    """Delivery uses listing and polling, listing uses polling; none is used the other way round."""
+    for floor, room in enumerate(_NAIRI_ROOMS):
         for path in (PACKAGE / "_nairi" / room).rglob("*.py"):
             used = {name.split(".")[1] for name in imports(path) if name.startswith("_nairi.")}
-            assert not used & set(_NAIRI[floor + 1 :]), path
+            assert not used & set(_NAIRI_ROOMS[floor + 1 :]), path
 
 
-def test_the_house_is_small() -> None:
-    """No more than eighteen things lie at the root of the package, so that one look tells what there is."""
-    assert len([path for path in PACKAGE.iterdir() if path.name not in {"__pycache__", "py.typed"}]) <= 18
+def test_no_imports_form_a_circle() -> None:
+    """No file imports, for its types either, a file that leads back to it."""
+    graph = {dotted(path): imports(path) - {dotted(path)} for path in MODULES}
+    while leaves := {name for name, used in graph.items() if not used & graph.keys()}:
+        graph = {name: used for name, used in graph.items() if name not in leaves}
+    assert not graph
+
+
+def test_the_root_is_small() -> None:
+    """The root of the package has at most eighteen entries; its rooms stand on at most nine floors, all listed here."""
+    entries = {path.stem for path in PACKAGE.iterdir() if path.name not in {"__pycache__", "py.typed"}}
+    assert len(entries) <= 18
+    assert entries == FLOOR_OF.keys()
+    assert len(_FLOORS) <= 9
+
+
+@_FILES
+def test_nothing_refers_to_a_document_that_is_not_shipped(path: Path) -> None:
+    """Docstrings and comments cite pages of the service by their address, and no notes of the authors."""
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"design section|[(]api: (?!Api)|api/(?:nairi|amigo)|perf-limits|anchors[.]md", text)
 
 
 @_FILES
 def test_only_the_seam_knows_aiohttp(path: Path) -> None:
-    """Aiohttp's client is imported by the transport and its bodies; the simulator uses its server side."""
+    """Aiohttp's client is imported by the transport alone; the simulator uses the server side."""
     text = path.read_text(encoding="utf-8")
-    runs = re.sub(r"if TYPE_CHECKING:\n(?:    .*\n|\n)+", "", text)
+    runtime_text = re.sub(r"if TYPE_CHECKING:\n(?:    .*\n|\n)+", "", text)
     is_seam = path.parent == PACKAGE / "_core" and path.name.startswith("aiohttp_")
     if not is_seam and not path.is_relative_to(PACKAGE / "testing"):
-        assert not re.search(r"^\s*(?:import|from) aiohttp", runs, re.MULTILINE)
+        assert not re.search(r"^\s*(?:import|from) aiohttp", runtime_text, re.MULTILINE)
 
 
 @_FILES
-def test_rooms_are_small(path: Path) -> None:
-    """Every file is read in one sitting, and says in its first line what lives there."""
+def test_files_are_small(path: Path) -> None:
+    """A file has at most 400 lines, and its first line is a sentence about its contents."""
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 400
-    assert ast.get_docstring(ast.parse(text))
+    first_line = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    assert len(first_line) > 20
+    assert first_line.endswith((".", ":"))
 
 
 def test_everything_exported_is_public_and_sorted() -> None:
@@ -109,27 +129,15 @@ def test_everything_exported_is_public_and_sorted() -> None:
     assert nairi_async.__all__ == sorted(public)
 
 
-_PUBLIC = (
-    "amigo",
-    "amigo.actions",
-    "batch",
-    "bots",
-    "dialogue",
-    "errors",
-    "hooks",
-    "otel",
-    "testing",
-    "testing.amigo",
-    "typing",
-    "web",
-)
+_PUBLIC = sorted(dotted(path) for path in MODULES if "\n__all__ " in path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", _PUBLIC)
 def test_public_modules_export_what_they_list(name: str) -> None:
-    """The other public modules list what they export, sorted."""
-    module = importlib.import_module(f"nairi_async.{name}")
+    """A module that lists its exports is public, and lists them sorted; private ones list nothing."""
+    module = importlib.import_module("nairi_async" if name == "__init__" else f"nairi_async.{name}")
     assert module.__all__ == sorted(module.__all__)
+    assert not any(part.startswith("_") for part in name.removeprefix("__init__").split("."))
 
 
 def test_the_version_is_the_installed_one() -> None:
@@ -139,8 +147,8 @@ def test_the_version_is_the_installed_one() -> None:
         nairi_async.nothing  # noqa: B018 - the access is what is tested
 
 
-def test_the_top_level_holds_what_was_agreed() -> None:
-    """Nothing lies at the top level but the project's files, the package, tests, benchmarks and hidden files."""
+def test_the_top_level_contains_what_was_agreed() -> None:
+    """The top level contains only the project's files, the package, tests, benchmarks and hidden files."""
     agreed = {
         "pyproject.toml",
         "README.md",
@@ -161,13 +169,13 @@ def test_the_top_level_holds_what_was_agreed() -> None:
 
 
 def test_importing_is_cheap() -> None:
-    """Importing the library loads neither its simulator, its command line, a database, nor what extras bring."""
+    """Importing the library loads neither its simulator, its command line, a database, nor the extras."""
     code = "import sys, nairi_async; print(*sys.modules)"
     # A coverage measurement would load modules of its own.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     loaded = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     ).stdout.split()
-    costly = {"testing", "cli", "bots", "web"}
-    strangers = {"argparse", "sqlite3", "opentelemetry"}
-    assert not ({f"nairi_async.{name}" for name in costly} | strangers) & set(loaded)
+    expensive = {"testing", "cli", "bots", "web"}
+    foreign = {"argparse", "sqlite3", "opentelemetry"}
+    assert not ({f"nairi_async.{name}" for name in expensive} | foreign) & set(loaded)
