@@ -245,8 +245,8 @@ class Poller:
         feed = context.feeds.of(agent_id) if self._kind != "progress" else None
         if feed is not None:
             self._subscription = Subscription(feed, self.target.job_id, self._kind, origin)
-        if origin is not None:
-            # There is nothing to see at the very beginning.
+        if origin is not None and origin.answered_at is not None:
+            # There is nothing to see at the very beginning. A turn that was found later may have ended long ago.
             schedule.feed(origin.sent_at, news=False, jitter=context.random())
         return schedule
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import html
+import itertools
 import json
+import math
 import re
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
 
 from nairi_async import NairiSession, OutcomeUnknownError
-from nairi_async.testing import Say, Simulator, VirtualClock
+from nairi_async.testing import Quirks, Say, Simulator, VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -215,3 +218,39 @@ async def test_a_conversation_that_a_replica_does_not_know_yet_is_no_proof(
     left = 1000
     async with another(echo, clock) as nairi:
         assert await candidates(nairi, "hello", started_at, sent_before=sent_before) == ()
+
+
+@pytest.mark.parametrize("read", ["reply", "watch"])
+async def test_a_found_turn_is_seen_at_once_on_a_busy_session(clock: VirtualClock, read: str) -> None:
+    """A turn that was found was not polled before, so the listing of a busy session does not replace its first poll."""
+    rng = Random(5)
+    quirks = Quirks(updated_at_moves="completion" if read == "reply" else "reply")
+
+    def script(prompt: str, _: int) -> list[Say]:
+        return [Say(f"re {prompt}", after=5 if prompt == "hello" else min(600.0, 30 * math.exp(rng.gauss(0, 0.9))))]
+
+    async with Simulator(clock=clock, quirks=quirks) as simulator, another(simulator, clock) as nairi:
+        simulator.agent(AGENT, script)
+        busy = asyncio.create_task(_ask_endlessly(nairi))
+        await clock.sleep(300)
+        started_at = now(clock)
+        async with another(simulator, clock) as dead:
+            await dead.start(AGENT, "hello")
+        sent_before = now(clock)
+        await clock.sleep(20)
+        found = await nairi.find_start(AGENT, "hello", sent_after=started_at, sent_before=sent_before)
+        assert found is not None
+        found_at = clock.monotonic()
+        if read == "reply":
+            assert (await nairi.reply(found)).text == "re hello"
+        else:
+            assert (await anext(nairi.watch(found))).content == "re hello"
+        assert clock.monotonic() - found_at < 1
+        busy.cancel()
+        with suppress(asyncio.CancelledError):
+            await busy
+
+
+async def _ask_endlessly(nairi: NairiSession) -> None:
+    async for _ in nairi.ask_many(AGENT, map(str, itertools.count()), limit=30):
+        pass
