@@ -12,6 +12,7 @@ from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._nairi import arguments
 from nairi_async._nairi.delivery.prompt_sender import checked_on_unknown
 from nairi_async._nairi.polling.watch import SentWatch
+from nairi_async._nairi.turn_reader import RECOVERY_PATIENCE
 from nairi_async.errors import NairiError, TurnFailedError, WatchTimeoutError
 from nairi_async.models import TERMINAL_STATUSES, Turn
 
@@ -208,7 +209,8 @@ class Conversation:
             if self._job_id is None or asked is None or asked == known:
                 return None
             turn = Turn(self._job_id, asked, agent_id=self._agent_id)
-            return await self._reader.reply(turn, max(0.0, deadline - self._clock.monotonic()))
+            remaining = max(0.0, deadline - self._clock.monotonic())
+            return await self._reader.reply(turn, remaining, patience=RECOVERY_PATIENCE)
 
     async def _wait_for_turn(self, queued: _QueuedPrompt) -> None:
         """Wait until nothing runs; a prompt whose time is over by then is not sent."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nairi_async._nairi.polling.poller import WatchTarget
 from nairi_async._nairi.polling.tracker import Tracker
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from nairi_async.models import Message, Turn
 
 
+RECOVERY_PATIENCE: Final = 30.0
+"""Seconds for which a batch or a recovery reads a reply without text again: it is recorded for good."""
+
+
 class TurnReader:
     """The reading side of one session: reads its turns and counts their usage. Callers check the arguments."""
 
@@ -32,11 +36,15 @@ class TurnReader:
         """Return the turn's user message once it is terminal."""
         return await TurnWaiter(self._context, turn, timeout).wait()
 
-    async def reply(self, turn: Turn, timeout: float) -> Reply:
-        """Return the reply of a turn once it has ended; the reply can fetch its files."""
+    async def reply(self, turn: Turn, timeout: float, *, patience: float = 0.0) -> Reply:
+        """Return the reply of a turn once it has ended; the reply can fetch its files.
+
+        `patience` is for callers that keep the reply for good and have time: seconds for which a reply without text is
+        read again before it counts.
+        """
         self.meter.learn(turn)
         try:
-            reply = await TurnWaiter(self._context, turn, timeout).reply()
+            reply = await TurnWaiter(self._context, turn, timeout).reply(patience)
         except TurnFailedError as failed:
             self.meter.count(failed.messages)
             raise

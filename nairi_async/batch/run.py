@@ -12,6 +12,7 @@ from attrs import define, evolve, field
 
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._nairi.results import Reply
+from nairi_async._nairi.turn_reader import RECOVERY_PATIENCE
 from nairi_async.batch.documents import decode_result, encode_result
 from nairi_async.batch.items import BatchOutcome
 from nairi_async.batch.ledger import Ledger
@@ -219,7 +220,9 @@ class BatchRun:
                 # Passed on as it is, the default leaves out the time for which the turn is queued.
                 is_default = self.options.timeout == DEFAULT_TIMEOUT
                 timeout = DEFAULT_TIMEOUT if is_default else max(0.0, deadline - started_at)
-                return await self.session.reply(turn, timeout=timeout)
+                # An empty reply is recorded for good, and the batch has time: it is read again for longer.
+                reader = self.session._reader  # noqa: SLF001 - parts of one package
+                return await reader.reply(turn, timeout, patience=RECOVERY_PATIENCE)
             except NotFoundError:
                 if self.clock.monotonic() - started_at > sum(_NOT_FOUND_WAITS):
                     waits = iter(_NOT_FOUND_WAITS)

@@ -55,11 +55,17 @@ class ChangeFeed:
         self._jobs: WeakValueDictionary[str, WatchedJob] = WeakValueDictionary()
         self._waiters = Waiters()
         self._lead_until = -math.inf
+        self._announced_at = -math.inf
 
     @property
     def is_off(self) -> bool:
         """Whether it is of no use for any kind of news."""
         return self.ends.state is TrustState.OFF and self.messages.state is TrustState.OFF
+
+    @property
+    def announced_at(self) -> float:
+        """When the last page was received; long ago before the first."""
+        return self._announced_at
 
     def trust_for(self, kind: Kind) -> FeedTrust:
         """Return the trust that counts for those who wait for this kind of news."""
@@ -146,6 +152,7 @@ class ChangeFeed:
             self._waiters.wake_expired(self._clock.monotonic())
 
     def _announce(self, changed: dict[str, ConversationSummary], received_at: float) -> None:
+        self._announced_at = received_at
         for trust in (self.ends, self.messages):
             trust.observe_cost(1.0, 0.0)
         for job_id, row in changed.items():

@@ -27,7 +27,8 @@ class Subscription:
         self._job = feed.register(job_id)
         # The watcher that sent the prompt does not take its change for news.
         self._is_own = origin is not None
-        self._is_lagging = False
+        # What was announced before the conversation was registered is missed: then the first poll is the watcher's own.
+        self._is_lagging = origin is None or feed.announced_at > origin.sent_at
         if origin is not None and origin.answered_at is not None:
             self._job.prompted = (origin.sent_at, origin.answered_at)
 
@@ -51,7 +52,7 @@ class Subscription:
     def account(self, schedule: Schedule, started_at: float, *, news: bool) -> None:
         """Take in what a poll that began at `started_at` has shown about the listing."""
         polled_at = schedule.polled_at
-        if news and not self.was_announced:
+        if news and not self.was_announced and not self._is_lagging:
             self.feed.observe_discovery(self._trust, self._job, polled_at, started_at)
         job = self._job
         has_moved = job.moved_at > polled_at and not job.is_doubtful and not job.is_only_prompt

@@ -8,8 +8,11 @@ stays terminal.
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
+
+from nairi_async._nairi.polling.list_order import ListOrder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -18,8 +21,8 @@ if TYPE_CHECKING:
 
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 
-_Place = tuple[datetime, int]
-"""The final place of a message: its time and, among equal times, the order in which they were first seen."""
+_Place = tuple[datetime, float]
+"""The final place of a message: its time and, among equal times, its rank."""
 
 
 class Timeline:
@@ -30,6 +33,7 @@ class Timeline:
         after: The message behind which to begin; it was delivered before.
         progress: Whether progress messages are delivered as well.
         latest: A user message that is known to exist: until a read has shown it, the conversation has not ended.
+        newest: A user message that is known to be the newest, to learn the order of the list from.
 
     A message is delivered once: as soon as it is final and everything before it was delivered, or by `finish`. Only
     progress is delivered again, under its old id, when its content has changed since: a running commentary may grow.
@@ -37,12 +41,19 @@ class Timeline:
     """
 
     def __init__(
-        self, *, turn: str | None = None, after: str | None = None, progress: bool = False, latest: str | None = None
+        self,
+        *,
+        turn: str | None = None,
+        after: str | None = None,
+        progress: bool = False,
+        latest: str | None = None,
+        newest: str | None = None,
     ) -> None:
         self._turn = turn
         self._latest = latest
         self._anchors = tuple(anchor for anchor in (turn, after) if anchor is not None)
         self._progress = progress
+        self._order = ListOrder(newest or latest)
         self._places: dict[str, _Place] = {}
         self._single_reads: dict[str, Message] = {}
         self._users: dict[str, Message] = {}
@@ -102,18 +113,15 @@ class Timeline:
         self._single_reads[message.id] = message
         self._learn_status(message)
 
-    def observe(self, messages: Sequence[Message]) -> list[Message]:
-        """Take in a read of the whole conversation, and return what can be delivered now, in order."""
-        earliest = _EARLIEST
-        positions: dict[str, int] = {}
+    def observe(self, messages: Sequence[Message], *, is_ordered: bool = False) -> list[Message]:
+        """Take in a read of the whole conversation, and return what can be delivered now, in order.
+
+        `is_ordered` says that the oldest message is first; otherwise the list itself shows it.
+        """
+        positions = self._place(messages, is_ordered=is_ordered)
         fresh: dict[str, Message] = {}
-        for position, message in enumerate(messages):
+        for message in messages:
             key = _key(message)
-            place = self._places.get(key)
-            if place is None:
-                place = self._places[key] = (message.created_at or earliest, len(self._places))
-            earliest = place[0]
-            positions.setdefault(key, position)
             self._learn_status(message)
             if key in self._decided or key in self._anchors:
                 if self._has_grown(key, message):
@@ -137,6 +145,45 @@ class Timeline:
         self._place_by_single_read(self._anchors)
         self._decide({})
         return self._deliver(is_last=True)
+
+    def is_further(self, message: Message, cursor: str) -> bool:
+        """Return whether a message stands behind the message that `cursor` names."""
+        place = self._places.get(cursor)
+        return place is None or self._places[_key(message)] > place
+
+    def in_order(self, messages: Iterable[Message]) -> list[Message]:
+        """Return messages that were observed in their order."""
+        return sorted(messages, key=lambda message: self._places[_key(message)])
+
+    def _place(self, messages: Sequence[Message], *, is_ordered: bool) -> dict[str, int]:
+        """Give each new message its place, and return the positions in the list, the oldest first."""
+        unique: dict[str, Message] = {}
+        for message in messages:
+            unique.setdefault(_key(message), message)
+        listed = list(unique.values())
+        ordered = listed if is_ordered else self._order.oldest_first(listed, self._places)
+        positions = {_key(message): position for position, message in enumerate(ordered)}
+        if unique.keys() <= self._places.keys():
+            return positions
+        # What is added to the end ranks behind all others; what is listed late, between its neighbours.
+        following: dict[str, _Place] = {}
+        next_known: _Place | None = None
+        for key in reversed(positions):
+            if (known := self._places.get(key)) is not None:
+                next_known = known
+            elif next_known is not None:
+                following[key] = next_known
+        previous: _Place = (_EARLIEST, -math.inf)
+        for key, position in positions.items():
+            if key not in self._places:
+                time = ordered[position].created_at or previous[0]
+                rank = float(len(self._places))
+                behind = following.get(key)
+                if behind is not None and behind[0] == time and previous[0] == time and previous[1] < behind[1]:
+                    rank = (previous[1] + behind[1]) / 2.0
+                self._places[key] = (time, rank)
+            previous = self._places[key]
+        return positions
 
     def _place_by_single_read(self, anchors: Iterable[str]) -> None:
         """Place anchors that no list has shown by the time that a read of the message by itself showed."""

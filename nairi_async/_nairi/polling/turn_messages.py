@@ -35,7 +35,7 @@ def turn_failed(turn: Turn | None, messages: Sequence[Message]) -> TurnFailedErr
 
 
 def turn_messages(
-    turn: Turn, prompt: Message, listed: Sequence[Message], known: Sequence[Message] = ()
+    turn: Turn, prompt: Message, listed: Sequence[Message], known: Sequence[Message] = (), *, newest: str | None = None
 ) -> tuple[list[Message], bool]:
     """Pick the messages of an ended turn from a read of its conversation.
 
@@ -44,6 +44,7 @@ def turn_messages(
         prompt: Its user message, with the status of its end.
         listed: The read.
         known: Messages of the turn that earlier reads showed.
+        newest: The newest user message of the conversation, where that is known.
 
     Returns:
         The messages that follow the prompt, and whether what a caller waits for is among them: a reply, or the reason
@@ -51,9 +52,10 @@ def turn_messages(
     """
     # A list that shows the turn still running is older than its end, and so may lack some of the reply.
     is_listed = any(message.id == turn.message_id and message.is_terminal for message in listed)
-    timeline = Timeline(turn=turn.message_id)
+    timeline = Timeline(turn=turn.message_id, newest=newest)
     timeline.observe_message(prompt)
-    messages = [*timeline.observe(listed), *timeline.observe(known), *timeline.finish()]
+    found = [*timeline.observe(listed), *timeline.observe(known, is_ordered=True), *timeline.finish()]
+    messages = timeline.in_order(found)
     expected = "system" if prompt.status == "failed" else "assistant"
     has_text = any(message.is_terminal and message.content.strip() for message in messages if message.role == expected)
     return messages, is_listed and has_text

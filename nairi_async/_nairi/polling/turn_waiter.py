@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Bytes of a conversation up to which it is read whole on an announcement that may turn out to be something else.
 _LIGHT: Final = 4096
+# Seconds between the first two reads for a reply that is still missing after the settling time; then they double.
+_FIRST_PATIENCE: Final = 2.0
 
 
 class TurnWaiter:
@@ -49,22 +51,28 @@ class TurnWaiter:
                 return read.value
             newer = math.nextafter(read.started_at, math.inf)
 
-    async def reply(self) -> Reply:
+    async def reply(self, patience: float = 0.0) -> Reply:
         """Return what came of the turn.
 
-        The conversation is read once after the end, and once more if the reply is slower than the status.
+        The conversation is read once after the end, and once more if the reply is slower than the status. Without a
+        reply, the conversation is read again for `patience` seconds, seldom, before the reply counts as empty.
         """
         prompt, ended_at, whole, end = await self._wait_for_end()
         messages: list[Message] = []
-        settled_at = ended_at + self._context.polling.settle
+        newest = self._context.latest_prompt(self._turn.job_id)
+        wait = self._context.polling.settle
+        patience = max(wait, patience)
+        read_at = ended_at
         try:
             if whole is None:
                 whole = await self._poller.read(self._conversation(), ended_at)
-            messages, is_complete = turn_messages(self._turn, prompt, whole.value)
-            if not is_complete:
-                await self._context.clock.sleep(settled_at - self._context.clock.monotonic())
-                whole = await self._poller.read(self._conversation(), settled_at)
-                messages, _ = turn_messages(self._turn, prompt, whole.value)
+            messages, is_complete = turn_messages(self._turn, prompt, whole.value, newest=newest)
+            while not is_complete and read_at < ended_at + patience:
+                read_at = min(ended_at + patience, read_at + wait)
+                wait = max(2.0 * wait, _FIRST_PATIENCE)
+                await self._context.clock.sleep(read_at - self._context.clock.monotonic())
+                whole = await self._poller.read(self._conversation(), read_at)
+                messages, is_complete = turn_messages(self._turn, prompt, whole.value, messages, newest=newest)
         finally:
             # Also where the reply could not be read: that the turn has ended is known all the same.
             self._poller.emit_end(end, self._turn, prompt.status, Usage.total(message.usage for message in messages))

@@ -67,7 +67,6 @@ class Watch:
         self._tracker: Tracker | None = None
         self._cursor = after
         self._ready: deque[Message] = deque()
-        self._seen_progress: set[str] = set()
         self._failure: TurnFailedError | None = None
         self._is_closed = False
         self._advancing = asyncio.Lock()
@@ -84,7 +83,11 @@ class Watch:
 
     @property
     def cursor(self) -> str | None:
-        """Id of the last message delivered. `watch(…, after=cursor)` continues behind it, also in another process."""
+        """Id of the last message delivered. `watch(…, after=cursor)` continues behind it, also in another process.
+
+        It never steps back: a message that the service lists late, after later ones, does not move it. This watch
+        delivers such a message, but one that begins at the cursor does not.
+        """
         return self._cursor
 
     @property
@@ -108,11 +111,8 @@ class Watch:
                     await self._advance()
             # No await from here on: a message that leaves the queue is delivered.
             message = self._ready.popleft()
-            # Progress that has grown comes again from its old place, but the reader has come further.
-            if message.progress is None or message.id not in self._seen_progress:
-                self._cursor = message.id or self._cursor
-            if message.progress is not None:
-                self._seen_progress.add(message.id)
+            if message.id and (self._cursor is None or self._is_further(message, self._cursor)):
+                self._cursor = message.id
             return message
 
     async def reply(self) -> Reply:
@@ -166,6 +166,9 @@ class Watch:
             self._tracker = await self._prepare()
             self._target = self._tracker.turn or self._tracker.job_id
         return self._tracker
+
+    def _is_further(self, message: Message, cursor: str) -> bool:
+        return self._tracker is None or self._tracker.is_further(message, cursor)
 
     async def _advance(self) -> None:
         tracker = await self._follow()

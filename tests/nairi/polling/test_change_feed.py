@@ -20,7 +20,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nairi_async import ConversationSummary, NairiSession, Polling, WatchTimeoutError
+from nairi_async import ConversationSummary, NairiSession, Polling, Turn, WatchTimeoutError
 from nairi_async._core.server_clock import ServerClock
 from nairi_async._nairi.polling.feed_trust import FeedTrust, TrustState, WatchedJob
 from nairi_async._nairi.polling.listing_pages import PAGE, ListingPages, PageQuery
@@ -494,3 +494,34 @@ async def test_stale_polls_are_no_evidence_against_the_listing(
     assert [outcome.error for outcome in outcomes if outcome.error] == []
     assert any(seen.fault == "stale" for seen in simulator.requests)
     assert caplog.messages == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("way", ["find_start", "late reply", "another session"])
+async def test_a_turn_that_ended_before_it_was_watched_is_found_at_once(clock: VirtualClock, way: str) -> None:
+    """On a busy session with a trusted listing, a turn whose announcement is over does not wait for another one."""
+    async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion")) as simulator:
+        simulator.agent("my-agent", lambda prompt, _: [Say("done", after=float(prompt.split()[0]))])
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
+            async for _ in nairi.ask_many("my-agent", ["20"] * 60, limit=20):
+                pass
+            feed = nairi._context.feeds.of("my-agent")
+            assert feed is not None
+            assert feed.ends.state is TrustState.TRUSTED
+            busy = [asyncio.create_task(nairi.ask("my-agent", "200")) for _ in range(15)]
+            await clock.sleep(10)
+            sent_at = datetime.fromtimestamp(clock.time(), UTC)
+            if way == "late reply":
+                turn: Turn | None = await nairi.start("my-agent", "5 late")
+            else:
+                async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as other:
+                    turn = await other.start("my-agent", "5 late")
+            await clock.sleep(20)
+            if way == "find_start":
+                until = sent_at + timedelta(seconds=5)
+                turn = await nairi.find_start("my-agent", "5 late", sent_after=sent_at, sent_before=until)
+            assert turn is not None
+            before = clock.monotonic()
+            assert (await nairi.reply(turn)).text == "done"
+            assert clock.monotonic() - before < 5
+            await asyncio.gather(*busy)
