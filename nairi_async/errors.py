@@ -256,7 +256,8 @@ class DecodeError(_RequestError):
 class OutcomeUnknownError(_RequestError):
     """A prompt was sent and no readable response came back: it may or may not be running.
 
-    The library does not send it again, because it could run twice. `__cause__` says what happened. With
+    The library does not send it again, because it could run twice. `__cause__` says what happened: the connection
+    broke, the time was over, or a gateway responded with 408 or 425, which it also does for a slow response. With
     `on_unknown="reconcile"` the calls that send prompts look the turn up.
     """
 

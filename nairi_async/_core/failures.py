@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _SERVER_ERRORS: Final = range(500, 600)
 _REDIRECTS: Final = range(300, 400)
+# Gateways send these for a slow response too, after they have forwarded the request. 303 points to the result of a
+# request that was carried out.
+_AMBIGUOUS: Final = frozenset({303, 408, 425, 499})
 _BY_STATUS: Final[dict[int, type[StatusError]]] = {
     400: BadRequestError,
     401: AuthenticationError,
@@ -95,6 +98,8 @@ def raise_final(request: Request, error: NairiError) -> NoReturn:
         ) from error
     if isinstance(error, DecodeError):
         raise UnreadableOutcomeError(f"{error.message} ({unknown})", *where, excerpt=error.excerpt) from error
+    if isinstance(error, StatusError) and error.status in _AMBIGUOUS:
+        raise OutcomeUnknownError(f"{error.status} {error.message} ({unknown})", *where) from error
     if isinstance(error, ConnectionFailedError | RequestTimeoutError) and error.sent:
         raise OutcomeUnknownError(f"{error.message} ({unknown})", *where) from error
     raise error

@@ -23,7 +23,7 @@ from nairi_async.errors import (
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
-# By 408 and 425 the sender asks for the same request again.
+# By 408 and 425 the sender asks for the same request again. They do not prove that a prompt did not run.
 _REPEAT_REQUESTED: Final = frozenset({408, 425})
 # First wait, in seconds, for a service that is busy: a sooner request would get the same status, and count as one.
 _BUSY_WAIT: Final = 1.0

@@ -54,10 +54,10 @@ _MAX_SENDS: Final = 3
 # Seconds between polls for a turn that the service says it does not know: a replica may lag, a proxy may misroute. If
 # the last wait outlasted the whole schedule, the turn was found meanwhile, and the schedule starts again.
 _NOT_FOUND_WAITS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-# Statuses that refuse this very prompt, its files or its target, or may hide that it was accepted: it is not sent again
-# unless the caller asks for it. Any other status, such as a redirect to a maintenance page or an unpaid bill, says
-# nothing about the prompt, which can be sent later.
-_REFUSED_STATUSES: Final = frozenset({400, 404, 409, 410, 413, 414, 415, 422, 431, 303, 408})
+# Statuses that refuse this very prompt, its files or its target: it is not sent again unless the caller asks for it.
+# Any other status, such as a redirect to a maintenance page or an unpaid bill, says nothing about the prompt, which can
+# be sent later.
+_REFUSED_STATUSES: Final = frozenset({400, 404, 409, 410, 413, 414, 415, 422, 431})
 # So many prompts in a row refused with 403 mean that the key is not permitted, and not that the prompts are disliked.
 _MAX_FORBIDDEN: Final = 10
 # What would affect every other item as well: the batch ends.
