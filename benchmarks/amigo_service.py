@@ -33,7 +33,7 @@ FAULTS: dict[str, Steps] = {
 
 
 def script(message: str, _turn: int) -> Steps:
-    """The turn that a message asks for: a fault, or `count seconds`: so many events, so far apart."""
+    """Return the turn that a message asks for: a fault, or `count seconds`: so many events, so far apart."""
     if message in FAULTS:
         return FAULTS[message]
     count, gap = message.split()

@@ -63,7 +63,7 @@ class Ours:
         self.settings: object = session
 
     def stream(self, message: str, **options: Any) -> AmigoStream:
-        """The stream of a new conversation."""
+        """Return the stream of a new conversation."""
         return self.session.create_conversation(self._service, message, **options)
 
     async def events(self, message: str, **options: Any) -> AsyncIterator[Any]:
@@ -77,11 +77,11 @@ class Ours:
         await self.stream(message)
 
     async def leave(self, stream: AmigoStream) -> None:
-        """What the end of an `async with` block does."""
+        """Do what the end of an `async with` block does."""
         await stream.aclose()
 
     async def listing(self) -> object:
-        """The first page."""
+        """Read the first page."""
         async for one in self.session.conversations():
             return one
         return None
@@ -114,7 +114,7 @@ class Vendor:
         return self.client.conversations.create_conversation(body, query)
 
     async def stream(self, message: str, **options: Any) -> AsyncIterator[Any]:
-        """The stream of a new conversation."""
+        """Return the stream of a new conversation."""
         async for event in await self._call(message, **options):
             yield event.root
 
@@ -126,10 +126,10 @@ class Vendor:
         self.begun = await self._call(message)
 
     async def leave(self, stream: object) -> None:
-        """It has no block to leave: a generator that is still referenced stays as it is."""
+        """Do nothing: it has no block to leave, and a generator that is still referenced stays as it is."""
 
     async def listing(self) -> object:
-        """The first page."""
+        """Read the first page."""
         query = self._model.GetConversationsParametersQuery.model_validate({"limit": 1})
         return await self.client.conversations.get_conversations(query)
 
@@ -155,7 +155,7 @@ class Bare:
 
 @asynccontextmanager
 async def client(name: str, known: dict[str, Any], service_id: str, connections: int = 0) -> AsyncIterator[Any]:
-    """A client of that name; with its own defaults unless a number of connections is given."""
+    """Return a client of that name; with its own defaults unless a number of connections is given."""
     if name == "ours":
         pool: dict[str, Any] = {"limits": Limits.none(), **({"max_connections": connections} if connections else {})}
         async with AmigoSession(**known, **pool) as session:
@@ -262,7 +262,7 @@ def alone(
 
 
 def importing(name: str, place: int) -> float:
-    """What a fresh interpreter takes to import a client: seconds (0), or megabytes of memory in all (1)."""
+    """Return what a fresh interpreter takes to import a client: seconds (0), or megabytes of memory in all (1)."""
     code = (
         "import time, resource; t = time.perf_counter(); import " + IMPORTS[name] + "; t = time.perf_counter() - t;"
         "print(t, int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) / 1024)"
@@ -288,7 +288,7 @@ def row(what: str, vendor: object, ours: object, note: str = "", bare: object = 
 
 
 def ratio(found: dict[str, float]) -> str:
-    """What ours takes of the vendor's."""
+    """Return the part of the vendor's figure that ours takes."""
     return f"{found['ours'] / found['vendor']:.2f} x"
 
 

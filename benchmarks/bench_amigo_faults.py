@@ -32,14 +32,14 @@ _BROKEN: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def told(error: BaseException) -> str:
-    """An error as its type and the status that it knows."""
+    """Return an error as its type and the status that it knows."""
     kind = type(error)
     status = getattr(error, "status", None) or getattr(error, "status_code", None)
     return f"{kind.__module__.split('.')[0]}.{kind.__name__}" + (f" ({status})" if status else "")
 
 
 async def outcome(action: Awaitable[str]) -> str:
-    """What comes of it: its own words, or the error."""
+    """Return the outcome: its own words, or the error."""
     try:
         return await asyncio.wait_for(action, 20)
     except TimeoutError as error:

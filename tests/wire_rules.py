@@ -1,4 +1,4 @@
-"""What must hold for any answer whatever: for those that hypothesis makes, and for those that a fuzzer finds."""
+"""What must hold for any response: for those that hypothesis makes, and for those that a fuzzer finds."""
 
 from __future__ import annotations
 
@@ -68,17 +68,17 @@ MESSAGE: Final = {
 
 
 def decoding(body: bytes) -> None:
-    """Any bytes are a model or a `DecodeError`; what is told of them is short and moves no cursor."""
+    """Check that any bytes are a model or a `DecodeError`; what an error quotes of them is short and moves no cursor."""
     for decode in DECODERS:
         with suppress(DecodeError):
             decode(body)
-    for told in (json_body.decode_error(body), json_body.excerpt(body)):
-        assert told.isprintable()
-        assert len(json_body.shortened(told)) <= json_body.EXCERPT
+    for text in (json_body.decode_error(body), amigo.decode_error(body), json_body.excerpt(body)):
+        assert text.isprintable()
+        assert len(json_body.shortened(text)) <= json_body.EXCERPT
 
 
 def timelines(body: bytes) -> None:
-    """A timeline without progress is the timeline with it, less the progress; models compare, hash and print."""
+    """Check that a timeline without progress is the timeline with it, less the progress, and that models hash and print."""
     messages, with_progress = read(body, progress=False), read(body, progress=True)
     assert (messages is None) == (with_progress is None)
     if messages is None or with_progress is None:
@@ -91,7 +91,7 @@ def timelines(body: bytes) -> None:
 
 
 def growing(data: bytes) -> None:
-    """Whatever follows whatever, decoding only what is new gives what decoding everything gives."""
+    """Check that decoding only what is new gives what decoding everything gives, for any sequence of bodies."""
     for progress in (False, True):
         timeline = IncrementalDecoder(progress=progress)
         for body in data.split(NEXT_READ):
@@ -103,7 +103,7 @@ def growing(data: bytes) -> None:
 
 
 def activity(body: bytes) -> None:
-    """What an agent does can be told of any messages, in any order, however often they come."""
+    """Check that the activity of an agent can be shown of any messages, in any order and number."""
     messages = read(body, progress=True) or ()
     view, again = Activity.of(messages), Activity.of([*messages, *messages])
     assert view.describe() == again.describe()
@@ -117,7 +117,7 @@ def activity(body: bytes) -> None:
 
 
 def events(data: bytes) -> None:
-    """Any line of Amigo's stream is an event that prints; nothing that is not one is mistaken for an ending."""
+    """Check that any line of Amigo's stream is an event that prints."""
     for line in data.split(b"\n"):
         event = amigo.decode_event(line)
         assert repr(event)
@@ -125,7 +125,7 @@ def events(data: bytes) -> None:
 
 
 def headers(data: bytes) -> None:
-    """Any header value is a finite, positive wait, a time, or nothing."""
+    """Check that any header value is a finite, positive wait, a time, or nothing."""
     text = data.decode("latin-1")
     wait = parse_retry_after(text, 1_800_000_000.0)
     assert wait is None or 0 <= wait < float("inf")
@@ -134,7 +134,7 @@ def headers(data: bytes) -> None:
 
 
 def terminal(data: bytes) -> None:
-    """What the commands show holds no control character but the line end and the tab."""
+    """Check that what the commands show holds no control character but the line end and the tab."""
     shown = clean(data.decode("utf-8", "surrogateescape"))
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
 
@@ -143,7 +143,7 @@ RULES: Final = {rule.__name__: rule for rule in (decoding, timelines, growing, a
 
 
 def read(body: bytes, *, progress: bool) -> tuple[Message, ...] | None:
-    """The timeline, decoded in full; `None` if it is none."""
+    """Return the timeline, decoded in full; `None` if it is none."""
     try:
         return wire.decode_timeline(body, progress=progress)
     except DecodeError:
@@ -151,7 +151,7 @@ def read(body: bytes, *, progress: bool) -> tuple[Message, ...] | None:
 
 
 def walk(nodes: Iterable[ActivityNode]) -> Iterator[ActivityNode]:
-    """Every node of the tree of calls."""
+    """Walk every node of the tree of calls."""
     pending = list(nodes)
     while pending:
         node = pending.pop()
@@ -160,7 +160,7 @@ def walk(nodes: Iterable[ActivityNode]) -> Iterator[ActivityNode]:
 
 
 def seeds(rule: str) -> Iterator[bytes]:
-    """Where the search begins."""
+    """Return where the search begins."""
     result = {**MESSAGE, "id": "m2", "progress_type": "tool_result", "tool_status": "completed"}
     reply = {**MESSAGE, "id": "m3", "role": "assistant"}
     history = [{**MESSAGE, "id": "m0", "role": "user"}, MESSAGE, result, reply]

@@ -1,7 +1,7 @@
 """JSON objects to models: one factory derives a reader from the fields of a class, for both services.
 
 A reader is as lenient as the promise needs: what is absent or not of the declared type becomes the field's default and
-never costs the rest of the object. A field without a default is text, and takes whatever came as text.
+never costs the rest of the object. A field without a default is text, and takes any value as text.
 
 The reader of a class is generated as straight-line code, as attrs generates `__init__`: a timeline has thousands of
 messages, and a stream thousands of events.

@@ -3,7 +3,7 @@
 Reading is as lenient as the promise needs: a message that cannot be read in full is delivered with what it has. What
 has no place to be delivered from (no JSON, no object, no list where the documentation prints one) is a `DecodeError`.
 
-The format is documented at https://nairi.ai/docs/api/conversations/message-reference and the pages beside it.
+The format is documented at https://nairi.ai/docs/api/conversations/message-reference and its sibling pages.
 """
 
 from __future__ import annotations

@@ -298,12 +298,14 @@ class EngageUserMessageFragmentGenerated(Action):
     """Whether it is the last."""
 
 
-def _word(kind: type[Action]) -> str:
+def _name(kind: type[Action]) -> str:
     """Return the service's name for a class: its own name, in lower case, with hyphens."""
     return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()
 
 
-BY_TYPE: Final[Mapping[str, type[Action]]] = {
-    _word(kind): kind for kind in Action.__subclasses__() if kind is not UnknownAction
-}
+# By what is exported, not by subclasses: attrs makes each slotted class twice, and the first may not be collected yet.
+_CLASSES: Final[tuple[type[Action], ...]] = tuple(
+    globals()[name] for name in __all__ if name not in {"Action", "UnknownAction"}
+)
+BY_TYPE: Final[Mapping[str, type[Action]]] = {_name(kind): kind for kind in _CLASSES}
 """The class for each type of action."""

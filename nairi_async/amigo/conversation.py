@@ -197,7 +197,7 @@ class AmigoConversation:
         return AmigoStream(self._api, self._locks, self._lock, turn, prepare, timeout=bound)
 
     async def _begin_anew_if_gone(self) -> None:
-        """A conversation whose first turn is void may be gone with it, or not; the service does not say."""
+        """Begin another conversation if the first turn was void and the service has deleted its conversation."""
         lock = self._lock
         first = lock.first
         if first is None or first is not lock.last or first.interaction.end is not InteractionEnd.VOID:

@@ -96,7 +96,7 @@ class Tokens:
     async def _sign_in(self, send: Send) -> None:
         request = Request(method="POST", path=self._path, credentials=self._key, bucket="sign_in", observe_date=True)
         try:
-            token = await send(request, decode_token, unreadable_is_transient=True)
+            token = await send(request, decode_token)
         except NairiError as error:
             # A copy, because the error itself holds frames.
             self._failure = copy(error)

@@ -101,7 +101,7 @@ class Recovery:
         raise AssertionError("unreachable")  # pragma: no cover
 
     async def _ask_whether_done(self) -> None:
-        """A finished conversation has no call that still runs."""
+        """Note that the service is done with the interaction, if its conversation is finished."""
         conversation_id = self._turn.interaction.conversation_id
         if conversation_id is not None:
             status = await read_status(self._api, conversation_id)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 from nairi_async._core import checks
 from nairi_async._core.address import base_url as checked_base_url
 from nairi_async._core.failures import error_class
-from nairi_async._core.json_body import decode_error
 from nairi_async._core.server_clock import ServerClock
 from nairi_async._core.service import Service
 from nairi_async._core.service_session import ServiceSession
+from nairi_async.amigo import wire
 from nairi_async.amigo.api import Api
 from nairi_async.amigo.checks import identifier, text
 from nairi_async.amigo.checks import tags as checked_tags
@@ -58,7 +58,7 @@ IDLE_TIMEOUT: Final = 300.0
 SERVICE: Final = Service(
     key_variable="AMIGO_API_KEY",
     url_variable="AMIGO_BASE_URL",
-    read_error=decode_error,
+    read_error=wire.decode_error,
     error_class=error_class,
 )
 """What the neutral core has to know about Amigo."""

@@ -29,6 +29,8 @@ _T = TypeVar("_T")
 _MOST_EVENT_VALUES: Final = 500_000
 # A page has at most 500 rows.
 _MOST_ROWS: Final = 10_000
+# An error message quotes no more of them.
+_MOST_PROBLEMS: Final = 5
 
 
 @frozen
@@ -69,6 +71,34 @@ def decode_event(line: bytes) -> Event:
     kind = raw.get("type")
     read = _READ_EVENT.get(kind, _read_unknown_event) if isinstance(kind, str) else _read_unknown_event
     return read(raw)
+
+
+def decode_error(body: bytes) -> str:
+    """Return the text of an error response: `detail` as a text or as a list of problems, or what stands for it.
+
+    The service documents no form. Its own client reads `message`, `error` and `detail`.
+    """
+    try:
+        raw = json_body.decode(body)
+    except DecodeError:
+        raw = None
+    document: Raw = raw if isinstance(raw, dict) else {}
+    for name in ("detail", "message", "error"):
+        value = document.get(name)
+        text = "; ".join(_problem(entry) for entry in value[:_MOST_PROBLEMS]) if isinstance(value, list) else value
+        if isinstance(text, str) and text.strip():
+            return json_body.excerpt(text.encode("utf-8", "replace"))
+    return json_body.excerpt(body)
+
+
+def _problem(entry: object) -> str:
+    """Return one problem of a list: where it is, and what it is."""
+    if not isinstance(entry, dict):
+        return json_body.text_of(entry)
+    place = entry.get("loc")
+    where = ".".join(map(str, place)) if isinstance(place, list) else ""
+    what = json_body.text_of(entry.get("msg") or entry.get("message"))
+    return ": ".join(part for part in (where, what) if part) or json_body.text_of(entry)
 
 
 def decode_token(body: bytes) -> Token:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Final
 from nairi_async._core.retry import is_transient
 from nairi_async.errors import (
     BadRequestError,
+    ConflictError,
     InvalidArgumentError,
     NotFoundError,
     RateLimitedError,
     SessionClosedError,
+    StatusError,
 )
 
 if TYPE_CHECKING:
@@ -18,12 +20,15 @@ if TYPE_CHECKING:
 
     from nairi_async.errors import NairiError
 
-_BAD_REQUEST, _NOT_FOUND, _BAD_GATEWAY, _UNAVAILABLE, _GATEWAY_TIMEOUT = 400, 404, 502, 503, 504
-# The first two are the fault of the browser's request. Every other error arose between the application and the service.
+_BAD_REQUEST, _NOT_FOUND, _CONFLICT, _BAD_GATEWAY, _UNAVAILABLE, _GATEWAY_TIMEOUT = 400, 404, 409, 502, 503, 504
+# What a service that checks its input responds with besides 400: unsupported media, and fields that are not valid.
+_INPUT_REFUSED: Final = frozenset({415, 422})
+# The first four are the fault of the browser's request; other errors arose between the application and the service.
 _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (InvalidArgumentError, _BAD_REQUEST),
     (BadRequestError, _BAD_REQUEST),
     (NotFoundError, _NOT_FOUND),
+    (ConflictError, _CONFLICT),
     (RateLimitedError, _UNAVAILABLE),
     (SessionClosedError, _UNAVAILABLE),
     (TimeoutError, _GATEWAY_TIMEOUT),
@@ -33,9 +38,11 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
 def http_status(error: NairiError) -> int:
     """Return the status of the response to a browser whose request has failed with this error.
 
-    400 and 404 if the request is at fault, 503 if the service refuses for now, 504 if it was too slow, otherwise 502.
-    Never 401 or 403: the service refused the application's key, not the visitor.
+    400, 404 and 409 if the request is at fault, 503 if the service refuses for now, 504 if it was too slow, otherwise
+    502. Never 401 or 403: the service refused the application's key, not the visitor.
     """
+    if isinstance(error, StatusError) and error.status in _INPUT_REFUSED:
+        return _BAD_REQUEST
     return next((status for kind, status in _STATUS if isinstance(error, kind)), _BAD_GATEWAY)
 
 

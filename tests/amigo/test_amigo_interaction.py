@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -208,6 +210,15 @@ def test_there_are_24_actions() -> None:
     assert set(actions.BY_TYPE) == set(ACTIONS)
     assert len(ACTIONS) == 24
     assert {kind.__name__ for kind in actions.BY_TYPE.values()} <= set(actions.__all__)
+
+
+def test_the_classes_of_actions_do_not_depend_on_the_garbage_collector() -> None:
+    """Attrs makes each slotted class twice; the table holds the one that is exported, with collection off as well."""
+    code = "import gc; gc.disable(); from nairi_async.amigo import actions; print(len(actions.BY_TYPE), "
+    code += "all(getattr(actions, kind.__name__) is kind for kind in actions.BY_TYPE.values()))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "24 True\n"
+    )
 
 
 @pytest.mark.parametrize("word", ["dynamic-behavior-triggered", "x", "", None, 7])

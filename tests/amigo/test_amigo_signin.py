@@ -121,6 +121,15 @@ async def test_a_failed_sign_in_keeps_its_status(step: Step, kind: type[NairiErr
         assert all("signin" in line for line in server.lines)
 
 
+async def test_an_unreadable_sign_in_is_final_at_once() -> None:
+    """A response that is no token is not asked for again: nothing suggests that the next one would be."""
+    clock = VirtualClock()
+    async with RawServer(answer(200, "<html>portal")) as server, session(server.url, clock=clock) as amigo:
+        with pytest.raises(DecodeError, match="no id_token"):
+            await listed(amigo)
+        assert (len(server.seen), clock.monotonic()) == (1, 0)
+
+
 async def test_passing_faults_of_a_sign_in_are_tried_again() -> None:
     """A sign-in does nothing, so it is repeated as a read would be."""
     async with RawServer(refusal(503, "busy"), Act.CLOSE, SIGNED_IN, EMPTY) as server, session(server.url) as amigo:

@@ -76,6 +76,30 @@ def test_an_event_of_many_tiny_values_is_no_event() -> None:
     assert peak < 4 * len(line)
 
 
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"detail": "no such service"}', "no such service"),
+        (b'{"message": "no"}', "no"),
+        (b'{"error": "no"}', "no"),
+        (b'{"detail": null, "message": "no"}', "no"),
+        (
+            b'{"detail": [{"loc": ["body", 0, "id"], "msg": "bad", "type": "x"}, {"msg": "worse"}]}',
+            "body.0.id: bad; worse",
+        ),
+        (b'{"detail": ["plain", 7]}', "plain; 7"),
+        (b'{"detail": [{"loc": "x"}]}', '{"loc": "x"}'),
+        (b'{"detail": []}', '{"detail": []}'),
+        (b'{"detail": "two\\nlines\\u001b[31m"}', "two lines\ufffd[31m"),
+        (b"<html>busy", "<html>busy"),
+        (b"[1]", "[1]"),
+    ],
+)
+def test_the_text_of_an_error_is_read_in_every_form(body: bytes, text: str) -> None:
+    """The service documents no form of its errors: each that was seen gives its text, on one line."""
+    assert wire.decode_error(body) == text
+
+
 def test_a_page_has_a_bounded_number_of_rows() -> None:
     """More rows than any page has are refused."""
     with pytest.raises(DecodeError, match="more than 10,000"):

@@ -1,4 +1,4 @@
-"""Bytes to models: recorded samples, leniency, and refusal of what cannot be read (design section 3)."""
+"""Bytes to models: recorded samples, leniency, and refusal of what cannot be read."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from support import until
 from nairi_async import (
     AuthenticationError,
     ConfigurationError,
+    ConflictError,
     ConnectionFailedError,
     DecodeError,
     InvalidArgumentError,
@@ -33,6 +34,7 @@ from nairi_async import (
     RateLimitedError,
     RequestTimeoutError,
     SessionClosedError,
+    StatusError,
     TurnFailedError,
     WatchTimeoutError,
 )
@@ -409,6 +411,8 @@ def test_an_event_without_an_id_keeps_the_last_one() -> None:
     [
         (InvalidArgumentError("blank"), 400, False),
         (NotFoundError(404, "no such job"), 404, False),
+        (ConflictError(409, "another call runs"), 409, False),
+        (StatusError(422, "not a text"), 400, False),
         (AuthenticationError(401, "invalid API key"), 502, False),
         (RateLimitedError(429, "slow down"), 503, True),
         (SessionClosedError("closed"), 503, True),
