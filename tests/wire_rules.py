@@ -68,7 +68,7 @@ MESSAGE: Final = {
 
 
 def decoding(body: bytes) -> None:
-    """Check that any bytes are a model or a `DecodeError`; what an error quotes of them is short and moves no cursor."""
+    """Check that any bytes are a model or a `DecodeError`, which quotes little of them, and no control character."""
     for decode in DECODERS:
         with suppress(DecodeError):
             decode(body)
@@ -78,7 +78,7 @@ def decoding(body: bytes) -> None:
 
 
 def timelines(body: bytes) -> None:
-    """Check that a timeline without progress is the timeline with it, less the progress, and that models hash and print."""
+    """Check that a timeline without progress is the one with it, less the progress, and that models hash and print."""
     messages, with_progress = read(body, progress=False), read(body, progress=True)
     assert (messages is None) == (with_progress is None)
     if messages is None or with_progress is None:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakMethod, WeakValueDictionary
+from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakValueDictionary, ref
 
 from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
     from nairi_async.amigo.models import AmigoReply
     from nairi_async.amigo.sent_interaction import SentInteraction
 
@@ -27,17 +25,25 @@ _MOST_LOCKS: Final = 4096
 _MOST_UNSETTLED: Final = 16
 
 
+class OpenStream(Protocol):
+    """A stream that holds its conversation."""
+
+    async def read_rest(self) -> bool:
+        """Read to the end if the interaction is complete; return whether it is."""
+        ...
+
+
 class Hold:
     """A place in the line of a conversation: once granted, the right to make a call, until it is released."""
 
-    __slots__ = ("_granted", "_is_released", "lock", "read_rest", "reader")
+    __slots__ = ("_granted", "_is_released", "lock", "reader", "stream")
 
     def __init__(self, lock: ConversationLock) -> None:
         self.lock = lock
         self.reader: asyncio.Task[object] | None = asyncio.current_task()
         """The task that makes the call, or reads its stream."""
-        self.read_rest: WeakMethod[Callable[[], Coroutine[Any, Any, bool]]] | None = None
-        """Reads a stream to its end if its interaction is complete; returns whether it did. Keeps no stream alive."""
+        self.stream: ref[OpenStream] | None = None
+        """The stream that is read, if there is one; it is not kept alive."""
         self._granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_released = False
 
@@ -134,8 +140,8 @@ class ConversationLock:
         for hold in tuple(lock.holds):
             if not hold.is_granted or hold.reader is not task:
                 continue
-            read_rest = hold.read_rest() if hold.read_rest is not None else None
-            if read_rest is None or not await read_rest():
+            stream = hold.stream() if hold.stream is not None else None
+            if stream is None or not await stream.read_rest():
                 raise InvalidArgumentError(
                     "this task still reads a stream of the conversation: read that stream to its end, or leave it with "
                     "`await stream.aclose()`, before the next call"

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
-from weakref import WeakMethod
+from weakref import ref
 
 from nairi_async.amigo.event_reader import EventReader
 from nairi_async.amigo.interaction import InteractionEnd
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from nairi_async._core.request import Request
     from nairi_async.amigo.api import Api
-    from nairi_async.amigo.conversation_locks import ConversationLock, ConversationLocks
+    from nairi_async.amigo.conversation_locks import ConversationLock, ConversationLocks, OpenStream
     from nairi_async.amigo.events import Event
     from nairi_async.amigo.interaction import Interaction
     from nairi_async.amigo.models import AmigoReply
@@ -91,7 +91,7 @@ class AmigoStream:
         self._failure: NairiError | None = None
         self._is_closed = False
         self._step = asyncio.Lock()
-        self._weak_read_rest = WeakMethod(self._read_rest)
+        self._ref: ref[OpenStream] = ref(self)
         api.streams.add(self)
 
     def __repr__(self) -> str:
@@ -269,7 +269,7 @@ class AmigoStream:
             # Closed by another task, at the moment when the response came.
             self._sending.release()
         elif self._sending.hold is not None:
-            self._sending.hold.reader, self._sending.hold.read_rest = asyncio.current_task(), self._weak_read_rest
+            self._sending.hold.reader, self._sending.hold.stream = asyncio.current_task(), self._ref
 
     async def _read(self) -> None:
         """Read one piece, and note what its events say."""
@@ -297,8 +297,8 @@ class AmigoStream:
             lock.resolve().left(self._turn, is_whole=is_whole)
             self._sending.release()
 
-    async def _read_rest(self) -> bool:
-        """Read to the end into the buffer, where the interaction is complete: what follows comes soon."""
+    async def read_rest(self) -> bool:
+        """Read to the end if the interaction is complete, for a call of the conversation by the stream's own reader."""
         while not self.is_ended and not self._is_closed:
             if self._interaction.end is InteractionEnd.UNKNOWN:
                 return False
