@@ -35,17 +35,6 @@ class _EqualPrompts:
     count: int = 0
 
 
-class _Explained:
-    """The conversations of the batch's items: those in the ledger, and those about to be recorded in it."""
-
-    def __init__(self, known_jobs: KnownJobs) -> None:
-        self._known_jobs = known_jobs
-        self.being_recorded: Counter[str] = Counter()
-
-    def __contains__(self, job_id: object) -> bool:
-        return job_id in self.being_recorded or job_id in self._known_jobs
-
-
 class LostPrompts:
     """Looks up prompts that were sent and whose response was lost.
 
@@ -60,7 +49,6 @@ class LostPrompts:
         self._writer = writer
         self._settle = settle
         self._known_jobs = KnownJobs(writer.ledger.path)
-        self._explained = _Explained(self._known_jobs)
         self._lookups: dict[_Content, _EqualPrompts] = {}
         self._in_flight: Counter[_Content] = Counter()
 
@@ -81,18 +69,12 @@ class LostPrompts:
                 del self._in_flight[content]
 
     async def record(self, entry: Entry, turn: Turn) -> None:
-        """Record the turn that an item became. Until that has succeeded or failed, no lookup takes the turn.
+        """Record the turn that an item became, in the step of the event loop in which it became known.
 
-        Call it in the same step of the event loop in which the turn became known.
+        From then on no lookup of this session takes it, unless recording fails.
         """
-        being_recorded = self._explained.being_recorded
-        being_recorded[turn.job_id] += 1
-        try:
+        with self._session._sender.keeping(turn):  # noqa: SLF001 - parts of one package
             await self._writer.call(partial(Ledger.mark_running, number=entry.number, turn=turn))
-        finally:
-            being_recorded[turn.job_id] -= 1
-            if not being_recorded[turn.job_id]:
-                del being_recorded[turn.job_id]
 
     async def find(self, entry: Entry, sent_before: float) -> Turn | None:
         """Find the turn that the prompt became and record it; return `None` if the prompt provably does not run.
@@ -129,7 +111,7 @@ class LostPrompts:
                     sent_after=datetime.fromtimestamp(entry.sent_at or 0.0, UTC),
                     sent_before=datetime.fromtimestamp(sent_before, UTC),
                     attachment_ids=entry.attachment_ids,
-                    exclude=self._explained,
+                    exclude=self._known_jobs,
                     settled=self._settle,
                     copies=copies,
                 )

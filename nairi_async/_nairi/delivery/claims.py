@@ -132,6 +132,8 @@ class KnownStarts:
     def __init__(self) -> None:
         self._starts: OrderedDict[str, KnownStart] = OrderedDict()
         self._by_content: dict[bytes, dict[str, KnownStart]] = {}
+        # Those whose turn is recorded, or about to be, by its receiver.
+        self._kept: set[str] = set()
 
     def __contains__(self, job_id: object) -> bool:
         return job_id in self._starts
@@ -145,11 +147,26 @@ class KnownStarts:
         self._by_content.setdefault(start.content, {})[job_id] = start
         if len(self._starts) > _REMEMBERED:
             forgotten, old = self._starts.popitem(last=False)
+            self._kept.discard(forgotten)
             equals = self._by_content[old.content]
             del equals[forgotten]
             if not equals:
                 del self._by_content[old.content]
 
-    def with_content(self, content: bytes) -> tuple[KnownStart, ...]:
-        """Return the conversations that a prompt of this content started, in the order of their adding."""
-        return tuple(self._by_content.get(content, {}).values())
+    @contextmanager
+    def keeping(self, turn: Turn) -> Generator[None]:
+        """Leave the turn out of searches while the block records it, and from then on if the block succeeds."""
+        job_id = turn.job_id
+        if job_id not in self._starts:
+            yield
+            return
+        self._kept.add(job_id)
+        try:
+            yield
+        except BaseException:
+            self._kept.discard(job_id)
+            raise
+
+    def unkept(self, content: bytes) -> list[KnownStart]:
+        """Return the conversations that a prompt of this content started and whose turn may have been lost since."""
+        return [start for job_id, start in self._by_content.get(content, {}).items() if job_id not in self._kept]

@@ -12,8 +12,9 @@ be explained, because the service may have changed the text, or dated it by anot
 * if this session sent, or found, another prompt that started it;
 * if an equal prompt takes it while the search goes on.
 
-A conversation that this session started with an *equal* prompt is not explained by that: whoever received that turn may
-have lost it, in an exception or a cancellation, before it was recorded. Only the caller can know, and excludes it then.
+A conversation that this session started with an *equal* prompt is not explained by that: the receiver of the turn may
+have lost it, in an exception or a cancellation, before it was recorded. It is explained if the caller excludes it, or
+if the receiver has recorded the turn (`KnownStarts.keeping`), as a batch does.
 """
 
 from __future__ import annotations
@@ -106,14 +107,14 @@ class Reconciler:
 
     def __init__(self, context: PollingContext, agents: Agents) -> None:
         self.claims = Claims()
-        self._known = KnownStarts()
+        self.known_starts = KnownStarts()
         self._context = context
         self._search = PromptSearch(context.executor, agents)
 
     def record_start(self, fingerprint: PromptFingerprint, turn: Turn, sent_at: float) -> None:
         """Remember which prompt started a conversation; `sent_at` is by the session's monotonic clock."""
         # A copy: the turn itself would keep the context's memory of it alive.
-        self._known.add(KnownStart(evolve(turn), fingerprint.content, sent_at))
+        self.known_starts.add(KnownStart(evolve(turn), fingerprint.content, sent_at))
 
     async def find_lost(
         self, claim: Claim, window: SearchWindow, error: OutcomeUnknownError, *, deadline: float
@@ -130,7 +131,7 @@ class Reconciler:
         async def search() -> _Findings:
             if claim.fingerprint.job_id is not None:
                 return await self._search_conversation(claim, window)
-            findings = await self._search_starts(claim, window, _Exclusion(self._known, _NONE), margin=_MARGIN)
+            findings = await self._search_starts(claim, window, _Exclusion(self.known_starts, _NONE), margin=_MARGIN)
             # Nothing is proven here, so conversations that do not match are no reason to go on.
             return _Findings(findings.match)
 
@@ -158,7 +159,7 @@ class Reconciler:
                 names them. Or some conversation could not be read.
             NairiError: reading failed for good.
         """
-        exclusion = _Exclusion(self._known, exclude)
+        exclusion = _Exclusion(self.known_starts, exclude)
         with self.claims.open(fingerprint, copies=copies) as claim:
             self.claims.mark_lost(claim)
             found = await self._repeat(
@@ -228,7 +229,7 @@ class Reconciler:
         near = [one for one in read.messages if not exclusion(one.turn.job_id) and self._is_in(window, one, margin)]
         equal = [one for one in near if one.content == content and self._is_in(window, one, _MARGIN)]
         if is_wide:
-            known = map(self._as_message, self._known.with_content(content))
+            known = map(self._as_message, self.known_starts.unkept(content))
             unclaimed = (one for one in known if one.turn.job_id not in exclusion.exclude)
             equal += (one for one in unclaimed if self._is_in(window, one, _MARGIN))
             equal.sort(key=lambda one: one.created_at)
