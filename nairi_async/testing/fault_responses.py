@@ -102,6 +102,11 @@ class FaultyResponse:
         return web.Response(text=page, status=status, content_type="text/html")
 
     async def _slow(self, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        if request.transport is None:
+            # In memory: the response arrives as a whole.
+            with stalled(self.clock):
+                await self.clock.sleep(self.plan.slow_for)
+            return response
         body = _body(response)
         stream = await _open_stream(request, response)
         size = max(1, math.ceil(len(body) / _PIECES))
@@ -144,10 +149,12 @@ async def _open_stream(request: web.Request, response: web.StreamResponse) -> we
 
 
 async def _truncated(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    if request.transport is None:
+        # In memory, a response that breaks off and a connection that is cut are the same.
+        raise ConnectionResetError
     body = _body(response)
     stream = await _open_stream(request, response)
     await stream.write(body[: len(body) // 2])
-    if request.transport is not None:
-        # `close` and not `abort`, so that the client receives what was written.
-        request.transport.close()
+    # `close` and not `abort`, so that the client receives what was written.
+    request.transport.close()
     return stream

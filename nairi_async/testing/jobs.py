@@ -88,6 +88,10 @@ class Job:
         times = self._moves[moves]
         return times[max(bisect_right(times, now) - 1, 0)]
 
+    def last_updated(self, moves: Moves) -> float:
+        """Return the last time at which `moves` moves `updated_at`, past or to come."""
+        return self._moves[moves][-1]
+
     def set_status(self, status: JobStatus, at: float) -> None:
         """Change the status from `at` on, unless it is infinite."""
         if at < math.inf:

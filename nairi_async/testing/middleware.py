@@ -75,17 +75,26 @@ class Middleware:
 
     @web.middleware
     async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Return the response to a request, and record both."""
+        """Return the response to a request of the HTTP server, or cut its connection."""
+        try:
+            return await self.respond(request, handler)
+        except ConnectionResetError:
+            return _cut(request)
+
+    async def respond(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Return the response to a request, and record both.
+
+        Raises:
+            ConnectionResetError: the connection is to be cut.
+        """
         at = self.clock.time()
         response: web.StreamResponse | None = None
         fault = self.faults.next(request.method, request.rel_url.raw_path)
         try:
-            returned = response = await self._respond(fault, request, handler)
-        except ConnectionResetError:
-            return _cut(request)
+            response = await self._respond(fault, request, handler)
         finally:
             self.requests.append(_record(request, response, at, fault))
-        return returned
+        return response
 
     async def _respond(self, fault: Fault | None, request: web.Request, handler: Handler) -> web.StreamResponse:
         plan = self.faults.plan

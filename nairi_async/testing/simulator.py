@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from difflib import ndiff
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
+from nairi_async._nairi.session import NairiSession
 from nairi_async.testing.fault_responses import quirks_with_fault
 from nairi_async.testing.faults import Fault, FaultPlan, Faults
 from nairi_async.testing.ids import IdMaker
+from nairi_async.testing.in_memory import InMemoryService, InMemoryTransport
 from nairi_async.testing.json_bodies import RefusedError, error_response
 from nairi_async.testing.middleware import bearer
 from nairi_async.testing.quirks import Quirks, quirks_in_effect
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 DEFAULT_AGENT = "my-agent"
 
 _PLAIN = Quirks()
+# A name that is never resolved, as reserved by RFC 2606.
+_IN_MEMORY_URL: Final = "https://simulator.invalid"
 
 
 class Simulator(Server):
@@ -57,7 +61,9 @@ class Simulator(Server):
         self.api_key = api_key
         """The one valid key; assign another to revoke it."""
         self._state = NairiState(quirks, IdMaker(seed), strict_agents)
-        self._configure(_AccessPolicy(self), application_routes(self._state, self._clock))
+        routes = application_routes(self._state, self._clock)
+        self._configure(_AccessPolicy(self), routes)
+        self._in_memory = InMemoryService(routes, self._middleware)
         self.faults = faults or FaultPlan()
         for slug, script in {DEFAULT_AGENT: default_script, **(agents or {})}.items():
             self.agent(slug, script)
@@ -66,6 +72,18 @@ class Simulator(Server):
     def environment(self) -> dict[str, str]:
         """The environment variables with which a client reaches the simulator."""
         return {"NAIRI_API_KEY": self.api_key, "NAIRI_BASE_URL": self.url}
+
+    def session(self, **settings: Any) -> NairiSession:
+        """Return a session that reaches the simulator in memory, without sockets; the simulator need not be running.
+
+        It behaves as over HTTP, faults and hooks included; a hook gets a request with the attributes of an
+        `aiohttp.web.Request` that do not need a connection. The session and the simulator share one clock. `settings`
+        are those of `NairiSession`, such as `polling=`.
+        """
+        session = NairiSession(self.api_key, **{"base_url": _IN_MEMORY_URL, "clock": self._clock, **settings})
+        transport = InMemoryTransport.replacing(session._http, self._clock, self._in_memory)  # noqa: SLF001 - one package
+        session._http = session._executor.http = transport  # type: ignore[assignment] # noqa: SLF001 - as above
+        return session
 
     @property
     def quirks(self) -> Quirks:

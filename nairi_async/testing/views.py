@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -74,13 +75,13 @@ class View:
 
     def conversations(self, jobs: Iterable[Job], query: ListingQuery, now: float) -> list[dict[str, Any]]:
         """Return one page of jobs, each with `id`, `status` and `updated_at`."""
-        moves, skew = self.quirks.updated_at_moves, self.quirks.clock_skew
-        rows = [(job, job.updated(now, moves) + skew) for job in jobs if job.created <= now]
-        after = query.updated_after
+        moves, skew, after = self.quirks.updated_at_moves, self.quirks.clock_skew, query.updated_after
+        # Most jobs moved long ago: comparing numbers first spares a date for each of them.
+        earliest = -math.inf if after is None else after.timestamp() - skew - _ROUNDING
+        recent = (job for job in jobs if job.last_updated(moves) > earliest and job.created <= now)
+        rows = [(job, job.updated(now, moves) + skew) for job in recent]
         if after is not None:
-            # Most jobs have not moved: comparing numbers first spares a date for each of them.
-            earliest = after.timestamp() - _ROUNDING
-            rows = [(job, updated) for job, updated in rows if updated > earliest and instant(updated) > after]
+            rows = [(job, updated) for job, updated in rows if instant(updated) > after]
         chosen = [row for row in rows if not query.statuses or row[0].status(now) in query.statuses]
         if query.sort.startswith("updated_at"):
             chosen.sort(key=lambda row: row[1])
