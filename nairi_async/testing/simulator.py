@@ -19,7 +19,7 @@ from nairi_async.testing.server import Server
 from nairi_async.testing.state import ClosedStatus, NairiState, RecordedPrompt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from aiohttp import web
     from aiohttp.typedefs import Handler
@@ -73,15 +73,20 @@ class Simulator(Server):
         """The environment variables with which a client reaches the simulator."""
         return {"NAIRI_API_KEY": self.api_key, "NAIRI_BASE_URL": self.url}
 
-    def session(self, **settings: Any) -> NairiSession:
+    def session(self, *, travel: Callable[[], Awaitable[None]] | None = None, **settings: Any) -> NairiSession:
         """Return a session that reaches the simulator in memory, without sockets; the simulator need not be running.
 
         It behaves as over HTTP, faults and hooks included; a hook gets a request with the attributes of an
-        `aiohttp.web.Request` that do not need a connection. The session and the simulator share one clock. `settings`
-        are those of `NairiSession`, such as `polling=`.
+        `aiohttp.web.Request` that do not need a connection. The session and the simulator share one clock.
+
+        Args:
+            travel: Awaited before each request reaches the service, and again before its response comes back; it may
+                wait, or raise `ConnectionResetError`. A request that does not arrive has provably not run.
+            settings: Settings of `NairiSession`, such as `polling=`.
         """
-        session = NairiSession(self.api_key, **{"base_url": _IN_MEMORY_URL, "clock": self._clock, **settings})
-        transport = InMemoryTransport.replacing(session._http, self._clock, self._in_memory)  # noqa: SLF001 - one package
+        settings = {"base_url": _IN_MEMORY_URL, "clock": self._clock, **settings}
+        session = NairiSession(self.api_key, **settings)
+        transport = InMemoryTransport.replacing(session._http, settings["clock"], self._in_memory, travel)  # noqa: SLF001 - one package
         session._http = session._executor.http = transport  # type: ignore[assignment] # noqa: SLF001 - as above
         return session
 

@@ -1,0 +1,138 @@
+"""What a seed means: the program, its size, the service and what goes wrong, all drawn before anything runs."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import evolve, frozen
+
+from nairi_async.testing import FaultPlan, Quirks
+from nairi_async.testing.faults import FAULT_KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PROGRAMS: Final = ("ask", "watch", "conversation", "ask_many", "batch", "chats")
+
+HAZARDS: Final = (
+    "faults", "gateways", "cancels", "crashes", "errors", "lags", "orders", "skews", "holds", "latency", "queues",
+)  # fmt: skip
+"""What can go wrong; each is drawn by itself, so that one left out leaves the others as they are."""
+
+
+ORDERS: Final = (
+    ("oldest first", "kept"), ("newest first", "kept"), ("shuffled", "kept"), ("oldest first", "equal"),
+    ("newest first", "equal"), ("oldest first", "omitted"), ("newest first", "omitted"),
+)  # fmt: skip
+"""Orders of a list from which the order of its messages can be told, with the times of the messages."""
+
+
+@frozen
+class Plan:
+    """One run: everything that is drawn, with what a smaller run leaves out."""
+
+    seed: int
+    program: str
+    size: int
+    """Conversations."""
+    turns: int
+    """Prompts in each conversation, where the program has several."""
+    hazards: frozenset[str]
+
+    @property
+    def command(self) -> str:
+        """The command that runs it again."""
+        left_out = ",".join(sorted(set(HAZARDS) - self.hazards))
+        without = f" --without {left_out}" if left_out else ""
+        return (
+            f"python benchmarks/simulate.py --seed {self.seed} --program {self.program} --size {self.size} "
+            f"--turns {self.turns}{without}"
+        )
+
+    def random(self, purpose: str) -> Random:
+        """Return the source of chance for one purpose."""
+        return Random(f"{self.seed} {purpose}")
+
+    def has(self, hazard: str) -> bool:
+        """Return whether a hazard is part of the run."""
+        return hazard in self.hazards
+
+    def quirks(self) -> Quirks:
+        """Return how the service behaves where its documentation is silent."""
+        random = self.random("quirks")
+        settings: dict[str, Any] = {
+            "start_code": random.choice((200, 201)),
+            "updated_at_moves": random.choice(("completion", "reply", "progress", "never")),
+            "listing": random.random() < 0.9,
+            "finished_jobs": "accept",
+            "only_user_messages_by_id": random.random() < 0.2,
+            "unknown_fields": random.random() < 0.2,
+            "overlapping": random.choice(("queue", "queue", "refuse")),
+            "repeat_every": random.choice((0, 0, 2)),
+        }
+        random = self.random("orders")
+        orders = random.choice(ORDERS) if self.has("orders") else ORDERS[0]
+        settings |= {"order": orders[0], "timestamps": orders[1], "order_seed": random.randrange(1000)}
+        random = self.random("lags")
+        # Their sum, with that of a fault, is below the settling time: beyond it a late message cannot be waited for.
+        lags = {
+            "list_lag": random.choice((0.0, 0.1, 0.3)),
+            "status_lag": random.choice((0.0, 0.0, 3.0)),
+            "stale_by": random.choice((0.0, 0.1, 0.2)),
+            "stale_every": random.choice((1, 2, 3)),
+            "late_by": random.choice((0.0, 0.1, 0.2)),
+            "late_every": random.choice((1, 2, 3)),
+        }
+        if self.has("lags") and random.random() < 0.6:
+            settings |= lags
+        random = self.random("skews")
+        if self.has("skews") and random.random() < 0.5:
+            settings["clock_skew"] = random.choice((-7200.0, -40.0, 0.7, 40.0, 7200.0))
+        return Quirks(**settings)
+
+    def fault_plan(self) -> FaultPlan:
+        """Return the share of requests that fail."""
+        random = self.random("faults")
+        rate = random.choice((0.0, 0.02, 0.1, 0.25)) if self.has("faults") else 0.0
+        # Without times, a list in another order cannot be put right.
+        kinds = [one for one in FAULT_KINDS if one != "reordered" or self.quirks().timestamps == "kept"]
+        rates = dict.fromkeys(kinds, rate / len(kinds))
+        return FaultPlan(seed=self.seed, rates=rates, lag=0.2, retry_after=1)
+
+    def client_skew(self) -> float:
+        """Return the seconds by which the program's clock is ahead."""
+        random = self.random("client skew")
+        return random.choice((0.0, -300.0, 5.0, 300.0)) if self.has("skews") else 0.0
+
+    def hold_back(self) -> float:
+        """Return the probability with which a callback waits for a further pass of the loop."""
+        random = self.random("holds")
+        return random.choice((0.0, 0.0, 0.1, 0.4)) if self.has("holds") else 0.0
+
+    def latency(self) -> Callable[[Random], float]:
+        """Return what draws the seconds that a request or a response travels."""
+        random = self.random("latency")
+        longest = random.choice((0.0, 0.02, 0.3, 3.0)) if self.has("latency") else 0.0
+        return lambda draw: longest * draw.random() ** 3
+
+
+def draw(seed: int, program: str | None = None) -> Plan:
+    """Return the run of a seed."""
+    random = Random(f"{seed} plan")
+    chosen = random.choice(PROGRAMS)
+    size = random.choice((1, 2, 3, 5, 8, 12))
+    turns = random.choice((1, 2, 3, 4))
+    hazards = frozenset(hazard for hazard in HAZARDS if random.random() < 0.6)
+    return Plan(seed, program or chosen, size, turns, hazards)
+
+
+def smaller(plan: Plan) -> list[Plan]:
+    """Return runs that are a little smaller: fewer conversations, fewer prompts, one hazard less."""
+    sizes = sorted({1, plan.size // 2, plan.size - 1} - {0, plan.size})
+    turns = sorted({1, plan.turns - 1} - {0, plan.turns})
+    return [
+        *(evolve(plan, size=size) for size in sizes if size < plan.size),
+        *(evolve(plan, turns=count) for count in turns if count < plan.turns),
+        *(evolve(plan, hazards=plan.hazards - {hazard}) for hazard in sorted(plan.hazards)),
+    ]
