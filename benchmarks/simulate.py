@@ -1,8 +1,8 @@
 """Deterministic simulation: thousands of turns a second on a hostile service, each failure replayed by its seed.
 
-    python benchmarks/simulate.py --minutes 60              # as many seeds as fit
-    python benchmarks/simulate.py --seeds 0:10000           # these
-    python benchmarks/simulate.py --seed 17 --trace         # one again, with all that happens in it
+python benchmarks/simulate.py --minutes 60              # as many seeds as fit
+python benchmarks/simulate.py --seeds 0:10000           # these
+python benchmarks/simulate.py --seed 17 --trace         # one again, with all that happens in it
 """
 
 from __future__ import annotations
@@ -82,20 +82,24 @@ def _narrowed(plan: Plan, arguments: argparse.Namespace) -> Plan:
         plan = evolve(plan, size=arguments.size)
     if arguments.turns:
         plan = evolve(plan, turns=arguments.turns)
-    hazards = frozenset(HAZARDS) if arguments.without is not None and arguments.seed is not None else plan.hazards
-    return evolve(plan, hazards=hazards - set((arguments.without or "").split(",")))
+    if arguments.hazards:
+        plan = evolve(plan, hazards=frozenset(arguments.hazards.split(",")) & set(HAZARDS))
+    return evolve(plan, hazards=plan.hazards - set((arguments.without or "").split(",")))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", default="0:", help="FIRST:LAST, the last not included; without LAST until the time is over")
+    parser.add_argument(
+        "--seeds", default="0:", help="FIRST:LAST, the last not included; without LAST until the time is over"
+    )
     parser.add_argument("--minutes", type=float, default=1.0, help="how long to run, in minutes")
     parser.add_argument("--findings", type=int, default=10, help="stop after this many seeds that fail")
     parser.add_argument("--seed", type=int, help="run one seed")
     parser.add_argument("--program", choices=PROGRAMS)
     parser.add_argument("--size", type=int, help="conversations")
     parser.add_argument("--turns", type=int, help="prompts in each")
-    parser.add_argument("--without", help="hazards to leave out, separated by commas: " + ", ".join(HAZARDS))
+    parser.add_argument("--hazards", help="separated by commas, of " + ", ".join(HAZARDS) + "; or none")
+    parser.add_argument("--without", help="hazards to leave out, separated by commas")
     parser.add_argument("--shrink", type=int, default=0, help="how many failing seeds to shrink")
     parser.add_argument("--trace", action="store_true", help="print all that happens in the run of one seed")
     return parser.parse_args()

@@ -43,11 +43,10 @@ class Plan:
     @property
     def command(self) -> str:
         """The command that runs it again."""
-        left_out = ",".join(sorted(set(HAZARDS) - self.hazards))
-        without = f" --without {left_out}" if left_out else ""
+        hazards = ",".join(sorted(self.hazards)) or "none"
         return (
             f"python benchmarks/simulate.py --seed {self.seed} --program {self.program} --size {self.size} "
-            f"--turns {self.turns}{without}"
+            f"--turns {self.turns} --hazards {hazards}"
         )
 
     def random(self, purpose: str) -> Random:
@@ -57,6 +56,12 @@ class Plan:
     def has(self, hazard: str) -> bool:
         """Return whether a hazard is part of the run."""
         return hazard in self.hazards
+
+    @property
+    def is_late(self) -> bool:
+        """Return whether the service may show a message later than its turn ends."""
+        quirks = self.quirks()
+        return bool(quirks.list_lag or quirks.stale_by or quirks.late_by or self.fault_plan().rates.get("late"))
 
     def quirks(self) -> Quirks:
         """Return how the service behaves where its documentation is silent."""

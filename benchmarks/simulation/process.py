@@ -11,6 +11,7 @@ thread until it waits for its queue.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import random
 import shutil
@@ -23,15 +24,13 @@ from pathlib import Path
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Final
 
-import asyncio
-
 from anyio import to_thread
 
 import nairi_async.batch.writer
 import nairi_async.bots.sqlite_store
 from nairi_async import NairiSession
 from nairi_async.testing import Simulator
-from nairi_async.testing.deterministic import DeterministicLoop, InlineExecutor, LoopClock, VirtualTime
+from nairi_async.testing.deterministic import DeterministicLoop, InlineExecutor, LoopClock, StuckError, VirtualTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
@@ -42,7 +41,10 @@ if TYPE_CHECKING:
 _DISK: Final = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-class ThreadKilled(BaseException):  # noqa: N818 - not an error but an end
+_MOST_STEPS: Final = 100_000
+
+
+class ThreadKilled(BaseException):
     """Ends a thread of a process that was killed."""
 
 
@@ -170,6 +172,8 @@ class Process:
         self.steps += 1
         if self.steps == self.crash_at and not self.is_dead:
             self._die()
+        if self.steps > _MOST_STEPS:
+            raise StuckError("the program goes on without an end")
 
     def _die(self) -> None:
         self.is_dead = True

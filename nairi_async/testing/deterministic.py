@@ -27,6 +27,8 @@ _T = TypeVar("_T")
 
 # No program of a test waits longer; one that polls for something that never comes ends here.
 _LONGEST = 1e7
+# Seconds that a pass of the loop takes by itself.
+_PASS = 1e-6
 
 
 class StuckError(RuntimeError):
@@ -85,9 +87,7 @@ class DeterministicLoop(asyncio.SelectorEventLoop):
         self._count += 1
         return self._count
 
-    def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
         """Schedule a callback; it may be held back for some passes."""
         passes = 0
         while passes < _MOST_PASSES and self._order.random() < self._hold_back:
@@ -189,8 +189,8 @@ class _VirtualSelector(selectors.BaseSelector):
             return []
         if timeout is None or self._time.now > _LONGEST:
             raise StuckError("every task waits, and no timer is set" if timeout is None else "the program does not end")
-        if timeout > 0:
-            self._time.now += timeout
+        # A pass takes some time too: a program that waits until a time would otherwise wait for the last picosecond.
+        self._time.now += timeout + _PASS
         return []
 
     def get_map(self) -> Mapping[Any, SelectorKey]:

@@ -156,7 +156,7 @@ class Faults:
     def next(self, method: str, path: str) -> Fault | None:
         """Return the fault of the request that has just arrived."""
         plan = self.plan
-        if not plan.concerns(method, path):
+        if not (plan.rate or plan.rates or plan.script) or not plan.concerns(method, path):
             return None
         if self._place < len(plan.script):
             kind = plan.script[self._place]
