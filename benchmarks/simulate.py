@@ -8,7 +8,6 @@ python benchmarks/simulate.py --seed 17 --trace         # one again, with all th
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import os
 import sys
@@ -27,7 +26,6 @@ def main() -> int:
     """Run the command; return 1 if a promise was broken."""
     arguments = _arguments()
     logging.disable()
-    gc.freeze()
     if os.environ.get("PYTHONHASHSEED") != "0":
         # The order of sets of texts is part of a run.
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})  # noqa: S606

@@ -5,8 +5,8 @@ as the operating system would show it to the next process, and from then on noth
 its requests reach nothing, its files are no longer read. Only then are its tasks closed, so their clean-up is harmless.
 Not simulated are the loss of power (the disk keeps what was written to it) and a crash inside of SQLite or of a script.
 
-Threads that the library starts by itself (the writer of a ledger) take turns with the loop: either the loop runs, or one
-thread until it waits for its queue.
+A thread that the library starts (the writer of a ledger) takes turns with the loop: either the loop runs, or one thread
+until it waits for its queue.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any, Final
 
 from anyio import to_thread
+from attrs import evolve
 
 import nairi_async.batch.writer
 import nairi_async.bots.sqlite_store
 from nairi_async import NairiSession
-from nairi_async.testing import Simulator
+from nairi_async.testing import FaultPlan, Simulator
 from nairi_async.testing.deterministic import DeterministicLoop, InlineExecutor, LoopClock, StuckError, VirtualTime
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
     from simulation.plan import Plan
 
 # In memory where there is such a file system: each commit of a ledger waits for its disk.
-_DISK: Final = "/dev/shm" if Path("/dev/shm").is_dir() else None
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a private directory is made in it
+_DISK: Final = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
 
 
 _MOST_STEPS: Final = 100_000
@@ -68,10 +70,6 @@ class Universe:
 
     def calm(self) -> None:
         """Let nothing go wrong from now on, except what is permanent: order, clocks."""
-        from attrs import evolve
-
-        from nairi_async.testing import FaultPlan
-
         self.is_calm = True
         self.simulator.faults = FaultPlan()
         self.simulator.quirks = evolve(
@@ -196,7 +194,7 @@ class Process:
         was_dead, self.is_dead = self.is_dead, True
         for task in sorted(asyncio.all_tasks(self.loop), key=hash):
             with suppress(BaseException):
-                task.get_coro().close()  # type: ignore[union-attr] # tasks are made of coroutines
+                task.get_coro().close()
         for thread in self.threads:
             thread.kill()
         self.loop.close()
@@ -223,7 +221,8 @@ class Process:
         connect = sqlite3.connect
 
         def connecting(*arguments: Any, **settings: Any) -> sqlite3.Connection:
-            return connect(*arguments, **{"factory": Connection, **settings})
+            made: sqlite3.Connection = connect(*arguments, **{"factory": Connection, **settings})
+            return made
 
         async def in_thread(function: Callable[..., Any], *arguments: Any, **_settings: object) -> Any:
             return await process.loop.run_in_executor(None, function, *arguments)
@@ -268,7 +267,7 @@ class _Queue:
 
     def get(self) -> Any:
         thread = threading.current_thread()
-        assert isinstance(thread, _Thread)
+        assert isinstance(thread, _Thread)  # noqa: S101 - for mypy: only such threads use it
         thread.queue = self
         if not self._items:
             thread.wait()

@@ -8,10 +8,12 @@ import sys
 from attrs import field, frozen
 
 from nairi_async.testing.deterministic import StuckError
+from simulation.checks import AGENT, LIVES, script
 from simulation.gateway import install
+from simulation.lives import MANY_LIVES
 from simulation.plan import Plan, smaller
-from simulation.process import Universe
-from simulation.programs import run_program
+from simulation.process import Process, Universe
+from simulation.programs import ONE_LIFE
 
 
 @frozen
@@ -33,6 +35,8 @@ def run(plan: Plan) -> Result:
     universe = Universe(plan)
     # The tasks of a killed process complain when they are collected.
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    # What was there before is not searched when the run is cleared away.
+    gc.freeze()
     try:
         if plan.has("gateways"):
             install(universe)
@@ -50,7 +54,30 @@ def run(plan: Plan) -> Result:
     finally:
         universe.close()
         gc.collect()
+        gc.unfreeze()
         sys.unraisablehook = hook
+
+
+def run_program(universe: Universe) -> None:
+    """Run the program of a plan to its end, in one process or in several."""
+    plan = universe.plan
+    agent_chance = plan.random("agent")
+    instances = agent_chance.choice((None, 1, 3)) if plan.has("queues") else None
+    universe.simulator.agent(AGENT, script, instances=instances, queued=0.0)
+    if plan.program in ONE_LIFE:
+        Process(universe, 0, None).run(ONE_LIFE[plan.program])
+        return
+    program = MANY_LIVES[plan.program](universe)
+    chance = plan.random("lives")
+    for life in range(chance.choice((1, 2, 3, 5))):
+        crash_at = int(10 ** (chance.random() * 3.2)) if plan.has("crashes") else None
+        Process(universe, life, crash_at).run(program)
+        # What happens at the service goes on while no process runs.
+        universe.time.now += chance.random() ** 3 * 60
+    universe.calm()
+    universe.time.now += 120
+    Process(universe, LIVES, None).run(program)
+    program.check()
 
 
 def shrink(failed: Result, attempts: int = 200) -> Result:

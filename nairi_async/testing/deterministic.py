@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, TypeVarTuple
 
 from attrs import define, field
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from selectors import SelectorKey
 
 _T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 
 # No program of a test waits longer; one that polls for something that never comes ends here.
 _LONGEST = 1e7
@@ -87,7 +88,9 @@ class DeterministicLoop(asyncio.SelectorEventLoop):
         self._count += 1
         return self._count
 
-    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.Handle:
         """Schedule a callback; it may be held back for some passes."""
         passes = 0
         while passes < _MOST_PASSES and self._order.random() < self._hold_back:
@@ -108,7 +111,7 @@ class DeterministicLoop(asyncio.SelectorEventLoop):
         return handle
 
     def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """Schedule a callback: one thread at a time runs, so this needs no lock."""
         return super().call_soon(callback, *args, context=context)
@@ -117,7 +120,12 @@ class DeterministicLoop(asyncio.SelectorEventLoop):
         """Return a future with a number of its own."""
         return _Future(self)
 
-    def run_in_executor(self, executor: Executor | None, func: Callable[..., _T], *args: Any) -> asyncio.Future[_T]:
+    def run_in_executor(
+        self,
+        executor: Executor | None,  # noqa: ARG002 - asyncio's signature
+        func: Callable[[*_Ts], _T],
+        *args: *_Ts,
+    ) -> asyncio.Future[_T]:
         """Run blocking work in the loop, after a delay; a cancelled caller does not stop it."""
         result: asyncio.Future[_T] = self.create_future()
         outcome: asyncio.Future[_T] = self.create_future()

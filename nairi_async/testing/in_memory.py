@@ -27,6 +27,7 @@ from nairi_async.errors import (
     RequestTimeoutError,
     SessionClosedError,
 )
+from nairi_async.testing.fault_responses import TruncatedResponse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -237,6 +238,8 @@ class InMemoryTransport:
                     await self._travel()
                 incoming = await self._incoming(request, state)
                 response = await self._respond(incoming)
+                if isinstance(response, TruncatedResponse):
+                    raise ConnectionResetError  # noqa: TRY301 - as a real connection would
                 if self._travel is not None:
                     await self._travel()
         except NairiError:
@@ -262,6 +265,8 @@ class InMemoryTransport:
         if body is not None and not isinstance(body, bytes):
             headers[hdrs.CONTENT_TYPE] = body.content_type
             body = b"".join([chunk async for chunk in body.chunks()])
+        elif body is not None:
+            headers[hdrs.CONTENT_TYPE] = "application/json"
         return InMemoryRequest(request.method, request.address, headers, body or b"")
 
     async def _respond(self, incoming: InMemoryRequest) -> web.StreamResponse:

@@ -1,0 +1,196 @@
+"""Programs that outlive their processes: a `Batch` on its ledger, and `Chats` on a store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from nairi_async import NairiError, OutcomeUnknownError
+from nairi_async.batch import Batch
+from nairi_async.bots import AlreadyAskedError, Chats, SQLiteStore
+from nairi_async.errors import LedgerError
+from simulation.checks import AGENT, LIVES, PATIENCE, Checks, Session, whole_reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nairi_async import NairiSession
+    from nairi_async.bots import ChatReply
+    from simulation.process import Process, Universe
+
+
+class BatchLives:
+    """A batch that is run until it is through, by processes that are killed, cancelled, or go on after errors."""
+
+    def __init__(self, universe: Universe) -> None:
+        self.universe = universe
+        plan = universe.plan
+        chance = plan.random("batch")
+        self.records: list[Any] = [f"prompt {number}" for number in range(plan.size * plan.turns)]
+        self.prompts = list(self.records)
+        if chance.random() < 0.5:
+            self.records = [{"id": f"id {number}", "prompt": one} for number, one in enumerate(self.prompts)]
+        self.limit = chance.choice((1, 3, 20))
+        self.is_through = False
+        self.unknown: set[str] = set()
+
+    async def __call__(self, process: Process) -> None:
+        """Run the batch in one process, several times if that goes on after errors."""
+        session = Session(process, "batch")
+        async with session.open() as nairi:
+            for _ in range(LIVES if self.universe.is_calm else session.chance.choice((1, 1, 2, 3))):
+                try:
+                    await session.maybe_cancelled(self._once(process, nairi, session))
+                except asyncio.CancelledError:
+                    self.universe.note("batch: cancelled")
+                except LedgerError as error:
+                    self.universe.note(f"batch: {error}")
+                    if "in use" in str(error) or "another process" in str(error):
+                        self.universe.violate("locked", f"the ledger is still locked: {error}")
+                except NairiError as error:
+                    self.universe.note(f"batch: {type(error).__name__}")
+                if self.is_through and not self.unknown:
+                    return
+
+    async def _once(self, process: Process, nairi: NairiSession, session: Session) -> None:
+        directory = process.directory
+        stop_after = session.chance.choice((None, None, None, 1, 3))
+        unknown: set[str] = set()
+        batch = Batch(
+            nairi, AGENT, self.records, ledger=directory / "run.sqlite", output=directory / "replies.jsonl",
+            limit=self.limit, settle=session.chance.choice((2.0, 10.0)) if not self.universe.is_calm else 10.0,
+        )  # fmt: skip
+        count = 0
+        async with batch as outcomes:
+            async for outcome in outcomes:
+                count += 1
+                self.universe.note(f"{outcome.prompt}: {type(outcome.error).__name__}")
+                if isinstance(outcome.error, OutcomeUnknownError):
+                    unknown.add(outcome.prompt)
+                if outcome.reply is not None:
+                    Checks(self.universe).reply(outcome.prompt, outcome.reply.text)
+                if count == stop_after and not self.universe.is_calm:
+                    if session.chance.random() < 0.5:
+                        batch.stop()
+                    elif session.plan.has("errors"):
+                        return
+        if not process.is_dead and stop_after is None:
+            self.is_through, self.unknown = True, unknown
+
+    def check(self) -> None:
+        """Check the output and the service at the end."""
+        universe, checks = self.universe, Checks(self.universe)
+        checks.none_ran_twice()
+        if not self.is_through:
+            universe.violate("stuck", "the batch never ended")
+            return
+        path = universe.directory / "replies.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        by_id: dict[str, list[Any]] = {}
+        for line in lines:
+            by_id.setdefault(str(line["id"]), []).append(line)
+        names = [one["id"] if isinstance(one, dict) else f"#{place}" for place, one in enumerate(self.records, 1)]
+        for name, prompt in zip(names, self.prompts, strict=True):
+            found = by_id.get(name, [])
+            if len(found) != 1 and prompt not in self.unknown:
+                universe.violate("lost" if not found else "twice", f"{prompt!r} has {len(found)} lines")
+            for line in found:
+                if line.get("text") is not None:
+                    checks.reply(prompt, line["text"])
+                elif checks.runs(prompt):
+                    universe.note(f"{prompt}: ran, and its line is {line}")
+            if checks.runs(prompt) == 0 and any(line.get("text") for line in found):
+                universe.violate("wrong", f"{prompt!r} has a reply and never ran")
+
+
+class ChatLives:
+    """A bot on a platform that delivers each message until it is acknowledged; killed, and started again."""
+
+    def __init__(self, universe: Universe) -> None:
+        self.universe = universe
+        plan = universe.plan
+        self.messages = {
+            f"chat {chat}": [f"chat {chat} prompt {number}" for number in range(plan.turns)]
+            for chat in range(plan.size)
+        }
+        self.acknowledged: set[str] = set()
+        self.given_up: set[str] = set()
+        """Prompts whose caller was cancelled, or got an error: the caller may read the reply, and does not."""
+        self.delivered: dict[str, list[str]] = {chat: [] for chat in self.messages}
+
+    async def __call__(self, process: Process) -> None:
+        """Run the bot until all messages are acknowledged."""
+        session = Session(process, "chats")
+
+        async def recovered(chat: str, reply: ChatReply) -> None:
+            self._deliver(process, chat, reply)
+
+        async with session.open() as nairi, SQLiteStore(process.directory / "chats.sqlite") as store:
+            chats = Chats(nairi, AGENT, store=store, clock=process.clock)
+            async with chats.recovering(recovered):
+                await asyncio.gather(*(self._talk(session, chats, chat) for chat in self.messages))
+                # Recovery has no end of its own.
+                await asyncio.sleep(300)
+
+    async def _talk(self, session: Session, chats: Chats, chat: str) -> None:
+        for prompt in self.messages[chat]:
+            for _ in range(PATIENCE):
+                if prompt in self.acknowledged:
+                    break
+                try:
+                    await session.maybe_cancelled(self._turn(session, chats, chat, prompt))
+                except asyncio.CancelledError:
+                    self.universe.note(f"{prompt}: cancelled")
+                    self.given_up.add(prompt)
+                except AlreadyAskedError:
+                    self.acknowledge(session.process, prompt)
+                except NairiError as error:
+                    self.universe.note(f"{prompt}: {type(error).__name__}")
+                    self.given_up.add(prompt)
+                    await asyncio.sleep(1)
+                else:
+                    self.acknowledge(session.process, prompt)
+
+    async def _turn(self, session: Session, chats: Chats, chat: str, prompt: str) -> None:
+        async with chats.turn(chat, prompt, key=prompt) as reply:
+            await asyncio.sleep(session.chance.random() * 0.5)
+            self._deliver(session.process, chat, reply)
+
+    def _deliver(self, process: Process, chat: str, reply: ChatReply) -> None:
+        if not process.is_dead:
+            self.universe.note(f"{chat} <- {reply.answer.text}")
+            self.delivered[chat].append(reply.answer.text)
+
+    def acknowledge(self, process: Process, prompt: str) -> None:
+        """Take a message off the platform's list."""
+        if not process.is_dead:
+            self.acknowledged.add(prompt)
+
+    def check(self) -> None:
+        """Check what was delivered, and what ran."""
+        universe, checks = self.universe, Checks(self.universe)
+        checks.none_ran_twice()
+        for chat, prompts in self.messages.items():
+            expected = [whole_reply(prompt) for prompt in prompts]
+            texts = self.delivered[chat]
+            for prompt, text in zip(prompts, expected, strict=True):
+                ran = checks.runs(prompt)
+                if prompt not in self.acknowledged:
+                    universe.violate("stuck", f"{prompt!r} is delivered again and again")
+                elif ran and text not in texts and prompt not in self.given_up:
+                    universe.violate("lost", f"{prompt!r} ran and its reply was never delivered: {texts}")
+                elif not ran and prompt not in self.given_up:
+                    universe.violate("lost", f"{prompt!r} was accepted and never ran")
+            places = [expected.index(text) if text in expected else -1 for text in dict.fromkeys(texts)]
+            if places != sorted(places):
+                universe.violate("out of order", f"{chat}: {texts}")
+            for text in texts:
+                if text not in expected:
+                    universe.violate("wrong", f"{chat} got {text!r}")
+            jobs = {one.job_id for one in universe.simulator.prompts if one.prompt in prompts}
+            if len(jobs) > 1:
+                universe.note(f"{chat}: {len(jobs)} conversations")
+
+
+MANY_LIVES: Final[dict[str, Callable[[Universe], Any]]] = {"batch": BatchLives, "chats": ChatLives}
