@@ -182,7 +182,8 @@ class ChatLives:
                     universe.violate("lost", f"{prompt!r} ran and its reply was never delivered: {texts}")
                 elif not ran and prompt not in self.given_up:
                     universe.violate("lost", f"{prompt!r} was accepted and never ran")
-            places = [expected.index(text) if text in expected else -1 for text in dict.fromkeys(texts)]
+            kept = [text for text, prompt in zip(expected, prompts, strict=True) if prompt not in self.given_up]
+            places = [kept.index(text) for text in dict.fromkeys(texts) if text in kept]
             if places != sorted(places):
                 universe.violate("out of order", f"{chat}: {texts}")
             for text in texts:

@@ -30,7 +30,7 @@ from attrs import evolve
 import nairi_async.batch.writer
 import nairi_async.bots.sqlite_store
 from nairi_async import NairiSession
-from nairi_async.testing import FaultPlan, Simulator
+from nairi_async.testing import FaultPlan, Simulator, in_memory_session
 from nairi_async.testing.deterministic import DeterministicLoop, InlineExecutor, LoopClock, StuckError, VirtualTime
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Process:
 
     def session(self, **settings: Any) -> NairiSession:
         """Return a session on the service, whose requests travel for a while."""
-        return self.universe.simulator.session(clock=self.clock, travel=self._travel, **settings)
+        return in_memory_session(self.universe.simulator, clock=self.clock, travel=self._travel, **settings)
 
     def run(self, main: Callable[[Process], Coroutine[Any, Any, None]]) -> bool:
         """Run a program; return whether it ended by itself."""

@@ -71,6 +71,7 @@ from __future__ import annotations
 from nairi_async.testing.amigo import AmigoQuirks, AmigoSimulator, RecordedInteraction
 from nairi_async.testing.clock import VirtualClock
 from nairi_async.testing.faults import FaultPlan
+from nairi_async.testing.in_memory import in_memory_session
 from nairi_async.testing.middleware import RecordedRequest
 from nairi_async.testing.quirks import Quirks
 from nairi_async.testing.script import (
@@ -108,4 +109,5 @@ __all__ = [
     "Thinking",
     "Tool",
     "VirtualClock",
+    "in_memory_session",
 ]

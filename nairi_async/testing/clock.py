@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Passes of the event loop without a request under way before the clock jumps. Within them a task that has just received
 # a response must have sent its next request; the tests measure how many asyncio and aiohttp need for that.
-IDLE_PASSES = 10
+IDLE_PASSES = 30
 
 
 class VirtualClock:

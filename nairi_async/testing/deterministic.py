@@ -1,6 +1,6 @@
 """An event loop for simulations: virtual time, a seeded order of callbacks, and no work in other threads.
 
-A program whose input and output stay in memory (`Simulator.session`) runs on it in exactly the same way each time: time
+A program whose input and output stay in memory (`in_memory_session`) runs on it in exactly the same way each time: time
 jumps to the next timer, and the only source of chance is one `random.Random`.
 """
 

@@ -19,6 +19,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from nairi_async._core.request import Response, is_success
+from nairi_async._nairi.session import NairiSession
 from nairi_async.errors import (
     ConfigurationError,
     ConnectionFailedError,
@@ -37,11 +38,40 @@ if TYPE_CHECKING:
     from nairi_async._core.service import Service
     from nairi_async.clock import Clock
     from nairi_async.testing.middleware import Middleware
+    from nairi_async.testing.simulator import Simulator
 
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# A name that is never resolved, as reserved by RFC 2606.
+_URL: Final = "https://simulator.invalid"
 _PARAMETER: Final = re.compile(r"\{(\w+)(?::([^}]*))?\}")
 
 log = logging.getLogger("nairi_async.testing")
+
+
+def in_memory_session(
+    simulator: Simulator, *, travel: Callable[[], Awaitable[None]] | None = None, **settings: Any
+) -> NairiSession:
+    """Return a session that reaches a simulator in memory, without sockets; the simulator need not be running.
+
+        simulator = Simulator(clock=VirtualClock())
+        async with in_memory_session(simulator) as nairi:
+            await nairi.ask("my-agent", "Hello")
+
+    It behaves as over HTTP, faults and hooks included; a hook gets a request with those attributes of an
+    `aiohttp.web.Request` that do not need a connection. The session and the simulator share one clock.
+
+    Args:
+        simulator: The service.
+        travel: Awaited before each request reaches the service, and again before its response comes back; it may wait,
+            or raise `ConnectionResetError`. A request that does not arrive has provably not run.
+        settings: Settings of `NairiSession`, such as `polling=`.
+    """
+    settings = {"base_url": _URL, "clock": simulator._clock, **settings}  # noqa: SLF001 - parts of one package
+    session = NairiSession(simulator.api_key, **settings)
+    service = InMemoryService(simulator._routes, simulator._middleware)  # noqa: SLF001 - as above
+    transport = InMemoryTransport.replacing(session._http, settings["clock"], service, travel)  # noqa: SLF001 - as above
+    session._http = session._executor.http = transport  # type: ignore[assignment] # noqa: SLF001 - as above
+    return session
 
 
 class InMemoryRequest:

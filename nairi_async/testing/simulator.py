@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from difflib import ndiff
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Self
 
-from nairi_async._nairi.session import NairiSession
 from nairi_async.testing.fault_responses import quirks_with_fault
 from nairi_async.testing.faults import Fault, FaultPlan, Faults
 from nairi_async.testing.ids import IdMaker
-from nairi_async.testing.in_memory import InMemoryService, InMemoryTransport
 from nairi_async.testing.json_bodies import RefusedError, error_response
 from nairi_async.testing.middleware import bearer
 from nairi_async.testing.quirks import Quirks, quirks_in_effect
@@ -19,7 +17,7 @@ from nairi_async.testing.server import Server
 from nairi_async.testing.state import ClosedStatus, NairiState, RecordedPrompt
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
     from aiohttp import web
     from aiohttp.typedefs import Handler
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
 DEFAULT_AGENT = "my-agent"
 
 _PLAIN = Quirks()
-# A name that is never resolved, as reserved by RFC 2606.
-_IN_MEMORY_URL: Final = "https://simulator.invalid"
 
 
 class Simulator(Server):
@@ -61,9 +57,7 @@ class Simulator(Server):
         self.api_key = api_key
         """The one valid key; assign another to revoke it."""
         self._state = NairiState(quirks, IdMaker(seed), strict_agents)
-        routes = application_routes(self._state, self._clock)
-        self._configure(_AccessPolicy(self), routes)
-        self._in_memory = InMemoryService(routes, self._middleware)
+        self._configure(_AccessPolicy(self), application_routes(self._state, self._clock))
         self.faults = faults or FaultPlan()
         for slug, script in {DEFAULT_AGENT: default_script, **(agents or {})}.items():
             self.agent(slug, script)
@@ -72,23 +66,6 @@ class Simulator(Server):
     def environment(self) -> dict[str, str]:
         """The environment variables with which a client reaches the simulator."""
         return {"NAIRI_API_KEY": self.api_key, "NAIRI_BASE_URL": self.url}
-
-    def session(self, *, travel: Callable[[], Awaitable[None]] | None = None, **settings: Any) -> NairiSession:
-        """Return a session that reaches the simulator in memory, without sockets; the simulator need not be running.
-
-        It behaves as over HTTP, faults and hooks included; a hook gets a request with the attributes of an
-        `aiohttp.web.Request` that do not need a connection. The session and the simulator share one clock.
-
-        Args:
-            travel: Awaited before each request reaches the service, and again before its response comes back; it may
-                wait, or raise `ConnectionResetError`. A request that does not arrive has provably not run.
-            settings: Settings of `NairiSession`, such as `polling=`.
-        """
-        settings = {"base_url": _IN_MEMORY_URL, "clock": self._clock, **settings}
-        session = NairiSession(self.api_key, **settings)
-        transport = InMemoryTransport.replacing(session._http, settings["clock"], self._in_memory, travel)  # noqa: SLF001 - one package
-        session._http = session._executor.http = transport  # type: ignore[assignment] # noqa: SLF001 - as above
-        return session
 
     @property
     def quirks(self) -> Quirks:

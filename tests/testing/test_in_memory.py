@@ -13,7 +13,7 @@ from attrs import evolve
 
 from nairi_async import NairiError, NairiSession, OutcomeUnknownError, RetryPolicy
 from nairi_async.errors import ConnectionFailedError, NotFoundError, SessionClosedError, StatusError
-from nairi_async.testing import FaultPlan, Quirks, Say, Simulator, VirtualClock
+from nairi_async.testing import FaultPlan, Quirks, Say, Simulator, VirtualClock, in_memory_session
 from nairi_async.testing.faults import FAULT_KINDS
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ async def opened(way: str, *, settings: dict[str, Any] | None = None, **options:
     clock = VirtualClock()
     simulator = Simulator(clock=clock, agents={AGENT: [Say("done", after=600)]}, **options)
     if way == "memory":
-        async with simulator.session(**(settings or {})) as nairi:
+        async with in_memory_session(simulator, **(settings or {})) as nairi:
             yield simulator, nairi
         return
     async with (
@@ -143,7 +143,7 @@ async def test_a_request_that_does_not_arrive_has_not_run() -> None:
         if len(trips) in {1, 5}:
             raise ConnectionResetError
 
-    async with simulator.session(travel=travel) as nairi:
+    async with in_memory_session(simulator, travel=travel) as nairi:
         await nairi.start(AGENT, "one")
         assert [one.prompt for one in simulator.prompts] == ["one"]
         with pytest.raises(OutcomeUnknownError):
@@ -154,7 +154,7 @@ async def test_a_request_that_does_not_arrive_has_not_run() -> None:
 async def test_a_session_in_memory_has_the_life_of_a_session() -> None:
     """Before, after and on another loop it refuses; an unknown path is a 404 and a wrong method a 405."""
     simulator = Simulator(clock=VirtualClock())
-    nairi = simulator.session()
+    nairi = in_memory_session(simulator)
     with pytest.raises(SessionClosedError):
         await nairi.agents()
     async with nairi:
@@ -165,7 +165,7 @@ async def test_a_session_in_memory_has_the_life_of_a_session() -> None:
     with pytest.raises(SessionClosedError):
         await nairi.agents()
     with pytest.raises(ConnectionFailedError):
-        async with simulator.session(travel=_refuse, retry=RetryPolicy(attempts=1)) as other:
+        async with in_memory_session(simulator, travel=_refuse, retry=RetryPolicy(attempts=1)) as other:
             await other.agents()
 
 
