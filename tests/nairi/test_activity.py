@@ -23,7 +23,7 @@ EPOCH = datetime(2026, 4, 12, tzinfo=UTC)
 
 
 def event(id_: str, at: float, **envelope: Any) -> Message:
-    """A progress message `at` seconds after the epoch of these tests, read as the service would send it."""
+    """Return a progress message `at` seconds after the epoch of these tests, read as the service sends it."""
     document = {
         "id": id_,
         "job_id": "job",

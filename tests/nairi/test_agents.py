@@ -32,7 +32,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def simulator(clock: VirtualClock) -> AsyncIterator[Simulator]:
-    """A service that makes no agent by itself."""
+    """Run a service that makes no agent by itself."""
     async with Simulator(clock=clock, strict_agents=True) as running:
         yield running
 

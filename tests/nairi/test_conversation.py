@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def echo(simulator: Simulator) -> Simulator:
-    """An agent that needs five seconds, in a service that refuses a prompt while another turn runs."""
+    """Add an agent that needs five seconds; the service refuses a prompt while another turn runs."""
     simulator.quirks = Quirks(overlapping="refuse")
     return simulator.agent("my-agent", lambda prompt, number: [Say(f"{number}: {prompt}", after=5)])
 
