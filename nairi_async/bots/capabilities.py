@@ -78,8 +78,9 @@ class FindsStarts(Protocol):
         sent_before: datetime | None = None,
         attachment_ids: Iterable[str] = (),
         exclude: Container[str] = (),
+        copies: int = 1,
     ) -> Turn | None:
-        """Return the turn of that prompt; `None` if it provably does not run."""
+        """Return the turn of that prompt, one of so many equal ones; `None` if it provably does not run."""
         ...
 
 

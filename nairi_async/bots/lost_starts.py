@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -28,8 +27,6 @@ class _EqualPrompts:
     lock: asyncio.Lock = field(factory=asyncio.Lock)
     count: int = 0
     """How many are still looked for."""
-    found: deque[Turn] = field(factory=deque)
-    """Turns that were found for them and not given out yet."""
 
 
 class LostStarts:
@@ -58,7 +55,7 @@ class LostStarts:
         equal = self._equal[_words(prompt)]
         try:
             async with equal.lock:
-                turn = equal.found.popleft() if equal.found else await self._search(prompt, equal)
+                turn = await self._search(prompt, equal)
                 if turn is not None:
                     self.taken.add(turn.job_id)
                 return turn
@@ -75,21 +72,15 @@ class LostStarts:
             self._has_loaded = True
         if prompt.has_files or prompt.sent_after is None:
             raise OutcomeUnknownError("a first message whose files are not known cannot be looked for")
-        try:
-            return await self._session.find_start(
-                self._target,
-                prompt.text,
-                sent_after=datetime.fromtimestamp(prompt.sent_after, UTC),
-                sent_before=None if prompt.sent_before is None else datetime.fromtimestamp(prompt.sent_before, UTC),
-                attachment_ids=prompt.attachment_ids,
-                exclude=self.taken,
-            )
-        except OutcomeUnknownError as error:
-            if not 0 < len(error.candidates) <= equal.count:
-                raise
-            # No more than the chats that have sent this: each of the dialogues is one of theirs.
-            equal.found.extend(error.candidates)
-            return equal.found.popleft()
+        return await self._session.find_start(
+            self._target,
+            prompt.text,
+            sent_after=datetime.fromtimestamp(prompt.sent_after, UTC),
+            sent_before=None if prompt.sent_before is None else datetime.fromtimestamp(prompt.sent_before, UTC),
+            attachment_ids=prompt.attachment_ids,
+            exclude=self.taken,
+            copies=equal.count,
+        )
 
 
 def _words(prompt: ChatPrompt) -> _Words:
