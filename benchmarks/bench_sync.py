@@ -1,4 +1,4 @@
-"""Requests and bytes to keep up with 10,000 conversations of which one in a hundred changed.
+"""Count requests and bytes of a synchronisation of 10,000 conversations, one in a hundred of which changed.
 
 Run `python benchmarks/bench_sync.py`; it takes about a minute. Everything goes over HTTP to a simulated service, in
 virtual time; requests and bytes are counted by the service.
@@ -24,7 +24,7 @@ AGENT = "my-agent"
 
 
 async def counted(simulator: Simulator, name: str, rows: AsyncIterable[ConversationSummary], expected: int) -> None:
-    """Read it all, and print what it took."""
+    """Read all rows, and print the requests and bytes."""
     before = len(simulator.requests)
     found = {row.id async for row in rows}
     requests = simulator.requests[before:]
@@ -33,7 +33,7 @@ async def counted(simulator: Simulator, name: str, rows: AsyncIterable[Conversat
 
 
 async def change(nairi: NairiSession, clock: VirtualClock, jobs: list[str]) -> None:
-    """Say something in some conversations, a minute apart."""
+    """Continue some conversations, a minute apart."""
     for job in jobs:
         await nairi.continue_(job, "More")
         clock.advance(60)

@@ -1,3 +1,5 @@
+"""Bad input is refused before any request, with a typed error that names what was wrong."""
+
 from __future__ import annotations
 
 import json
@@ -27,7 +29,7 @@ ELEVEN = [f"att_{n}" for n in range(11)]
     "key", [None, "", " ", "\n", "a b", "a\n", "a\tb", "a\x00", "ключ", "a\u00a0", 7, b"a", ["a"], True]
 )
 def test_bad_keys(key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that is missing, blank, not text or not fit for a header is refused at construction."""
+    """A key that is missing, blank, not a string or not fit for a header is refused at construction."""
     monkeypatch.delenv("NAIRI_API_KEY", raising=False)
     with pytest.raises(ConfigurationError, match="API key"):
         NairiSession(key)
@@ -42,7 +44,7 @@ def test_bad_keys_in_the_environment(key: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_empty_key_is_not_replaced_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that was given and is empty is a mistake, not a wish for another key."""
+    """An empty key is a mistake, and is not replaced by the environment's."""
     monkeypatch.setenv("NAIRI_API_KEY", KEY)
     with pytest.raises(ConfigurationError, match="no API key"):
         NairiSession("")
@@ -91,7 +93,7 @@ BAD_URLS: list[Any] = [
 
 @pytest.mark.parametrize("url", BAD_URLS, ids=repr)
 def test_bad_base_urls(url: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address that is no https URL of a host, or plain http beyond this machine, is refused at construction."""
+    """A base URL that is not https with a host, or plain http to another machine, is refused at construction."""
     monkeypatch.delenv("NAIRI_BASE_URL", raising=False)
     with pytest.raises(ConfigurationError):
         NairiSession(KEY, base_url=url)
@@ -141,7 +143,7 @@ def test_plain_http_is_for_this_machine(host: str) -> None:
     ids=repr,
 )
 def test_bad_settings(settings: dict[str, Any]) -> None:
-    """A setting of the wrong kind or size is refused at construction."""
+    """A setting of the wrong type or size is refused at construction."""
     with pytest.raises(ConfigurationError):
         NairiSession(KEY, **settings)
 
@@ -149,7 +151,7 @@ def test_bad_settings(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["delay", "first", "fraction", "maximum", "settle"])
 @pytest.mark.parametrize("value", [-1, math.nan, math.inf, "1", None, True])
 def test_bad_polling(name: str, value: Any) -> None:
-    """Polling takes lengths of time and a share, and nothing else."""
+    """`Polling` takes durations and a fraction, and nothing else."""
     with pytest.raises(ConfigurationError):
         Polling(**{name: value})
 
@@ -248,7 +250,7 @@ REFUSED = [
 @pytest.mark.anyio
 @pytest.mark.parametrize(("call", "value"), REFUSED)
 async def test_bad_arguments_are_refused_before_any_request(call: Any, value: Any) -> None:
-    """An argument that no request could carry is a typed error, and the service never hears of it."""
+    """An invalid argument is a typed error, and no request is sent."""
     async with RawServer(answer(200, MESSAGE)) as server, support.session(server.url) as nairi:
         with pytest.raises(InvalidArgumentError) as caught:
             await call(nairi, value)
@@ -260,7 +262,7 @@ async def test_bad_arguments_are_refused_before_any_request(call: Any, value: An
 @pytest.mark.anyio
 @pytest.mark.parametrize("job_id", [None, 7, "", "..", "a b"])
 async def test_a_turn_with_a_bad_id_is_refused_before_any_request(job_id: Any) -> None:
-    """A turn made by hand from what is no id reaches no path of the service."""
+    """A turn that was constructed with an invalid id is refused."""
     async with RawServer(answer(200, MESSAGE)) as server, support.session(server.url) as nairi:
         for turn in (Turn(job_id, "cmsg_1"), Turn("job_1", job_id)):
             for call in (nairi.wait, nairi.reply, lambda turn: anext(nairi.watch(turn))):
@@ -291,7 +293,7 @@ async def test_a_turn_with_a_bad_id_is_refused_before_any_request(job_id: Any) -
     ],
 )
 async def test_ids_stay_one_segment_of_the_path(name: str, encoded: str) -> None:
-    """Whatever an id holds, it is encoded whole on the wire and reaches no other path."""
+    """An id is percent-encoded as one segment, with any characters."""
     timeline, started = answer(200, b'{"messages":[]}'), answer(201, support.STARTED)
     async with RawServer(answer(200, MESSAGE), timeline, started) as server, support.session(server.url) as nairi:
         await nairi.message(name)
@@ -305,7 +307,7 @@ async def test_ids_stay_one_segment_of_the_path(name: str, encoded: str) -> None
 
 
 @pytest.mark.anyio
-async def test_ten_attachments_of_any_iterable_are_taken() -> None:
+async def test_ten_attachments_of_any_iterable_are_accepted() -> None:
     """Ten ids are allowed, from a generator as well; they arrive in order."""
     async with RawServer(answer(201, support.STARTED)) as server, support.session(server.url) as nairi:
         await nairi.start("my-agent", "Hello", attachment_ids=(name for name in ELEVEN[:10]))

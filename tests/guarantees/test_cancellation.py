@@ -1,4 +1,4 @@
-"""A watch that is cancelled, wherever, goes on where it stood; nothing of it outlives its consumer."""
+"""A watch continues after a cancellation at any point, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXPECTED = ["one", "two", "three"]
 
 
 async def cancelled_after(steps: int, coroutine: Coroutine[Any, Any, Message]) -> Message | None:
-    """Run a coroutine for so many passes of the event loop, then cancel it; what it returned, if it was faster."""
+    """Run a coroutine for so many iterations of the event loop, then cancel it; return its result if it was faster."""
     task = asyncio.create_task(coroutine)
     for _ in range(steps):
         if task.done():
@@ -39,10 +39,10 @@ async def cancelled_after(steps: int, coroutine: Coroutine[Any, Any, Message]) -
 
 
 @pytest.mark.parametrize("steps", range(40))
-async def test_cancellation_at_every_await_loses_and_doubles_nothing(
+async def test_cancellation_at_every_await_loses_and_repeats_nothing(
     nairi: NairiSession, simulator: Simulator, steps: int
 ) -> None:
-    """`__anext__` cancelled again and again after so many passes of the loop still gives each message once."""
+    """`__anext__`, cancelled again and again after so many iterations of the loop, yields each message once."""
     simulator.agent("my-agent", SCRIPT)
     watch = nairi.watch(await nairi.start("my-agent", "go"))
     seen: list[str] = []
@@ -91,7 +91,7 @@ async def test_two_tasks_on_one_watch_share_its_messages(nairi: NairiSession, si
 
 
 async def test_closing_wakes_a_task_that_waits(nairi: NairiSession, simulator: Simulator, clock: VirtualClock) -> None:
-    """`aclose` from another task ends the iteration at once, asleep or in the middle of a request."""
+    """`aclose` in another task ends the iteration at once, during a sleep or a request."""
     simulator.agent("my-agent", [Done(after=10_000)])
     for steps in range(0, 40, 3):
         watch = nairi.watch(await nairi.start("my-agent", "go"), follow=True)
@@ -118,7 +118,7 @@ async def test_an_outer_cancellation_is_never_swallowed(nairi: NairiSession, sim
 
 
 async def test_a_leader_of_a_shared_read_may_be_cancelled(nairi: NairiSession, simulator: Simulator) -> None:
-    """When the watcher that reads for all is cancelled, another one reads; nobody hangs."""
+    """When the watcher that reads for all is cancelled, another one reads; none hangs."""
     simulator.agent("my-agent", SCRIPT)
     turn = await nairi.start("my-agent", "go")
 
@@ -135,7 +135,7 @@ async def test_a_leader_of_a_shared_read_may_be_cancelled(nairi: NairiSession, s
 
 
 async def test_nothing_outlives_an_abandoned_watch(nairi: NairiSession, simulator: Simulator) -> None:
-    """After a break there is no task of ours; the watch and its shared reads are gone without a garbage collection."""
+    """After `break` no task is left; the watch and its shared reads are freed without a garbage collection."""
     simulator.agent("my-agent", SCRIPT)
     before = asyncio.all_tasks()
     watch = nairi.watch(await nairi.start("my-agent", "go"))
@@ -150,7 +150,7 @@ async def test_nothing_outlives_an_abandoned_watch(nairi: NairiSession, simulato
 
 
 async def test_a_cancelled_wait_frees_its_connection(simulator: Simulator, nairi: NairiSession) -> None:
-    """Cancelled reads leave the limiter as they found it: as many calls as before can be under way."""
+    """Cancelled reads free their slots: as many calls as before can run at once."""
     simulator.agent("my-agent", [Done(after=10_000)])
     turn = await nairi.start("my-agent", "go")
     free = nairi.stats.free_connections

@@ -17,7 +17,7 @@ from test_cancellation import (  # noqa: F401
     test_a_cancelled_wait_frees_its_connection,
     test_a_leader_of_a_shared_read_may_be_cancelled,
     test_an_outer_cancellation_is_never_swallowed,
-    test_cancellation_at_every_await_loses_and_doubles_nothing,
+    test_cancellation_at_every_await_loses_and_repeats_nothing,
     test_closing_wakes_a_task_that_waits,
     test_nothing_outlives_an_abandoned_watch,
     test_wait_for_timeouts_do_not_end_the_iteration,

@@ -1,4 +1,4 @@
-"""The activity as a pure fold: whatever is lost, late, doubled or growing, the picture is right."""
+"""The activity is right although progress messages are lost, late, repeated or growing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EPOCH = datetime(2026, 4, 12, tzinfo=UTC)
 
 
 def event(id_: str, at: float, **envelope: Any) -> Message:
-    """Return a progress message `at` seconds after the epoch of these tests, read as the service sends it."""
+    """Return a progress message of `at` seconds after the epoch of these tests, as the service sends it."""
     document = {
         "id": id_,
         "job_id": "job",
@@ -69,14 +69,14 @@ TURN = [
 
 
 @given(st.permutations(TURN), st.lists(st.sampled_from(TURN)))
-def test_any_order_and_any_repetition_gives_the_same_picture(order: list[Message], again: list[Message]) -> None:
-    """Progress comes late and twice; what is known in the end does not depend on it."""
+def test_order_and_repetition_make_no_difference(order: list[Message], again: list[Message]) -> None:
+    """Progress messages may arrive late and twice; the final state does not depend on it."""
     assert view(Activity.of([*order, *again])) == view(Activity.of(TURN))
 
 
 @given(st.lists(st.sampled_from(TURN), unique_by=lambda message: message.id))
 def test_lost_events_never_break_the_view(kept: list[Message]) -> None:
-    """Whatever gets through, each call stands in the tree once, and every question has an answer."""
+    """With any subset of the messages each call is in the tree once, and every property has a value."""
     activity = Activity.of(kept)
 
     def count(nodes: Sequence[Any]) -> int:
@@ -109,7 +109,7 @@ def test_a_call_is_paired_with_its_result() -> None:
 
 
 def test_calls_without_an_id_are_paired_by_name_and_input() -> None:
-    """Agents that send no `tool_use_id` still get start and result joined, oldest first."""
+    """Without `tool_use_id`, a result belongs to the oldest running call of that name."""
     activity = Activity.of(
         [
             tool("1", 1, None, tool_input="ls"),
@@ -128,7 +128,7 @@ def test_calls_without_an_id_are_paired_by_name_and_input() -> None:
 
 
 def test_the_current_tool_is_the_one_that_began_last() -> None:
-    """While a subagent works, its tool is shown; when that ends, the call that holds the subagent is."""
+    """While a subagent works, its tool call is current; afterwards the call that started the subagent."""
     activity = Activity()
     seen = []
     for message in TURN[2:10]:
@@ -139,7 +139,7 @@ def test_the_current_tool_is_the_one_that_began_last() -> None:
 
 
 def test_the_tree_puts_a_subagent_below_its_call() -> None:
-    """Calls and texts with a `parent_tool_use_id` stand below that call, not in the agent's own text."""
+    """Calls and texts with a `parent_tool_use_id` are below that call, not in the agent's own text."""
     roots = Activity.of(TURN).tree
     assert [root.call.key for root in roots] == ["A", "C"]
     assert [child.call.key for child in roots[0].children] == ["B"]
@@ -148,7 +148,7 @@ def test_the_tree_puts_a_subagent_below_its_call() -> None:
 
 
 def test_calls_that_are_their_own_ancestors_are_shown_once() -> None:
-    """A circle of parents, and a parent that never came, lose no call and end."""
+    """With a cycle of parents, or an unknown parent, no call is lost."""
     circle = [tool("1", 1, "A", parent_tool_use_id="B"), tool("2", 2, "B", parent_tool_use_id="A")]
     lone = [tool("3", 3, "C", parent_tool_use_id="C"), tool("4", 4, "D", parent_tool_use_id="gone")]
     roots = Activity.of([*circle, *lone]).tree
@@ -160,7 +160,7 @@ def test_calls_that_are_their_own_ancestors_are_shown_once() -> None:
 
 
 def test_text_that_the_reply_repeats_is_not_repeated() -> None:
-    """Progress text stands in the text until a reply holds it, however white space is set."""
+    """Progress text is part of the text until a reply contains it, with any white space."""
     activity = Activity.of(TURN[:-1])
     assert activity.text == "Here is  what\nI found."
     activity.feed(TURN[-1])
@@ -170,7 +170,7 @@ def test_text_that_the_reply_repeats_is_not_repeated() -> None:
 
 
 def test_growing_text_replaces_its_older_form() -> None:
-    """A newer form under one id takes the place of the older; an older one that comes late does not."""
+    """A newer form of a message replaces the older one; an older one that arrives late does not."""
     short = text("x", 1, "Once")
     grown = evolve(text("x", 1, "Once upon a time"), updated_at=EPOCH + timedelta(seconds=9))
     activity = Activity()
@@ -181,7 +181,7 @@ def test_growing_text_replaces_its_older_form() -> None:
 
 
 def test_late_progress_after_the_end_is_harmless() -> None:
-    """After the end nothing is current, also if the start of a tool comes only then; the finished stay."""
+    """After the end no call is current, even if its start arrives only then; finished calls remain."""
     activity = Activity.of(TURN)
     activity.end()
     activity.feed(tool("z", 19, "Z"))
@@ -192,7 +192,7 @@ def test_late_progress_after_the_end_is_harmless() -> None:
 
 
 def test_a_result_is_not_undone_by_its_start_or_heartbeat() -> None:
-    """A start or heartbeat that arrives behind the result does not make the tool run again."""
+    """A start or heartbeat that arrives after the result does not make the call run again."""
     result = tool("2", 2, "A", "completed", tool_output="done")
     late = [tool("1", 3, "A"), event("3", 4, progress_type="tool_heartbeat", tool_use_id="A", summary="10 s")]
     (call,) = Activity.of([result, *late]).tools
@@ -200,7 +200,7 @@ def test_a_result_is_not_undone_by_its_start_or_heartbeat() -> None:
 
 
 def test_a_user_message_begins_a_new_turn() -> None:
-    """In a whole conversation the view is of the newest turn, and late progress of an older one stays out."""
+    """In a whole conversation the view shows the newest turn; late progress of an older one is left out."""
     first, second = said("u1", 0, "Do", "user", "completed"), said("u2", 50, "More", "user", "queued")
     activity = Activity.of([first, *TURN])
     assert activity.is_over
@@ -232,7 +232,7 @@ def test_a_user_message_begins_a_new_turn() -> None:
     ],
 )
 def test_one_line_says_what_is_going_on(messages: list[Message], line: str) -> None:
-    """`describe` gives one line for each state, with the seconds since the tool began."""
+    """`describe` returns one line for each state, with the seconds since the tool call started."""
     assert Activity.of(messages).describe(EPOCH + timedelta(seconds=60)) == line
     assert line in repr(Activity.of(messages)) or "s" in line
 
@@ -245,14 +245,14 @@ def test_the_line_is_cut_to_its_width() -> None:
 
 
 def test_since_without_a_tool_is_when_the_agent_was_last_heard() -> None:
-    """Nothing heard is no time; else it is the time of the newest message."""
+    """Without messages there is no time; else it is the time of the newest message."""
     assert Activity().since is None
     assert Activity.of(TURN[:2]).since == EPOCH + timedelta(seconds=1)
 
 
 @given(st.data())
 def test_progress_that_changes_comes_out_again_and_only_then(data: st.DataObject) -> None:
-    """Each content of a progress message comes out once, in order, however often and however stale it is read."""
+    """Each content of a progress message is yielded once, in order, although reads are repeated and stale."""
     forms = [evolve(text("p", 1, "x" * n), updated_at=EPOCH + timedelta(seconds=n)) for n in range(1, 5)]
     other = text("q", 2, "other")
     timeline = Timeline(turn="u", progress=True)
@@ -274,7 +274,7 @@ def test_progress_that_changes_comes_out_again_and_only_then(data: st.DataObject
 
 @given(st.lists(st.integers(0, 3), min_size=1))
 def test_growth_without_times_is_told_by_the_content(shown: list[int]) -> None:
-    """Where the service gives no times, each new content comes out once, and an old one is no news."""
+    """If the service sends no times, each new content is yielded once, and an old one is not repeated."""
     forms = [evolve(text("p", 1, "x" * n), created_at=None, updated_at=None) for n in range(4)]
     timeline = Timeline(progress=True)
     out = [message for index in shown for message in timeline.observe([forms[index]])]
@@ -282,14 +282,14 @@ def test_growth_without_times_is_told_by_the_content(shown: list[int]) -> None:
 
 
 def test_progress_in_front_of_a_cursor_stays_out_when_it_grows() -> None:
-    """What was in front of `after` is not the reader's business, also when it changes."""
+    """What stands before `after` is not yielded, even if it changes."""
     timeline = Timeline(after="q", progress=True)
     timeline.observe([text("p", 1, "a"), text("q", 2, "b")])
     assert timeline.observe([text("p", 1, "aa"), text("q", 2, "bb")]) == []
 
 
 def test_progress_that_grows_before_its_place_is_known_comes_out_grown() -> None:
-    """A form that was overtaken while the watch still looked for its beginning is not what comes out."""
+    """A form of a message that was replaced while the watch searched for its start is not yielded."""
     timeline = Timeline(turn="u", progress=True)
     assert timeline.observe([text("p", 1, "a")]) == []
     grown = evolve(text("p", 1, "aa"), updated_at=EPOCH + timedelta(seconds=5))
@@ -298,7 +298,7 @@ def test_progress_that_grows_before_its_place_is_known_comes_out_grown() -> None
 
 @pytest.mark.anyio
 async def test_a_watch_with_progress_feeds_an_activity(simulator: Simulator, nairi: NairiSession) -> None:
-    """Over the wire: tools paired, a subagent below its call, the text not repeated, heartbeats heard."""
+    """Over HTTP: start and result are paired, a subagent is below its call, text is not repeated, heartbeats count."""
     simulator.agent(
         "busy",
         [

@@ -1,4 +1,4 @@
-"""Agents: read, made, changed and deployed; and an unknown one is told apart by the names that are close."""
+"""Agents are read, created, changed and deployed; the error for an unknown one lists similar names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def simulator(clock: VirtualClock) -> AsyncIterator[Simulator]:
-    """Run a service that makes no agent by itself."""
+    """Run a service that creates no agent by itself."""
     async with Simulator(clock=clock, strict_agents=True) as running:
         yield running
 
@@ -52,8 +52,8 @@ async def test_agents_are_listed_and_read_by_slug_and_id(simulator: Simulator, n
     assert await nairi.agent("owner/repo") == await nairi.agent(repo.id) == repo
 
 
-async def test_an_agent_is_made_and_deployed(nairi: NairiSession) -> None:
-    """The service makes slug and id; deploying gives its word for how it stands."""
+async def test_an_agent_is_created_and_deployed(nairi: NairiSession) -> None:
+    """The service makes slug and id; deploying returns the service's word for the state."""
     made = await nairi.create_agent("My New Agent", instances_count=2)
     assert (made.agent_id, made.name, made.instances_count) == ("my-new-agent", "My New Agent", 2)
     assert await nairi.deploy("my-new-agent") == "queued"
@@ -61,7 +61,7 @@ async def test_an_agent_is_made_and_deployed(nairi: NairiSession) -> None:
 
 
 async def test_absent_null_and_empty_differ(simulator: Simulator, nairi: NairiSession) -> None:
-    """What is not given stays, `None` goes back to the default, an empty text is stored."""
+    """An argument that is left out changes nothing, `None` restores the default, an empty text is stored."""
     simulator.agent("a", description="old", system_prompt="old")
     assert (await nairi.update_agent("a")).system_prompt == "old"
     changed = await nairi.update_agent("a", description="new")
@@ -71,18 +71,18 @@ async def test_absent_null_and_empty_differ(simulator: Simulator, nairi: NairiSe
     assert (changed.description, changed.system_prompt) == ("", None)
 
 
-def test_unset_is_one_value_however_it_travels() -> None:
-    """Through pickle and copies it stays itself, and shows what it is."""
+def test_unset_is_one_value_after_pickle_and_copy() -> None:
+    """Pickled or copied, UNSET is the same object; its repr is its name."""
     for other in (pickle.loads(pickle.dumps(UNSET)), copy(UNSET), deepcopy(UNSET)):  # noqa: S301 - our own
         assert other is UNSET
     assert repr(UNSET) == "UNSET"
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"null", b'{"status":"ok"}'])
-async def test_a_change_that_answers_something_else_is_followed_by_a_read(
+async def test_a_change_with_another_response_is_followed_by_a_read(
     simulator: Simulator, nairi: NairiSession, body: bytes
 ) -> None:
-    """What the service answers to a change is not documented: the agent comes all the same."""
+    """The response to a change is not documented: whatever it is, the call returns the agent."""
 
     async def otherwise(request: web.Request, response: web.StreamResponse) -> web.StreamResponse | None:
         return web.Response(body=body) if request.method == "PATCH" else None
@@ -92,8 +92,10 @@ async def test_a_change_that_answers_something_else_is_followed_by_a_read(
 
 
 @pytest.mark.parametrize("call", ["start", "ask", "agent", "update_agent", "deploy"])
-async def test_an_unknown_agent_is_told_with_close_names(simulator: Simulator, nairi: NairiSession, call: str) -> None:
-    """The error lists slugs that are like what was asked for, and keeps what the service said; nothing ran."""
+async def test_the_error_for_an_unknown_agent_lists_similar_names(
+    simulator: Simulator, nairi: NairiSession, call: str
+) -> None:
+    """The error lists similar slugs and keeps the service's text; nothing ran."""
     simulator.agent("refund-agent", name="Refunds").agent("zzz")
     arguments = ("Hello",) if call in {"start", "ask"} else ()
     with pytest.raises(AgentNotFoundError) as caught:
@@ -107,8 +109,8 @@ async def test_an_unknown_agent_is_told_with_close_names(simulator: Simulator, n
     assert simulator.prompts == []
 
 
-async def test_the_courtesy_never_hides_the_error(simulator: Simulator, nairi: NairiSession) -> None:
-    """Where the agents cannot be listed, the 404 comes without names, and soon."""
+async def test_a_failed_lookup_of_names_does_not_hide_the_error(simulator: Simulator, nairi: NairiSession) -> None:
+    """If the agents cannot be listed, the 404 is raised without names, and soon."""
     clock = nairi._executor.clock
 
     async def broken(request: web.Request) -> web.StreamResponse | None:
@@ -125,7 +127,7 @@ async def test_the_courtesy_never_hides_the_error(simulator: Simulator, nairi: N
 async def test_cancelled_while_names_are_looked_up_the_prompt_is_known_not_to_run(
     simulator: Simulator, nairi: NairiSession
 ) -> None:
-    """A 404 decides: a prompt cancelled after it can be sent again when the agent exists."""
+    """A prompt that is cancelled after a 404 can be sent again once the agent exists."""
     listing = asyncio.Event()
 
     async def hang(request: web.Request) -> web.StreamResponse | None:
@@ -153,7 +155,7 @@ async def test_cancelled_while_names_are_looked_up_the_prompt_is_known_not_to_ru
 async def test_what_must_not_run_twice_is_not_repeated(
     simulator: Simulator, nairi: NairiSession, call: str, arguments: tuple[str, ...]
 ) -> None:
-    """A lost answer to making or deploying is an unknown outcome, after one request."""
+    """A lost response to creating or deploying is an unknown outcome, after one request."""
 
     async def lose(request: web.Request, response: web.StreamResponse) -> web.StreamResponse | None:
         raise ConnectionResetError
@@ -178,14 +180,14 @@ async def test_what_must_not_run_twice_is_not_repeated(
 async def test_bad_arguments_are_refused_before_any_request(
     simulator: Simulator, nairi: NairiSession, call: str, arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> None:
-    """What no request could carry never reaches the service."""
+    """An invalid argument never reaches the service."""
     with pytest.raises(InvalidArgumentError):
         await getattr(nairi, call)(*arguments, **options)
     assert simulator.requests == []
 
 
-async def test_answers_of_another_shape_are_typed_errors(simulator: Simulator, nairi: NairiSession) -> None:
-    """A wrapper where a bare list is documented, or no object, is a DecodeError."""
+async def test_responses_of_another_shape_are_typed_errors(simulator: Simulator, nairi: NairiSession) -> None:
+    """A wrapper instead of the documented list, or no object, is a DecodeError."""
 
     async def otherwise(request: web.Request) -> web.StreamResponse:
         return json_response({"agents": []} if request.method == "GET" else [])
@@ -197,8 +199,8 @@ async def test_answers_of_another_shape_are_typed_errors(simulator: Simulator, n
         await nairi.deploy("my-agent")
 
 
-def test_close_names_are_slugs_found_by_slug_or_display_name() -> None:
-    """Case does not matter, display names count, each slug comes once, and strangers stay out."""
+def test_similar_names_are_slugs_found_by_slug_or_display_name() -> None:
+    """Case is ignored, display names count, each slug is listed once, and dissimilar ones are left out."""
     agents = [
         Agent(id="cci_1", name="Billing helper", agent_id="billing"),
         Agent(id="cci_2", name="Refunds", agent_id="refund-agent"),

@@ -1,4 +1,4 @@
-"""A dialogue keeps one turn at a time, in order, however many tasks speak (design section 1)."""
+"""A conversation runs one turn at a time, in order, however many tasks ask."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def echo(simulator: Simulator) -> Simulator:
-    """Add an agent that needs five seconds; the service refuses a prompt while another turn runs."""
+    """Add an agent that needs five seconds, to a service that refuses a prompt while another turn runs."""
     simulator.quirks = Quirks(overlapping="refuse")
     return simulator.agent("my-agent", lambda prompt, number: [Say(f"{number}: {prompt}", after=5)])
 
 
-async def test_a_dialogue_goes_on_in_one_conversation(nairi: NairiSession, echo: Simulator) -> None:
-    """The first prompt starts a conversation, the next continue it, and a resumed handle goes on."""
+async def test_prompts_continue_one_conversation(nairi: NairiSession, echo: Simulator) -> None:
+    """The first prompt starts a conversation, the next continue it, and so does a resumed handle."""
     conversation = nairi.conversation("my-agent")
     assert conversation.job_id is None
     assert (await conversation.ask("a")).text == "1: a"
@@ -45,8 +45,8 @@ async def test_a_dialogue_goes_on_in_one_conversation(nairi: NairiSession, echo:
     assert len({asked.job_id for asked in echo.prompts}) == 1
 
 
-async def test_many_tasks_speak_in_order(nairi: NairiSession, echo: Simulator) -> None:
-    """Prompts of many tasks go out one turn at a time, in the order of their calls, each with its own reply."""
+async def test_prompts_of_many_tasks_run_in_order(nairi: NairiSession, echo: Simulator) -> None:
+    """Prompts of many tasks are sent one turn at a time, in the order of their calls, each with its own reply."""
     conversation = nairi.conversation("my-agent")
     replies = await asyncio.gather(*(conversation.ask(str(number)) for number in range(8)))
     assert [reply.text for reply in replies] == [f"{number + 1}: {number}" for number in range(8)]
@@ -68,14 +68,14 @@ async def test_send_watches_the_turn_it_begins(nairi: NairiSession, echo: Simula
 
 
 async def test_an_abandoned_watch_does_not_block_the_dialogue(nairi: NairiSession, echo: Simulator) -> None:
-    """The next prompt waits for the turn to end on the service, not for anybody to read its messages."""
+    """The next prompt waits for the end of the turn at the service, not for a reader of its messages."""
     conversation = nairi.conversation("my-agent")
     await conversation.send("a")
     assert (await conversation.ask("b")).text == "2: b"
 
 
 async def test_a_failed_turn_does_not_end_the_dialogue(nairi: NairiSession, simulator: Simulator) -> None:
-    """After TurnFailedError the next prompt goes out."""
+    """After TurnFailedError the next prompt is sent."""
     simulator.agent("my-agent", lambda prompt, _: [Fail("no")] if prompt == "a" else [Say("yes")])
     conversation = nairi.conversation("my-agent")
     with pytest.raises(TurnFailedError):
@@ -101,7 +101,7 @@ async def test_a_timeout_covers_the_turns_before(
 async def test_a_cancelled_send_never_runs_a_prompt_twice(
     nairi: NairiSession, simulator: Simulator, steps: int
 ) -> None:
-    """Cancelled anywhere, a prompt is sent at most once: the next step goes on, or says that nobody knows."""
+    """Cancelled anywhere, a prompt is sent at most once: the next step continues, or its outcome is unknown."""
     simulator.agent("my-agent", [Say("done", after=1)])
     conversation = nairi.conversation("my-agent")
     watch = conversation.send("a")
@@ -119,8 +119,8 @@ async def test_a_cancelled_send_never_runs_a_prompt_twice(
         assert len(simulator.prompts) == 1
 
 
-async def test_a_doubtful_prompt_is_waited_for_before_the_next(simulator: Simulator, clock: VirtualClock) -> None:
-    """After an unknown outcome nothing is sent until no prompt of the conversation is open any more."""
+async def test_a_lost_prompt_is_waited_for_before_the_next(simulator: Simulator, clock: VirtualClock) -> None:
+    """After an unknown outcome nothing is sent until no turn of the conversation is running."""
     simulator.quirks = Quirks(overlapping="refuse")
     simulator.agent("my-agent", lambda prompt, _: [Say(f"re {prompt}", after=30)])
     policy = RetryPolicy(attempts=1)
@@ -157,7 +157,7 @@ async def test_bad_prompts_are_refused_at_the_call(nairi: NairiSession, simulato
 async def test_a_timeout_covers_the_prompt_itself(
     nairi: NairiSession, simulator: Simulator, clock: VirtualClock
 ) -> None:
-    """A service that goes on refusing the prompt is not tried beyond the timeout."""
+    """A prompt that the service keeps refusing is not repeated beyond the timeout."""
 
     async def refuse(_: web.Request) -> web.StreamResponse:
         return web.json_response({"error": "slow down"}, status=429, headers={"Retry-After": "1"})
@@ -171,7 +171,7 @@ async def test_a_timeout_covers_the_prompt_itself(
 async def test_a_prompt_whose_time_is_over_is_not_sent(
     nairi: NairiSession, simulator: Simulator, clock: VirtualClock
 ) -> None:
-    """A prompt that waited in line beyond its timeout is not sent afterwards, and the error names no turn."""
+    """A prompt that waited longer than its timeout is not sent afterwards, and the error has no turn."""
     simulator.agent("my-agent", [Done(after=100)])
     conversation = nairi.conversation("my-agent")
     first = asyncio.create_task(conversation.ask("a"))
@@ -186,7 +186,7 @@ async def test_a_prompt_whose_time_is_over_is_not_sent(
 
 
 async def test_a_closed_watch_sends_nothing(nairi: NairiSession, simulator: Simulator) -> None:
-    """A prompt whose watch was closed before it left is not sent by awaiting the watch."""
+    """A prompt whose watch was closed before it was sent is not sent by awaiting the watch."""
     watch = nairi.conversation("my-agent").send("a")
     await watch.aclose()
     await watch
@@ -194,7 +194,7 @@ async def test_a_closed_watch_sends_nothing(nairi: NairiSession, simulator: Simu
 
 
 async def test_a_conversation_is_a_dialogue(nairi: NairiSession, simulator: Simulator) -> None:
-    """Code that knows only what dialogues of all services share can begin one, ask, and resume it by its id."""
+    """Code that knows only `nairi_async.dialogue` can start a conversation, ask, and resume it by its id."""
     simulator.agent("my-agent", lambda prompt, _: [Say(f"re {prompt}")])
 
     async def chat(session: Dialogues) -> str:
@@ -206,8 +206,8 @@ async def test_a_conversation_is_a_dialogue(nairi: NairiSession, simulator: Simu
     assert await chat(nairi) == "re two"
 
 
-async def test_the_last_reply_is_found_whoever_asked(nairi: NairiSession, simulator: Simulator) -> None:
-    """Another handle waits for the turn that runs, gives its reply, and knows one that it has seen."""
+async def test_the_last_reply_is_found_from_another_handle(nairi: NairiSession, simulator: Simulator) -> None:
+    """Another handle waits for the running turn, returns its reply, and leaves out one that is known."""
     simulator.agent("my-agent", lambda prompt, number: [Say(f"{number}: {prompt}", after=600)])
     conversation = nairi.conversation("my-agent")
     first = await conversation.ask("a")

@@ -1,3 +1,5 @@
+"""A session is opened once, used on one loop, and closed; each misuse is a SessionClosedError that says which."""
+
 from __future__ import annotations
 
 import asyncio
@@ -14,7 +16,15 @@ import support
 from aiohttp import web
 from support import KEY, MESSAGE, PREFIX, STARTED, Act, RawServer, answer
 
-from nairi_async import NairiSession, NotFoundError, OutcomeUnknownError, RetryPolicy, SessionClosedError, Turn
+from nairi_async import (
+    NairiError,
+    NairiSession,
+    NotFoundError,
+    OutcomeUnknownError,
+    RetryPolicy,
+    SessionClosedError,
+    Turn,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -88,7 +98,7 @@ async def test_use_after_the_loop_has_gone_says_so() -> None:
 
 
 async def test_closing_from_another_loop_is_clean_or_says_so() -> None:
-    """Closing a session whose loop has gone closes it, or is the documented error, and nothing else."""
+    """Closing a session whose loop is closed either works or raises the documented error."""
     failures: list[BaseException] = []
 
     async def first(nairi: NairiSession) -> None:
@@ -102,7 +112,7 @@ async def test_closing_from_another_loop_is_clean_or_says_so() -> None:
         asyncio.run(first(nairi))
         try:
             asyncio.run(nairi.aclose())
-        except BaseException as error:  # noqa: BLE001 - whatever it is
+        except BaseException as error:  # noqa: BLE001 - any error
             failures.append(error)
 
     with warnings.catch_warnings():
@@ -113,7 +123,7 @@ async def test_closing_from_another_loop_is_clean_or_says_so() -> None:
 
 
 async def test_a_session_is_opened_once() -> None:
-    """Entering twice, or again after closing, is refused with what it is."""
+    """Entering twice, or again after closing, is refused; the error says which it is."""
     nairi = support.session("http://127.0.0.1:1")
     async with nairi:
         with pytest.raises(SessionClosedError, match="open already"):
@@ -137,12 +147,12 @@ async def test_closing_is_idempotent() -> None:
 async def test_the_repr_says_whether_it_is_open() -> None:
     """The repr names the service and the state."""
     nairi = support.session("http://127.0.0.1:1")
-    told = [repr(nairi)]
+    shown = [repr(nairi)]
     async with nairi:
-        told.append(repr(nairi))
-    told.append(repr(nairi))
-    assert [" not open>" in text for text in told] == [True, False, True]
-    assert all("http://127.0.0.1:1" in text for text in told)
+        shown.append(repr(nairi))
+    shown.append(repr(nairi))
+    assert [" not open>" in text for text in shown] == [True, False, True]
+    assert all("http://127.0.0.1:1" in text for text in shown)
 
 
 async def test_a_session_closes_what_it_opened() -> None:
@@ -179,8 +189,8 @@ async def test_a_lent_session_that_is_closed_says_so() -> None:
         await support.session("http://127.0.0.1:1", http=http).__aenter__()
 
 
-async def test_a_lent_session_keeps_its_own_habits_out_of_the_way() -> None:
-    """Default headers, `raise_for_status` and short timeouts of a lent session do not change what ours promises."""
+async def test_settings_of_a_lent_session_do_not_change_our_guarantees() -> None:
+    """Default headers, `raise_for_status` and short timeouts of a lent session change nothing."""
     http = aiohttp.ClientSession(
         headers={"Authorization": "Bearer somebody-else", "X-Trace": "1"},
         raise_for_status=True,
@@ -202,7 +212,7 @@ async def test_a_lent_session_keeps_its_own_habits_out_of_the_way() -> None:
 
 
 async def test_a_lent_session_with_its_own_credentials_is_a_typed_error() -> None:
-    """A lent session that signs requests itself cannot be combined with a key, and says so as an error of ours."""
+    """A lent session that signs requests itself cannot be combined with a key: a typed error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         http = aiohttp.ClientSession(auth=aiohttp.BasicAuth("user", "password"))
@@ -210,8 +220,8 @@ async def test_a_lent_session_with_its_own_credentials_is_a_typed_error() -> Non
         try:
             async with support.session(server.url, http=http) as nairi:
                 await nairi.message("cmsg_1")
-        except Exception as error:  # noqa: BLE001 - whatever it is
-            assert type(error).__module__ == "nairi_async.errors"  # noqa: PT017 - working is right, too
+        except Exception as error:  # noqa: BLE001 - any error
+            assert isinstance(error, NairiError)  # noqa: PT017 - working is right, too
         assert all(f"Authorization: Bearer {KEY}\r\n" in seen.head for seen in server.seen)
 
 
@@ -243,7 +253,7 @@ async def test_closing_ends_a_read_under_way() -> None:
 
 
 async def test_closing_ends_a_prompt_under_way_as_unknown() -> None:
-    """A prompt that had left when the session closed may run, and its error says so."""
+    """A prompt that was sent before the session closed may run, and its error says so."""
     async with RawServer(Act.HANG) as server, support.session(server.url) as nairi:
         call = asyncio.create_task(nairi.start("my-agent", "Hello"))
         await support.until(lambda: len(server.seen) == 1)
@@ -265,25 +275,25 @@ async def test_closing_ends_calls_that_wait_for_a_connection() -> None:
         assert server.lines == [READ]
 
 
-def forget(held: list[NairiSession]) -> None:
+def drop(held: list[NairiSession]) -> None:
     """Drop the last reference."""
     held.clear()
     gc.collect()
 
 
-async def test_a_forgotten_session_is_warned_about_and_schedules_nothing() -> None:
+async def test_an_unclosed_session_warns_and_schedules_nothing() -> None:
     """A session that was never closed warns when it is collected, and its finaliser starts no task."""
     async with aiohttp.ClientSession() as http:
         held = [await support.session("http://127.0.0.1:1", http=http).__aenter__()]
         before = asyncio.all_tasks()
         with pytest.warns(ResourceWarning, match=r"NairiSession .* never closed"):
-            forget(held)
+            drop(held)
         assert asyncio.all_tasks() == before
         assert not http.closed
 
 
 @pytest.mark.parametrize("opened", [False, True], ids=["never opened", "closed"])
-async def test_a_tidy_session_is_not_warned_about(*, opened: bool) -> None:
+async def test_a_closed_session_does_not_warn(*, opened: bool) -> None:
     """Neither a session that was closed nor one that was never opened warns when it is collected."""
     held = [support.session("http://127.0.0.1:1")]
     if opened:
@@ -291,7 +301,7 @@ async def test_a_tidy_session_is_not_warned_about(*, opened: bool) -> None:
             pass
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        forget(held)
+        drop(held)
     assert [str(warning.message) for warning in caught if "NairiSession" in str(warning.message)] == []
 
 
@@ -311,7 +321,7 @@ def test_nothing_happens_at_construction() -> None:
 
 
 async def test_key_and_url_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without arguments, the key and the address are those of the environment."""
+    """Without arguments, key and base URL come from the environment."""
     async with RawServer(answer(200, MESSAGE)) as server:
         monkeypatch.setenv("NAIRI_API_KEY", "nr_from_environment")
         monkeypatch.setenv("NAIRI_BASE_URL", server.url)
@@ -321,8 +331,8 @@ async def test_key_and_url_come_from_the_environment(monkeypatch: pytest.MonkeyP
         assert server.lines == [READ]
 
 
-async def test_arguments_beat_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is given in the call counts, whatever the environment says."""
+async def test_arguments_take_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments count, whichever variables are set."""
     monkeypatch.setenv("NAIRI_API_KEY", "nr_from_environment")
     monkeypatch.setenv("NAIRI_BASE_URL", "https://elsewhere.invalid")
     async with RawServer(answer(200, MESSAGE)) as server, support.session(server.url) as nairi:
@@ -332,7 +342,7 @@ async def test_arguments_beat_the_environment(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("unset", [None, ""], ids=["unset", "empty"])
 def test_the_real_service_is_the_default(unset: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an address, or with an empty variable, the documented one is used."""
+    """Without a base URL, or with an empty variable, the documented one is used."""
     if unset is None:
         monkeypatch.delenv("NAIRI_BASE_URL", raising=False)
     else:
@@ -355,14 +365,14 @@ def test_the_real_service_is_the_default(unset: str | None, monkeypatch: pytest.
     ],
 )
 async def test_the_base_url_may_be_given_in_any_form(tail: str, path: str) -> None:
-    """With or without the prefix, a slash at the end or a proxy's path: the request goes where it should."""
+    """With or without the prefix, a trailing slash or a proxy's path: the request has the right path."""
     async with RawServer(answer(200, MESSAGE)) as server, support.session(f" {server.url}{tail} ") as nairi:
         await nairi.message("cmsg_1")
         assert server.lines == [f"GET {path}/messages/cmsg_1 HTTP/1.1"]
 
 
 async def test_many_calls_at_once_share_the_connections() -> None:
-    """A hundred calls at once get their own answers over no more connections than allowed."""
+    """A hundred calls at once get their own responses over no more connections than allowed."""
     open_now, most = 0, 0
 
     async def echo(request: web.BaseRequest) -> web.Response:

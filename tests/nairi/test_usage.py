@@ -1,4 +1,4 @@
-"""What a session's conversations cost: exact, per agent and model, each message once, in bounded memory."""
+"""The usage of a session is exact, by agent and model, each message once, in bounded memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def spent(cost: str | None = None, tokens: int | None = None, model: str | None 
 def test_sums_are_exact_and_count_each_message_once(
     parts: list[tuple[str, str | None, Decimal]], data: st.DataObject
 ) -> None:
-    """However often and in whatever order messages are read, the sum is that of all of them, to the last digit."""
+    """However often and in whichever order messages are read, the sum is exact and counts each once."""
     meter = UsageMeter()
     for agent in "abc":
         meter.learn(Turn(f"job-{agent}", "cmsg", agent_id=agent))
@@ -52,7 +52,7 @@ def test_sums_are_exact_and_count_each_message_once(
 
 
 def test_absent_stays_absent() -> None:
-    """A figure that nobody reported is no zero, in each share and in the total."""
+    """A figure that no message reports is `None` and not zero, in each share and in the total."""
     meter = UsageMeter()
     meter.count([message("1", spent(tokens=3)), message("2", spent(tokens=4)), message("3", None)])
     (share,) = meter.report.shares
@@ -62,8 +62,8 @@ def test_absent_stays_absent() -> None:
     assert UsageReport().by_agent == {}
 
 
-def test_memory_is_bounded_and_what_is_read_again_is_kept() -> None:
-    """Only so many messages are remembered; one that is read again and again is never forgotten."""
+def test_memory_is_bounded_and_recent_messages_are_remembered() -> None:
+    """A limited number of messages is remembered; one that is read again and again is not forgotten."""
     meter = UsageMeter()
     usage = spent(tokens=1)
 
@@ -79,8 +79,8 @@ def test_memory_is_bounded_and_what_is_read_again_is_kept() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_session_counts_what_it_hands_out(simulator: Simulator, nairi: NairiSession) -> None:
-    """Replies, watches and plain reads of the same messages count once, for the agent they were asked of."""
+async def test_a_session_counts_what_it_returns(simulator: Simulator, nairi: NairiSession) -> None:
+    """Replies, watches and plain reads of the same messages count once, for the agent of the turn."""
     simulator.agent(
         "a", [Say("One", usage={"cost_usd": 0.1, "model": "m"}), Say("Two", usage={"cost_usd": 0.2, "model": "n"})]
     )
@@ -103,7 +103,7 @@ async def test_a_session_counts_what_it_hands_out(simulator: Simulator, nairi: N
 
 @pytest.mark.anyio
 async def test_an_unfinished_message_counts_when_it_is_final(simulator: Simulator, nairi: NairiSession) -> None:
-    """A plain read of a reply that still grows counts nothing; the same message counts once it is final."""
+    """A message that is still changing counts nothing when it is read; it counts once it is final."""
     simulator.agent("slow", [Say("Long text", unfinished_for=10, usage={"output_tokens": 7})])
     turn = await nairi.start("slow", "Go")
     await nairi._executor.clock.sleep(1)

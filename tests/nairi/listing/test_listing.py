@@ -1,4 +1,4 @@
-"""Listing an agent's conversations: every one once, whatever moves while pages are read by offset."""
+"""Every conversation of an agent is listed once, although the list moves while pages are read by offset."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PAGE = 5
 
 @define
 class Service:
-    """The list of one agent, alive: what the service does with offsets, orders and filters."""
+    """The live list of one agent: how the service applies offsets, orders and filters."""
 
     rows: dict[str, ConversationSummary] = field(factory=dict)
     left: set[str] = field(factory=set)
@@ -74,7 +74,7 @@ class Service:
 
 
 def walk(service: Service, sort: str, data: st.DataObject, status: str | None = None) -> list[str]:
-    """Read it all while it changes between pages; returns ids as they come."""
+    """Read the whole list while it changes between pages; return the ids in the order of their arrival."""
     pages = Paging(sort, limit=PAGE)
     out: list[str] = []
     for _ in range(500):
@@ -96,7 +96,7 @@ def walk(service: Service, sort: str, data: st.DataObject, status: str | None = 
 @pytest.mark.parametrize("sort", SORTS)
 @given(data=st.data())
 def test_nothing_is_skipped_while_the_list_moves(sort: str, data: st.DataObject) -> None:
-    """Whatever is added, changed or moved between pages, everything that was there at the beginning comes."""
+    """Entries are added, changed and moved between pages; everything that was there at the beginning is listed."""
     service = Service()
     service.add(data.draw(st.integers(0, 30)))
     before = set(service.rows)
@@ -106,7 +106,7 @@ def test_nothing_is_skipped_while_the_list_moves(sort: str, data: st.DataObject)
 @pytest.mark.parametrize("sort", SORTS)
 @given(data=st.data())
 def test_nothing_is_skipped_when_others_leave_a_filter(sort: str, data: st.DataObject) -> None:
-    """What goes out of the filtered list shifts the rest towards the front, and still nothing that stays is skipped."""
+    """What leaves the filtered list shifts the rest towards the front, and nothing that stays is skipped."""
     service = Service()
     service.add(data.draw(st.integers(0, 30)))
     before = set(service.rows)
@@ -115,8 +115,8 @@ def test_nothing_is_skipped_when_others_leave_a_filter(sort: str, data: st.DataO
 
 
 @pytest.mark.parametrize("sort", SORTS)
-def test_a_list_that_rests_comes_in_its_order(sort: str) -> None:
-    """Without changes the order is the service's, and each conversation comes once."""
+def test_a_list_without_changes_keeps_its_order(sort: str) -> None:
+    """Without changes the order is the service's, and each conversation is listed once."""
     service = Service()
     service.add(23)
     pages, out = Paging(sort, limit=PAGE), list[str]()
@@ -128,8 +128,8 @@ def test_a_list_that_rests_comes_in_its_order(sort: str) -> None:
 
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("time", [EPOCH, None])
-def test_equal_and_missing_times_end_the_listing_all_the_same(sort: str, time: datetime | None) -> None:
-    """More equal times than a page has rows neither stop the listing nor lose any."""
+def test_equal_and_missing_times_do_not_stop_the_listing(sort: str, time: datetime | None) -> None:
+    """More equal times than a page has rows neither stop the listing nor lose a conversation."""
     rows = [ConversationSummary(id=f"{number}", status="active", updated_at=time) for number in range(23)]
     pages, out = Paging(sort, limit=PAGE), list[str]()
     while not pages.is_finished:
@@ -141,7 +141,7 @@ def test_equal_and_missing_times_end_the_listing_all_the_same(sort: str, time: d
 
 
 def test_a_service_that_does_not_page_is_no_endless_loop() -> None:
-    """The same full page at each offset is an error, not an iteration for ever."""
+    """The same full page at each offset is an error, not an endless iteration."""
     rows = [ConversationSummary(id=f"{number}", status="active") for number in range(PAGE)]
     pages = Paging("created_at_desc", limit=PAGE)
 
@@ -154,7 +154,7 @@ def test_a_service_that_does_not_page_is_no_endless_loop() -> None:
 
 
 async def jobs(simulator: Simulator, nairi: NairiSession, count: int, agent: str = "my-agent") -> list[str]:
-    """Begin conversations, each at its own time."""
+    """Start conversations, each at its own time."""
     started = []
     for _ in range(count):
         started.append((await nairi.start(agent, "Go")).job_id)
@@ -170,7 +170,7 @@ def simulator_clock(simulator: Simulator) -> VirtualClock:
 
 @pytest.mark.anyio
 async def test_all_pages_are_read_as_the_iteration_goes_on(simulator: Simulator, nairi: NairiSession) -> None:
-    """Nothing is read before the first step, and each further page only when the one before is used up."""
+    """Nothing is read before the first step, and each further page when the one before is used up."""
     made = await jobs(simulator, nairi, 120)
     before = len(simulator.requests)
     listing = nairi.conversations("my-agent")
@@ -187,7 +187,7 @@ async def test_all_pages_are_read_as_the_iteration_goes_on(simulator: Simulator,
 
 @pytest.mark.anyio
 async def test_filters_reach_the_service(simulator: Simulator, nairi: NairiSession) -> None:
-    """Statuses and time go out as documented, and come back as typed rows with raw unknown words."""
+    """Statuses and time are sent as documented; rows are typed, and unknown words are kept."""
     first, second, third = await jobs(simulator, nairi, 3)
     simulator.job_status(first, "abandoned")
     simulator.job_status(second, "completed")
@@ -205,7 +205,7 @@ async def test_filters_reach_the_service(simulator: Simulator, nairi: NairiSessi
 
 @pytest.mark.anyio
 async def test_a_slug_with_a_slash_is_one_agent(simulator: Simulator, nairi: NairiSession) -> None:
-    """A slug may hold `/`; it stays one segment of the path."""
+    """A slug may contain `/`; it stays one segment of the path."""
     (job,) = await jobs(simulator, nairi, 1, "owner/repo")
     assert [row.id async for row in nairi.conversations("owner/repo")] == [job]
     assert [row.id async for row in nairi.sync("owner/repo")] == [job]
@@ -213,8 +213,8 @@ async def test_a_slug_with_a_slash_is_one_agent(simulator: Simulator, nairi: Nai
 
 
 @pytest.mark.anyio
-async def test_a_step_that_was_cancelled_or_failed_is_taken_again(simulator: Simulator, nairi: NairiSession) -> None:
-    """The listing moves only when a page has arrived: after a cancellation and a failure nothing is missing."""
+async def test_a_step_that_was_cancelled_or_failed_is_repeated(simulator: Simulator, nairi: NairiSession) -> None:
+    """The listing advances only when a page has arrived: after a cancellation and a failure nothing is missing."""
     made = await jobs(simulator, nairi, 120)
     listing = nairi.conversations("my-agent", sort="created_at_asc")
     got = [(await anext(listing)).id for _ in range(100)]
@@ -258,8 +258,8 @@ async def test_two_tasks_share_one_listing(simulator: Simulator, nairi: NairiSes
 
 
 @pytest.mark.anyio
-async def test_jobs_that_move_while_it_pages_come_once(simulator: Simulator, nairi: NairiSession) -> None:
-    """Over the wire: continued, ended and new conversations between two pages lose and double nothing."""
+async def test_jobs_that_move_between_pages_are_listed_once(simulator: Simulator, nairi: NairiSession) -> None:
+    """Conversations that continue, end or start between two pages are neither lost nor repeated."""
     made = await jobs(simulator, nairi, 230)
     for sort in SORTS:
         got = []
@@ -278,7 +278,7 @@ async def test_jobs_that_move_while_it_pages_come_once(simulator: Simulator, nai
 async def test_an_unknown_agent_is_named_and_a_missing_endpoint_is_not_mistaken_for_one(
     clock: VirtualClock,
 ) -> None:
-    """404 for an agent that does not exist lists close names; for one that does, it is what the service says."""
+    """A 404 for an agent that does not exist lists similar names; for one that exists, it is raised unchanged."""
     async with (
         Simulator(clock=clock, strict_agents=True) as simulator,
         NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi,
@@ -297,7 +297,7 @@ def unopened() -> NairiSession:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reason"),
     [
         ({"status": "activ"}, "did you mean active"),
         ({"status": ["active", "ACTIVE"]}, "did you mean active"),
@@ -313,18 +313,18 @@ def unopened() -> NairiSession:
         ({"updated_after": datetime.max.replace(tzinfo=UTC).astimezone(UTC)}, ""),
     ],
 )
-def test_bad_arguments_are_refused_before_any_request(arguments: dict[str, Any], told: str) -> None:
+def test_bad_arguments_are_refused_before_any_request(arguments: dict[str, Any], reason: str) -> None:
     """Unknown statuses and orders, and times without a zone, never reach the service."""
-    if not told:
+    if not reason:
         unopened().conversations("my-agent", **arguments)
         return
-    with pytest.raises(InvalidArgumentError, match=told):
+    with pytest.raises(InvalidArgumentError, match=reason):
         unopened().conversations("my-agent", **arguments)
 
 
 @pytest.mark.parametrize("agent", ["", "a b", "..", 3, None])
 def test_a_wrong_agent_id_is_refused_before_any_request(agent: Any) -> None:
-    """What no id can be is refused by both ways to list."""
+    """Both iterators refuse what cannot be an id."""
     for call in (unopened().conversations, unopened().sync):
         with pytest.raises(InvalidArgumentError):
             call(agent)
@@ -336,6 +336,6 @@ def test_every_status_of_the_document_is_known() -> None:
 
 
 def test_iterables_of_statuses_are_read_once() -> None:
-    """A generator of statuses is as good as a list."""
+    """Statuses may come from a generator."""
     statuses: Iterable[ConversationStatus] = (status for status in ("active", "error", "active"))
     assert unopened().conversations("my-agent", status=statuses)._status == "active,error"

@@ -1,4 +1,4 @@
-"""Keeping up with what changes: each change comes once, and none is lost between two synchronisations."""
+"""Each change is yielded once, and none is lost between two synchronisations."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Service:
 
 @pytest.fixture
 def service(simulator: Simulator) -> Service:
-    """In front of the simulator: it answers every request."""
+    """Answer every request to the simulator with this service's list."""
     service = Service()
     simulator.intercept = service.serve
     return service
@@ -65,10 +65,10 @@ async def ids(nairi: NairiSession, since: Checkpoint | None) -> tuple[list[str],
     return got, sync.checkpoint
 
 
-async def test_the_first_synchronisation_gives_everything_and_the_next_only_what_changed(
+async def test_the_first_synchronisation_yields_everything_and_the_next_only_changes(
     simulator: Simulator, nairi: NairiSession, clock: VirtualClock
 ) -> None:
-    """Without a checkpoint all conversations come, oldest change first; with it, what began or went on since."""
+    """Without a checkpoint all conversations are yielded, oldest change first; with one, only later changes."""
     made = []
     for _ in range(3):
         made.append((await nairi.start("my-agent", "Go")).job_id)
@@ -86,12 +86,12 @@ async def test_the_first_synchronisation_gives_everything_and_the_next_only_what
 
 @define
 class Drawn:
-    """A service that changes as hypothesis wants, and what a reader of it was told."""
+    """A service that changes as hypothesis decides, and what its reader was given."""
 
     data: st.DataObject
     service: Service
     now: datetime = EPOCH
-    told: dict[str, datetime] = field(factory=dict)
+    given: dict[str, datetime] = field(factory=dict)
     checkpoint: Checkpoint | None = None
 
     def fill(self) -> None:
@@ -105,24 +105,24 @@ class Drawn:
             self.now += timedelta(microseconds=self.data.draw(st.sampled_from([0, 0, 300, 1_000, 700_000])))
             job = f"job{self.data.draw(st.integers(0, 150)):03}"
             self.service.rows[job] = self.now
-            # Some are shown a little later than they are stamped.
+            # Some are listed a little later than their time.
             if self.data.draw(st.integers(0, 9)) == 0:
                 self.service.unseen.add(job)
 
-    async def read(self, nairi: NairiSession, idle_timeout: int) -> None:
-        """Synchronise, but break off after so many conversations."""
+    async def read(self, nairi: NairiSession, stop_after: int) -> None:
+        """Synchronise, and stop after so many conversations."""
         sync = nairi.sync("my-agent", since=self.checkpoint)
-        met = set()
+        seen = set()
         async for row in sync:
             assert row.updated_at is not None
-            assert row.id not in met
-            assert self.told.get(row.id) != row.updated_at
-            met.add(row.id)
-            self.told[row.id] = row.updated_at
+            assert row.id not in seen
+            assert self.given.get(row.id) != row.updated_at
+            seen.add(row.id)
+            self.given[row.id] = row.updated_at
             self.checkpoint = sync.checkpoint
             if self.data.draw(st.integers(0, 60)) == 0:
                 self.change(2)
-            if len(met) == idle_timeout:
+            if len(seen) == stop_after:
                 break
         self.checkpoint = Checkpoint.from_json((self.checkpoint or sync.checkpoint).to_json())
 
@@ -138,29 +138,29 @@ class Drawn:
                 self.change(8)
                 await self.read(nairi, self.data.draw(st.integers(1, 200)))
                 self.service.unseen.clear()
-            # What changes while one runs comes with the next, until nothing changes.
+            # Changes during one synchronisation are yielded by the next, until nothing changes.
             before = None
-            while before != self.told:
-                before = dict(self.told)
+            while before != self.given:
+                before = dict(self.given)
                 await self.read(nairi, 1000)
                 self.service.unseen.clear()
 
 
 @given(data=st.data())
 @settings(max_examples=60)
-def test_whatever_happens_each_change_comes_and_none_comes_twice(data: st.DataObject) -> None:
-    """Changes between and during synchronisations, equal times, late appearances, and ends in the middle lose nothing.
+def test_each_change_is_yielded_once(data: st.DataObject) -> None:
+    """Changes between and during synchronisations, equal times, late listing and interruptions lose nothing.
 
     A synchronisation that is broken off goes on from the checkpoint of the last conversation that was dealt with.
     """
     drawn = Drawn(data, Service())
     asyncio.run(drawn.play())
     rows = drawn.service.rows
-    assert drawn.told == {job: time.replace(microsecond=time.microsecond // 1000 * 1000) for job, time in rows.items()}
+    assert drawn.given == {job: time.replace(microsecond=time.microsecond // 1000 * 1000) for job, time in rows.items()}
 
 
 async def test_equal_times_at_the_checkpoint_are_not_lost(nairi: NairiSession, service: Service) -> None:
-    """`updated_after` is strict: what shares the time of the checkpoint, or was shown late, still comes."""
+    """`updated_after` is strict; changes with the time of the checkpoint, or listed late, are yielded nevertheless."""
     service.rows = {"a": EPOCH, "b": EPOCH}
     service.unseen = {"b"}
     got, checkpoint = await ids(nairi, None)
@@ -173,8 +173,8 @@ async def test_equal_times_at_the_checkpoint_are_not_lost(nairi: NairiSession, s
     assert (await ids(nairi, checkpoint))[0] == []
 
 
-async def test_what_changes_again_meanwhile_comes_with_the_next_one(nairi: NairiSession, service: Service) -> None:
-    """Within one synchronisation each conversation comes once; its newer form is not lost behind the checkpoint."""
+async def test_what_changes_again_meanwhile_is_yielded_by_the_next(nairi: NairiSession, service: Service) -> None:
+    """One synchronisation yields a conversation once; its newer form is not lost behind the checkpoint."""
     service.rows = {f"job{number:03}": EPOCH + timedelta(minutes=number) for number in range(150)}
     sync = nairi.sync("my-agent")
     first = [(await anext(sync)).id for _ in range(100)]
@@ -185,8 +185,8 @@ async def test_what_changes_again_meanwhile_comes_with_the_next_one(nairi: Nairi
     assert (await ids(nairi, sync.checkpoint))[0] == ["job000"]
 
 
-async def test_the_checkpoint_covers_what_was_handed_over_and_no_more(nairi: NairiSession, service: Service) -> None:
-    """Broken off after some of a page, the next synchronisation begins with the one that was not handed over."""
+async def test_the_checkpoint_covers_exactly_what_was_yielded(nairi: NairiSession, service: Service) -> None:
+    """After an interruption within a page, the next synchronisation continues with the next conversation."""
     service.rows = {f"job{number}": EPOCH for number in range(9)}
     sync = nairi.sync("my-agent")
     assert sync.checkpoint == Checkpoint()
@@ -197,7 +197,7 @@ async def test_the_checkpoint_covers_what_was_handed_over_and_no_more(nairi: Nai
 
 
 async def test_only_the_clock_of_the_service_counts(clock: VirtualClock) -> None:
-    """A service whose clock is a day ahead, or behind, is followed all the same."""
+    """A service whose clock is a day ahead or behind is synchronised correctly."""
     for skew in (-86_400.0, 86_400.0):
         async with (
             Simulator(clock=clock, quirks=Quirks(clock_skew=skew)) as simulator,
@@ -212,7 +212,7 @@ async def test_only_the_clock_of_the_service_counts(clock: VirtualClock) -> None
 
 
 async def test_a_failed_page_is_read_again(nairi: NairiSession, simulator: Simulator, service: Service) -> None:
-    """A failure in the middle loses nothing: the same synchronisation goes on."""
+    """A failure in the middle loses nothing: the same synchronisation continues."""
     service.rows = {f"job{number:03}": EPOCH + timedelta(minutes=number) for number in range(150)}
     sync = nairi.sync("my-agent")
     got = [(await anext(sync)).id for _ in range(100)]
@@ -229,7 +229,7 @@ async def test_a_failed_page_is_read_again(nairi: NairiSession, simulator: Simul
 
 
 async def test_a_few_changes_among_many_cost_a_few_requests(nairi: NairiSession, service: Service) -> None:
-    """A hundred changes among thousands are found with two requests, not with one for each page of all."""
+    """A hundred changes among thousands are found with two requests, not with one for each page."""
     service.rows = {f"job{number:04}": EPOCH + timedelta(minutes=number) for number in range(2000)}
     _, checkpoint = await ids(nairi, None)
     assert service.requests <= 22
@@ -240,8 +240,8 @@ async def test_a_few_changes_among_many_cost_a_few_requests(nairi: NairiSession,
     assert service.requests == 2
 
 
-async def test_rows_without_a_time_come_each_time(nairi: NairiSession, simulator: Simulator) -> None:
-    """What cannot be placed in time is handed over rather than lost, and does not move the checkpoint."""
+async def test_rows_without_a_time_are_yielded_each_time(nairi: NairiSession, simulator: Simulator) -> None:
+    """A row without a time is yielded rather than lost, and does not move the checkpoint."""
 
     async def timeless(request: web.Request) -> web.StreamResponse:
         return json_response({"conversations": [{"id": "a", "status": "active"}]})
@@ -257,7 +257,7 @@ async def test_rows_without_a_time_come_each_time(nairi: NairiSession, simulator
     st.dictionaries(st.text(), st.datetimes(timezones=st.just(UTC)), max_size=4),
 )
 def test_a_checkpoint_survives_storage(updated_at: datetime | None, seen: dict[str, datetime]) -> None:
-    """Through JSON and pickle it is the same value, on one line."""
+    """It is equal after JSON, which has one line, and after pickle."""
     checkpoint = Checkpoint(updated_at, seen)
     assert Checkpoint.from_json(checkpoint.to_json()) == checkpoint
     assert Checkpoint.from_json(checkpoint.to_json().encode()) == checkpoint
@@ -274,21 +274,21 @@ def test_a_checkpoint_survives_storage(updated_at: datetime | None, seen: dict[s
         '{"version":1,"updated_at":null,"seen":[]}', '{"version":1,"updated_at":null,"seen":{"a":3}}', None, 3,
     ],
 )  # fmt: skip
-def test_what_is_no_checkpoint_is_refused(text: Any) -> None:
-    """A damaged or foreign text is a typed error, and so is a version that is not known."""
+def test_other_texts_are_refused(text: Any) -> None:
+    """A damaged or foreign text is a typed error, and so is an unknown version."""
     with pytest.raises(InvalidArgumentError):
         Checkpoint.from_json(text)
 
 
 @pytest.mark.parametrize("since", ["{}", {}, 3, EPOCH])
-def test_only_a_checkpoint_is_one(since: Any) -> None:
-    """The stored text has to be read first; nothing else is taken for a checkpoint."""
+def test_since_must_be_a_checkpoint(since: Any) -> None:
+    """A stored text must be read first; other types are refused."""
     with pytest.raises(InvalidArgumentError, match="Checkpoint"):
         NairiSession("nr_x", base_url="http://127.0.0.1:9").sync("my-agent", since=since)
 
 
 async def test_the_earliest_times_do_not_overflow(nairi: NairiSession, service: Service) -> None:
-    """A service that stamps with the first day of the calendar is followed without a fault."""
+    """Times at the beginning of the calendar do not overflow."""
     service.rows = {"a": datetime.min.replace(tzinfo=UTC)}
     got, checkpoint = await ids(nairi, None)
     assert got == ["a"]
@@ -296,6 +296,6 @@ async def test_the_earliest_times_do_not_overflow(nairi: NairiSession, service: 
     assert (await ids(nairi, checkpoint))[0] == []
 
 
-def test_a_summary_is_what_comes() -> None:
-    """The rows are the models of the face."""
+def test_a_summary_may_have_no_time() -> None:
+    """The time is optional."""
     assert ConversationSummary(id="a", status="active").updated_at is None
