@@ -14,6 +14,7 @@ from nairi_async import (
     InvalidArgumentError,
     NairiSession,
     NotFoundError,
+    Polling,
     Turn,
     WatchTimeoutError,
 )
@@ -23,7 +24,7 @@ from nairi_async.testing import Done, Say, Simulator
 from nairi_async.web import EventStreams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from nairi_async.testing import VirtualClock
 
@@ -83,6 +84,14 @@ def test_every_wait_shows_its_default(call: Callable[..., object]) -> None:
     """The default of `timeout` is the exported constant, and its value is shown."""
     assert inspect.signature(call).parameters["timeout"].default is DEFAULT_TIMEOUT
     assert timedelta(hours=6).total_seconds() == DEFAULT_TIMEOUT
+
+
+@pytest.fixture
+async def nairi(simulator: Simulator, clock: VirtualClock) -> AsyncIterator[NairiSession]:
+    """Open a session that polls a few times a day."""
+    polling = Polling(delay=900, maximum=1800)
+    async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock, polling=polling) as session:
+        yield session
 
 
 async def test_no_timeout_is_no_limit(nairi: NairiSession, simulator: Simulator, clock: VirtualClock) -> None:
