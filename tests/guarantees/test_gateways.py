@@ -86,7 +86,7 @@ async def test_a_batch_does_not_ask_twice(
 async def test_an_interaction_is_not_sent_twice(call: str, status: int) -> None:
     """Amigo's messages, and the end of a conversation, are sent once."""
     async with RawServer(SIGNED_IN, refusal(status, "too slow")) as server, session(server.url) as amigo:
-        calls = {
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
             "create": lambda: amigo.create_conversation(ID, "Hello").reply(),
             "interact": lambda: amigo.interact(ID, "Hello").reply(),
             "finish": lambda: amigo.finish(ID),
