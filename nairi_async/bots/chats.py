@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -40,6 +41,9 @@ MAX_WAITING: Final = 20
 """Prompts of one chat that may wait. Each costs a turn, and a longer queue is not read any more."""
 TYPING_EVERY: Final = 4.0
 """Seconds between calls that show the typing indicator: Telegram shows it for five seconds, Discord for ten."""
+
+# Characters from which on a text is split in a thread, since the event loop would be held too long.
+_LONG_TEXT: Final = 50_000
 
 
 class Chats:
@@ -173,7 +177,7 @@ class Chats:
                 left = await self._prompts.left_behind(place.chat, deadline)
                 answer = await self._runner.run(place.chat, message, files, deadline, left)
             await place.chat.check_store_is_open()
-            yield self._reply(answer)
+            yield await self._reply(answer)
             await place.chat.save_outcome(lambda record: record.with_outcome(answer))
 
     @asynccontextmanager
@@ -199,7 +203,7 @@ class Chats:
         """
 
         async def send(chat: str, answer: Answer) -> None:
-            await deliver(chat, self._reply(answer))
+            await deliver(chat, await self._reply(answer))
 
         async with self._recovery.running(send, on_lost):
             yield
@@ -234,8 +238,12 @@ class Chats:
     def _deadline(self, timeout: Duration | Unset | None = UNSET) -> Deadline:
         return Deadline(self._clock, checks.timeout(self._timeout if isinstance(timeout, Unset) else timeout))
 
-    def _reply(self, answer: Answer) -> ChatReply:
-        return ChatReply(tuple(split_text(answer.text, self._limit, length=self._length)), answer)
+    async def _reply(self, answer: Answer) -> ChatReply:
+        split = partial(split_text, answer.text, self._limit, length=self._length)
+        if len(answer.text) <= _LONG_TEXT:
+            return ChatReply(tuple(split()), answer)
+        async with self._clock.timeout(math.inf):
+            return ChatReply(tuple(await asyncio.to_thread(split)), answer)
 
 
 def _id(name: str, value: object) -> str:

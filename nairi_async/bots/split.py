@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -26,10 +27,10 @@ _MAX_FENCE: Final = 4
 _SPACE: Final = re.compile(r"\s+")
 _FENCE_CHARACTERS: Final = frozenset("`~")
 _MARK_CATEGORIES: Final = frozenset({"Mn", "Mc", "Me"})
-_MAX_FLAG_RUN: Final = 64
 _ZERO_WIDTH_JOINER: Final = "\u200d"
 _SKIN_TONES: Final = range(0x1F3FB, 0x1F400)
 _REGIONAL_INDICATORS: Final = range(0x1F1E6, 0x1F200)
+_FLAG_ROW: Final = re.compile("[\U0001f1e6-\U0001f1ff]+")
 _HANGUL_VOWELS_AND_FINALS: Final = range(0x1160, 0x1200)
 _HIGH_SURROGATES, _LOW_SURROGATES = range(0xD800, 0xDC00), range(0xDC00, 0xE000)
 
@@ -97,9 +98,12 @@ class _Cut:
 class _Splitter:
     def __init__(self, text: str, limit: int, length: Length) -> None:
         self._text, self._limit, self._length = text, limit, length
+        self._characters = _Characters(text)
         # Closing a fence takes at most this much.
         self._closing_room = limit // _MAX_FENCE + 2
         self._at = 0
+        # From where on no line ends before which place.
+        self._last_line = (0, -1)
         self._fence: _Fence | None = None
 
     def pieces(self) -> list[str]:
@@ -147,7 +151,7 @@ class _Splitter:
         fence, begin = self._fence, self._at
         while begin < window:
             end = self._line_end(begin)
-            before, fence = fence, self._after(self._text[begin:end], fence)
+            before, fence = fence, self._after(begin, end, fence)
             if before is fence:
                 found += self._within(begin, min(end, window), window, fence)
             if end <= window:
@@ -167,19 +171,23 @@ class _Splitter:
             if space.start() > self._at and not _FENCE.match(self._text, space.end()):
                 yield _Cut(space.start(), fence, 3)
         last = end
-        while last > begin and _is_within_character(self._text, last):
+        while last > begin and self._characters.is_split_at(last):
             last -= 1
         if last == begin:
             # A character longer than the piece is cut somewhere.
             last = end
         # Enough places for one of them to leave room for closing a block.
         for at in range(max(begin + 1, min(window - self._closing_room, last)), last + 1):
-            if at == last or not _is_within_character(self._text, at):
+            if at == last or not self._characters.is_split_at(at):
                 yield _Cut(at, fence, 4)
 
-    def _after(self, line: str, fence: _Fence | None) -> _Fence | None:
+    def _after(self, begin: int, end: int, fence: _Fence | None) -> _Fence | None:
         """Return the block that is open after a line."""
-        if len(line) > self._limit or self._length(line) > self._limit // _MAX_FENCE:
+        # A line is not copied for each piece that it fills.
+        if end - begin > self._limit:
+            return fence
+        line = self._text[begin:end]
+        if self._length(line) > self._limit // _MAX_FENCE:
             return fence
         if fence is not None:
             return None if fence.is_closed_by(line) else fence
@@ -208,8 +216,12 @@ class _Splitter:
         self._at = end if line < 0 or end == len(self._text) else line + 1
 
     def _line_end(self, begin: int) -> int:
+        last_begin, last_end = self._last_line
+        if last_begin <= begin <= last_end:
+            return last_end
         end = self._text.find("\n", begin)
-        return len(self._text) if end < 0 else end
+        self._last_line = begin, len(self._text) if end < 0 else end
+        return self._last_line[1]
 
 
 def _joined(head: str, body: str, fence: _Fence | None) -> str:
@@ -219,26 +231,31 @@ def _joined(head: str, body: str, fence: _Fence | None) -> str:
     return f"{head}{body}\n{fence.marker}"
 
 
-def _is_within_character(text: str, at: int) -> bool:
-    """Return whether a cut would split what people see as one character, or begin a piece with a fence character."""
-    if not 0 < at < len(text):
-        return False
-    before, after = text[at - 1], text[at]
-    number = ord(after)
-    return (
-        after in _FENCE_CHARACTERS
-        or unicodedata.category(after) in _MARK_CATEGORIES
-        or _ZERO_WIDTH_JOINER in {before, after}
-        or number in _SKIN_TONES
-        or number in _HANGUL_VOWELS_AND_FINALS
-        or (ord(before) in _HIGH_SURROGATES and number in _LOW_SURROGATES)
-        or (number in _REGIONAL_INDICATORS and _indicators_before(text, at) % 2 == 1)
-    )
+class _Characters:
+    """Where one visible character of a text ends and the next begins."""
 
+    def __init__(self, text: str) -> None:
+        self._text = text
+        # A flag is a pair: whether a cut splits one depends on the beginning of the row, which may be far away.
+        self._flag_rows = [row.span() for row in _FLAG_ROW.finditer(text)]
+        self._row_starts = [start for start, _ in self._flag_rows]
 
-def _indicators_before(text: str, at: int) -> int:
-    """Return how many regional indicators precede a place without a gap; counting stops at a limit."""
-    begin = at
-    while begin > max(0, at - _MAX_FLAG_RUN) and ord(text[begin - 1]) in _REGIONAL_INDICATORS:
-        begin -= 1
-    return at - begin
+    def is_split_at(self, at: int) -> bool:
+        """Return whether a cut would split what people see as one character, or lay bare a fence character."""
+        if not 0 < at < len(self._text):
+            return False
+        before, after = self._text[at - 1], self._text[at]
+        number = ord(after)
+        return (
+            after in _FENCE_CHARACTERS
+            or unicodedata.category(after) in _MARK_CATEGORIES
+            or _ZERO_WIDTH_JOINER in {before, after}
+            or number in _SKIN_TONES
+            or number in _HANGUL_VOWELS_AND_FINALS
+            or (ord(before) in _HIGH_SURROGATES and number in _LOW_SURROGATES)
+            or (number in _REGIONAL_INDICATORS and self._is_within_flag(at))
+        )
+
+    def _is_within_flag(self, at: int) -> bool:
+        start, _ = self._flag_rows[bisect_right(self._row_starts, at) - 1]
+        return (at - start) % 2 == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -105,6 +106,17 @@ def test_hostile_texts_end_in_pieces_that_fit(text: str, limit: int) -> None:
     """Endless fences, words and rows of flags are split into pieces that fit, none blank, within a moment."""
     pieces = split_text(text, limit)
     assert all(len(piece) <= limit and piece.strip() for piece in pieces)
+
+
+def test_a_million_flags_take_no_longer_than_a_million_letters() -> None:
+    """Whether a cut splits a flag depends on the beginning of the row: it is found once, not for each cut."""
+
+    def seconds(text: str) -> float:
+        started_at = time.process_time()
+        assert len(split_text(text, 2000)) == 500
+        return time.process_time() - started_at
+
+    assert seconds("\U0001f1e6" * 1_000_000) < 10 * seconds("a" * 1_000_000)
 
 
 def test_paragraph_before_line_before_word() -> None:
