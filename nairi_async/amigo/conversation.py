@@ -152,6 +152,7 @@ class AmigoConversation:
             if turn.interaction.complete is not None:
                 return turn.interaction.reply(is_voice=turn.message.wants_voice)
             if turn.interaction.end is InteractionEnd.VOID:
+                await self._begin_anew_if_gone()
                 return None
             reply = await Recovery(self._api, turn, lock, self._locks.is_taken).settle(timeout)
             self._locks.settled(lock, turn, reply)
@@ -203,7 +204,10 @@ class AmigoConversation:
         if first is None or first is not lock.last or first.interaction.end is not InteractionEnd.VOID:
             return
         if lock.id is not None and await read_status(self._api, lock.id) is ConversationStatus.GONE:
-            self._locks.forget_id(lock)
+            if self._service_id is None:
+                lock.finished()  # A resumed conversation does not know with which service to begin another.
+            else:
+                self._locks.forget_id(lock)
 
     async def _request(self, message: OutgoingMessage) -> Request:
         if self.is_completed:
