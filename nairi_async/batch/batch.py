@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Iterable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from attrs import evolve
 
 from nairi_async._core import checks
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.closing import run_shielded
-from nairi_async._core.fan_out import ItemReader, TaskPool
+from nairi_async._core.fan_out import TaskPool
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.many import DEFAULT_LIMIT
 from nairi_async._nairi.session import NairiSession
-from nairi_async.batch.items import BatchItem, BatchOutcome, UnusableItem, place_name
-from nairi_async.batch.ledger import Ledger
-from nairi_async.batch.ledger_file import companions, ledger_errors, ledger_path
+from nairi_async.batch.feed import BatchFeed
+from nairi_async.batch.items import BatchItem, BatchOutcome, UnusableItem
+from nairi_async.batch.ledger_file import companions, ledger_path
 from nairi_async.batch.lost_prompts import LostPrompts
 from nairi_async.batch.run import BatchOptions, BatchRun
 from nairi_async.batch.writer import Writer
@@ -26,17 +25,12 @@ from nairi_async.errors import InvalidArgumentError, SessionClosedError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
     from types import TracebackType
-    from typing import Any, Self
+    from typing import Self
 
     from nairi_async.batch.items import BatchStatus
-    from nairi_async.batch.ledger import Entry
     from nairi_async.batch.run import BatchOnUnknown
     from nairi_async.typing import Duration
-
-# Rows that are read from the ledger at a time.
-_PAGE_SIZE: Final = 256
 
 Prompt = str | BatchItem | Mapping[str, object] | UnusableItem
 """What a source may contain: a plain prompt, or a record with `prompt` and optionally `id` and `attachments`."""
@@ -66,10 +60,13 @@ class Batch:
     Args:
         session: An open session.
         agent_id: Slug or id of the agent; a ledger belongs to one agent of one service.
-        prompts: An iterable or async iterable of prompts or records. A record is identified by its `id`, or by its
-            place where it has none.
+        prompts: An iterable or async iterable of prompts or records. A record is identified by its `id`, else by its
+            prompt and attachments, wherever it stands; of equal ones without an id each is sent once. A collection,
+            and a `JsonLines` of a file, is checked as a whole before anything is sent.
         ledger: The SQLite file, created if it is missing. One process at a time can use it.
         limit: Conversations at once.
+        attachments_from: The directory in which attachments must lie, once links are resolved. Give it if you do not
+            trust the records: without it they may name any file that this process can read.
         output: A file to which each final outcome is appended as one line of JSON, exactly once.
         ask_mode: Let the agent read only, without tools.
         timeout: Seconds to wait for each turn; the next run waits again.
@@ -81,7 +78,8 @@ class Batch:
     Raises:
         InvalidArgumentError: an argument cannot be used.
         LedgerError: in `async with`: the ledger or the output is in use, is another kind of file, or cannot be written;
-            while iterating: the ledger or the output cannot be written any more.
+            while iterating: the ledger or the output cannot be written any more, or, before anything is sent, the
+            ledger was begun with other prompts: both have prompts without an id, and none of them is the same.
     """
 
     def __init__(
@@ -92,6 +90,7 @@ class Batch:
         *,
         ledger: str | os.PathLike[str],
         limit: int = DEFAULT_LIMIT,
+        attachments_from: str | os.PathLike[str] | None = None,
         output: str | os.PathLike[str] | None = None,
         ask_mode: bool = False,
         timeout: Duration | None = DEFAULT_TIMEOUT,
@@ -117,6 +116,7 @@ class Batch:
         self._options = BatchOptions(
             agent_id=checks.identifier("agent_id", agent_id),
             ask_mode=checks.flag("ask_mode", ask_mode),
+            attachments_from=None if attachments_from is None else ledger_path(attachments_from),
             timeout=checks.timeout(timeout),
             on_unknown=on_unknown,
         )
@@ -148,7 +148,7 @@ class Batch:
             pool=TaskPool(self._limit),
             started_at=clock.time(),
         )
-        self._run.pool.spawn(self._feed(self._run))
+        self._run.pool.spawn(BatchFeed(self._run, self._prompts, self._retry_failed).feed())
         return self
 
     async def __aexit__(
@@ -194,59 +194,3 @@ class Batch:
         if self._run is None:
             raise SessionClosedError("the batch is not open yet; use it in `async with Batch(…) as outcomes`")
         return self._run
-
-    async def _feed(self, run: BatchRun) -> None:
-        """Feed the pool: outcomes that were not handled, items that have not ended, new ones, unusable ones."""
-        # An error of the source is raised when everything that was sent before has ended.
-        with run.stoppable():
-            await self._feed_outcomes(run)
-            # A lost prompt can then be looked up by the service's time, even if this machine's clock is set meanwhile.
-            await self._session._sender.observe_server_time(self._options.agent_id)  # noqa: SLF001 - as above
-            if self._retry_failed:
-                await run.writer.call(Ledger.retry_failed)
-            await self._feed_known(run, Ledger.open_entries)
-            await self._feed_new(run)
-            await self._feed_known(run, Ledger.unusable_entries)
-
-    async def _feed_outcomes(self, run: BatchRun) -> None:
-        after = run.writer.ledger.handled
-        while recorded := await run.writer.call(partial(Ledger.outcomes, after=after, count=_PAGE_SIZE)):
-            for one in recorded:
-                await run.pool.capacity.acquire()
-                with ledger_errors(self._path):
-                    outcome = run.restore_outcome(one)
-                run.pool.put((outcome, one.sequence))
-                after = one.sequence
-
-    async def _feed_known(self, run: BatchRun, read_page: Callable[..., list[Entry]]) -> None:
-        after = 0
-        while entries := await run.writer.call(partial(read_page, after=after, count=_PAGE_SIZE)):
-            for entry in entries:
-                await run.pool.capacity.acquire()
-                run.pool.spawn(run.run_known(entry))
-                after = entry.number
-
-    async def _feed_new(self, run: BatchRun) -> None:
-        source: ItemReader[Any] = ItemReader(self._prompts)
-        place = 0
-        while True:
-            await run.pool.capacity.acquire()
-            try:
-                given = await source.next()
-            except StopAsyncIteration:
-                run.pool.capacity.release()
-                return
-            place += 1
-            try:
-                if isinstance(given, UnusableItem):
-                    place = given.place
-                    raise given.error
-                item = BatchItem.of(given, place)
-            except InvalidArgumentError as error:
-                outcome = BatchOutcome(id=place_name(place), place=place, prompt="", error=error, is_final=False)
-                run.writer.submit(Ledger.pass_over)
-                run.pool.put((outcome, None))
-                continue
-            place = item.place or place
-            claim = run.writer.submit(partial(Ledger.claim, item=item, now=run.now()))
-            run.pool.spawn(run.run_new(item, claim))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any, Final
 
 from attrs import field, frozen
@@ -20,6 +21,8 @@ _WIDEST_ID: Final = 1024
 # The largest integer of SQLite.
 _LAST_PLACE: Final = 2**63 - 1
 _FIELDS: Final = ("prompt", "id", "attachments")
+# How like one of these fields another key must be to count as misspelt: `prompts` and `attachment_ids` are.
+_LIKENESS: Final = 0.85
 
 
 @frozen
@@ -29,7 +32,8 @@ class BatchItem:
     prompt: str
     """The prompt's text."""
     id: str | None = field(default=None, kw_only=True)
-    """Its identity in the ledger, unique in the batch; its place, such as `#3`, where it has none."""
+    """Its identity in the ledger, unique in the batch. Without one, its prompt and attachments identify it, wherever it
+    stands, and outcomes name it by its place, such as `#3`."""
     attachments: tuple[str, ...] = field(default=(), kw_only=True)
     """Paths of files to upload first; at most ten."""
     place: int | None = field(default=None, kw_only=True)
@@ -40,11 +44,11 @@ class BatchItem:
         """Return a checked item, made from a plain prompt, a mapping of the same fields, or an item.
 
         Args:
-            given: The prompt or record; other keys of a mapping are ignored.
+            given: The prompt or record. Other keys of a mapping are ignored, unless they look misspelt.
             place: Where it stands.
 
         Raises:
-            InvalidArgumentError: it cannot be sent.
+            InvalidArgumentError: it cannot be sent, or a key looks misspelt.
         """
         match given:
             case str():
@@ -53,6 +57,7 @@ class BatchItem:
                 fields = {name: getattr(given, name) for name in _FIELDS}
                 place = _place(given.place) if given.place is not None else place
             case Mapping():
+                _refuse_misspelt(given)
                 fields = given
             case _:
                 raise InvalidArgumentError(f"expected a prompt or a record, not {type(given).__name__}")
@@ -63,8 +68,8 @@ class BatchItem:
         return cls(prompt, id=id_, attachments=_paths(fields.get("attachments")), place=place)
 
     @property
-    def identity(self) -> str:
-        """The id in the ledger: the caller's own, else the place."""
+    def name(self) -> str:
+        """What errors call it: its id, else its place."""
         return self.id if self.id is not None else place_name(self.place or 0)
 
 
@@ -83,7 +88,7 @@ class BatchOutcome(PromptOutcome[Reply]):
     """How one prompt of a batch stands after this run."""
 
     id: str
-    """The caller's id, or the place, such as `#3`."""
+    """The caller's id, else the place, such as `#3`; where an earlier run used that for another prompt, `#3-2`."""
     place: int
     """Where it stood in the source when the batch first took it, from 1."""
     prompt: str
@@ -134,8 +139,22 @@ class BatchStatus:
 
 
 def place_name(place: int) -> str:
-    """Return the identity of an item that has no id of its own."""
+    """Return what outcomes call an item that has no id of its own."""
     return f"#{place}"
+
+
+def unusable_outcome(error: InvalidArgumentError, place: int, item: BatchItem | None = None) -> BatchOutcome:
+    """Return the outcome of a record that cannot be sent."""
+    id_, prompt = (place_name(place), "") if item is None else (item.name, item.prompt)
+    return BatchOutcome(id=id_, place=place, prompt=prompt, error=error, is_final=False)
+
+
+def _refuse_misspelt(record: Mapping[Any, Any]) -> None:
+    for key in record:
+        if key in _FIELDS or not isinstance(key, str):
+            continue
+        if likely := get_close_matches(key.strip().lower(), _FIELDS, 1, _LIKENESS):
+            raise InvalidArgumentError(f"the key {key!r} is not read: did you mean {likely[0]!r}?")
 
 
 def _identity(given: object) -> str | None:

@@ -19,7 +19,7 @@ LONGEST_LINE: Final = 16 * 1024 * 1024
 
 
 class JsonLines:
-    """The items of a binary file, to be iterated over once.
+    """The items of a binary file. A seekable one may be iterated over again; each pass begins where the first did.
 
     Each line is a JSON string, which is a prompt, or an object with `prompt` and optionally `id` and `attachments`.
     Blank lines are ignored. Any other line becomes an `UnusableItem` with the reason; the others are not affected.
@@ -30,15 +30,20 @@ class JsonLines:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self.is_rereadable = stream.seekable()
+        """Whether it may be iterated over again."""
+        self._start = stream.tell() if self.is_rereadable else 0
         self.bytes_read = 0
-        """Bytes of the lines that were read so far."""
+        """Bytes of the lines that this pass has read."""
         self.items_read = 0
-        """Items that were read so far."""
-        self.is_at_end = False
-        """Whether the whole file was read."""
+        """Items that this pass has read."""
+        self.total: int | None = None
+        """All items, once a pass has read the whole file."""
 
     def __iter__(self) -> Iterator[BatchItem | UnusableItem]:
-        number = 0
+        number = self.bytes_read = self.items_read = 0
+        if self.is_rereadable:
+            self._stream.seek(self._start)
         while line := self._stream.readline(LONGEST_LINE + 1):
             number += 1
             self.bytes_read += len(line)
@@ -48,7 +53,7 @@ class JsonLines:
             if line.strip():
                 self.items_read += 1
                 yield _read_item(b"" if is_too_long else line, number)
-        self.is_at_end = True
+        self.total = self.items_read
 
     def _skip_rest(self, line: bytes) -> None:
         while line and not line.endswith(b"\n"):

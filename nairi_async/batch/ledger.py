@@ -11,6 +11,7 @@ States of an item, and what the ledger holds durably before the next step:
 | `failed` | it ended without a reply; the error is stored | `unsent`, by `retry_failed` |
 | `done` | it has a reply, which is stored | |
 
+* A record is recognised by its id, else by its prompt and attachments (see `record_keys`).
 * An item without files is claimed as `sending`; one with files as `unsent`, until the files are uploaded. The prompt
   leaves only after `sending` is on the disk, so that no prompt runs that the ledger does not know.
 * After a crash `sending` is looked up at the service: found, the item is `running`; provably absent, it is sent again.
@@ -33,6 +34,7 @@ from attrs import frozen
 
 from nairi_async.batch.items import BatchStatus, place_name
 from nairi_async.batch.ledger_file import OPEN, ledger_errors, open_ledger
+from nairi_async.batch.record_keys import CONTENT_PREFIX, RecordKeys
 from nairi_async.errors import InvalidArgumentError
 from nairi_async.models import Turn
 
@@ -101,6 +103,7 @@ class Ledger:
                 # Temporary tables: on the disk, since a batch may be larger than memory; dropped with the connection.
                 self._db.execute("CREATE TEMP TABLE seen_this_run (number INTEGER PRIMARY KEY)")
                 self._db.execute("CREATE TEMP TABLE unusable_this_run (number INTEGER PRIMARY KEY)")
+                self._keys = RecordKeys(self._db)
                 self._meta = read_meta(self._db)
                 self._written = dict(self._meta)
                 # This run reads those records again.
@@ -152,28 +155,38 @@ class Ledger:
         Raises:
             InvalidArgumentError: the id occurred before in this run, or the ledger knows it with another prompt.
         """
-        id_ = item.identity
+        key = self._keys.next_key(item)
         query = (
-            "SELECT number, place, state = 'unusable', number IN (SELECT number FROM unusable_this_run), prompt,"
-            " attachments FROM items WHERE id = ?"
+            "SELECT number, id, place, state = 'unusable', number IN (SELECT number FROM unusable_this_run), prompt,"
+            " attachments FROM items WHERE key = ?"
         )
-        known = self._db.execute(query, (id_,)).fetchone()
+        known = self._db.execute(query, (key,)).fetchone()
         if known is None:
-            entry = self._insert(None, item, now)
+            entry = self._insert(None, key, self._free_id(item), item, now)
             self._db.execute("INSERT INTO seen_this_run VALUES (?)", (entry.number,))
             return entry
-        number, first_place, is_unusable, was_tried, *content = known
+        number, id_, first_place, is_unusable, was_tried, *content = known
         if not self._db.execute("INSERT OR IGNORE INTO seen_this_run VALUES (?)", (number,)).rowcount:
-            self.pass_over()
-            raise InvalidArgumentError(f"the id {id_!r} was already taken by {place_name(first_place)}")
+            raise taken_id_error(item.name, first_place)
         is_changed = content != [item.prompt, json.dumps(item.attachments)]
         if is_unusable and (is_changed or not was_tried):
             self._meta["unusable"] = self._count("unusable") - 1
-            return self._insert(number, item, now)
+            return self._insert(number, key, id_, item, now)
         if is_changed:
-            self.pass_over()
-            raise InvalidArgumentError(f"the ledger knows {id_!r} with another prompt or other attachments")
+            raise changed_record_error(item.name)
         return None
+
+    def forget_replaced(self) -> None:
+        """Forget the unusable items without an id that this run has not seen, once it has read the whole source.
+
+        They were never sent, and their records were corrected or removed.
+        """
+        query = (
+            "DELETE FROM items WHERE state = 'unusable' AND key LIKE ? || '%'"
+            " AND number NOT IN (SELECT number FROM seen_this_run)"
+        )
+        removed = self._db.execute(query, (CONTENT_PREFIX,)).rowcount
+        self._meta["unusable"] = self._count("unusable") - removed
 
     def open_entries(self, after: int, count: int) -> list[Entry]:
         """Return items that have not ended, in the order in which they were claimed, after a number."""
@@ -277,20 +290,33 @@ class Ledger:
     def output(self, mark: tuple[int, int]) -> None:
         self._meta["output_sequence"], self._meta["output_size"] = mark
 
-    def _insert(self, number: int | None, item: BatchItem, now: float) -> Entry:
+    def _free_id(self, item: BatchItem) -> str:
+        """Return the id of a new item: its own, else its place, numbered where another item is called so."""
+        query = "SELECT place FROM items WHERE id = ?"
+        taken = self._db.execute(query, (item.name,)).fetchone()
+        if item.id is not None and taken is not None:
+            raise taken_id_error(item.id, taken[0])
+        id_, number = item.name, 1
+        while taken is not None:
+            number += 1
+            id_ = f"{item.name}-{number}"
+            taken = self._db.execute(query, (id_,)).fetchone()
+        return id_
+
+    def _insert(self, number: int | None, key: str, id_: str, item: BatchItem, now: float) -> Entry:
         """Store an item, as a new one or in place of one that could not be used."""
         state: State = "unsent" if item.attachments else "sending"
         place = item.place or 0
-        values = (number, item.identity, place, item.prompt, json.dumps(item.attachments), state, now)
+        values = (number, key, id_, place, item.prompt, json.dumps(item.attachments), state, now)
         query = (
-            "INSERT OR REPLACE INTO items (number, id, place, prompt, attachments, state, sent_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)"
+            "INSERT OR REPLACE INTO items (number, key, id, place, prompt, attachments, state, sent_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         )
         number = self._db.execute(query, values).lastrowid
         assert number is not None  # noqa: S101 - a row was inserted
         return Entry(
             number=number,
-            id=item.identity,
+            id=id_,
             place=place,
             prompt=item.prompt,
             attachments=item.attachments,
@@ -338,3 +364,15 @@ def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
     """Return what the ledger stores about the whole batch, by name."""
     rows: list[tuple[str, Any]] = connection.execute("SELECT name, value FROM meta").fetchall()
     return dict(rows)
+
+
+def taken_id_error(id_: str, place: int) -> InvalidArgumentError:
+    """Return the error of a record whose id another record has."""
+    return InvalidArgumentError(f"the id {id_!r} was already taken by {place_name(place)}: give it another id")
+
+
+def changed_record_error(id_: str) -> InvalidArgumentError:
+    """Return the error of a record whose prompt or attachments are not those that were sent under its id."""
+    return InvalidArgumentError(
+        f"the ledger knows {id_!r} with another prompt or other attachments: give the changed record another id"
+    )

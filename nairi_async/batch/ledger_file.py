@@ -22,7 +22,7 @@ from nairi_async.errors import InvalidArgumentError, LedgerError, NairiError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Version of the tables, in `PRAGMA user_version`."""
 # "NAIR", in the field by which programs recognise their SQLite files.
 _APPLICATION_ID: Final = 0x4E41_4952
@@ -35,8 +35,8 @@ OPEN: Final = "state IN ('unsent', 'sending', 'running')"
 _SCHEMA: Final = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     """CREATE TABLE items (
-        number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, place INTEGER NOT NULL, prompt TEXT NOT NULL,
-        attachments TEXT NOT NULL, state TEXT NOT NULL, sent_at REAL,
+        number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, id TEXT NOT NULL UNIQUE, place INTEGER NOT NULL,
+        prompt TEXT NOT NULL, attachments TEXT NOT NULL, state TEXT NOT NULL, sent_at REAL,
         attachment_ids TEXT NOT NULL DEFAULT '[]', job_id TEXT, message_id TEXT
     )""",
     f"CREATE INDEX items_open ON items (number) WHERE {OPEN}",

@@ -14,8 +14,9 @@ from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._nairi.results import Reply
 from nairi_async._nairi.turn_reader import RECOVERY_PATIENCE
 from nairi_async.batch.documents import decode_result, encode_result
-from nairi_async.batch.items import BatchOutcome
+from nairi_async.batch.items import BatchOutcome, unusable_outcome
 from nairi_async.batch.ledger import Ledger
+from nairi_async.batch.source_check import check_attachments
 from nairi_async.errors import (
     AgentNotFoundError,
     AuthenticationError,
@@ -34,6 +35,7 @@ from nairi_async.models import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from pathlib import Path
 
     from nairi_async._core.fan_out import TaskPool
     from nairi_async._nairi.session import NairiSession
@@ -86,6 +88,7 @@ class BatchOptions:
 
     agent_id: str
     ask_mode: bool
+    attachments_from: Path | None
     timeout: float
     on_unknown: BatchOnUnknown
 
@@ -149,15 +152,21 @@ class BatchRun:
         finally:
             self._stoppable.discard(task)
 
-    async def run_new(self, item: BatchItem, claim: asyncio.Future[Entry | None]) -> None:
+    def pass_over(self, outcome: BatchOutcome, *, is_reported: bool) -> None:
+        """Hand over the outcome of a record that cannot be sent, unless the check of the source has done so."""
+        if is_reported:
+            self.pool.capacity.release()
+        else:
+            self.writer.submit(Ledger.pass_over)
+            self.pool.put((outcome, None))
+
+    async def run_new(self, item: BatchItem, claim: asyncio.Future[Entry | None], *, is_reported: bool) -> None:
         """Run a new item, once it is in the ledger."""
         with self._stopping_on_error():
             try:
                 entry = await self.writer.wait(claim)
             except InvalidArgumentError as error:
-                place = item.place or 0
-                outcome = BatchOutcome(id=item.identity, place=place, prompt=item.prompt, error=error, is_final=False)
-                self.pool.put((outcome, None))
+                self.pass_over(unusable_outcome(error, item.place or 0, item), is_reported=is_reported)
                 return
             if entry is None:
                 self.pool.capacity.release()
@@ -313,6 +322,7 @@ class BatchRun:
     async def _mark_sending(self, entry: Entry) -> Entry:
         """Upload the item's files, and record that its prompt is about to leave."""
         with self.stoppable():
+            check_attachments(entry.attachments, self.options.attachments_from)
             ids = tuple([await self.session.upload(path) for path in entry.attachments])
         now = self.now()
         entry = evolve(entry, sent_at=now, attachment_ids=ids)

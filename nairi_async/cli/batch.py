@@ -79,8 +79,8 @@ async def _batch(session: NairiSession, stream: BinaryIO, options: Namespace) ->
     )
 
     def total() -> float | None:
-        if lines.is_at_end:
-            return lines.items_read
+        if lines.total is not None:
+            return lines.total
         return lines.items_read * size / lines.bytes_read if size and lines.bytes_read else None
 
     is_open = False

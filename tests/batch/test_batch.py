@@ -295,7 +295,7 @@ async def test_ids_are_unlike_each_other(runs: Runs, simulator: Simulator) -> No
     for _ in range(2):
         async with runs.batch([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "a"}]) as outcomes:
             errors = [str(outcome.error) async for outcome in outcomes if outcome.error]
-        assert errors == ["the id 'x' was already taken by #1"]
+        assert errors == ["the id 'x' was already taken by #1: give it another id"]
     changed = await runs.all([{"id": "x", "prompt": "b"}])
     assert "another prompt" in str(changed["x"].error)
     assert asked(simulator) == ["a"]

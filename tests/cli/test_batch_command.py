@@ -112,7 +112,7 @@ async def test_records_that_cannot_be_used_are_to_be_corrected(
     prompts = source(tmp_path, {"id": "x", "prompt": "a"}, missing, "", {"id": "x", "prompt": "c"}, "{")
     ended = await run("batch", prompts, *words, simulator=simulator)
     lines = ended.err.splitlines()
-    assert "unusable  line 4  the id 'x' was already taken by #1" in lines
+    assert "unusable  line 4  the id 'x' was already taken by #1: give it another id" in lines
     assert any(line.startswith("unusable  line 2  ") for line in lines)
     assert lines[-2:] == [
         "1 done, 0 failed, $0.5.",

@@ -1,0 +1,150 @@
+"""Checking a source before anything is sent: its records, against each other and against the ledger."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nairi_async.batch.items import BatchItem, UnusableItem, unusable_outcome
+from nairi_async.batch.ledger import changed_record_error, taken_id_error
+from nairi_async.batch.ledger_file import check_format, ledger_errors, open_read_only
+from nairi_async.batch.record_keys import CONTENT_PREFIX, RecordKeys
+from nairi_async.errors import InvalidArgumentError, LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nairi_async.batch.items import BatchOutcome
+
+
+class SourceCheck:
+    """One pass over a source. It changes nothing in the ledger.
+
+    Args:
+        path: The ledger, which need not exist.
+        attachments_from: The directory in which attachments must lie, if any.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
+
+    def __init__(self, path: Path | None, attachments_from: Path | None = None) -> None:
+        self._path = path
+        self._attachments_from = attachments_from
+        self._has_ledger = False
+        with ledger_errors(path or Path()):
+            self._db = self._open()
+            try:
+                self._db.execute("CREATE TEMP TABLE ids_this_run (id TEXT PRIMARY KEY, place INTEGER) WITHOUT ROWID")
+                self._keys = RecordKeys(self._db)
+            except BaseException:
+                self._db.close()
+                raise
+        self.records = 0
+        """Records that were checked."""
+        self.new = 0
+        """Records that the ledger does not know."""
+        self.unusable = 0
+        """Records that cannot be sent."""
+        self._place = 0
+        self._new_without_id = 0
+
+    @property
+    def known(self) -> int:
+        """Records that the ledger knows."""
+        return self.records - self.new - self.unusable
+
+    def close(self) -> None:
+        """Close the connection to the ledger. Harmless when repeated."""
+        self._db.close()
+
+    def problem(self, given: object) -> BatchOutcome | None:
+        """Check the source's next record; return its outcome if it cannot be sent."""
+        self.records += 1
+        self._place += 1
+        item = None
+        try:
+            if isinstance(given, UnusableItem):
+                self._place = given.place
+                raise given.error
+            item = BatchItem.of(given, self._place)
+            self._place = item.place or self._place
+            check_attachments(item.attachments, self._attachments_from)
+            with ledger_errors(self._path or Path()):
+                self._compare(item, self._place)
+        except InvalidArgumentError as error:
+            self.unusable += 1
+            return unusable_outcome(error, self._place, item)
+        return None
+
+    def check_continuation(self) -> None:
+        """Refuse a source of which the ledger knows nothing, once all of it was checked.
+
+        Raises:
+            LedgerError: the ledger holds prompts without an id, the source as well, and none of them is the same.
+        """
+        if not self._has_ledger or self.known or not self._new_without_id:
+            return
+        query = "SELECT count(*) FROM items WHERE key LIKE ? || '%' AND state <> 'unusable'"
+        with ledger_errors(self._path or Path()):
+            held = self._db.execute(query, (CONTENT_PREFIX,)).fetchone()[0]
+        if held:
+            advice = "name another ledger, or give each record an id to add it to this batch"
+            raise LedgerError(f"holds {held} other prompts and none of these: {advice}", str(self._path))
+
+    def _open(self) -> sqlite3.Connection:
+        if self._path is not None and self._path.exists():
+            connection = open_read_only(self._path)
+            try:
+                self._has_ledger = not check_format(connection, self._path)
+            except BaseException:
+                connection.close()
+                raise
+            if self._has_ledger:
+                return connection
+            connection.close()
+        # A database of its own, on the disk as long as it is open.
+        return sqlite3.connect("", isolation_level=None)
+
+    def _compare(self, item: BatchItem, place: int) -> None:
+        key = self._keys.next_key(item)
+        if item.id is not None:
+            try:
+                self._db.execute("INSERT INTO ids_this_run VALUES (?, ?)", (item.id, place))
+            except sqlite3.IntegrityError:
+                row = self._db.execute("SELECT place FROM ids_this_run WHERE id = ?", (item.id,)).fetchone()
+                raise taken_id_error(item.id, row[0]) from None
+        if not self._is_known(key, item):
+            self.new += 1
+            self._new_without_id += item.id is None
+
+    def _is_known(self, key: str, item: BatchItem) -> bool:
+        if not self._has_ledger:
+            return False
+        query = "SELECT prompt, attachments, state FROM items WHERE key = ?"
+        known = self._db.execute(query, (key,)).fetchone()
+        if known is None:
+            return False
+        *content, state = known
+        if content != [item.prompt, json.dumps(item.attachments)] and state != "unusable":
+            raise changed_record_error(item.name)
+        return True
+
+
+def check_attachments(paths: Iterable[str], directory: Path | None) -> None:
+    """Refuse paths that lie, once links are resolved, outside of a directory.
+
+    Raises:
+        InvalidArgumentError: one of them does.
+    """
+    if directory is None:
+        return
+    for path in paths:
+        resolved = None
+        with suppress(OSError, RuntimeError, ValueError):
+            resolved = Path(path).resolve()
+        if resolved is None or not resolved.is_relative_to(directory):
+            raise InvalidArgumentError(f"the attachment {path!r} is outside of the permitted directory {directory}")
