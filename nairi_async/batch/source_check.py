@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from nairi_async.batch.items import BatchOutcome
 
 
+class OtherPromptsError(LedgerError):
+    """The ledger was begun with other prompts."""
+
+
 class SourceCheck:
     """One pass over a source. It changes nothing in the ledger.
 
@@ -84,7 +88,7 @@ class SourceCheck:
         """Refuse a source of which the ledger knows nothing, once all of it was checked.
 
         Raises:
-            LedgerError: the ledger holds prompts without an id, the source as well, and none of them is the same.
+            OtherPromptsError: the ledger holds prompts without an id, the source as well, and none of them is the same.
         """
         if not self._has_ledger or self.known or not self._new_without_id:
             return
@@ -93,7 +97,7 @@ class SourceCheck:
             held = self._db.execute(query, (CONTENT_PREFIX,)).fetchone()[0]
         if held:
             advice = "name another ledger, or give each record an id to add it to this batch"
-            raise LedgerError(f"holds {held} other prompts and none of these: {advice}", str(self._path))
+            raise OtherPromptsError(f"holds {held} other prompts and none of these: {advice}", str(self._path))
 
     def _open(self) -> sqlite3.Connection:
         if self._path is not None and self._path.exists():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import signal
 import stat
 import sys
@@ -12,15 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nairi_async._core.checks import DEFAULT_TIMEOUT
-from nairi_async._core.json_body import json_line
-from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async.batch import Batch, JsonLines, read_status
 from nairi_async.batch.documents import encode_result, output_line
-from nairi_async.cli.command_table import PROGRAM
+from nairi_async.batch.source_check import OtherPromptsError
+from nairi_async.cli import log_handler
+from nairi_async.cli.batch_reports import final_summary, how_to_correct, next_command, show_check, show_status
 from nairi_async.cli.conversation import open_session
-from nairi_async.cli.formatting import clean, one_line
-from nairi_async.cli.progress_bar import ProgressBar, summary
+from nairi_async.cli.formatting import one_line, outcome_label
+from nairi_async.cli.progress_bar import ProgressBar
 from nairi_async.cli.screen import Screen
 from nairi_async.cli.threaded_reader import ThreadedReader
 from nairi_async.clock import SystemClock
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
     from nairi_async._nairi.session import NairiSession
-    from nairi_async.batch import BatchOutcome, BatchStatus
+    from nairi_async.batch import BatchOutcome
 
 _STDIN: Final = "-"
 _FAILED: Final = 3
@@ -43,33 +41,49 @@ _INTERRUPTED: Final = 130
 
 def batch(options: Namespace) -> int:
     """Run the command `batch`."""
+    _check_options(options)
     if options.status:
-        return _show_status(options)
-    if options.prompts is None or options.agent is None:
-        raise InvalidArgumentError("give PROMPTS and --agent, or --status")
-    session = open_session(options)
+        show_status(options)
+        return 0
+    session = None if options.check else open_session(options)
     stream = _open(options.prompts)
     try:
         _check_apart(stream, options)
+        if session is None:
+            return _FAILED if show_check(JsonLines(stream), options) else 0
         return asyncio.run(_batch(session, stream, options))
     except (asyncio.CancelledError, KeyboardInterrupt):
-        _show_next_command(Screen.on(sys.stderr), options)
+        if session is not None:
+            _show_next_command(Screen.on(sys.stderr), options)
         return _INTERRUPTED
     finally:
         if options.prompts != _STDIN:
             stream.close()
 
 
+def _check_options(options: Namespace) -> None:
+    if options.json and not (options.status or options.check):
+        raise InvalidArgumentError("--json goes with --status or --check: replies are lines of JSON without it")
+    if options.status:
+        required: dict[str, object] = {"--ledger": options.ledger}
+    elif options.check:
+        required = {"PROMPTS": options.prompts}
+    else:
+        required = {"PROMPTS": options.prompts, "--agent": options.agent, "--ledger": options.ledger}
+    if missing := [name for name, value in required.items() if value is None]:
+        raise InvalidArgumentError(f"{' and '.join(missing)} must be given")
+
+
 async def _batch(session: NairiSession, stream: BinaryIO, options: Namespace) -> int:
     err = Screen.on(sys.stderr)
     lines = JsonLines(stream)
-    is_file, size = _file_size(stream)
     run = Batch(
         session,
         options.agent,
-        lines if is_file else ThreadedReader(lines),
+        lines if lines.is_rereadable else ThreadedReader(lines),
         ledger=options.ledger,
         output=options.output,
+        attachments_from=options.attachments_from,
         limit=options.limit,
         ask_mode=options.ask_mode,
         timeout=options.timeout,
@@ -77,29 +91,23 @@ async def _batch(session: NairiSession, stream: BinaryIO, options: Namespace) ->
         retry_failed=options.retry_failed,
         settle=options.settle,
     )
-
-    def total() -> float | None:
-        if lines.total is not None:
-            return lines.total
-        return lines.items_read * size / lines.bytes_read if size and lines.bytes_read else None
-
     is_open = False
     async with session:
         try:
             async with run as outcomes:
                 is_open = True
-                progress = ProgressBar(err, SystemClock(), lambda: run.status, total)
+                progress = ProgressBar(err, SystemClock(), lambda: run.status, lambda: lines.total)
                 with _interrupts(run, progress) as interrupted:
                     await _print(outcomes, progress, options)
-        except LedgerError:
-            # A ledger that cannot be opened would refuse the same command again.
-            if is_open:
+        except LedgerError as error:
+            # A ledger that cannot be opened, or that holds other prompts, would refuse the same command again.
+            if is_open and not isinstance(error, OtherPromptsError):
                 _show_next_command(err, options)
             raise
     status = await asyncio.to_thread(read_status, options.ledger)
-    err.show(_final_summary(status), "bold")
+    err.show(final_summary(status), "bold")
     if status.unusable:
-        err.show(_advice(status.unusable), "red")
+        err.show(how_to_correct(status.unusable), "red")
     if interrupted():
         _show_next_command(err, options)
         return _INTERRUPTED
@@ -107,26 +115,26 @@ async def _batch(session: NairiSession, stream: BinaryIO, options: Namespace) ->
         _show_next_command(err, options)
         return _OPEN
     if status.failed:
-        err.show(f"To ask again what failed: {_command(options)} --retry-failed", "dim")
+        err.show(f"To ask again what failed: {next_command(options)} --retry-failed", "dim")
     return _FAILED if status.failed or status.unusable else 0
 
 
 async def _print(outcomes: Batch, progress: ProgressBar, options: Namespace) -> None:
     """Print the outcomes."""
     out = Screen.on(sys.stdout)
-    async with progress.running():
-        async for outcome in outcomes:
-            if options.output is None and outcome.is_final:
-                out.show(_output_line(outcome))
-            if outcome.error is not None:
-                progress.show(f"{_label(outcome)}  {one_line(str(outcome.error))}", "red")
+    loop = asyncio.get_running_loop()
 
+    def show_log(text: str, *styles: str) -> None:
+        # Other threads log as well.
+        loop.call_soon_threadsafe(progress.show, text, *styles)
 
-def _label(outcome: BatchOutcome) -> str:
-    if isinstance(outcome.error, InvalidArgumentError) and outcome.turn is None and not outcome.is_final:
-        # Named by its line: its id may be missing, or belong to another record.
-        return f"unusable  line {outcome.place}"
-    return f"{'failed' if outcome.is_final else 'open'}  {one_line(outcome.id)}"
+    with log_handler.shown_by(show_log):
+        async with progress.running():
+            async for outcome in outcomes:
+                if options.output is None and outcome.is_final:
+                    out.show(_output_line(outcome))
+                if outcome.error is not None:
+                    progress.show(f"{outcome_label(outcome)}  {one_line(str(outcome.error))}", "red")
 
 
 def _output_line(outcome: BatchOutcome) -> str:
@@ -166,57 +174,8 @@ def _interrupts(run: Batch, progress: ProgressBar) -> Generator[Callable[[], boo
             signal.signal(number, handler)
 
 
-def _show_status(options: Namespace) -> int:
-    status = read_status(options.ledger)
-    out = Screen.on(sys.stdout)
-    if options.json:
-        out.show(json_line(status))
-        return 0
-    facts = (
-        ("agent", status.agent_id),
-        ("service", status.base_url),
-        ("done", f"{status.done:,}"),
-        ("failed", f"{status.failed:,}"),
-        ("running", f"{status.running:,}"),
-        ("sending", f"{status.sending:,}" + (" (in doubt)" if status.sending and not status.is_active else "")),
-        ("unsent", f"{status.unsent:,} (of those read so far)"),
-        ("unusable", f"{status.unusable:,} (of those read by the latest run)"),
-        ("cost", f"${status.cost_usd:f}"),
-        ("active", "yes" if status.is_active else "no"),
-    )
-    for name, fact in facts:
-        out.show(clean(f"{name:<9} {fact}"))
-    return 0
-
-
-def _final_summary(status: BatchStatus) -> str:
-    facts = [summary(status)]
-    facts += [f"{status.running:,} still running"] if status.running else []
-    facts += [f"{status.sending:,} in doubt"] if status.sending else []
-    facts += [f"{status.unsent:,} not asked"] if status.unsent else []
-    return ", ".join(facts) + "."
-
-
-def _advice(unusable: int) -> str:
-    if unusable == 1:
-        return "1 record cannot be used: correct it, and run the same command again."
-    return f"{unusable:,} records cannot be used: correct them, and run the same command again."
-
-
 def _show_next_command(screen: Screen, options: Namespace) -> None:
-    screen.show(f"Nothing is lost. To go on: {_command(options)}", "dim")
-
-
-def _command(options: Namespace) -> str:
-    words = [PROGRAM, "batch", options.prompts, "--agent", options.agent, "--ledger", options.ledger]
-    words += ["--output", options.output] if options.output is not None else []
-    words += ["--limit", str(options.limit)]
-    words += ["--ask-mode"] if options.ask_mode else []
-    words += ["--timeout", f"{options.timeout:g}"] if options.timeout != DEFAULT_TIMEOUT else []
-    words += ["--on-unknown", options.on_unknown] if options.on_unknown != "reconcile" else []
-    words += ["--settle", f"{options.settle:g}"] if options.settle != SETTLING_TIME else []
-    words += ["--base-url", options.base_url] if options.base_url is not None else []
-    return clean(shlex.join(words))
+    screen.show(f"Nothing is lost. To go on: {next_command(options)}", "dim")
 
 
 def _open(name: str) -> BinaryIO:
@@ -240,9 +199,3 @@ def _check_apart(stream: BinaryIO, options: Namespace) -> None:
     with suppress(OSError, AttributeError):
         if stat.S_ISREG(source.st_mode) and os.path.samestat(source, os.fstat(sys.stdout.fileno())):
             raise InvalidArgumentError("standard output is the file of the prompts: name another --output")
-
-
-def _file_size(stream: BinaryIO) -> tuple[bool, int]:
-    """Return whether the stream is a file, whose reads never wait, and its size."""
-    found = os.fstat(stream.fileno())
-    return stat.S_ISREG(found.st_mode), found.st_size

@@ -264,8 +264,14 @@ COMMANDS: Final = (
         (
             Argument("prompts", help="file of JSON lines; - reads standard input", metavar="PROMPTS", nargs="?"),
             Argument("--agent", help="slug or id of the agent", metavar="AGENT"),
-            Argument("--ledger", help="the file that records prompts and outcomes", metavar="FILE", required=True),
+            Argument("--ledger", help="the file that records prompts and outcomes", metavar="FILE"),
             Argument("--output", help="append each outcome, once, as a line of JSON", metavar="FILE"),
+            Argument(
+                "--attachments-from",
+                help="refuse attachments outside of this directory; without it the records may name any file that you"
+                " can read, so give it if they come from others",
+                metavar="DIR",
+            ),
             Argument("--limit", help="conversations at once (%(default)s)", type=_count, default=100, metavar="N"),
             _ASK_MODE,
             Argument(
@@ -290,7 +296,8 @@ COMMANDS: Final = (
                 metavar="SECONDS",
             ),
             Argument("--status", help="show how far a batch is, and send nothing", action="store_true"),
-            _json("the status"),
+            Argument("--check", help="check all records, and send nothing", action="store_true"),
+            _json("the status or the check"),
             _BASE_URL,
         ),
     ),

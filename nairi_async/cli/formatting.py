@@ -10,10 +10,12 @@ import textwrap
 from typing import TYPE_CHECKING, Final
 
 from nairi_async.cli.command_table import PROGRAM
+from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from nairi_async.batch import BatchOutcome
     from nairi_async.cli.screen import Style
     from nairi_async.models import Message, Progress, Usage
 
@@ -106,6 +108,14 @@ def watch_command(job_id: str, after: str | None, base_url: str | None) -> str:
     words += ["--after", after] if after is not None else []
     words += ["--base-url", base_url] if base_url is not None else []
     return clean(shlex.join(words))
+
+
+def outcome_label(outcome: BatchOutcome) -> str:
+    """Return what to call an outcome of a batch that has an error."""
+    if isinstance(outcome.error, InvalidArgumentError) and outcome.turn is None and not outcome.is_final:
+        # Named by its line: its id may be missing, or belong to another record.
+        return f"unusable  line {outcome.place}"
+    return f"{'failed' if outcome.is_final else 'open'}  {one_line(outcome.id)}"
 
 
 def error_line(error: BaseException) -> str:

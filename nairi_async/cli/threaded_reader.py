@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import suppress
 from threading import Semaphore, Thread
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
@@ -15,6 +16,8 @@ _T = TypeVar("_T")
 
 # Items that are read ahead.
 _READ_AHEAD: Final = 64
+# Seconds without a further item after which `peek` has seen what there is.
+_PAUSE: Final = 0.1
 
 
 class ThreadedReader(Generic[_T]):
@@ -27,23 +30,43 @@ class ThreadedReader(Generic[_T]):
         self._items = items
         self._capacity = Semaphore(_READ_AHEAD)
         self._queue: asyncio.Queue[tuple[_T, ...] | BaseException | None] = asyncio.Queue()
+        self._peeked: deque[tuple[_T, ...] | BaseException | None] = deque()
         self._is_started = False
+        self.is_at_end = False
+        """Whether `peek` has returned everything."""
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> _T:
         """Return the next item."""
-        if not self._is_started:
-            self._is_started = True
-            Thread(target=self._read, args=(asyncio.get_running_loop(),), name="nairi-input", daemon=True).start()
-        found = await self._queue.get()
+        self._start()
+        found = self._peeked.popleft() if self._peeked else await self._queue.get()
         if not isinstance(found, tuple):
             # Further calls end in the same way.
             self._queue.put_nowait(found)
             raise found or StopAsyncIteration
         self._capacity.release()
         return found[0]
+
+    async def peek(self) -> list[_T]:
+        """Return the next items without taking them: those that are read ahead by the time that the input pauses."""
+        self._start()
+        while len(self._peeked) < _READ_AHEAD and not self.is_at_end:
+            try:
+                found = await asyncio.wait_for(self._queue.get(), _PAUSE)
+            except TimeoutError:
+                break
+            self._peeked.append(found)
+            self.is_at_end = found is None
+            if not isinstance(found, tuple):
+                break
+        return [found[0] for found in self._peeked if isinstance(found, tuple)]
+
+    def _start(self) -> None:
+        if not self._is_started:
+            self._is_started = True
+            Thread(target=self._read, args=(asyncio.get_running_loop(),), name="nairi-input", daemon=True).start()
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         end: BaseException | None = None
