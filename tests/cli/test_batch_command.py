@@ -264,7 +264,8 @@ async def test_wrong_use_is_one_line(simulator: Simulator, words: tuple[str, ...
     for arguments, status, reason in (
         (("gone.jsonl", *words), 2, "cannot read"),
         ((str(tmp_path), *words), 2, "cannot read"),
-        ((*words,), 2, "PROMPTS and --agent"),
+        ((*words,), 2, "PROMPTS must be given"),
+        ((prompts, "--json", *words), 2, "--json goes with --status or --check"),
         (("--status", "--ledger", "gone.sqlite"), 1, "no such ledger"),
         ((prompts, *words[:3], str(tmp_path / "no" / "run.sqlite")), 1, "directory"),
         ((prompts, *words, "--output", str(tmp_path / "other" / ".." / "prompts.jsonl")), 2, "both read and written"),

@@ -1,0 +1,135 @@
+"""A process that goes on after an error or a cancellation runs its batch again, with the same session."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import Counter
+from random import Random
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from batches import AGENT, Runs, is_start, lost
+
+from nairi_async import LedgerError, NairiSession
+from nairi_async.batch import Batch, read_status
+from nairi_async.testing import Say, Simulator, VirtualClock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from aiohttp import web
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def script(simulator: Simulator) -> Simulator:
+    return simulator.agent(AGENT, lambda prompt, _: [Say(f"re {prompt}", after=2)])
+
+
+def sent(simulator: Simulator) -> Counter[str]:
+    return Counter(entry.prompt for entry in simulator.prompts)
+
+
+class Backup:
+    """Another program that holds the ledger from the n-th response to a prompt on, as a backup does."""
+
+    def __init__(self, runs: Runs, simulator: Simulator, number: int) -> None:
+        self._path, self._left = runs.ledger, number
+        self._connection: sqlite3.Connection | None = None
+        simulator.intercept_response = self._hold
+
+    async def _hold(self, request: web.Request, _: object) -> None:
+        self._left -= is_start(request)
+        if self._left == 0 and self._connection is None:
+            self._connection = sqlite3.connect(self._path, isolation_level=None)
+            self._connection.execute("BEGIN IMMEDIATE")
+
+    def release(self) -> None:
+        assert self._connection is not None
+        self._connection.close()
+
+
+@pytest.mark.parametrize(("count", "held_at"), [(1, 1), (60, 1), (60, 25)])
+async def test_a_ledger_that_was_held_runs_nothing_twice(
+    runs: Runs, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, count: int, held_at: int
+) -> None:
+    """Prompts whose turns could not be recorded are found, although this very session has sent them."""
+    monkeypatch.setattr("nairi_async.batch.ledger_file._BUSY_TIMEOUT", 0.1)
+    prompts = [f"p{number - number % 3 if number < 9 else number}" for number in range(count)]
+    backup = Backup(runs, simulator, held_at)
+    with pytest.raises(LedgerError, match="locked"):
+        await runs.all(prompts, limit=20)
+    backup.release()
+    for _ in range(2):
+        await runs.all(prompts, limit=20)
+    assert sent(simulator) == Counter(prompts)
+    assert (read_status(runs.ledger).done, read_status(runs.ledger).open) == (count, 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_cancelled_and_run_again_in_one_process(runs: Runs, simulator: Simulator, seed: int) -> None:
+    """Cancelled at any await, by a task or by a scope, once or often: nothing runs twice, and nothing is lost."""
+    choice = Random(seed)
+    prompts = [f"p{number - number % 3 if number < 9 else number}" for number in range(30)]
+
+    async def work() -> None:
+        async with runs.batch(prompts, limit=8, output=runs.output, settle=2) as outcomes:
+            async for _ in outcomes:
+                pass
+
+    async def passes() -> None:
+        for _ in range(int(400 * choice.random() ** 2)):
+            await asyncio.sleep(0)
+
+    for number in range(30):
+        if number % 2:
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(work)
+                    await passes()
+                    scope.cancel()
+        else:
+            task = asyncio.create_task(work())
+            await passes()
+            for _ in range(choice.randrange(1, 4)):
+                task.cancel()
+                await asyncio.sleep(0)
+            await asyncio.wait([task])
+    for _ in range(3):
+        await runs.all(prompts, output=runs.output, settle=2)
+    assert sent(simulator) == Counter(prompts)
+    status = read_status(runs.ledger)
+    assert (status.done, status.open) == (30, 0)
+    assert len(runs.output.read_text().splitlines()) == 30
+
+
+async def test_two_batches_of_one_session_keep_their_conversations_apart(
+    runs: Runs, simulator: Simulator, nairi: NairiSession, tmp_path: Path
+) -> None:
+    """A lost prompt does not take the equal conversation of another batch of the same session for its own."""
+    await runs.all(["same"])
+    simulator.intercept = lost(1)
+    async with Batch(nairi, AGENT, ["same"], ledger=tmp_path / "other.sqlite") as outcomes:
+        [outcome] = [outcome async for outcome in outcomes]
+    assert outcome.reply is not None
+    assert sent(simulator) == Counter({"same": 2})
+
+
+async def test_two_batches_at_once(
+    simulator: Simulator, clock: VirtualClock, nairi: NairiSession, tmp_path: Path
+) -> None:
+    """Likewise where both run at once and either loses prompts."""
+    prompts = ["same", "same", "a"]
+
+    async def run(name: str) -> set[str]:
+        async with Batch(nairi, AGENT, prompts, ledger=tmp_path / name) as outcomes:
+            return {outcome.turn.job_id async for outcome in outcomes if outcome.turn and outcome.reply}
+
+    simulator.intercept = lost(2)
+    simulator.intercept_response = lost(1)
+    first, second = await asyncio.gather(run("x.sqlite"), run("y.sqlite"))
+    assert not first & second
+    assert sent(simulator) <= Counter({"same": 4, "a": 2})
