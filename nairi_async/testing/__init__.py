@@ -1,8 +1,8 @@
 """For tests of programs that use `nairi_async`: simulated services, scripted agents, faults and virtual time.
 
-With pytest the fixtures are there: `nairi`, a session on `nairi_simulator`; both live by `nairi_clock`, which jumps
+With pytest the fixtures are there: `nairi`, a session on `nairi_simulator`; both share `nairi_clock`, which jumps
 over waits. They work with anyio's plugin, which is installed with this library, and with pytest-asyncio, strict or
-automatic. `@pytest.mark.nairi_simulator(faults=FaultPlan(rate=0.25))` says how the simulator of a test is made. A
+automatic. `@pytest.mark.nairi_simulator(faults=FaultPlan(rate=0.25))` sets the options of a test's simulator. A
 fixture `nairi_options` of your own returns settings of the session, such as `{"polling": Polling(delay=5)}`. A test
 that is marked for anyio needs pytest-asyncio in strict mode, its default.
 
@@ -35,8 +35,8 @@ documentation leaves open: the order and times of lists, stale reads, replies th
 and more.
 
 A `FaultPlan` makes requests fail, the same ones in each run: cut connections before or after the prompt was taken,
-hangs, rate limits, error pages, responses that are slow, short, garbled or out of date. `rate=0.25` spoils a quarter
-of all requests in every way, `rates=` chooses, `script=` plays in order. Then look at what really ran:
+hangs, rate limits, error pages, responses that are slow, short, garbled or out of date. With `rate=0.25` a quarter
+of all requests fail, in every way; `rates=` selects some ways, and `script=` plays them in order. Then check what ran:
 
 ```python
 import asyncio
@@ -55,8 +55,27 @@ async def main() -> None:
             await nairi.ask("my-agent", "Refund cus_123.")
         except OutcomeUnknownError:  # the prompt was taken, and its response never came
             print("not asked again")
-    assert [asked.prompt for asked in simulator.prompts] == ["Refund cus_123."]
-    assert [seen.fault for seen in simulator.requests] == ["rate limited", "hang after"]
+    simulator.assert_asked("Refund cus_123.")
+    assert [request.fault for request in simulator.requests] == ["rate limited", "hang after"]
+
+
+asyncio.run(main())
+```
+
+`in_memory_session` reaches a simulator without a server or sockets: a bot's tests then need no network, and thousands
+of turns take a second. With the fixtures, `@pytest.mark.nairi_simulator(in_memory=True)` does the same.
+
+```python
+import asyncio
+
+from nairi_async.testing import Simulator, VirtualClock, in_memory_session
+
+
+async def main() -> None:
+    simulator = Simulator(clock=VirtualClock())
+    async with in_memory_session(simulator) as nairi:
+        assert await nairi.ask("my-agent", "Refund cus_123.")
+    simulator.assert_asked("Refund cus_123.")
 
 
 asyncio.run(main())

@@ -28,7 +28,8 @@ _NEITHER = (
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker and, if pytest-asyncio is active, the fixture that only it can run."""
     config.addinivalue_line(
-        "markers", f"{MARKER}(**options): settings of this test's simulator, such as quirks=, faults=, seed="
+        "markers",
+        f"{MARKER}(**options): settings of this test's simulator, such as faults=, seed=; in_memory=True",
     )
     if config.pluginmanager.hasplugin("asyncio") and not config.pluginmanager.hasplugin("nairi_async_asyncio"):
         config.pluginmanager.register(_asyncio_fixtures(), "nairi_async_asyncio")
@@ -106,10 +107,15 @@ async def _simulated(
     request: pytest.FixtureRequest, clock: VirtualClock, options: dict[str, Any]
 ) -> AsyncGenerator[tuple[Simulator, NairiSession]]:
     from nairi_async._nairi.session import NairiSession  # noqa: PLC0415
-    from nairi_async.testing import Simulator  # noqa: PLC0415
+    from nairi_async.testing import Simulator, in_memory_session  # noqa: PLC0415
 
     marker = request.node.get_closest_marker(MARKER)
     simulated: dict[str, Any] = {"clock": clock, **(marker.kwargs if marker else {})}
+    if simulated.pop("in_memory", False):
+        simulator = Simulator(**simulated)
+        async with in_memory_session(simulator, **options) as session:
+            yield simulator, session
+        return
     async with Simulator(**simulated) as simulator:
         settings: dict[str, Any] = {"base_url": simulator.url, "clock": clock, **options}
         async with NairiSession(simulator.api_key, **settings) as session:

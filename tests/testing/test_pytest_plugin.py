@@ -40,6 +40,13 @@ async def test_faults(nairi, nairi_simulator):
     assert "go" in (await nairi.ask("my-agent", "go")).text
     assert [seen.fault for seen in nairi_simulator.requests][:1] == ["rate limited"]
 
+@MARK
+@pytest.mark.nairi_simulator(in_memory=True, seed=3)
+async def test_without_sockets(nairi, nairi_simulator):
+    assert "go" in (await nairi.ask("my-agent", "go")).text
+    nairi_simulator.assert_asked("go")
+    assert "not running" in repr(nairi_simulator)
+
 @FIXTURE
 async def reply(nairi, nairi_simulator):
     nairi_simulator.agent("my-agent", "from a fixture")
@@ -100,7 +107,7 @@ def test_the_fixtures_work_with_each_plugin(tmp_path: Path, mode: str) -> None:
     """Sessions live on the test's own loop, in virtual time, one for each test, and can be set up as the user likes."""
     mark, fixture, options = MODES[mode]
     ran = run(tmp_path, TESTS.replace("@MARK", mark).replace("@FIXTURE", fixture), *options)
-    assert (ran.returncode, "5 passed" in ran.stdout) == (0, True), ran.stdout
+    assert (ran.returncode, "6 passed" in ran.stdout) == (0, True), ran.stdout
 
 
 @pytest.mark.parametrize("test", ["def test_sync(nairi): pass", "async def test_unmarked(nairi_simulator): pass"])
