@@ -1,4 +1,4 @@
-"""`python -m nairi_async`: the command line where its entry point is not on the path."""
+"""Run the command line as `python -m nairi_async`."""
 
 from __future__ import annotations
 

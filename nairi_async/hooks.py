@@ -51,6 +51,8 @@ class RequestDone:
     """HTTP method."""
     path: str
     """Encoded path below the base URL."""
+    route: str
+    """Template of the path, such as `/messages/{message_id}`: one of few values, so that it can be a metric's label."""
     attempt: int
     """Which attempt at this request it was, from 1."""
     seconds: float

@@ -226,6 +226,7 @@ class RequestExecutor:
         done = RequestDone(
             method=request.method,
             path=request.path,
+            route=self.http.service.route(request.path),
             attempt=attempt,
             seconds=self.clock.monotonic() - started_at,
             status=response.status if response is not None else None,

@@ -21,3 +21,17 @@ class Service:
     """Finds the text of an error response from its body."""
     error_class: Callable[[int, str], type[StatusError]]
     """Picks the class of the error for a status and the text of its response."""
+    routes: tuple[str, ...] = ()
+    """Templates of all paths that sessions request, such as `/messages/{message_id}`; the first that matches counts."""
+
+    def route(self, path: str) -> str:
+        """Return the template of a path; `/{unknown}` if none matches."""
+        segments = path.rstrip("/").split("/")
+        for route in self.routes:
+            template = route.rstrip("/").split("/")
+            if len(template) == len(segments) and all(
+                expected.startswith("{") or expected == segment
+                for expected, segment in zip(template, segments, strict=True)
+            ):
+                return route
+        return "/{unknown}"

@@ -23,5 +23,17 @@ SERVICE: Final = Service(
     url_variable="NAIRI_BASE_URL",
     read_error=decode_error,
     error_class=_error_class,
+    routes=(
+        "/conversations/start",
+        "/conversations/{job_id}/continue",
+        "/conversations/{job_id}/messages",
+        "/messages/{message_id}",
+        "/agents",
+        "/agents/{agent_id}",
+        "/agents/{agent_id}/conversations",
+        "/agents/{agent_id}/deploy",
+        "/attachments",
+        "/attachments/{attachment_id}",
+    ),
 )
 """The service of `NairiSession`."""

@@ -60,6 +60,17 @@ SERVICE: Final = Service(
     url_variable="AMIGO_BASE_URL",
     read_error=wire.decode_error,
     error_class=error_class,
+    routes=(
+        "/{organization_id}/user/signin_with_api_key",
+        "/{organization_id}/conversation/",
+        "/{organization_id}/conversation/{conversation_id}/interact",
+        "/{organization_id}/conversation/{conversation_id}/finish/",
+        "/{organization_id}/conversation/{conversation_id}/messages/",
+        "/{organization_id}/conversation/{conversation_id}/messages/{message_id}/source",
+        "/{organization_id}/conversation/{conversation_id}/interaction/{interaction_id}/insights",
+        "/{organization_id}/conversation/{conversation_id}/interaction/{interaction_id}/recommend_responses",
+        "/{organization_id}/conversation/{conversation_id}/tags/",
+    ),
 )
 """What the neutral core has to know about Amigo."""
 

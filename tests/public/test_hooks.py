@@ -14,8 +14,11 @@ import support
 from support import KEY, MESSAGE, STARTED, Act, RawServer, answer, refusal
 
 from nairi_async import ConfigurationError, NairiSession, RetryPolicy, ServerError, Stats, TurnFailedError, Usage
+from nairi_async._nairi.service import SERVICE as NAIRI
+from nairi_async.amigo import AmigoSession
 from nairi_async.hooks import Event, FeedChanged, PollPlanned, RequestDone, RetryPlanned, TurnEnded
 from nairi_async.testing import Fail, Quirks, Say, Simulator, Text, VirtualClock
+from nairi_async.testing.amigo import AmigoSimulator
 
 if TYPE_CHECKING:
     from nairi_async.testing.script import Steps
@@ -306,3 +309,58 @@ def test_what_is_counted_reads_well() -> None:
         "polls     0",
         "news      found 0 times",
     ]
+
+
+@pytest.mark.anyio
+async def test_each_request_has_the_template_of_its_path() -> None:
+    """`route` is one of few values whatever the ids are, for both services."""
+    events: list[Event] = []
+    clock = VirtualClock()
+    async with (
+        Simulator(clock=clock) as simulator,
+        NairiSession(simulator.api_key, base_url=simulator.url, clock=clock, hooks=[events.append]) as nairi,
+    ):
+        reply = await nairi.ask("my-agent", "hi")
+        await nairi.continue_(reply.turn, "more")
+        await nairi.messages(reply.turn)
+        file_id = await nairi.upload(b"x")
+        await nairi.download(file_id)
+        await nairi.agents()
+        await nairi.deploy((await nairi.agent("my-agent")).id)
+        assert [row async for row in nairi.conversations("my-agent")]
+    async with (
+        AmigoSimulator(clock=clock) as service,
+        AmigoSession(**service.settings, clock=clock, hooks=[events.append]) as amigo,
+    ):
+        dialogue = amigo.conversation(service.service_id)
+        answer = await dialogue.ask("hi")
+        await dialogue.ask("more")
+        assert answer.conversation_id is not None
+        assert [row async for row in amigo.messages(answer.conversation_id)]
+        assert [row async for row in amigo.conversations()]
+        await dialogue.finish()
+    routes = {(event.method, event.route) for event in events if isinstance(event, RequestDone)}
+    assert routes == {
+        ("POST", "/conversations/start"),
+        ("POST", "/conversations/{job_id}/continue"),
+        ("GET", "/conversations/{job_id}/messages"),
+        ("GET", "/messages/{message_id}"),
+        ("GET", "/agents"),
+        ("GET", "/agents/{agent_id}"),
+        ("GET", "/agents/{agent_id}/conversations"),
+        ("POST", "/agents/{agent_id}/deploy"),
+        ("POST", "/attachments"),
+        ("GET", "/attachments/{attachment_id}"),
+        ("POST", "/{organization_id}/user/signin_with_api_key"),
+        ("POST", "/{organization_id}/conversation/"),
+        ("GET", "/{organization_id}/conversation/"),
+        ("POST", "/{organization_id}/conversation/{conversation_id}/interact"),
+        ("GET", "/{organization_id}/conversation/{conversation_id}/messages/"),
+        ("POST", "/{organization_id}/conversation/{conversation_id}/finish/"),
+    }
+
+
+def test_an_unknown_path_has_one_route_too() -> None:
+    """A path that no template matches gives one value, so that labels stay few."""
+    assert NAIRI.route("/something/else") == NAIRI.route("/messages/a/b/c") == "/{unknown}"
+    assert NAIRI.route("/conversations/start/messages") == "/conversations/{job_id}/messages"
