@@ -27,6 +27,7 @@
     ├── TurnFailedError              the agent's turn ended as `failed`
     ├── AlreadyAskedError            a chat's prompt was accepted before; it does not run again
     ├── ChatBusyError                too many prompts of a chat are waiting
+    ├── TooManyStreamsError          a web application has as many event streams open as it allows
     ├── StoreError                   a bot's records of its chats cannot be read or written
     └── WatchTimeoutError            a turn did not end within the given time (also a TimeoutError)
 
@@ -70,6 +71,7 @@ __all__ = [
     "SessionClosedError",
     "StatusError",
     "StoreError",
+    "TooManyStreamsError",
     "TurnFailedError",
     "UnreadableOutcomeError",
     "WatchTimeoutError",
@@ -361,6 +363,13 @@ class AlreadyAskedError(NairiError):
 @define(auto_exc=True, slots=False)
 class ChatBusyError(NairiError):
     """Too many prompts of a chat are waiting for their turn; this one was not accepted."""
+
+    message: str
+
+
+@define(auto_exc=True, slots=False)
+class TooManyStreamsError(NairiError):
+    """A web application has as many event streams open as it allows; this one was not opened."""
 
     message: str
 

@@ -50,6 +50,7 @@ from nairi_async.bots.split import split_text, utf16_length
 from nairi_async.bots.sqlite_store import SQLiteStore
 from nairi_async.bots.store import ChatPrompt, MemoryStore, Record, Store
 from nairi_async.bots.typing_indicator import Typing
+from nairi_async.bots.visitors import visitor_message
 from nairi_async.errors import AlreadyAskedError, ChatBusyError, StoreError
 
 __all__ = [
@@ -68,4 +69,5 @@ __all__ = [
     "Typing",
     "split_text",
     "utf16_length",
+    "visitor_message",
 ]

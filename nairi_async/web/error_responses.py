@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 from nairi_async._core.retry import is_transient
+from nairi_async._core.visitor_messages import is_shown, visitor_message
 from nairi_async.errors import (
     BadRequestError,
     ConflictError,
@@ -13,12 +15,15 @@ from nairi_async.errors import (
     RateLimitedError,
     SessionClosedError,
     StatusError,
+    TooManyStreamsError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from nairi_async.errors import NairiError
+
+_log = logging.getLogger("nairi_async.web")
 
 _BAD_REQUEST, _NOT_FOUND, _CONFLICT, _BAD_GATEWAY, _UNAVAILABLE, _GATEWAY_TIMEOUT = 400, 404, 409, 502, 503, 504
 # What a service that checks its input responds with besides 400: unsupported media, and fields that are not valid.
@@ -31,6 +36,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (ConflictError, _CONFLICT),
     (RateLimitedError, _UNAVAILABLE),
     (SessionClosedError, _UNAVAILABLE),
+    (TooManyStreamsError, _UNAVAILABLE),
     (TimeoutError, _GATEWAY_TIMEOUT),
 )
 
@@ -47,16 +53,26 @@ def http_status(error: NairiError) -> int:
 
 
 def error_json(error: NairiError) -> Mapping[str, object]:
-    """Return an error in the form that a browser gets, ready for `json.dumps`. It never contains the key.
+    """Return an error in the form that a browser gets, ready for `json.dumps`.
+
+    It contains no text of the service, except for 400 and 404, which are about the request; the text goes to the log
+    `nairi_async.web`.
 
     Returns:
-        `error`, the name of its class; `message`, for people; `status`, as from `http_status`; `transient`, whether
-        another attempt may help.
+        `error`, the name of its class; `message`, a sentence for people; `status`, as from `http_status`; `transient`,
+        whether another attempt may help.
     """
-    may_pass = isinstance(error, SessionClosedError | TimeoutError)
+    if not is_shown(error):
+        _log.warning("a request of a browser has failed with %s: %.1000r", type(error).__name__, str(error))
     return {
         "error": type(error).__name__,
-        "message": str(error),
+        "message": visitor_message(error),
         "status": http_status(error),
-        "transient": may_pass or is_transient(error, idempotent=True, unreadable=True),
+        "transient": may_pass(error),
     }
+
+
+def may_pass(error: NairiError) -> bool:
+    """Return whether another attempt may help."""
+    is_passing = isinstance(error, SessionClosedError | TimeoutError | TooManyStreamsError)
+    return is_passing or is_transient(error, idempotent=True, unreadable=True)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from nairi_async.errors import NairiError
     from nairi_async.models import Message
 
-HEARTBEAT: Final = b":\n\n"
+# A block without data ends with no empty line: some clients, such as httpx-sse, take it for an event without data.
+HEARTBEAT: Final = b":\n"
 """A comment: browsers ignore it, and proxies see that the connection is alive."""
 
 
@@ -30,7 +31,7 @@ def event(name: str, data: str, *, id: str | None = None) -> bytes:  # noqa: A00
 
 def reconnection_time(seconds: float) -> bytes:
     """Return the field that says how long a browser waits before it reconnects."""
-    return f"retry: {round(seconds * 1000)}\n\n".encode()
+    return f"retry: {round(seconds * 1000)}\n".encode()
 
 
 def message_event(message: Message) -> bytes:
@@ -47,6 +48,16 @@ def activity_event(activity: Activity) -> bytes:
         "since": since.isoformat() if since is not None else None,
     }
     return event("activity", json.dumps(document))
+
+
+def answer_event(dialogue_id: str | None, text: str) -> bytes:
+    """Return the event of a whole reply."""
+    return event("answer", json.dumps({"id": dialogue_id, "text": text}))
+
+
+def end_event(status: str | None) -> bytes:
+    """Return the event after which nothing more comes."""
+    return event("end", json.dumps({"status": status}))
 
 
 def failure_event(error: NairiError) -> bytes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
+
+from attrs import frozen
 
 from nairi_async._nairi.activity import Activity
 from nairi_async.errors import NairiError
@@ -17,25 +18,37 @@ if TYPE_CHECKING:
     from nairi_async.typing import Duration
 
 
-async def watch_events(watch: Watch) -> AsyncGenerator[bytes | Activity]:
+@frozen
+class End:
+    """The end of a stream that has sent everything."""
+
+    status: str | None
+    is_empty: bool = False
+    """Whether a watch from a cursor on had nothing to send."""
+
+
+Item = bytes | Activity | NairiError | End
+
+
+async def watch_events(watch: Watch) -> AsyncGenerator[Item]:
     """Yield the messages of a watch, what the agent is doing, and how the watch ended."""
-    activity = Activity()
+    activity, cursor = Activity(), watch.cursor
     try:
         async for message in watch:
             activity.feed(message)
             yield activity if message.progress is not None else event_format.message_event(message)
     except NairiError as error:
-        yield event_format.failure_event(error)
+        yield error
     else:
-        yield event_format.event("end", json.dumps({"status": watch.status}))
+        yield End(watch.status, is_empty=cursor is not None and watch.cursor == cursor)
 
 
-async def reply_events(dialogue: Dialogue, prompt: str, timeout: Duration | None) -> AsyncGenerator[bytes | Activity]:
+async def reply_events(dialogue: Dialogue, prompt: str, timeout: Duration | None) -> AsyncGenerator[Item]:
     """Ask a prompt, and yield its reply or why there is none."""
     try:
         answer = await dialogue.ask(prompt, timeout=timeout)
     except NairiError as error:
-        yield event_format.failure_event(error)
+        yield error
     else:
-        yield event_format.event("answer", json.dumps({"id": dialogue.id, "text": answer.text}))
-        yield event_format.event("end", json.dumps({"status": "completed"}))
+        yield event_format.answer_event(dialogue.id, answer.text)
+        yield End("completed")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
 from nairi_async._core import checks
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.closing import run_shielded
 from nairi_async.clock import SystemClock
+from nairi_async.errors import TooManyStreamsError
 from nairi_async.web.event_sources import reply_events, watch_events
 from nairi_async.web.event_stream import EventStream
 from nairi_async.web.shutdown_signals import SHUTDOWN_SIGNALS, listen_for_signals
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from nairi_async._nairi.activity import Activity
     from nairi_async._nairi.polling.watch import Watch
     from nairi_async.clock import Clock
     from nairi_async.dialogue import Dialogue
     from nairi_async.typing import Duration
+    from nairi_async.web.event_sources import Item
+
+MAX_STREAMS: Final = 1000
+"""Event streams that one process may have open."""
 
 
 class EventStreams:
@@ -37,6 +41,7 @@ class EventStreams:
         heartbeat: Seconds without an event after which a comment is sent; below the idle timeout of any proxy (nginx:
             60 s). Some servers notice a closed connection only when they send the next bytes.
         retry: Seconds that a browser waits before it reconnects.
+        max_streams: Open streams of the process, over all visitors; a further one is refused. Each costs requests.
         signals: The signals of a shutdown; ignored outside the main thread, where Python receives none.
         clock: The clock to use; tests give `nairi_async.testing.VirtualClock`.
 
@@ -49,6 +54,7 @@ class EventStreams:
         *,
         heartbeat: Duration = 15.0,
         retry: Duration = 2.0,
+        max_streams: int = MAX_STREAMS,
         signals: Iterable[signal.Signals] = SHUTDOWN_SIGNALS,
         clock: Clock | None = None,
     ) -> None:
@@ -56,6 +62,7 @@ class EventStreams:
         checks.positive("heartbeat", self._heartbeat)
         self._retry = checks.seconds(retry)
         checks.positive("retry", self._retry, or_zero=True)
+        self._max_streams = checks.whole("max_streams", max_streams)
         self._signals = tuple(signals)
         self._clock = clock or SystemClock()
         self._open: WeakSet[EventStream] = WeakSet()
@@ -100,6 +107,12 @@ class EventStreams:
         * `end`: the watch has ended. JSON with `status`, the last one seen of the turn's user message.
         * `failure`: the watch cannot go on; JSON as from `error_json`. A browser resumes by reconnecting, which it does
           by itself unless the page closes its `EventSource`.
+
+        Await `EventStream.open` first, for the status of the response. A standard `EventSource` gives up at 204, 429,
+        503 and every other status but 200: a page that wants to go on makes a new one.
+
+        Raises:
+            TooManyStreamsError: `max_streams` are open; `http_status` gives 503.
         """
         return self._stream(watch_events(watch))
 
@@ -109,10 +122,15 @@ class EventStreams:
         The prompt is sent when the stream is read. `answer` holds JSON with the dialogue's `id` and the `text`; `end`
         and `failure` are as for `watch`. Use it in the response to a POST, never for an `EventSource`, which would ask
         again when its connection breaks.
+
+        Raises:
+            TooManyStreamsError: `max_streams` are open; `http_status` gives 503.
         """
         return self._stream(reply_events(dialogue, checks.prompt(prompt), timeout))
 
-    def _stream(self, source: AsyncGenerator[bytes | Activity]) -> EventStream:
+    def _stream(self, source: AsyncGenerator[Item]) -> EventStream:
+        if sum(not stream.has_ended for stream in self._open) >= self._max_streams:
+            raise TooManyStreamsError("Too many conversations are open here. Please try again in a moment.")
         stream = EventStream(source, self._clock, heartbeat=self._heartbeat, retry=self._retry)
         self._open.add(stream)
         if self._has_ended:

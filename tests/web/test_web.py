@@ -23,21 +23,26 @@ from support import until
 
 from nairi_async import (
     AuthenticationError,
+    BadRequestError,
     ConfigurationError,
     ConflictError,
     ConnectionFailedError,
     DecodeError,
     InvalidArgumentError,
+    NairiError,
     NairiSession,
     NotFoundError,
     OutcomeUnknownError,
     RateLimitedError,
     RequestTimeoutError,
+    ServerError,
     SessionClosedError,
     StatusError,
+    TooManyStreamsError,
     TurnFailedError,
     WatchTimeoutError,
 )
+from nairi_async.bots import visitor_message
 from nairi_async.models import Message
 from nairi_async.testing import Done, Fail, Notice, Say, Simulator, Step, Text, Tool, VirtualClock
 from nairi_async.web import EventStream, EventStreams, error_json, http_status
@@ -89,7 +94,7 @@ async def test_a_turn_as_events(nairi: NairiSession, simulator: Simulator, strea
 async def test_the_first_bytes_come_at_once(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
     """The time before a reconnection is sent before anything is read, and the headers with it."""
     stream = streams.watch(nairi.watch("job_1"))
-    assert await anext(stream) == b"retry: 2000\n\n"
+    assert await anext(stream) == b"retry: 2000\n"
     assert simulator.requests == []
 
 
@@ -147,8 +152,8 @@ async def test_a_heartbeat_interrupts_no_read(simulator: Simulator) -> None:
             chunks.append(chunk)
             if b"message" in chunk:
                 break
-    assert chunks[0] == b"retry: 5000\n\n"
-    assert chunks.count(b":\n\n") > 5
+    assert chunks[0] == b"retry: 5000\n"
+    assert chunks.count(b":\n") > 5
     assert len(simulator.requests) == 2
 
 
@@ -189,7 +194,7 @@ async def test_a_stream_that_is_dropped_stops_too(
     simulator.agent("my-agent", [Done(after=math.inf)])
     turn = await nairi.start("my-agent", "go")
     stream = streams.watch(nairi.watch(turn))
-    while await anext(stream) != b":\n\n":
+    while await anext(stream) != b":\n":
         pass
     del stream
     gc.collect()
@@ -320,7 +325,7 @@ async def test_an_error_becomes_a_failure(nairi: NairiSession, simulator: Simula
     assert contents(events)[0] == "half of it"
     assert events[-1].name == "failure"
     assert events[-1].data["error"] == "TurnFailedError"
-    assert "out of memory" in events[-1].data["message"]
+    assert events[-1].data["message"] == "The agent could not finish this turn."
     assert not events[-1].data["transient"]
     events = await events_of(streams.watch(nairi.watch("job_01M7Z095SH19EPQAMMAQHYE1M2")))
     assert [(event.name, event.data["status"]) for event in events] == [("failure", 404)]
@@ -328,6 +333,76 @@ async def test_an_error_becomes_a_failure(nairi: NairiSession, simulator: Simula
     turn = await nairi.start("my-agent", "go")
     events = await events_of(streams.watch(nairi.watch(turn, timeout=5)))
     assert [(event.data["error"], event.data["transient"]) for event in events] == [("WatchTimeoutError", True)]
+
+
+async def test_a_lasting_failure_is_a_status(nairi: NairiSession, simulator: Simulator, streams: EventStreams) -> None:
+    """A failure before the first event is raised by `open`: an `EventSource` that reconnects after one gives up."""
+    simulator.agent("my-agent", [Fail("out of memory")])
+    turn = await nairi.start("my-agent", "go")
+    events = await events_of(streams.watch(nairi.watch(turn)))
+    assert [event.name for event in events] == ["message", "failure"]
+    for watch in (nairi.watch("job_01M7Z095SH19EPQAMMAQHYE1M2"), nairi.watch(turn, after=events[0].last_id)):
+        stream = streams.watch(watch)
+        with pytest.raises((NotFoundError, TurnFailedError)):
+            await stream.open()
+        assert [chunk async for chunk in stream] == []
+    await until(lambda: not working_tasks())
+
+
+async def test_a_failure_that_may_pass_is_an_event(
+    nairi: NairiSession, simulator: Simulator, streams: EventStreams
+) -> None:
+    """A browser gives up at any status but 200: it reconnects by itself only after a stream."""
+    simulator.agent("my-agent", [Done(after=math.inf)])
+    turn = await nairi.start("my-agent", "go")
+    stream = streams.watch(nairi.watch(turn, timeout=1))
+    assert await stream.open() == 200
+    assert [(event.name, event.data["transient"]) for event in await events_of(stream)] == [("failure", True)]
+
+
+async def test_nothing_left_behind_the_cursor_is_204(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock, streams: EventStreams
+) -> None:
+    """A standard `EventSource` that reconnects after the end stops there; one with something left goes on."""
+    simulator.agent("my-agent", [Say("one"), Say("two")])
+    turn = await nairi.start("my-agent", "go")
+    first = streams.watch(nairi.watch(turn.job_id))
+    assert await first.open() == 200
+    ids = [event.last_id for event in await events_of(first) if event.name == "message"]
+    assert len(ids) == 3
+    assert await streams.watch(nairi.watch(turn.job_id, after=ids[-1])).open() == 204
+    stream = streams.watch(nairi.watch(turn.job_id, after=ids[1]))
+    assert await stream.open() == 200
+    assert contents(await events_of(stream)) == ["two"]
+    simulator.agent("my-agent", [Say("late", after=60)])
+    turn = await nairi.continue_(turn, "more")
+    stream = streams.watch(nairi.watch(turn.job_id, after=turn.message_id))
+    before = clock.monotonic()
+    assert await stream.open() == 200
+    assert clock.monotonic() - before <= 2
+    assert contents(await events_of(stream)) == ["late"]
+
+
+async def test_open_streams_are_bounded(nairi: NairiSession, simulator: Simulator, clock: VirtualClock) -> None:
+    """One more than `max_streams` is refused with 503; a stream that has ended makes room."""
+    async with EventStreams(max_streams=2, clock=clock) as streams:
+        first = [streams.watch(nairi.watch("job_1")) for _ in range(2)]
+        with pytest.raises(TooManyStreamsError) as caught:
+            streams.watch(nairi.watch("job_1"))
+        assert http_status(caught.value) == 503
+        await first[0].aclose()
+        streams.watch(nairi.watch("job_1"))
+
+
+async def test_only_events_end_with_an_empty_line(
+    nairi: NairiSession, simulator: Simulator, streams: EventStreams
+) -> None:
+    """Some clients take every block for an event, even a comment or the reconnection time."""
+    simulator.agent("my-agent", [Say("one", after=40)])
+    turn = await nairi.start("my-agent", "go")
+    sent = b"".join([chunk async for chunk in streams.watch(nairi.watch(turn))]).decode()
+    assert ":\n" in sent
+    assert all("data: " in block for block in sent.removesuffix("\n\n").split("\n\n"))
 
 
 @frozen
@@ -383,7 +458,7 @@ async def test_closing_the_stream_of_a_reply_stops_the_polling(
     """A browser that goes away ends the polling for its reply; the turn itself goes on at the service."""
     simulator.agent("my-agent", [Say("late", after=3600)])
     async with streams.ask(nairi.conversation("my-agent"), "hello") as stream:
-        while await anext(stream) != b":\n\n":
+        while await anext(stream) != b":\n":
             pass
     count = len(simulator.requests)
     await clock.sleep(600)
@@ -428,10 +503,41 @@ def test_errors_as_a_browser_sees_them(error: Any, status: int, is_transient: bo
     """The status says whose fault it was, never that the visitor is not signed in; `transient` advises to try again."""
     assert http_status(error) == status
     document = error_json(error)
-    assert document == {
-        "error": type(error).__name__, "message": str(error), "status": status, "transient": is_transient
-    }  # fmt: skip
+    assert (document["status"], document["transient"]) == (status, is_transient)
     json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_shown"),
+    [
+        (InvalidArgumentError("the prompt is blank"), True),
+        (BadRequestError(400, "the prompt is too long"), True),
+        (NotFoundError(404, "no such job"), True),
+        (AuthenticationError(401, "key of /srv/app"), False),
+        (ConflictError(409, "at host-7"), False),
+        (RateLimitedError(429, "pool host-7"), False),
+        (ServerError(500, "Traceback: /srv/app.py"), False),
+        (ConnectionFailedError("10.0.0.7:8080 refused"), False),
+        (RequestTimeoutError("10.0.0.7:8080"), False),
+        (OutcomeUnknownError("POST /start"), False),
+        (TurnFailedError("Traceback: /srv/agent.py"), False),
+        (DecodeError("<html>host-7"), False),
+        (ConfigurationError("NAIRI_API_KEY"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_people_are_told_names_nothing_of_the_service(
+    error: NairiError,
+    is_shown: bool,  # noqa: FBT001
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Outside of what they have sent themselves, people read one sentence for each class; the text goes to the log."""
+    document = error_json(error)
+    told = visitor_message(error)
+    assert (document["message"] == str(error)) is is_shown
+    assert (told == str(error)) is is_shown
+    assert told.endswith(".") is not is_shown
+    assert (str(error) in caplog.text) is not is_shown
 
 
 @pytest.mark.parametrize("options", [{"heartbeat": 0}, {"heartbeat": "15"}, {"retry": -1}, {"heartbeat": math.inf}])
