@@ -91,8 +91,9 @@ class ResourceMethods:
         names it, because its turn may have been lost on the way to where you record it. Concurrent searches for equal
         prompts take one turn each.
 
-        Guaranteed as long as the service lists a new conversation within the settling time, newest first, and dates it
-        by a clock that is at most 5 minutes off the `Date` of its responses.
+        Guaranteed as long as the prompt arrives, and the service lists its conversation, within the settling time; as
+        long as the service lists new conversations first and dates them by a clock that is at most 5 minutes off the
+        `Date` of its responses; and as long as no one else sends the same text and files to the agent in that time.
 
         Args:
             agent_id: Slug or id of the agent.

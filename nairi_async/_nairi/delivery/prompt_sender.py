@@ -74,8 +74,11 @@ class PromptSender:
             NairiError: reading failed for good.
         """
         clock = self.context.clock
-        first, last = (at.timestamp() - clock.time() + clock.monotonic() for at in sent)
-        recorded_at = sent[0].timestamp()
+        now = clock.monotonic()
+        # Where the machine's clock was set back meanwhile, the times may be in the wrong order, or in the future.
+        recorded = sorted(at.timestamp() for at in sent)
+        first, last = (min(now, at - clock.time() + now) for at in recorded)
+        recorded_at = recorded[0]
         until = last + settled
         window = SearchWindow(agent_id, first, until, arrived_by=until, recorded_at=recorded_at)
         return await self.reconciler.find_start(fingerprint, window, exclude, copies=copies)

@@ -220,6 +220,24 @@ async def test_a_conversation_that_a_replica_does_not_know_yet_is_no_proof(
         assert await candidates(nairi, "hello", started_at, sent_before=sent_before) == ()
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_clock_that_was_set_meanwhile_hides_no_turn(echo: Simulator, clock: VirtualClock, hours: int) -> None:
+    """If this machine's clock was set between sending and searching, the turn is found or named, and in time."""
+    async with another(echo, clock) as dead:
+        sent_after = now(clock) + timedelta(hours=hours)
+        turn = await dead.start(AGENT, "hello")
+    await clock.sleep(10)
+    searched_at = clock.monotonic()
+    async with another(echo, clock) as nairi:
+        if hours < 0:
+            found = await nairi.find_start(AGENT, "hello", sent_after=sent_after, sent_before=now(clock))
+            assert found == turn
+        else:
+            # It seems to have been sent after it arrived.
+            assert await candidates(nairi, "hello", sent_after, sent_before=now(clock)) == (turn,)
+    assert clock.monotonic() - searched_at < 120
+
+
 @pytest.mark.parametrize("read", ["reply", "watch"])
 async def test_a_found_turn_is_seen_at_once_on_a_busy_session(clock: VirtualClock, read: str) -> None:
     """A turn that was found was not polled before, so the listing of a busy session does not replace its first poll."""
