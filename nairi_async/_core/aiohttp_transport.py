@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from ssl import SSLContext
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import aiohttp
-from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from nairi_async._core.aiohttp_bodies import (
@@ -17,8 +17,10 @@ from nairi_async._core.aiohttp_bodies import (
     make_payload,
     read_body,
 )
+from nairi_async._core.aiohttp_failures import explain, hide_headers
 from nairi_async._core.closing import run_shielded
 from nairi_async._core.failures import drop_frames
+from nairi_async._core.json_body import EXCERPT, one_line, shortened
 from nairi_async._core.request import Response, is_success
 from nairi_async.errors import (
     ConfigurationError,
@@ -31,10 +33,13 @@ from nairi_async.errors import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from nairi_async._core.proxies import Proxy
     from nairi_async._core.request import CallState, Credentials, Request
     from nairi_async._core.service import Service
     from nairi_async.clock import Clock
 
+# The longest header that is accepted, in bytes. aiohttp's own limit is less than some proxies send.
+_MAX_HEADER: Final = 64 * 1024
 # The whole attempt is bounded once, by our own clock: aiohttp's limits would add timers to each request.
 _UNBOUNDED: Final = aiohttp.ClientTimeout(total=None, sock_connect=None)
 
@@ -51,15 +56,21 @@ class AiohttpTransport:
         *,
         lent: aiohttp.ClientSession | None,
         connections: int,
+        proxy: Proxy | None = None,
+        ssl: SSLContext | None = None,
     ) -> None:
         if lent is not None and not isinstance(lent, aiohttp.ClientSession):
             raise ConfigurationError(f"http must be an aiohttp.ClientSession, not {type(lent).__name__}")
+        if ssl is not None and not isinstance(ssl, SSLContext):
+            raise ConfigurationError(f"ssl must be an ssl.SSLContext, not {type(ssl).__name__}")
         self.service = service
         self.base_url = base_url
         self.credentials = credentials
         self._clock = clock
         self._lent = lent
         self._connections = connections
+        self._proxy = proxy
+        self._ssl = ssl
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
@@ -72,8 +83,16 @@ class AiohttpTransport:
         return min([self._connections, *(bound for bound in bounds if bound > 0)])
 
     def redact(self, text: str) -> str:
-        """Return a text from outside without the credentials."""
-        return self.credentials.redact(text)
+        """Return a text from outside without the credentials, those of the proxy included."""
+        text = self.credentials.redact(text)
+        return text if self._proxy is None else self._proxy.redact(text)
+
+    def quote(self, text: str, *, limit: int = EXCERPT) -> str:
+        """Return a text from outside as an error may quote it: without secrets, short, and on one line.
+
+        Secrets go first, because half of one would not be found in a shortened text.
+        """
+        return one_line(shortened(self.redact(text), limit))
 
     @property
     def is_open(self) -> bool:
@@ -89,8 +108,10 @@ class AiohttpTransport:
             raise SessionClosedError("the aiohttp session given as http= is closed")
         self._loop = asyncio.get_running_loop()
         self._session = self._lent or aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections),
+            connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._ssl or True),
             cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=_MAX_HEADER,
+            max_field_size=_MAX_HEADER,
             timeout=_UNBOUNDED,
             middlewares=(_send_once,),
         )
@@ -159,6 +180,8 @@ class AiohttpTransport:
             request.address,
             data=body,
             headers=self._headers(request),
+            proxy=self._proxy.url if self._proxy is not None else None,
+            proxy_headers=self._proxy.headers() if self._proxy is not None else None,
             timeout=_UNBOUNDED,
             allow_redirects=False,
             raise_for_status=False,
@@ -189,27 +212,26 @@ class AiohttpTransport:
     def _headers(self, request: Request) -> Mapping[str, str]:
         """Return the headers. The caller keeps them in no variable: the key in them would stand in tracebacks."""
         headers = (request.credentials or self.credentials).headers()
+        if self._proxy is not None and self.base_url.startswith("http:"):
+            # Without a tunnel the proxy reads the request itself.
+            headers = {**headers, **self._proxy.headers()}
         return {**headers, **request.headers} if request.headers else headers
 
     def _raise_failure(self, request: Request, state: CallState, error: Exception) -> NoReturn:
         """Raise a failure of aiohttp as one of ours, without the credentials."""
-        _hide_headers(error)
+        proxy_url = self._proxy.url if self._proxy is not None else None
+        failure = explain(error, self.service, self.base_url, proxy_url)
+        hide_headers(error)
         if self._is_closed and (request.idempotent or not state.write_started):
             raise SessionClosedError("the session was closed while a request was under way") from error
-        # aiohttp's connector errors say that no connection was made, also for a request without a body.
-        was_sent = state.write_started and not isinstance(error, aiohttp.ClientConnectorError | ValueError)
-        reason = self.redact(str(error)) or type(error).__name__
-        is_lasting = isinstance(error, aiohttp.ClientConnectorCertificateError | ValueError)
         raise ConnectionFailedError(
-            f"connection failed: {reason}", request.method, request.path, was_sent, is_lasting, self._hint(error)
+            f"connection failed: {self.quote(failure.reason)}",
+            request.method,
+            request.path,
+            state.write_started and not failure.is_unsent,
+            failure.is_lasting,
+            failure.hint,
         ) from error
-
-    def _hint(self, error: Exception) -> str:
-        if isinstance(error, aiohttp.ClientConnectorCertificateError):
-            return "if its certificate is signed by an authority of your own, name that in SSL_CERT_FILE"
-        if isinstance(error, aiohttp.ClientConnectorError):
-            return f"is {self.service.url_variable} right? {self.base_url} was asked"
-        return ""
 
 
 class _BrokenError(aiohttp.ClientError):
@@ -224,18 +246,3 @@ async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandler
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise _BrokenError(str(error) or type(error).__name__) from error
-
-
-def _hide_headers(error: BaseException) -> None:
-    """Remove headers, and so the key, from an aiohttp error that will be the cause of ours.
-
-    Its fields hold those of the request. Its message and its own cause quote what the service sent, which may repeat
-    them.
-    """
-    if isinstance(error, aiohttp.ClientResponseError):
-        hidden = error.request_info._replace(headers=CIMultiDictProxy(CIMultiDict()))
-        error.request_info = hidden
-        error.args = (hidden, ())
-        error.message = "the response is not HTTP"
-        error.headers = None
-        error.__cause__ = error.__context__ = None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from attrs import evolve
 
 from nairi_async._core.failures import raise_final, status_error
-from nairi_async._core.json_body import shortened
 from nairi_async._core.request import CallState
 from nairi_async._core.retry import (
     RetryPolicy,
@@ -131,8 +130,11 @@ class RequestExecutor:
         for attempt in itertools.count(1):
             # In front of the limiter, because acquiring them may take a request of its own.
             await credentials.acquire(self.call)
+            may_be_cut = False
             try:
-                return take(await self._attempt(request, state, deadline + grace, attempt, fresh))
+                response = await self._attempt(request, state, deadline + grace, attempt, fresh)
+                may_be_cut = _may_be_cut(response)
+                return take(response)
             except NairiError as error:
                 if error is fresh.failure:
                     raise
@@ -146,7 +148,7 @@ class RequestExecutor:
                 if request.is_spent or not is_transient(
                     error,
                     idempotent=request.idempotent,
-                    unreadable=unreadable_is_transient,
+                    unreadable=unreadable_is_transient or may_be_cut,
                     busy_statuses=request.busy_statuses,
                 ):
                     raise_final(request, error)
@@ -209,7 +211,7 @@ class RequestExecutor:
         try:
             return decode(response.body)
         except DecodeError as error:
-            cause, excerpt = error.__cause__, shortened(self.http.redact(error.excerpt))
+            cause, excerpt = error.__cause__, self.http.quote(error.excerpt)
             redacted = evolve(error, method=request.method, path=request.path, excerpt=excerpt)
         # Outside of the handler: the original would stay in the chain, with the secrets that the service repeated.
         raise redacted from cause
@@ -247,7 +249,7 @@ class RequestExecutor:
 
     def _raise_status(self, request: Request, response: Response) -> NoReturn:
         service = self.http.service
-        text = shortened(self.http.redact(service.read_error(response.body)))
+        text = self.http.quote(service.read_error(response.body))
         error = status_error(service, self.http.base_url, request, response, text, now=self.clock.time())
         if error.retry_after is not None and is_refusal(error):
             self.limiter.throttle(min(error.retry_after, self._policy.retry_after_max), request.bucket)
@@ -293,6 +295,11 @@ class Stream:
             self._is_open = False
             self._response.close()
             self._limiter.release()
+
+
+def _may_be_cut(response: Response) -> bool:
+    """Return whether a body that cannot be read may have been cut: aiohttp does not notice that of compressed ones."""
+    return "Content-Encoding" in response.headers and response.body.lstrip()[:1] in {b"", b"{", b"["}
 
 
 class _FreshCredentials:

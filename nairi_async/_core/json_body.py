@@ -62,21 +62,21 @@ def decode_error(body: bytes) -> str:
     except DecodeError:
         return excerpt(body)
     text = raw.get("error") if isinstance(raw, dict) else None
-    return _one_line(text[:_QUOTED]) if isinstance(text, str) else excerpt(body)
+    return one_line(text[:_QUOTED]) if isinstance(text, str) else excerpt(body)
 
 
 def excerpt(body: bytes) -> str:
     """Return the beginning of a body on one line, longer than an error message quotes it: see `shortened`."""
-    return _one_line(body[:_QUOTED].decode("utf-8", "replace"))
+    return one_line(body[:_QUOTED].decode("utf-8", "replace"))
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, limit: int = EXCERPT) -> str:
     """Return a text of the service, from which secrets were removed, as an error message quotes it."""
-    return text[:EXCERPT]
+    return text[:limit]
 
 
-def _one_line(text: str) -> str:
-    """Return the text without line ends and invisible characters: errors are logged, and logs are read in terminals."""
+def one_line(text: str) -> str:
+    """Return a text without line ends and invisible characters: errors are logged, and logs are read in terminals."""
     return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
 
 

@@ -17,11 +17,13 @@ from nairi_async.hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from ssl import SSLContext
     from types import TracebackType
     from typing import Self
 
     import aiohttp
 
+    from nairi_async._core.proxies import ProxySetting
     from nairi_async._core.request import Credentials
     from nairi_async._core.server_clock import ServerClock
     from nairi_async._core.service import Service
@@ -41,6 +43,9 @@ class ServiceSession:
         credentials: Credentials,
         *,
         http: aiohttp.ClientSession | None,
+        proxy: ProxySetting,
+        ssl: SSLContext | None,
+        trust_env: bool,
         request_timeout: Duration,
         retry: RetryPolicy | None,
         max_connections: int,
@@ -58,8 +63,13 @@ class ServiceSession:
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise ConfigurationError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
         clock = clock or SystemClock()
+        found = proxy.find(trust_env=trust_env, base_url=base_url)
+        if http is not None and (proxy.is_given or ssl is not None or trust_env):
+            raise ConfigurationError("http= brings its own proxy and TLS: give proxy=, ssl= and trust_env= without it")
         self._base_url = base_url
-        self._http = AiohttpTransport(service, base_url, credentials, clock, lent=http, connections=max_connections)
+        self._http = AiohttpTransport(
+            service, base_url, credentials, clock, lent=http, connections=max_connections, proxy=found, ssl=ssl
+        )
         limiter = RateLimiter(
             clock,
             random.random,

@@ -14,6 +14,7 @@ from nairi_async._core.address import base_url as checked_base_url
 from nairi_async._core.address import path
 from nairi_async._core.api_key import ApiKey
 from nairi_async._core.checks import DEFAULT_TIMEOUT
+from nairi_async._core.proxies import ProxySetting
 from nairi_async._core.request import Request
 from nairi_async._core.service_session import ServiceSession
 from nairi_async._nairi import arguments, wire
@@ -34,6 +35,7 @@ from nairi_async.models import Turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Mapping
+    from ssl import SSLContext
     from typing import Any
 
     import aiohttp
@@ -68,7 +70,11 @@ class NairiSession(ResourceMethods, ServiceSession):
         api_key: The organisation's API key (`nr_…`); by default the environment variable `NAIRI_API_KEY`.
         base_url: URL of the service, with or without `/api/public/v1`; by default `NAIRI_BASE_URL`, else the real
             service. Plain `http://` is allowed for this machine only.
-        http: An open `aiohttp.ClientSession` to use. The session does not close it.
+        http: An open `aiohttp.ClientSession` to use, with its own proxy, TLS and tracing. It is left open.
+        proxy: URL of a proxy, `http://` or `https://`, with user name and password if it asks for them.
+        ssl: The TLS context, to trust other authorities or to present a certificate. By default the system's
+            authorities are trusted, or those of `SSL_CERT_FILE`.
+        trust_env: Take the proxy from the environment: `HTTPS_PROXY`, `NO_PROXY`. A `~/.netrc` is never read.
         request_timeout: Limit for one request, body included. Waiting for a free connection does not count.
         retry: When and how often a failed request is repeated.
         polling: How soon new messages are to be discovered.
@@ -88,6 +94,9 @@ class NairiSession(ResourceMethods, ServiceSession):
         *,
         base_url: str | None = None,
         http: aiohttp.ClientSession | None = None,
+        proxy: str | None = None,
+        ssl: SSLContext | None = None,
+        trust_env: bool = False,
         request_timeout: Duration = 30.0,
         retry: RetryPolicy | None = None,
         polling: Polling | None = None,
@@ -98,6 +107,7 @@ class NairiSession(ResourceMethods, ServiceSession):
         clock: Clock | None = None,
     ) -> None:
         # The local name is cleared first: a traceback that shows local variables must not show the key.
+        secret_proxy, proxy = ProxySetting(proxy), None
         key, api_key = ApiKey(os.environ.get("NAIRI_API_KEY") if api_key is None else api_key), None
         key.check(_NO_KEY)
         if base_url is None:
@@ -109,6 +119,9 @@ class NairiSession(ResourceMethods, ServiceSession):
             checked_base_url(base_url, prefix=API_PREFIX),
             key,
             http=http,
+            proxy=secret_proxy,
+            ssl=ssl,
+            trust_env=trust_env,
             request_timeout=request_timeout,
             retry=retry,
             max_connections=max_connections,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from nairi_async._core.json_body import excerpt, shortened
+from nairi_async._core.json_body import excerpt
 from nairi_async.amigo.interaction import InteractionEnd, LineSplitter
 from nairi_async.amigo.wire import decode_event
 from nairi_async.errors import (
@@ -30,12 +30,12 @@ log = logging.getLogger("nairi_async.amigo")
 class EventReader:
     """Makes events of a body, and notes what they say of their interaction."""
 
-    def __init__(self, interaction: Interaction, redact: Callable[[str], str]) -> None:
+    def __init__(self, interaction: Interaction, quote: Callable[[str], str]) -> None:
         self.interaction = interaction
         """What the events have said so far."""
         self.is_ended = False
         """Whether no other event comes."""
-        self._redact = redact
+        self._quote = quote
         self._lines = LineSplitter()
 
     async def read(self, body: Stream, request: Request) -> tuple[list[Event], NairiError | None]:
@@ -70,7 +70,7 @@ class EventReader:
         failure: NairiError
         if isinstance(cause, DecodeError) or (not self.interaction.understood and self.interaction.excerpt):
             reason = cause.message if isinstance(cause, DecodeError) else "the response is not a stream of events"
-            beginning = shortened(self._redact(self.interaction.excerpt))
+            beginning = self._quote(self.interaction.excerpt)
             failure = UnreadableOutcomeError(f"{reason} ({unknown})", *where, excerpt=beginning)
         else:
             reason = getattr(cause, "message", "the stream ended before the interaction was complete")
@@ -83,4 +83,4 @@ class EventReader:
         error = self.interaction.error
         assert error is not None  # noqa: S101 - that is what makes it void
         description = excerpt((error.error_description or "no description").encode("utf-8", "replace"))
-        return InteractionVoidError(shortened(self._redact(description)), error.http_error_code)
+        return InteractionVoidError(self._quote(description), error.http_error_code)

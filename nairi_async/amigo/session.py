@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nairi_async._core import checks
 from nairi_async._core.address import base_url as checked_base_url
 from nairi_async._core.failures import error_class
+from nairi_async._core.proxies import ProxySetting
 from nairi_async._core.server_clock import ServerClock
 from nairi_async._core.service import Service
 from nairi_async._core.service_session import ServiceSession
@@ -31,6 +32,7 @@ from nairi_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Mapping
+    from ssl import SSLContext
 
     import aiohttp
 
@@ -90,7 +92,11 @@ class AmigoSession(ResourceMethods, ServiceSession):
         base_url: Address of the service, with or without `/v1`; else `AMIGO_BASE_URL`, else `API_URL`. Plain `http://`
             only for loopback hosts.
         region: The organisation's region, one of `REGIONS`, in place of `base_url`.
-        http: An `aiohttp.ClientSession` to use, with its own proxies, TLS and tracing. It is left open.
+        http: An open `aiohttp.ClientSession` to use, with its own proxy, TLS and tracing. It is left open.
+        proxy: URL of a proxy, `http://` or `https://`, with user name and password if it asks for them.
+        ssl: The TLS context, to trust other authorities or to present a certificate. By default the system's
+            authorities are trusted, or those of `SSL_CERT_FILE`.
+        trust_env: Take the proxy from the environment: `HTTPS_PROXY`, `NO_PROXY`. A `~/.netrc` is never read.
         request_timeout: Seconds for one request, its body included. Finishing a conversation has at least 60 s, and
             calls that run a model at least 120 s. Streams have `idle_timeout`. Waiting for a turn does not count.
         idle_timeout: Seconds without data after which a stream counts as broken.
@@ -114,6 +120,9 @@ class AmigoSession(ResourceMethods, ServiceSession):
         base_url: str | None = None,
         region: str | None = None,
         http: aiohttp.ClientSession | None = None,
+        proxy: str | None = None,
+        ssl: SSLContext | None = None,
+        trust_env: bool = False,
         request_timeout: Duration = 30.0,
         idle_timeout: Duration = IDLE_TIMEOUT,
         retry: RetryPolicy | None = None,
@@ -123,6 +132,7 @@ class AmigoSession(ResourceMethods, ServiceSession):
         clock: Clock | None = None,
     ) -> None:
         # The name is cleared first, because a traceback may show local variables.
+        secret_proxy, proxy = ProxySetting(proxy), None
         key, api_key = AmigoKey(os.environ.get("AMIGO_API_KEY") if api_key is None else api_key), None
         key.check("no API key: give api_key=, or set AMIGO_API_KEY")
         user = _setting("user_id", user_id)
@@ -138,6 +148,9 @@ class AmigoSession(ResourceMethods, ServiceSession):
             checked_base_url(_address(base_url, region), prefix=API_PREFIX),
             Tokens(key, organization, clock, server_clock),
             http=http,
+            proxy=secret_proxy,
+            ssl=ssl,
+            trust_env=trust_env,
             request_timeout=request_timeout,
             retry=retry,
             max_connections=max_connections,

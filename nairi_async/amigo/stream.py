@@ -85,7 +85,7 @@ class AmigoStream:
         self._locks = locks
         self._turn = turn
         self._sending = Sending(api, lock, turn, prepare)
-        self._reader = EventReader(turn.interaction, api.executor.http.redact)
+        self._reader = EventReader(turn.interaction, api.executor.http.quote)
         self._deadline = _Deadline(api.executor.clock, timeout)
         self._buffer: deque[Event] = deque()
         self._failure: NairiError | None = None

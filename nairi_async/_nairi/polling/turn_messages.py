@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from nairi_async._core.json_body import one_line, shortened
 from nairi_async._nairi.polling.timeline import Timeline
 from nairi_async.errors import InvalidArgumentError, TurnFailedError
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nairi_async.models import Message, Turn
+
+# Characters of the explanation that the error quotes; its `messages` hold all of it.
+_MAX_EXPLANATION: Final = 1000
 
 
 def check_conversation(message: Message, job_id: str) -> None:
@@ -31,7 +35,7 @@ def turn_failed(turn: Turn | None, messages: Sequence[Message]) -> TurnFailedErr
     """
     explanations = [message.content for message in messages if message.role == "system" and message.content.strip()]
     text = explanations[-1] if explanations else "the turn failed, and the service does not say why"
-    return TurnFailedError(text, turn, tuple(messages))
+    return TurnFailedError(one_line(shortened(text, _MAX_EXPLANATION)), turn, tuple(messages))
 
 
 def turn_messages(
