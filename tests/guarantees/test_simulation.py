@@ -22,10 +22,18 @@ if TYPE_CHECKING:
     from simulation.plan import Plan
 
 ROOT = Path(__file__).parents[2]
-# What the suite leaves out, because its mend is under way.
-PENDING = {"orders", "gateways"}
-PENDING_OF = {"chats": {"crashes"}, "batch": {"cancels", "errors"}, "conversation": {"latency"}}
+# What the suite leaves out until it is mended: lists without times in a conversation whose next prompt is sent before
+# the first reading, and a bot's recovery that asks a prompt whose response is lost.
+PENDING = {"conversation": {"orders"}, "chats": {"crashes", "gateways", "faults", "cancels"}}
 SEEDS = 12
+# What the simulation has found in the library, by the seeds that found it.
+FOUND = [
+    ("a listing that is read for longer than its interval: its readers did not wait", 1513, "watch", 12, 3),
+    ("the same, with many prompts at once", 1046, "ask_many", 12, 4),
+    ("lists that are newest first, without times", 31, "ask", 8, 3),
+    ("a gateway's 408 counted as a refusal", 196, "batch", 12, 3),
+    ("a ledger was locked after two cancellations", 48, "batch", 8, 1),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +46,7 @@ def quiet() -> Iterator[None]:
 
 def plan_of(seed: int, program: str) -> Plan:
     plan = draw(seed, program)
-    return evolve(plan, hazards=plan.hazards - PENDING - PENDING_OF.get(program, set()))
+    return evolve(plan, hazards=plan.hazards - PENDING.get(program, set()))
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -47,6 +55,14 @@ def test_promises_hold(program: str) -> None:
     results = [run(plan_of(seed, program)) for seed in range(SEEDS)]
     assert [(result.plan.command, result.violations) for result in results if result.violations] == []
     assert sum(result.turns for result in results) > SEEDS
+
+
+@pytest.mark.parametrize(
+    ("seed", "program", "size", "turns"), [one[1:] for one in FOUND], ids=[one[0] for one in FOUND]
+)
+def test_what_was_found_stays_mended(seed: int, program: str, size: int, turns: int) -> None:
+    """The seeds that found a fault in the library find it no more."""
+    assert run(evolve(draw(seed, program), size=size, turns=turns)).violations == ()
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -66,7 +82,7 @@ def test_a_seed_replays_a_run_in_another_process() -> None:
         *["--seed", "3", "--program", "batch", "--size", "3", "--turns", "2", "--trace"],
     ]
     outputs = []
-    for hashing in ("1", "2"):
+    for hashing in ("0", "1"):
         environment = {**os.environ, "PYTHONHASHSEED": hashing}
         ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
         outputs.append(ran.stdout)

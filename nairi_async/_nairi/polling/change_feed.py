@@ -35,6 +35,8 @@ _WORTHWHILE: Final = 12
 _FEW: Final = 4
 # Consecutive readings that fail before the listing is given up.
 _MOST_FAILURES: Final = 3
+# Share of an interval after which a reading that is overdue is asked for again.
+_RECHECK: Final = 0.1
 
 
 class ChangeFeed:
@@ -125,7 +127,9 @@ class ChangeFeed:
         waiters.leader = waiter
         try:
             now = self._clock.monotonic()
-            self._lead_until = min(max(self._reader.next_at, now), waiter.until, max(waiters.next_deadline, now))
+            # A slow reading of another task may still be under way when the next one is due: not asked at each pass.
+            due = now + _RECHECK * self.interval if self._reader.is_reading else max(self._reader.next_at, now)
+            self._lead_until = min(due, waiter.until, max(waiters.next_deadline, now))
             await self._clock.sleep(self._lead_until - now)
             waiters.wake_expired(self._clock.monotonic())
             if self._reader.is_due:
