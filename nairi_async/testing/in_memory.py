@@ -14,10 +14,11 @@ from urllib.parse import unquote
 
 import aiohttp
 from aiohttp import hdrs, web
-from attrs import define, field, frozen
+from attrs import frozen
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from nairi_async._core.aiohttp_transport import AiohttpTransport
 from nairi_async._core.request import Response, is_success
 from nairi_async._nairi.session import NairiSession
 from nairi_async.errors import (
@@ -33,9 +34,7 @@ from nairi_async.testing.fault_responses import TruncatedResponse
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from nairi_async._core.aiohttp_transport import AiohttpTransport
     from nairi_async._core.request import CallState, Request
-    from nairi_async._core.service import Service
     from nairi_async.clock import Clock
     from nairi_async.testing.middleware import Middleware
     from nairi_async.testing.simulator import Simulator
@@ -69,8 +68,8 @@ def in_memory_session(
     settings = {"base_url": _URL, "clock": simulator._clock, **settings}  # noqa: SLF001 - parts of one package
     session = NairiSession(simulator.api_key, **settings)
     service = InMemoryService(simulator._routes, simulator._middleware)  # noqa: SLF001 - as above
-    transport = InMemoryTransport.replacing(session._http, settings["clock"], service, travel)  # noqa: SLF001 - as above
-    session._http = session._executor.http = transport  # type: ignore[assignment] # noqa: SLF001 - as above
+    transport = InMemoryTransport(session._http, settings["clock"], service, travel)  # noqa: SLF001 - as above
+    session._http = session._executor.http = transport  # noqa: SLF001 - as above
     return session
 
 
@@ -201,53 +200,45 @@ def _pattern(path: str) -> re.Pattern[str]:
     return re.compile("".join(parts) + re.escape(path[end:]))
 
 
-@define(eq=False)
-class InMemoryTransport:
-    """Takes the place of a session's transport, and hands each request to a simulator in the same event loop."""
+class InMemoryTransport(AiohttpTransport):
+    """Takes the place of a session's transport, and hands each request to a simulator in the same event loop.
 
-    service: Service
-    base_url: str
-    credentials: Any
-    connections: int
-    _clock: Clock
-    _simulated: InMemoryService
-    _travel: Callable[[], Awaitable[None]] | None = None
-    """Awaited before a request reaches the service and again before its response comes back."""
-    _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False)
-    _is_closed: bool = field(default=False, init=False)
+    `travel` is awaited before a request reaches the service and again before its response comes back.
+    """
 
-    @classmethod
-    def replacing(
-        cls,
-        transport: AiohttpTransport,
+    def __init__(
+        self,
+        replaced: AiohttpTransport,
         clock: Clock,
         service: InMemoryService,
         travel: Callable[[], Awaitable[None]] | None = None,
-    ) -> InMemoryTransport:
-        """Return one with the settings of a session's own transport."""
-        return cls(
-            transport.service, transport.base_url, transport.credentials, transport.connections, clock, service, travel
+    ) -> None:
+        super().__init__(
+            replaced.service,
+            replaced.base_url,
+            replaced.credentials,
+            clock,
+            lent=None,
+            connections=replaced.connections,
         )
-
-    def redact(self, text: str) -> str:
-        """Return a text from outside without the credentials."""
-        return cast("str", self.credentials.redact(text))
+        self._simulated, self._travel = service, travel
+        self._is_open = False
 
     @property
     def is_open(self) -> bool:
-        """Whether requests can be sent."""
-        return self._loop is not None
+        """Whether requests can be sent, from the loop that opened it."""
+        return self._is_open
 
     def open(self) -> None:
         """Allow requests from the running event loop."""
-        if self._is_closed or self._loop is not None:
+        if self._is_closed or self._is_open:
             state = "closed" if self._is_closed else "open"
             raise SessionClosedError(f"the session is {state} already; make a new one")
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._is_open = asyncio.get_running_loop(), True
 
     async def aclose(self) -> None:
         """Refuse further requests. Harmless when repeated."""
-        self._loop, self._is_closed = None, True
+        self._is_open, self._is_closed = False, True
 
     async def send(self, request: Request, state: CallState, timeout: float) -> Response:
         """Send a request once and return the response, whatever its status, within `timeout` seconds.
@@ -310,7 +301,7 @@ class InMemoryTransport:
             return web.Response(status=HTTPStatus.INTERNAL_SERVER_ERROR, text="500 Internal Server Error")
 
     def _check_open(self) -> None:
-        if self._loop is None:
+        if not self._is_open:
             raise SessionClosedError(
                 "the session is closed" if self._is_closed else "the session is not open yet; use it in `async with`"
             )
