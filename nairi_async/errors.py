@@ -23,6 +23,7 @@
     │   ├── ServerOutcomeError       … because the response was a 5xx (also a ServerError)
     │   └── UnreadableOutcomeError   … because the response was unreadable (also a DecodeError)
     ├── LedgerError                  a batch cannot use its ledger or its output; what it recorded is kept
+    │   └── OtherPromptsError        the ledger was begun with other prompts
     ├── InteractionVoidError         an interaction failed, and the service kept nothing of it
     ├── TurnFailedError              the agent's turn ended as `failed`
     ├── AlreadyAskedError            a chat's prompt was accepted before; it does not run again
@@ -62,6 +63,7 @@ __all__ = [
     "NairiError",
     "NotAnApiJobError",
     "NotFoundError",
+    "OtherPromptsError",
     "OutcomeUnknownError",
     "PermissionDeniedError",
     "RateLimitedError",
@@ -299,6 +301,11 @@ class LedgerError(NairiError):
 
     def __str__(self) -> str:
         return f"{self.file}: {self.message}" if self.file else self.message
+
+
+@define(auto_exc=True, slots=False)
+class OtherPromptsError(LedgerError):
+    """The ledger of a batch was begun with other prompts than those that are given. Nothing was sent."""
 
 
 @define(auto_exc=True, slots=False)

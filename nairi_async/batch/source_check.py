@@ -12,16 +12,12 @@ from nairi_async.batch.items import BatchItem, UnusableItem, unusable_outcome
 from nairi_async.batch.ledger import changed_record_error, taken_id_error
 from nairi_async.batch.ledger_file import check_format, ledger_errors, open_read_only
 from nairi_async.batch.record_keys import CONTENT_PREFIX, RecordKeys
-from nairi_async.errors import InvalidArgumentError, LedgerError
+from nairi_async.errors import InvalidArgumentError, OtherPromptsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from nairi_async.batch.items import BatchOutcome
-
-
-class OtherPromptsError(LedgerError):
-    """The ledger was begun with other prompts."""
 
 
 class SourceCheck:

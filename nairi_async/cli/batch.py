@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 from nairi_async.batch import Batch, JsonLines, read_status
 from nairi_async.batch.documents import encode_result, output_line
-from nairi_async.batch.source_check import OtherPromptsError
 from nairi_async.cli import log_handler
 from nairi_async.cli.batch_reports import final_summary, how_to_correct, next_command, show_check, show_status
 from nairi_async.cli.conversation import open_session
@@ -22,7 +21,7 @@ from nairi_async.cli.progress_bar import ProgressBar
 from nairi_async.cli.screen import Screen
 from nairi_async.cli.threaded_reader import ThreadedReader
 from nairi_async.clock import SystemClock
-from nairi_async.errors import InvalidArgumentError, LedgerError
+from nairi_async.errors import InvalidArgumentError, LedgerError, OtherPromptsError
 
 if TYPE_CHECKING:
     from argparse import Namespace
