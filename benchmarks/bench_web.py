@@ -62,6 +62,11 @@ async def messages(response: aiohttp.ClientResponse) -> AsyncIterator[str]:
             yield line.split(b'"')[3].decode()
 
 
+def browser() -> aiohttp.ClientSession:
+    """Make a client that keeps cookies, as a browser does."""
+    return aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+
+
 async def start(http: aiohttp.ClientSession, app: Served) -> str:
     """Start a conversation; return the URL of its events."""
     async with http.post(f"{app.url}/chats", json={"prompt": "hello"}) as response:
@@ -77,7 +82,7 @@ async def watch(http: aiohttp.ClientSession, url: str, last_id: str = "") -> lis
 async def measure(recipe: str) -> Row:
     """Serve one application to some browsers, and measure it."""
     row = Row(recipe, lines_of(recipe))
-    async with Simulator() as simulator, aiohttp.ClientSession() as http, contextlib.AsyncExitStack() as stack:
+    async with Simulator() as simulator, browser() as http, contextlib.AsyncExitStack() as stack:
         app = await stack.enter_async_context(served(recipe, simulator))
         simulator.agent("my-agent", [Say("one", after=TURN / 2), Say("two", after=TURN / 2)])
         url = await start(http, app)

@@ -51,7 +51,7 @@ async def served(recipe: str, simulator: Simulator | AmigoSimulator, *, port: in
     command = [str(RECIPES / f"{recipe}.py")]
     if "run_app(" not in (RECIPES / f"{recipe}.py").read_text():
         command = ["-m", "uvicorn", "--app-dir", str(RECIPES), "--port", str(port), f"{recipe}:app"]
-    settings = {**simulator.environment, "PORT": str(port)}
+    settings = {**simulator.environment, "PORT": str(port), "SECRET": "of the tests"}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", *command, env={**os.environ, **settings},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,

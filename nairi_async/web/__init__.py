@@ -11,7 +11,15 @@ tested with the real frameworks, are in the repository under `tests/recipes`: `f
 * **A deploy ends at once**, open streams or not. uvicorn alone waits for open responses before it tells the
   application to shut down; `EventStreams` hears the signal first and ends them, and browsers resume in the next
   process.
-* **Errors have a status** (`http_status`) and a JSON form (`error_json`), neither of which holds a key.
+* **Errors have a status** (`http_status`) and a JSON form (`error_json`) with a sentence for people. Except for 400 and
+  404, no text of the service reaches the browser; it goes to the log `nairi_async.web`.
+* **A status before the stream.** `await stream.open()` gives 200, or 204 if nothing is left behind the cursor, and
+  raises what fails for good. A standard `EventSource` reconnects after every end of a stream: after `end` and after
+  `failure` too, unless the page closes it. It gives up at every other status, so 204 ends it, and a page that met 429
+  or 503 makes a new one.
+* **Events**: `message` (with an id), `activity`, `end`, `failure`; `answer` in place of `message` for a whole reply. A
+  comment and the reconnection time are no blocks of their own, since some clients take them for empty events.
+* **Bounds**: `EventStreams(max_streams=…)` open streams for each process; then `TooManyStreamsError`, a 503.
 * **A POST that takes minutes**: `EventStreams.ask` sends a prompt and its reply as events, so that no proxy gives up
   waiting, and a client that leaves ends the polling. It works with any dialogue of `nairi_async.dialogue`.
 

@@ -1,5 +1,8 @@
 """A Telegram bot: every chat, and every topic of a group, is one conversation with the agent."""
 
+# Anyone on Telegram can write to a bot, and each message spends your organisation's money: name the users in
+# TELEGRAM_USERS, by their ids.
+
 import asyncio
 import os
 from functools import partial
@@ -9,12 +12,24 @@ from aiogram import Bot, Dispatcher, F
 from aiogram.client.session.middlewares.base import NextRequestMiddlewareType
 from aiogram.exceptions import TelegramRetryAfter
 from aiogram.filters import Command
+from aiogram.methods import SendChatAction
 from aiogram.methods.base import Response, TelegramMethod, TelegramType
 from aiogram.types import BufferedInputFile, Message
 from aiogram.utils.chat_action import ChatActionSender
 
 from nairi_async import NairiError, NairiSession, SessionClosedError
-from nairi_async.bots import AlreadyAskedError, ChatReply, Chats, File, SQLiteStore, utf16_length
+from nairi_async.bots import (
+    AlreadyAskedError,
+    ChatReply,
+    Chats,
+    File,
+    LostPrompt,
+    SQLiteStore,
+    utf16_length,
+    visitor_message,
+)
+
+USERS = {int(user) for user in os.environ.get("TELEGRAM_USERS", "").split()}
 
 
 def chat_of(message: Message) -> str:
@@ -30,19 +45,28 @@ async def send(bot: Bot, chat: str, reply: ChatReply) -> None:
         await bot.send_document(document=BufferedInputFile(file.data, file.filename), **where)
 
 
-async def patient(
+async def send_lost(bot: Bot, chat: str, lost: LostPrompt) -> None:
+    number, _, topic = chat.partition(" ")
+    advice = "The agent may have received it all the same." if lost.may_have_run else "Please send it again."
+    text = f"There is no reply to “{lost.text:.100}”. {advice}"
+    await bot.send_message(int(number), text, message_thread_id=int(topic) if topic else None)
+
+
+async def wait_for_limits(
     make_request: NextRequestMiddlewareType[TelegramType], bot: Bot, method: TelegramMethod[TelegramType]
 ) -> Response[TelegramType]:
     while True:
         try:
             return await make_request(bot, method)
         except TelegramRetryAfter as limit:
+            if isinstance(method, SendChatAction):
+                raise  # A typing indicator that comes late is worth nothing.
             await asyncio.sleep(limit.retry_after)
 
 
-async def begin_anew(message: Message, chats: Chats) -> None:
+async def start_over(message: Message, chats: Chats) -> None:
     await chats.forget(chat_of(message))
-    await message.answer("Let us begin anew.")
+    await message.answer("Let us start over.")
 
 
 async def talk(message: Message, bot: Bot, chats: Chats) -> None:
@@ -64,14 +88,16 @@ async def talk(message: Message, bot: Bot, chats: Chats) -> None:
         ) as reply:
             await send(bot, chat_of(message), reply)
     except (AlreadyAskedError, SessionClosedError):
-        pass  # Telegram delivered the message twice; or the bot is stopping, and the next process answers.
+        pass  # Telegram delivered the message twice; or the bot is stopping, and the next process replies.
     except NairiError as error:
-        await message.reply(f"That did not work: {error}")
+        await message.reply(f"That did not work. {visitor_message(error)}")
 
 
 def dispatcher(chats: Chats) -> Dispatcher:
     routes = Dispatcher(chats=chats)
-    routes.message.register(begin_anew, Command("new"))
+    if USERS:
+        routes.message.filter(F.from_user.id.in_(USERS))
+    routes.message.register(start_over, Command("new"))
     routes.message.register(talk, F.text | F.document)
     return routes
 
@@ -80,8 +106,9 @@ async def main() -> None:
     async with NairiSession() as nairi, SQLiteStore("telegram.sqlite") as store:
         chats = Chats(nairi, "my-agent", store=store, limit=4096, length=utf16_length)
         bot = Bot(os.environ["TELEGRAM_TOKEN"])
-        bot.session.middleware(patient)
-        async with chats.recovering(partial(send, bot)):  # what a process before this one left unanswered
+        bot.session.middleware(wait_for_limits)
+        # What a process before this one left unanswered.
+        async with chats.recovering(partial(send, bot), partial(send_lost, bot)):
             await dispatcher(chats).start_polling(bot)
 
 

@@ -89,6 +89,11 @@ class Reply:
 
 
 ChatReply = Reply
+LostPrompt = object
+
+
+def visitor_message(_: NairiError) -> str:
+    return "Please try again later."
 
 
 def utf16_length(text: str) -> int:
@@ -133,7 +138,7 @@ class Chats:
         self.store.pop(chat, None)
         self.store.save()
 
-    def recovering(self, _: object) -> nullcontext[None]:
+    def recovering(self, *_: object) -> nullcontext[None]:
         return nullcontext()
 
     @asynccontextmanager

@@ -75,6 +75,7 @@ def bind_telegram(platform: Platform, recipe: Any, monkeypatch: pytest.MonkeyPat
 
 def bind_slack(platform: Platform, recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     client = AsyncWebClient("xoxb-bot", base_url=f"{platform.url}/api/")
+    monkeypatch.setattr(recipe, "FILES", f"{platform.url}/private/")
     monkeypatch.setattr(recipe, "AsyncApp", lambda **_: AsyncApp(client=client))
     monkeypatch.setenv("SLACK_BOT_TOKEN", "xoxb-bot")
     monkeypatch.setenv("SLACK_APP_TOKEN", "xapp-app")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from amigo_dialogue import SERVICE
 from serving import RECIPES, Served, served
 from sse import ServerEvent, parsed
 
+from nairi_async import NairiSession
 from nairi_async.testing import AmigoSimulator, Done, Say, Simulator, Tool
 from nairi_async.testing.amigo import Speak
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 
+JSON = {"Content-Type": "application/json"}
 APPS = pytest.mark.parametrize("recipe", ["fastapi_app", "aiohttp_app"])
 
 
@@ -33,7 +36,8 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
+    """A browser, which keeps the cookies of addresses as well."""
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
         yield session
 
 
@@ -86,10 +90,8 @@ async def test_a_chat_from_prompt_to_shutdown(simulator: Simulator, http: aiohtt
         assert [contents(events) for events in resumed] == [["one", "two"], ["two"], ["two"]]
 
         assert (await posted(http, f"{app.url}/chats", {"prompt": " "}))[0] == 400
-        status, document = await posted(http, f"{app.url}/chats/job_01M7Z095SH19EPQAMMAQHYE1M2", {"prompt": "x"})
-        assert (status, document["error"]) == (404, "NotFoundError")
-        (failure,) = await events_of(http, url.replace(url.split("/")[-2], "job_01M7Z095SH19EPQAMMAQHYE1M2"))
-        assert (failure.name, failure.data["status"]) == ("failure", 404)
+        async with http.get(f"{url}?after={ids[-1]}") as response:
+            assert response.status == 204
 
         simulator.agent("my-agent", [Done(after=math.inf)])
         assert (await posted(http, url.removesuffix("/events"), {"prompt": "more"}))[0] == 201
@@ -113,6 +115,44 @@ async def disconnect(http: aiohttp.ClientSession, url: str, simulator: Simulator
     count = len(simulator.requests)
     await asyncio.sleep(2.0)
     assert len(simulator.requests) == count
+
+
+@APPS
+async def test_nobody_spends_or_reads_unasked(simulator: Simulator, http: aiohttp.ClientSession, recipe: str) -> None:
+    """Other websites, other visitors, other conversations of the organisation and large bodies are refused."""
+    simulator.agent("my-agent", "hello")
+    simulator.agent("other-agent", "secret")
+    async with served(recipe, simulator) as app, NairiSession(simulator.api_key, base_url=simulator.url) as nairi:
+        chats = f"{app.url}/chats"
+        for body, headers, expected in [
+            (b'{"prompt": "x"}', {"Content-Type": "text/plain"}, {415}),
+            (b"prompt=x", {"Content-Type": "application/x-www-form-urlencoded"}, {415}),
+            (b'{"prompt": "x"}', {**JSON, "Origin": "https://example.com"}, {403}),
+            (b'{"prompt": "x"}', {**JSON, "Origin": "null"}, {403}),
+            (b'{"prompt": "x"}', {**JSON, "Host": "example.com"}, {400, 421}),
+            (b"{", JSON, {400}),
+            (b"[" * 60_000, JSON, {400}),
+            (b'{"prompt": 7}', JSON, {400}),
+            (b'{"prompt": "%s"}' % (b"x" * 1_000_000), JSON, {413}),
+        ]:
+            async with http.post(chats, data=body, headers=headers) as response:
+                assert response.status in expected, (body[:20], headers)
+        assert simulator.prompts == []
+        url = await started(http, app)
+        turn = await nairi.start("other-agent", "x")
+        other = url.replace(url.split("/")[-2], turn.job_id)
+        async with aiohttp.ClientSession() as stranger:
+            for visitor, address in [(http, other), (stranger, url), (stranger, other)]:
+                async with visitor.get(address) as response:
+                    assert response.status == 404
+                async with visitor.post(address.removesuffix("/events"), json={"prompt": "y"}) as response:
+                    assert response.status == 404
+        for path in ("/docs", "/redoc", "/openapi.json"):
+            async with http.get(app.url + path) as response:
+                assert response.status == 404
+        async with http.get(app.url) as response:
+            assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
+    assert len(simulator.prompts) == 2
 
 
 def test_the_page_needs_nothing_else() -> None:
@@ -145,3 +185,15 @@ async def test_one_recipe_for_any_dialogue(
             assert (answer.name, answer.data["text"], end.name) == ("answer", f"{number}: hello", "end")
             asked["id"] = answer.data["id"]
         assert (await posted(http, f"{app.url}/ask", {"prompt": " "}))[0] == 400
+        bare = asked["id"].rpartition(".")[0]
+        for body, headers, expected in [
+            ({"prompt": "x", "id": bare}, JSON, 404),
+            ({"prompt": "x", "id": f"{bare}.{'0' * 64}"}, JSON, 404),
+            ({"prompt": "x"}, {"Content-Type": "text/plain"}, 415),
+            ({"prompt": "x"}, {**JSON, "Origin": "https://example.com"}, 403),
+            ({"prompt": "x"}, {**JSON, "Host": "example.com"}, 400),
+            ({"prompt": "x" * 1_000_000}, JSON, 413),
+            ([], JSON, 400),
+        ]:
+            async with http.post(f"{app.url}/ask", data=json.dumps(body), headers=headers) as response:
+                assert response.status == expected
