@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -12,6 +13,7 @@ from nairi_async._core.address import path
 from nairi_async._core.request import Request
 from nairi_async._core.upload import Upload
 from nairi_async.amigo import wire
+from nairi_async.errors import SessionClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,6 +51,31 @@ class Api:
         self._root = path(organization_id, "conversation")
         self.idle_timeout = idle_timeout
         self.streams: WeakSet[EndsWithSession] = WeakSet()
+        self._sleepers: set[asyncio.Future[None]] = set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; the end of the session wakes the caller.
+
+        Raises:
+            SessionClosedError: the session was closed.
+        """
+        sleeper = asyncio.ensure_future(self.executor.clock.sleep(seconds))
+        self._sleepers.add(sleeper)
+        try:
+            await asyncio.wait([sleeper])
+        finally:
+            self._sleepers.discard(sleeper)
+            was_woken = sleeper.cancelled()
+            sleeper.cancel()
+        if was_woken:
+            raise SessionClosedError("the session was closed")
+
+    def close(self) -> None:
+        """End all streams, and wake what waits between two requests."""
+        for stream in tuple(self.streams):
+            stream.session_closed()
+        for sleeper in tuple(self._sleepers):
+            sleeper.cancel()
 
     def latest_time(self) -> float:
         """Return the latest Unix time that the service's clock may show, with some grace."""

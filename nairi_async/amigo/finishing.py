@@ -53,8 +53,8 @@ async def read_status(api: Api, conversation_id: str) -> ConversationStatus:
     return ConversationStatus.OPEN
 
 
-async def wait_for_quiet(api: Api, lock: ConversationLock, conversation_id: str, conflict: ConflictError) -> None:
-    """Explain a conflict; return where the conversation is open, so that a call of it must be running."""
+async def explain_conflict(api: Api, lock: ConversationLock, conversation_id: str, conflict: ConflictError) -> None:
+    """Return if the conversation is open, so that a call of it must be running; otherwise raise the conflict."""
     status = await read_status(api, conversation_id)
     if status in {ConversationStatus.FINISHED, ConversationStatus.GONE}:
         lock.resolve().finished()
@@ -78,7 +78,7 @@ async def finish(api: Api, lock: ConversationLock, conversation_id: str) -> None
         try:
             await api.finish(conversation_id)
         except ConflictError as conflict:
-            await wait_for_quiet(api, lock, conversation_id, conflict)
+            await explain_conflict(api, lock, conversation_id, conflict)
             if clock.monotonic() + wait > deadline:
                 raise
         except OutcomeUnknownError:
@@ -90,7 +90,7 @@ async def finish(api: Api, lock: ConversationLock, conversation_id: str) -> None
         else:
             lock.finished()
             return
-        await clock.sleep(wait)
+        await api.sleep(wait)
 
 
 async def finish_or_be_finished(api: Api, lock: ConversationLock, conversation_id: str) -> None:

@@ -44,7 +44,8 @@ class OneShots:
         """Ask, and finish the conversation afterwards, or else before the next one is created."""
         queue = self._queues.setdefault(service_id, _Queue())
         async with queue.lock:
-            await _finish(queue)
+            # One that cannot be finished may prevent the next one; then the service says so.
+            await _finish_quietly(queue)
             queue.unfinished = conversation
             try:
                 return await conversation.ask(prompt, timeout=timeout)

@@ -80,7 +80,7 @@ class Recovery:
                     "it is not among the messages, but may still be running: settle it again later, or finish the "
                     "conversation first, after which it is certain"
                 )
-            await clock.sleep(wait)
+            await self._api.sleep(wait)
         raise AssertionError("unreachable")  # pragma: no cover
 
     async def find_unfinished(self) -> str | None:
@@ -97,7 +97,7 @@ class Recovery:
             holding = [await self._holds_it(id_, earliest) for id_ in ids]
             if True in holding or None not in holding or clock.monotonic() + wait > deadline:
                 return ids[holding.index(True)] if holding.count(True) == 1 else None
-            await clock.sleep(wait)
+            await self._api.sleep(wait)
         raise AssertionError("unreachable")  # pragma: no cover
 
     async def _ask_whether_done(self) -> None:

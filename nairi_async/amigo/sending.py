@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nairi_async._core.request import CallState
-from nairi_async.amigo.finishing import wait_for_quiet, waits
+from nairi_async.amigo.finishing import explain_conflict, waits
 from nairi_async.errors import ConflictError, InteractionUnknownError, NairiError, OutcomeUnknownError
 
 if TYPE_CHECKING:
@@ -157,10 +157,10 @@ class Sending:
                 if not was_busy or conversation_id is None or request.is_spent:
                     raise
                 self._call.write_started = False
-                await wait_for_quiet(self._api, self.lock, conversation_id, conflict)
+                await explain_conflict(self._api, self.lock, conversation_id, conflict)
                 if clock.monotonic() + wait > deadline:
                     raise
-            await clock.sleep(wait)
+            await self._api.sleep(wait)
         raise AssertionError("unreachable")  # pragma: no cover
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -350,8 +350,7 @@ class AmigoSession(ResourceMethods, ServiceSession):
         What waits for a stream is woken: it raises an `OutcomeUnknownError` if its message was sent, and otherwise a
         `SessionClosedError`.
         """
-        for stream in tuple(self._api.streams):
-            stream.session_closed()
+        self._api.close()
         await super().aclose()
 
 

@@ -236,6 +236,10 @@ class AmigoStream:
             self._failure = self._failure or failure
         self._sending.leave()
 
+    def abandoned(self) -> None:
+        """Close: its reader has ended, and another call of the conversation is in line."""
+        self._close()
+
     def session_closed(self) -> None:
         """End, and wake what waits for it: the session is closed."""
         if self.is_sent:
@@ -269,7 +273,7 @@ class AmigoStream:
             # Closed by another task, at the moment when the response came.
             self._sending.release()
         elif self._sending.hold is not None:
-            self._sending.hold.reader, self._sending.hold.stream = asyncio.current_task(), self._ref
+            self._sending.hold.read_by(asyncio.current_task(), self._ref)
 
     async def _read(self) -> None:
         """Read one piece, and note what its events say."""

@@ -172,6 +172,52 @@ async def test_a_reader_can_finish_at_the_last_event(amigo: AmigoSession, servic
     assert [row.is_finished async for row in amigo.conversations()] == [True]
 
 
+async def test_a_task_that_has_ended_lets_go_of_the_stream_that_it_alone_read(
+    amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """A stream that is still referred to, though nothing can read it any more, does not hold its conversation."""
+    dialogue = await begun(amigo, service)
+    service.service([Speak("one two three four", every=1)], service_id=service.service_id)
+    stream = dialogue.send("a")
+
+    async def read() -> None:
+        async for event in stream:
+            if event.raw.get("sequence_number") == 2:
+                raise ZeroDivisionError
+
+    async def read_on() -> None:
+        async for _ in stream:
+            pass
+
+    reading = asyncio.ensure_future(read())
+    waiting = asyncio.ensure_future(dialogue.ask("b"))
+    await asyncio.wait([reading])
+    service.service("Fine.", service_id=service.service_id)
+    assert (await waiting).text == "Fine."
+    assert clock.monotonic() < 60
+    with pytest.raises(InteractionUnknownError, match="closed before its end"):
+        await read_on()
+
+
+async def test_a_stream_that_is_read_in_steps_of_other_tasks_is_not_taken_away(
+    amigo: AmigoSession, service: AmigoSimulator
+) -> None:
+    """`asyncio.wait_for` may read each step in a task of its own: their ends say nothing."""
+    dialogue = await begun(amigo, service)
+    stream = dialogue.send("a")
+    asking, seen = None, []
+    while True:
+        try:
+            seen.append(await asyncio.create_task(anext(stream)))
+        except StopAsyncIteration:
+            break
+        asking = asking or asyncio.ensure_future(dialogue.ask("b"))
+        await asyncio.sleep(0)
+    assert seen[-1].type == "interaction-complete"
+    assert asking is not None
+    assert (await asking).text
+
+
 # Closing.
 
 
