@@ -2,7 +2,8 @@
 
 Run `python benchmarks/fuzz_delivery.py --seeds 1000`. Each seed is a service with its own faults and lags, and a caller
 with a ledger: it records what it sends, loses responses and recordings, cancels its calls once or twice, exits at any
-time, goes on in the same session or in another, and finds its prompts again by `find_start`. Time is virtual.
+time, goes on in the same session or in another, and finds its prompts again by `find_start`. It runs in memory and in
+virtual time, and a seed replays a run exactly.
 """
 
 from __future__ import annotations
@@ -12,23 +13,25 @@ import asyncio
 import random
 from collections import Counter
 from contextlib import suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Final
 
-import aiohttp
 from aiohttp import web
 from attrs import define, field
 
 from nairi_async import NairiError, NairiSession, OutcomeUnknownError, RetryPolicy, Turn
-from nairi_async.testing import Quirks, Say, Simulator, VirtualClock
+from nairi_async.testing import Quirks, Say, Simulator, in_memory_session
+from nairi_async.testing.deterministic import DeterministicLoop, LoopClock, VirtualTime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 AGENT: Final = "my-agent"
 SETTLED: Final = 30.0
-_LATE: Final = "X-Late"
+# Whether the request under way is one that was held up.
+_is_late: ContextVar[bool] = ContextVar("is_late", default=False)
 
 
 @define
@@ -89,7 +92,7 @@ class Tally:
 class Network:
     """What lies between caller and service: it loses, delays and misdates."""
 
-    def __init__(self, simulator: Simulator, clock: VirtualClock, rng: random.Random) -> None:
+    def __init__(self, simulator: Simulator, clock: LoopClock, rng: random.Random) -> None:
         self.simulator, self.clock, self.rng = simulator, clock, rng
         self.is_quiet = False
         self.late_by = rng.choice([0.0, 5.0, 20.0])
@@ -97,17 +100,23 @@ class Network:
         self.tasks: set[asyncio.Task[None]] = set()
         simulator.intercept, simulator.intercept_response = self.before, self.after
 
+    def session(self) -> NairiSession:
+        """Return a session of a caller."""
+        return in_memory_session(self.simulator, travel=self.travel, retry=RetryPolicy(attempts=3))
+
+    async def travel(self) -> None:
+        """Take some time on the way."""
+        await self.clock.sleep(self.rng.random() ** 4 * 4)
+
     async def before(self, request: web.Request) -> web.StreamResponse | None:
         """Lose, delay or refuse a prompt before the service has it."""
-        if request.method != "POST" or _LATE in request.headers or self.is_quiet:
+        if request.method != "POST" or _is_late.get() or self.is_quiet:
             return None
         fate = self.rng.random()
         if fate < 0.15:
-            await request.read()
             raise ConnectionResetError
         if fate < 0.3 and self.late_by:
-            task = asyncio.create_task(self._arrive_late(str(request.url), await request.read(), dict(request.headers)))
-            self.tasks.add(task)
+            self.tasks.add(asyncio.create_task(self._arrive_late(request.path, await request.json())))
             raise ConnectionResetError
         if fate < 0.4:
             return web.json_response({"error": "busy"}, status=503)
@@ -122,18 +131,21 @@ class Network:
             response.headers["Date"] = format_datetime(date + timedelta(seconds=self.date_offset), usegmt=True)
         return response
 
-    async def _arrive_late(self, url: str, body: bytes, headers: dict[str, str]) -> None:
+    async def _arrive_late(self, path: str, body: dict[str, str]) -> None:
+        _is_late.set(True)
         await self.clock.sleep(self.late_by * self.rng.random())
-        kept = {name: headers[name] for name in ("Authorization", "Content-Type")}
-        with suppress(aiohttp.ClientError):
-            async with aiohttp.ClientSession() as client, client.post(url, data=body, headers={**kept, _LATE: "1"}):
-                pass
+        with suppress(NairiError):
+            async with in_memory_session(self.simulator) as courier:
+                if path.endswith("/start"):
+                    await courier.start(body["agent_id"], body["prompt"])
+                else:
+                    await courier.continue_(path.split("/")[-2], body["prompt"])
 
 
 class Caller:
     """A program that wants each of its prompts to run once."""
 
-    def __init__(self, session: NairiSession, ledger: Ledger, clock: VirtualClock, rng: random.Random) -> None:
+    def __init__(self, session: NairiSession, ledger: Ledger, clock: LoopClock, rng: random.Random) -> None:
         self.session, self.ledger, self.clock, self.rng = session, ledger, clock, rng
         self.tally = Tally()
 
@@ -194,7 +206,7 @@ class Caller:
             self.ledger.being_recorded.discard(turn.job_id)
 
 
-async def cancel_some(tasks: list[asyncio.Task[None]], clock: VirtualClock, rng: random.Random) -> None:
+async def cancel_some(tasks: list[asyncio.Task[None]], clock: LoopClock, rng: random.Random) -> None:
     """Cancel some of the tasks at random times, once or twice."""
     for task in tasks:
         if rng.random() < 0.3:
@@ -223,7 +235,7 @@ def service_quirks(rng: random.Random) -> Quirks:
 class Run:
     """One seed: processes of the caller, one after another, on one ledger."""
 
-    def __init__(self, simulator: Simulator, clock: VirtualClock, rng: random.Random, items: int) -> None:
+    def __init__(self, simulator: Simulator, clock: LoopClock, rng: random.Random, items: int) -> None:
         self.simulator, self.clock, self.rng = simulator, clock, rng
         self.ledger = Ledger([Item(rng.choice(["same", "twin", f"p{number}"])) for number in range(items)])
         self.network = Network(simulator, clock, rng)
@@ -240,12 +252,8 @@ class Run:
         for _ in range(2):
             await self._process(is_last=True)
 
-    def _session(self) -> NairiSession:
-        simulator = self.simulator
-        return NairiSession(simulator.api_key, base_url=simulator.url, clock=self.clock, retry=RetryPolicy(attempts=3))
-
     async def _process(self, *, is_last: bool) -> None:
-        async with self._session() as session:
+        async with self.network.session() as session:
             for _ in range(3 if is_last else self.rng.choice([1, 2])):
                 caller = Caller(session, self.ledger, self.clock, self.rng)
                 tasks = [asyncio.create_task(caller.handle(item)) for item in self.ledger.open_items()]
@@ -265,7 +273,7 @@ class Run:
                 task.cancel()
 
     async def _someone_else(self) -> None:
-        async with self._session() as session:
+        async with self.network.session() as session:
             for number in range(5):
                 await self.clock.sleep(self.rng.random() * 20)
                 with suppress(NairiError):
@@ -286,14 +294,16 @@ class Run:
         return self.tally
 
 
-async def fuzz(seed: int, *, items: int = 16) -> Tally:
+def fuzz(seed: int, *, items: int = 16) -> Tally:
     """Run one seed and count what became of its prompts."""
-    rng, clock = random.Random(seed), VirtualClock()
-    async with Simulator(clock=clock, quirks=service_quirks(rng), seed=seed) as simulator:
-        simulator.agent(AGENT, lambda prompt, _: [Say(f"re {prompt}", after=5)])
-        run = Run(simulator, clock, rng, items)
-        await run.run()
-        return run.count()
+    rng, time = random.Random(seed), VirtualTime()
+    clock = LoopClock(time)
+    simulator = Simulator(clock=clock, quirks=service_quirks(rng), seed=seed)
+    simulator.agent(AGENT, lambda prompt, _: [Say(f"re {prompt}", after=5)])
+    run = Run(simulator, clock, rng, items)
+    with asyncio.Runner(loop_factory=lambda: DeterministicLoop(time, rng)) as runner:
+        runner.run(run.run())
+    return run.count()
 
 
 def main() -> None:
@@ -304,7 +314,7 @@ def main() -> None:
     options = parser.parse_args()
     total = Tally()
     for seed in range(options.first, options.first + options.seeds):
-        tally = asyncio.run(fuzz(seed))
+        tally = fuzz(seed)
         total.add(tally)
         if tally.twice or tally.lost:
             print(f"seed {seed}: {tally}", flush=True)
