@@ -25,6 +25,7 @@
     ├── LedgerError                  a batch cannot use its ledger or its output; what it recorded is kept
     │   └── OtherPromptsError        the ledger was begun with other prompts
     ├── InteractionVoidError         an interaction failed, and the service kept nothing of it
+    ├── ReplyFormatError             a reply has no JSON value, or not of the wanted type (also a ValueError)
     ├── TurnFailedError              the agent's turn ended as `failed`
     ├── AlreadyAskedError            a chat's prompt was accepted before; it does not run again
     ├── ChatBusyError                too many prompts of a chat are waiting
@@ -38,7 +39,7 @@ failed, `error.turn` is that turn, and it can be watched again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
@@ -67,6 +68,7 @@ __all__ = [
     "OutcomeUnknownError",
     "PermissionDeniedError",
     "RateLimitedError",
+    "ReplyFormatError",
     "RequestTimeoutError",
     "ServerError",
     "ServerOutcomeError",
@@ -327,6 +329,15 @@ class InteractionVoidError(NairiError):
 
     def __str__(self) -> str:
         return f"the interaction is void: {self.message}" + (f" ({self.status})" if self.status is not None else "")
+
+
+@define(auto_exc=True, slots=False)
+class ReplyFormatError(NairiError, ValueError):
+    """A reply has no JSON value, several, or one that does not fit the wanted type."""
+
+    message: str
+    reply: Any = field(default=None, repr=False)
+    """The `Reply`."""
 
 
 @define(auto_exc=True, slots=False)

@@ -1,4 +1,4 @@
-"""Arguments that name a turn, a conversation or a message: a `Turn` is taken where its id is."""
+"""Checks of arguments: a `Turn` is taken where the id of a turn, a conversation or a message is."""
 
 from __future__ import annotations
 
@@ -31,3 +31,12 @@ def message_id(value: object, name: str = "message_id") -> str:
 def agent_id(value: object) -> str | None:
     """Return the agent that a turn knows."""
     return value.agent_id if isinstance(value, Turn) else None
+
+
+def repairs(value: object, into: object) -> int:
+    """Return how many follow-up prompts may be sent to get a reply that fits a type."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidArgumentError(f"repair must be a whole number of at least 0, not {value!r}")
+    if value and into is None:
+        raise InvalidArgumentError("repair needs into=: only a reply that must fit a type can be repaired")
+    return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from attrs import define
 
@@ -12,8 +12,9 @@ from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._nairi import arguments
 from nairi_async._nairi.delivery.prompt_sender import checked_on_unknown
 from nairi_async._nairi.polling.watch import SentWatch
+from nairi_async._nairi.structured import check_type
 from nairi_async._nairi.turn_reader import RECOVERY_PATIENCE
-from nairi_async.errors import NairiError, TurnFailedError, WatchTimeoutError
+from nairi_async.errors import NairiError, ReplyFormatError, TurnFailedError, WatchTimeoutError
 from nairi_async.models import TERMINAL_STATUSES, Turn
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from nairi_async._nairi.results import Reply
     from nairi_async._nairi.turn_reader import TurnReader
     from nairi_async.typing import Duration, OnUnknown, Source
+
+_T = TypeVar("_T")
+
+# Characters of a problem that are quoted to the agent.
+_MAX_PROBLEM: Final = 2000
 
 
 @define
@@ -115,6 +121,7 @@ class Conversation:
             await self._has_begun.wait()
         return self._job_id
 
+    @overload
     async def ask(
         self,
         prompt: str,
@@ -123,7 +130,34 @@ class Conversation:
         attachments: Iterable[Source] = (),
         timeout: Duration | None = DEFAULT_TIMEOUT,
         on_unknown: OnUnknown = "raise",
-    ) -> Reply:
+        into: None = None,
+        repair: int = 0,
+    ) -> Reply: ...
+
+    @overload
+    async def ask(
+        self,
+        prompt: str,
+        *,
+        attachment_ids: Iterable[str] = (),
+        attachments: Iterable[Source] = (),
+        timeout: Duration | None = DEFAULT_TIMEOUT,
+        on_unknown: OnUnknown = "raise",
+        into: type[_T],
+        repair: int = 0,
+    ) -> Reply[_T]: ...
+
+    async def ask(
+        self,
+        prompt: str,
+        *,
+        attachment_ids: Iterable[str] = (),
+        attachments: Iterable[Source] = (),
+        timeout: Duration | None = DEFAULT_TIMEOUT,
+        on_unknown: OnUnknown = "raise",
+        into: type[_T] | None = None,
+        repair: int = 0,
+    ) -> Reply[Any]:
         """Send a prompt after the turns before it, and wait for the reply.
 
         Args:
@@ -132,17 +166,40 @@ class Conversation:
             attachments: Files to upload first, as for `NairiSession.upload`; at most ten together with the ids.
             timeout: Seconds for the whole wait, turns before this one included; `None` for no limit.
             on_unknown: As for `NairiSession.start`.
+            into: A type for the JSON value of the reply, as for `Reply.into`: it becomes the reply's `value`. The
+                service does not guarantee any format, so the prompt must ask for it.
+            repair: Number of follow-up prompts that may be sent if a reply does not fit `into`. Each says what was
+                wrong, and is a turn that costs as much as any other. The last reply is returned.
 
         Returns:
             The reply, once the turn has `completed`.
 
         Raises:
+            ReplyFormatError: the last reply does not fit `into`; the error has that reply.
             TurnFailedError: the turn ended as `failed`.
-            WatchTimeoutError: the turn goes on, but the timeout is over; `error.turn` can be watched.
-            OutcomeUnknownError: the prompt was sent, and whether it runs is not known.
+            WatchTimeoutError: the timeout is over, and the turn is still running; `error.turn` can be watched.
+            OutcomeUnknownError: the prompt was sent, and it is unknown whether it runs.
             NairiError: as for `NairiSession.continue_`.
         """
+        repairs_left = arguments.repairs(repair, into)
+        if into is not None:
+            check_type(into)
         queued = self._queued(prompt, attachment_ids, attachments, timeout, on_unknown)
+        reply = await self._ask(queued)
+        while into is not None:
+            try:
+                return reply.with_value(reply.into(into))
+            except ReplyFormatError as error:
+                if repairs_left == 0:
+                    raise
+                follow_up = (
+                    f"T{error.message[1:_MAX_PROBLEM]}. Reply once more, with nothing but the corrected JSON value."
+                )
+            repairs_left -= 1
+            reply = await self._ask(self._queued(follow_up, (), (), self._remaining(queued), on_unknown))
+        return reply
+
+    async def _ask(self, queued: _QueuedPrompt) -> Reply:
         turn = await self._take_turn(queued)
         try:
             reply = await self._reader.reply(turn, self._remaining(queued))

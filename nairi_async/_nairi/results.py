@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import typing
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, cast
 
 from anyio import to_thread
 from attrs import field, frozen
 
 from nairi_async._core.files import safe_name, write_new
 from nairi_async._core.outcome import PromptOutcome, ReplyT_co
-from nairi_async.errors import AttachmentExistsError, InvalidArgumentError, NairiError
+from nairi_async._nairi.structured import NoSuchValueError, check_type, find_json, structure
+from nairi_async.errors import AttachmentExistsError, InvalidArgumentError, NairiError, ReplyFormatError
 from nairi_async.models import Message, Turn, Usage, from_plain, to_plain
 
 if TYPE_CHECKING:
@@ -18,6 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import Any, Self
+
+    from typing_extensions import TypeVar
+
+    # Only type checkers need the default, which lets `Reply` mean `Reply[None]`; typing has it from Python 3.13 on.
+    ValueT_co = TypeVar("ValueT_co", covariant=True, default=None)
+else:
+    ValueT_co = typing.TypeVar("ValueT_co", covariant=True)
+
+_T = typing.TypeVar("_T")
 
 
 class _Reachable:
@@ -38,8 +49,11 @@ class _Reachable:
 
 
 @frozen(kw_only=True)
-class Reply(_Reachable):
-    """The agent's reply to one turn. `str(reply)` is its text."""
+class Reply(_Reachable, Generic[ValueT_co]):
+    """The agent's reply to one turn. `str(reply)` is its text.
+
+    `Reply[T]` has a `value` of the type `T`: `ask(…, into=T)` returns it.
+    """
 
     turn: Turn
     """The turn."""
@@ -51,17 +65,19 @@ class Reply(_Reachable):
     """The sum over the turn's messages; `None` if the agent reported nothing."""
     attachment_ids: tuple[str, ...] = ()
     """Ids of the files that the agent made, each once, in order."""
+    value: ValueT_co = field(default=None, init=False, eq=False)
+    """What `ask(…, into=T)` made of the text; otherwise `None`. It is no part of the reply's identity."""
 
     def __str__(self) -> str:
         return self.text
 
-    @classmethod
-    def of(cls, turn: Turn, messages: Iterable[Message]) -> Reply:
+    @staticmethod
+    def of(turn: Turn, messages: Iterable[Message]) -> Reply:
         """Combine the messages that followed a turn's user message."""
         messages = tuple(messages)
         texts = [message.content for message in messages if message.role == "assistant" and message.content.strip()]
         files = dict.fromkeys(file for message in messages if message.role != "user" for file in message.attachment_ids)
-        return cls(
+        return Reply(
             turn=turn,
             text="\n\n".join(texts),
             messages=messages,
@@ -69,18 +85,61 @@ class Reply(_Reachable):
             attachment_ids=tuple(files),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the reply as a dictionary that JSON can hold: times as ISO 8601, costs as strings."""
-        return to_plain(self)
+    def json(self) -> Any:
+        """Return the one JSON value of the text.
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Reply:
+        It is the whole text, the content of one fenced block, or one object or array within the text; an array within
+        the text must begin a line. The service does not guarantee any format: ask for it in the prompt.
+
+        Raises:
+            ReplyFormatError: the text has no JSON value, or several.
+        """
+        try:
+            return find_json(self.text)
+        except NoSuchValueError as error:
+            raise self._format_error(error) from error
+
+    def into(self, kind: type[_T]) -> _T:
+        """Return the one JSON value of the text as an instance of a type.
+
+        Numbers, texts and flags are not converted into each other. Unknown keys are ignored.
+
+        Args:
+            kind: An attrs class, a dataclass, a `TypedDict`, or a collection such as `list[Invoice]`. Fields may also
+                be a `Decimal`, an `Enum`, a `Literal`, a date or time in ISO 8601, or a `UUID`.
+
+        Raises:
+            InvalidArgumentError: the type is not supported.
+            ReplyFormatError: the text has no JSON value, several, or one that does not fit.
+        """
+        check_type(kind)
+        try:
+            return structure(find_json(self.text, exact=True), kind)
+        except NoSuchValueError as error:
+            raise self._format_error(error) from error
+
+    def with_value(self, value: _T) -> Reply[_T]:
+        """Return the same reply with a value."""
+        object.__setattr__(self, "value", value)
+        return cast("Reply[_T]", self)
+
+    def _format_error(self, error: NoSuchValueError) -> ReplyFormatError:
+        failure = ReplyFormatError(f"the reply cannot be used: {error}", self)
+        failure.turn = self.turn
+        return failure
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the reply as a dictionary that JSON can hold: times as ISO 8601, costs as strings; no `value`."""
+        return {name: entry for name, entry in to_plain(self).items() if name != "value"}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Reply:
         """Return the reply that `to_dict` made a dictionary of; unknown keys are ignored.
 
         Raises:
             ValueError: a key is missing, or a value has another type.
         """
-        return from_plain(cls, data)
+        return from_plain(Reply[None], data)
 
     async def attachments(self) -> list[Attachment]:
         """Download all files of the reply, in the order of `attachment_ids`, through the session that made it.

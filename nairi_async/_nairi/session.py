@@ -7,48 +7,45 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from nairi_async._core import checks
 from nairi_async._core.address import base_url as checked_base_url
-from nairi_async._core.address import path
 from nairi_async._core.api_key import ApiKey
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.proxies import ProxySetting
-from nairi_async._core.request import Request
 from nairi_async._core.service_session import ServiceSession
-from nairi_async._nairi import arguments, wire
+from nairi_async._nairi import arguments
 from nairi_async._nairi.agents import Agents
 from nairi_async._nairi.attachments import Files
 from nairi_async._nairi.conversation import Conversation
 from nairi_async._nairi.delivery.prompt_sender import PromptSender, checked_on_unknown
-from nairi_async._nairi.many import DEFAULT_LIMIT, AskMany, WatchMany
+from nairi_async._nairi.many import DEFAULT_LIMIT, AskMany
 from nairi_async._nairi.polling.context import PollingContext
-from nairi_async._nairi.polling.replica_lag import read_through_lag
 from nairi_async._nairi.polling.settings import Polling
+from nairi_async._nairi.reading import ReadingMethods
 from nairi_async._nairi.resources import ResourceMethods
 from nairi_async._nairi.service import SERVICE
 from nairi_async._nairi.turn_reader import TurnReader
 from nairi_async._nairi.usage import UsageMeter
 from nairi_async.errors import ConfigurationError
-from nairi_async.models import Turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Mapping
     from ssl import SSLContext
-    from typing import Any
 
     import aiohttp
 
     from nairi_async._core.retry import RetryPolicy
     from nairi_async._nairi.polling.cadence import Cadence
     from nairi_async._nairi.polling.statistics import Stats
-    from nairi_async._nairi.polling.watch import Watch
     from nairi_async._nairi.results import Reply
     from nairi_async.clock import Clock
     from nairi_async.hooks import Hook
-    from nairi_async.models import Message
+    from nairi_async.models import Turn
     from nairi_async.typing import Duration, OnUnknown, Source
+
+_T = TypeVar("_T")
 
 API_URL: Final = "https://api.nairi.ai"
 """The host of the service."""
@@ -59,7 +56,7 @@ _NO_KEY: Final = (
 )
 
 
-class NairiSession(ResourceMethods, ServiceSession):
+class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
     """Conversations with Nairi agents, over one pool of connections.
 
     Use it in `async with`, on one event loop. One session serves thousands of conversations at once. Durations are
@@ -218,87 +215,35 @@ class NairiSession(ResourceMethods, ServiceSession):
         pending = self._sender.continue_(job, text, attachment_ids=ids, agent_id=agent)
         return await pending.send(on_unknown=unknown)
 
-    async def message(self, message_id: Turn | str) -> Message:
-        """Read one message as it is now (`GET messages/{message_id}`).
-
-        Args:
-            message_id: The message: its id, or a turn for the turn's user message.
-        """
-        id_ = arguments.message_id(message_id)
-        read = partial(self._executor.call, Request(method="GET", path=path("messages", id_)), wire.decode_message)
-        message = await read_through_lag(self._context, id_, read)
-        self._meter.count_final([message])
-        return message
-
-    async def messages(self, job_id: Turn | str, *, progress: bool = False) -> list[Message]:
-        """Read all messages of a conversation as they are now, oldest first (`GET conversations/{job_id}/messages`).
-
-        Args:
-            job_id: The conversation: its job id, or one of its turns.
-            progress: Include progress messages.
-        """
-        job = arguments.job_id(job_id)
-        location = path("conversations", job, "messages")
-        decode = partial(wire.decode_timeline, progress=checks.flag("progress", progress))
-        read = partial(self._executor.call, Request(method="GET", path=location), decode)
-        messages = list(await read_through_lag(self._context, job, read))
-        self._meter.count_final(messages)
-        return messages
-
-    def watch(
+    @overload
+    async def ask(
         self,
-        turn_or_job_id: Turn | str,
+        agent_id: str,
+        prompt: str,
         *,
-        after: str | None = None,
-        follow: bool = False,
-        progress: bool = False,
+        ask_mode: bool = False,
+        attachment_ids: Iterable[str] = (),
+        attachments: Iterable[Source] = (),
         timeout: Duration | None = DEFAULT_TIMEOUT,
-    ) -> Watch:
-        """Return an async iterator over new messages, as they are discovered; `Watch` describes its guarantees.
+        on_unknown: OnUnknown = "raise",
+        into: None = None,
+        repair: int = 0,
+    ) -> Reply: ...
 
-        Args:
-            turn_or_job_id: A turn: the iterator yields what follows the turn's user message, and ends with the turn. A
-                job id: it yields the whole conversation, user messages included, and ends when no turn is running.
-            after: Id of a message, such as `watch.cursor`: only what follows it is yielded.
-            follow: Do not end with the turn; continue until the watch is closed.
-            progress: Yield progress messages as well.
-            timeout: Seconds for the whole wait; `None` for no limit, which is the default with `follow`.
-        """
-        is_turn = isinstance(turn_or_job_id, Turn)
-        target = arguments.turn(turn_or_job_id) if is_turn else arguments.job_id(turn_or_job_id)
-        endless = checks.flag("follow", follow)
-        return self._reader.watch(
-            target,
-            # Compared by identity: the default is no limit here, six hours given as a number are a limit.
-            checks.timeout(None if endless and timeout is DEFAULT_TIMEOUT else timeout),
-            after=None if after is None else checks.identifier("after", after),
-            follow=endless,
-            progress=checks.flag("progress", progress),
-        )
-
-    async def wait(self, turn: Turn, *, timeout: Duration | None = DEFAULT_TIMEOUT) -> Message:
-        """Wait for the end of a turn, and return its user message, whose status is `completed` or `failed`.
-
-        Args:
-            turn: The turn.
-            timeout: Seconds for the whole wait; `None` for no limit.
-
-        Raises:
-            WatchTimeoutError: the timeout is over, and the turn is still running.
-            NairiError: reading failed for longer than the retry policy allows, or was refused.
-        """
-        return await self._reader.wait(arguments.turn(turn), checks.timeout(timeout))
-
-    async def reply(self, turn: Turn, *, timeout: Duration | None = DEFAULT_TIMEOUT) -> Reply:
-        """Wait for the end of a turn, and return its reply: text, messages, usage. Arguments as for `wait`.
-
-        A turn may end without any text: it is empty then.
-
-        Raises:
-            TurnFailedError: the turn ended as `failed`; the error has the service's text and the messages.
-            WatchTimeoutError, NairiError: as for `wait`.
-        """
-        return await self._reader.reply(arguments.turn(turn), checks.timeout(timeout))
+    @overload
+    async def ask(
+        self,
+        agent_id: str,
+        prompt: str,
+        *,
+        ask_mode: bool = False,
+        attachment_ids: Iterable[str] = (),
+        attachments: Iterable[Source] = (),
+        timeout: Duration | None = DEFAULT_TIMEOUT,
+        on_unknown: OnUnknown = "raise",
+        into: type[_T],
+        repair: int = 0,
+    ) -> Reply[_T]: ...
 
     async def ask(
         self,
@@ -310,15 +255,29 @@ class NairiSession(ResourceMethods, ServiceSession):
         attachments: Iterable[Source] = (),
         timeout: Duration | None = DEFAULT_TIMEOUT,
         on_unknown: OnUnknown = "raise",
-    ) -> Reply:
+        into: type[_T] | None = None,
+        repair: int = 0,
+    ) -> Reply[Any]:
         """Start a conversation and wait for the reply: `start` and `reply` in one call. Arguments as there.
 
+        Args:
+            agent_id: As for `start`.
+            prompt: As for `start`.
+            ask_mode: As for `start`.
+            attachment_ids: As for `start`.
+            attachments: As for `start`.
+            timeout: Seconds for the whole wait; `None` for no limit.
+            on_unknown: As for `start`.
+            into: A type for the JSON value of the reply, which becomes the reply's `value`; see `Reply.into`.
+            repair: Number of follow-up prompts that may be sent in the conversation if a reply does not fit `into`.
+
         Raises:
+            ReplyFormatError: the last reply does not fit `into`; the error has that reply.
             NairiError: as for `start` and `reply`. If the turn was started, `error.turn` is that turn.
         """
-        return await self.conversation(agent_id, ask_mode=ask_mode).ask(
-            prompt, attachment_ids=attachment_ids, attachments=attachments, timeout=timeout, on_unknown=on_unknown
-        )
+        conversation = self.conversation(agent_id, ask_mode=ask_mode)
+        ask = partial(conversation.ask, prompt, attachment_ids=attachment_ids, attachments=attachments)
+        return await ask(timeout=timeout, on_unknown=on_unknown, into=into, repair=repair)
 
     def ask_many(
         self,
@@ -347,32 +306,6 @@ class NairiSession(ResourceMethods, ServiceSession):
             return await self.ask(agent, prompt, ask_mode=is_reading, timeout=bound, on_unknown=unknown)
 
         return AskMany(prompts, ask, limit=checks.limit(limit))
-
-    def watch_many(
-        self,
-        turns: Iterable[Turn] = (),
-        *,
-        after: Mapping[Turn, str] | None = None,
-        progress: bool = False,
-        timeout: Duration | None = DEFAULT_TIMEOUT,
-    ) -> WatchMany:
-        """Return a stream of the messages of many turns; use it in `async with`.
-
-        `async with nairi.watch_many(turns) as stream:` opens it, and `async for turn, message in stream:` reads it.
-
-        Args:
-            turns: The turns; one that is given twice is watched once. `stream.add(turn)` adds more.
-            after: Ids of messages by turn, such as `stream.cursors`: of these turns only what follows is yielded.
-            progress: Yield progress messages as well.
-            timeout: Seconds for each turn; `None` for no limit.
-        """
-        seconds, with_progress = checks.timeout(timeout), checks.flag("progress", progress)
-        cursors = {turn: checks.identifier("after", cursor) for turn, cursor in (after or {}).items()}
-
-        def watch(turn: Turn, after: str | None) -> Watch:
-            return self._reader.watch(arguments.turn(turn), seconds, after=after, progress=with_progress)
-
-        return WatchMany([(arguments.turn(turn), cursors.get(turn)) for turn in turns], watch)
 
     def conversation(self, agent_id: str, *, ask_mode: bool = False) -> Conversation:
         """Return a new conversation; its first prompt starts it. Arguments as for `start`."""

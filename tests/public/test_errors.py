@@ -8,7 +8,7 @@ import pytest
 from attrs import fields
 
 import nairi_async
-from nairi_async import Message, Turn, errors
+from nairi_async import Message, Reply, Turn, errors
 from nairi_async.errors import NairiError
 
 TURN = Turn("job_1", "cmsg_1", agent_id="my-agent")
@@ -31,6 +31,7 @@ VALUES: dict[str, Any] = {
     "candidates": (TURN,),
     "dialogue_id": "job_7",
     "file": "run.sqlite",
+    "reply": Reply(turn=TURN, text="no JSON", messages=()),
 }
 
 

@@ -1,0 +1,144 @@
+"""The methods of a session that read turns and conversations: messages, watches, ends, replies."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from nairi_async._core import checks
+from nairi_async._core.address import path
+from nairi_async._core.checks import DEFAULT_TIMEOUT
+from nairi_async._core.request import Request
+from nairi_async._nairi import arguments, wire
+from nairi_async._nairi.many import WatchMany
+from nairi_async._nairi.polling.replica_lag import read_through_lag
+from nairi_async.models import Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from nairi_async._core.executor import RequestExecutor
+    from nairi_async._nairi.polling.context import PollingContext
+    from nairi_async._nairi.polling.watch import Watch
+    from nairi_async._nairi.results import Reply
+    from nairi_async._nairi.turn_reader import TurnReader
+    from nairi_async._nairi.usage import UsageMeter
+    from nairi_async.models import Message
+    from nairi_async.typing import Duration
+
+
+class ReadingMethods:
+    """The methods of `NairiSession` that read turns. Each call raises `NairiError` if it fails."""
+
+    _context: PollingContext
+    _executor: RequestExecutor
+    _meter: UsageMeter
+    _reader: TurnReader
+
+    async def message(self, message_id: Turn | str) -> Message:
+        """Read one message as it is now (`GET messages/{message_id}`).
+
+        Args:
+            message_id: The message: its id, or a turn for the turn's user message.
+        """
+        id_ = arguments.message_id(message_id)
+        read = partial(self._executor.call, Request(method="GET", path=path("messages", id_)), wire.decode_message)
+        message = await read_through_lag(self._context, id_, read)
+        self._meter.count_final([message])
+        return message
+
+    async def messages(self, job_id: Turn | str, *, progress: bool = False) -> list[Message]:
+        """Read all messages of a conversation as they are now, oldest first (`GET conversations/{job_id}/messages`).
+
+        Args:
+            job_id: The conversation: its job id, or one of its turns.
+            progress: Include progress messages.
+        """
+        job = arguments.job_id(job_id)
+        location = path("conversations", job, "messages")
+        decode = partial(wire.decode_timeline, progress=checks.flag("progress", progress))
+        read = partial(self._executor.call, Request(method="GET", path=location), decode)
+        messages = list(await read_through_lag(self._context, job, read))
+        self._meter.count_final(messages)
+        return messages
+
+    def watch(
+        self,
+        turn_or_job_id: Turn | str,
+        *,
+        after: str | None = None,
+        follow: bool = False,
+        progress: bool = False,
+        timeout: Duration | None = DEFAULT_TIMEOUT,
+    ) -> Watch:
+        """Return an async iterator over new messages, as they are discovered; `Watch` describes its guarantees.
+
+        Args:
+            turn_or_job_id: A turn: the iterator yields what follows the turn's user message, and ends with the turn. A
+                job id: it yields the whole conversation, user messages included, and ends when no turn is running.
+            after: Id of a message, such as `watch.cursor`: only what follows it is yielded.
+            follow: Do not end with the turn; continue until the watch is closed.
+            progress: Yield progress messages as well.
+            timeout: Seconds for the whole wait; `None` for no limit, which is the default with `follow`.
+        """
+        is_turn = isinstance(turn_or_job_id, Turn)
+        target = arguments.turn(turn_or_job_id) if is_turn else arguments.job_id(turn_or_job_id)
+        endless = checks.flag("follow", follow)
+        return self._reader.watch(
+            target,
+            # Compared by identity: the default is no limit here, six hours given as a number are a limit.
+            checks.timeout(None if endless and timeout is DEFAULT_TIMEOUT else timeout),
+            after=None if after is None else checks.identifier("after", after),
+            follow=endless,
+            progress=checks.flag("progress", progress),
+        )
+
+    async def wait(self, turn: Turn, *, timeout: Duration | None = DEFAULT_TIMEOUT) -> Message:
+        """Wait for the end of a turn, and return its user message, whose status is `completed` or `failed`.
+
+        Args:
+            turn: The turn.
+            timeout: Seconds for the whole wait; `None` for no limit.
+
+        Raises:
+            WatchTimeoutError: the timeout is over, and the turn is still running.
+            NairiError: reading failed for longer than the retry policy allows, or was refused.
+        """
+        return await self._reader.wait(arguments.turn(turn), checks.timeout(timeout))
+
+    async def reply(self, turn: Turn, *, timeout: Duration | None = DEFAULT_TIMEOUT) -> Reply:
+        """Wait for the end of a turn, and return its reply: text, messages, usage. Arguments as for `wait`.
+
+        A turn may end without any text: it is empty then.
+
+        Raises:
+            TurnFailedError: the turn ended as `failed`; the error has the service's text and the messages.
+            WatchTimeoutError, NairiError: as for `wait`.
+        """
+        return await self._reader.reply(arguments.turn(turn), checks.timeout(timeout))
+
+    def watch_many(
+        self,
+        turns: Iterable[Turn] = (),
+        *,
+        after: Mapping[Turn, str] | None = None,
+        progress: bool = False,
+        timeout: Duration | None = DEFAULT_TIMEOUT,
+    ) -> WatchMany:
+        """Return a stream of the messages of many turns; use it in `async with`.
+
+        `async with nairi.watch_many(turns) as stream:` opens it, and `async for turn, message in stream:` reads it.
+
+        Args:
+            turns: The turns; one that is given twice is watched once. `stream.add(turn)` adds more.
+            after: Ids of messages by turn, such as `stream.cursors`: of these turns only what follows is yielded.
+            progress: Yield progress messages as well.
+            timeout: Seconds for each turn; `None` for no limit.
+        """
+        seconds, with_progress = checks.timeout(timeout), checks.flag("progress", progress)
+        cursors = {turn: checks.identifier("after", cursor) for turn, cursor in (after or {}).items()}
+
+        def watch(turn: Turn, after: str | None) -> Watch:
+            return self._reader.watch(arguments.turn(turn), seconds, after=after, progress=with_progress)
+
+        return WatchMany([(arguments.turn(turn), cursors.get(turn)) for turn in turns], watch)

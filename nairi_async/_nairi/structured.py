@@ -1,0 +1,267 @@
+"""JSON in the text of a reply: find the one value, and structure it into a type."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
+from dataclasses import is_dataclass
+from datetime import date, datetime, time
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args, get_origin
+from uuid import UUID
+
+import attrs
+import cattrs
+from cattrs.gen import make_dict_structure_fn
+
+from nairi_async.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_T = TypeVar("_T")
+
+_FENCE: Final = re.compile(
+    r"^[ \t]*(`{3,}|~{3,})[ \t]*(?:json)?[ \t]*\n(.*?)\n[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE | re.IGNORECASE
+)
+# Braces in prose or code that are not JSON: each costs a time that grows with the length of the text.
+_MAX_FAILURES: Final = 1000
+# An array must begin a line: in the middle of one, `[1]` is more likely to be a reference.
+_START: Final = re.compile(r"\{|^[ \t]*\[", re.MULTILINE)
+
+
+class NoSuchValueError(ValueError):
+    """The text has no JSON value, or several, or the value does not fit the type."""
+
+
+def find_json(text: str, *, exact: bool = False) -> Any:
+    """Return the one JSON value of a text: the whole text, one fenced block, or one object or array in the prose.
+
+    Args:
+        text: The text.
+        exact: Read fractions as `Decimal`, not as `float`.
+
+    Raises:
+        NoSuchValueError: there is none, or more than one.
+    """
+    decoder = json.JSONDecoder(parse_float=Decimal if exact else None, parse_constant=_refuse_constant)
+    try:
+        values = list(_values(text.strip(), decoder))
+    except RecursionError:
+        raise NoSuchValueError("the JSON value is nested too deeply") from None
+    if not values:
+        raise NoSuchValueError("it has no JSON value")
+    if len(values) > 1:
+        raise NoSuchValueError(f"it has {len(values)} JSON values, and one is needed")
+    return values[0]
+
+
+def check_type(kind: object) -> None:
+    """Refuse a type that no JSON value can be structured into.
+
+    Raises:
+        InvalidArgumentError: the type is not supported.
+    """
+    try:
+        _CONVERTER.get_structure_hook(type(None) if kind is None else kind)
+    except Exception as error:
+        raise InvalidArgumentError(
+            f"into={kind!r:.80} is not supported: give an attrs class, a dataclass, a TypedDict or a collection"
+        ) from error
+
+
+def structure(value: object, kind: type[_T]) -> _T:
+    """Return a JSON value as an instance of a type.
+
+    Raises:
+        NoSuchValueError: the value does not fit.
+    """
+    try:
+        return _CONVERTER.structure(value, kind)
+    except Exception as error:
+        reasons = cattrs.transform_error(error, path="$", format_exception=_reason)
+        raise NoSuchValueError("; ".join(reasons)) from error
+
+
+def _values(text: str, decoder: json.JSONDecoder) -> Iterator[Any]:
+    try:
+        yield decoder.decode(text)
+    except ValueError:
+        pass
+    else:
+        return
+    blocks = [match[2] for match in _FENCE.finditer(text)]
+    found = False
+    for block in blocks:
+        try:
+            value = decoder.decode(block)
+        except ValueError:
+            continue
+        found = True
+        yield value
+    if not found:
+        yield from _embedded(text, decoder)
+
+
+def _embedded(text: str, decoder: json.JSONDecoder) -> Iterator[Any]:
+    """Yield the objects and arrays in prose; what was read before a failure is not read again."""
+    position = failures = 0
+    while failures < _MAX_FAILURES and (match := _START.search(text, position)):
+        start = match.end() - 1
+        try:
+            value, position = decoder.raw_decode(text, start)
+        except ValueError as error:
+            position = max(match.end(), getattr(error, "pos", 0))
+            failures += 1
+        else:
+            yield value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _reason(error: BaseException, _: object) -> str:
+    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, default=float, ensure_ascii=False)[:80]
+
+
+def _only(kind: type, convert: Callable[[Any], Any] = lambda value: value) -> Callable[[Any, object], Any]:
+    """Return a reader of one type of JSON value. Nothing is guessed: a number is no text, and a text is no flag."""
+
+    def read(value: Any, _: object) -> Any:
+        if type(value) is not kind:
+            raise TypeError(f"{kind.__name__} expected, got {_shown(value)}")
+        return convert(value)
+
+    return read
+
+
+def _read_int(value: Any, _: object) -> int:
+    if type(value) in {int, Decimal, float} and value == int(value):
+        return int(value)
+    raise TypeError(f"int expected, got {_shown(value)}")
+
+
+def _read_float(value: Any, _: object) -> float:
+    if type(value) in {int, Decimal, float}:
+        return float(value)
+    raise TypeError(f"float expected, got {_shown(value)}")
+
+
+def _read_decimal(value: Any, _: object) -> Decimal:
+    if type(value) not in {int, str, Decimal}:
+        raise TypeError(f"a decimal number expected, got {_shown(value)}")
+    try:
+        return Decimal(value)
+    except InvalidOperation:
+        raise ValueError(f"a decimal number expected, got {_shown(value)}") from None
+
+
+def _read_any(value: Any, _: object) -> Any:
+    """Return a value as `json` would read it, for fields of any type."""
+    match value:
+        case Decimal():
+            return float(value)
+        case list():
+            return [_read_any(entry, None) for entry in value]
+        case dict():
+            return {name: _read_any(entry, None) for name, entry in value.items()}
+        case _:
+            return value
+
+
+def _is_array(kind: Any) -> bool:
+    return (get_origin(kind) or kind) in _ARRAYS
+
+
+def _array_reader(kind: Any, converter: cattrs.Converter) -> Callable[[Any, object], Any]:
+    """Return a reader of arrays. Unlike the one of cattrs, it takes neither a text nor an object for an array."""
+    origin, types = get_origin(kind) or kind, get_args(kind) or (Any, ...)
+    is_fixed = origin is tuple and types[-1] is not ...
+    readers = [_entry_reader(converter, entry) for entry in types if entry is not ...]
+
+    def read(value: Any, _: object) -> Any:
+        if type(value) is not list:
+            raise TypeError(f"an array expected, got {_shown(value)}")
+        if is_fixed and len(value) != len(readers):
+            raise ValueError(f"{len(readers)} entries expected, got {len(value)}")
+        return _ARRAYS[origin]([readers[index if is_fixed else 0](index, entry) for index, entry in enumerate(value)])
+
+    return read
+
+
+def _is_mapping(kind: Any) -> bool:
+    return (get_origin(kind) or kind) in {dict, Mapping, MutableMapping}
+
+
+def _mapping_reader(kind: Any, converter: cattrs.Converter) -> Callable[[Any, object], Any]:
+    key_type, entry_type = get_args(kind) or (str, Any)
+    read_key, read_entry = (_entry_reader(converter, entry) for entry in (key_type, entry_type))
+
+    def read(value: Any, _: object) -> Any:
+        if type(value) is not dict:
+            raise TypeError(f"an object expected, got {_shown(value)}")
+        return {read_key(key, key): read_entry(key, entry) for key, entry in value.items()}
+
+    return read
+
+
+def _entry_reader(converter: cattrs.Converter, kind: Any) -> Callable[[object, Any], Any]:
+    """Return a reader of the entries of an array or object; its error names the place."""
+    # A type that is not supported fails here. One that contains itself is looked up again when a value is read.
+    with suppress(RecursionError):
+        converter.get_structure_hook(kind)
+
+    def read(place: object, value: Any) -> Any:
+        try:
+            return converter.get_structure_hook(kind)(value, kind)
+        except Exception as error:
+            reasons = cattrs.transform_error(error, path=f"[{place!r}]", format_exception=_reason)
+            raise ValueError("; ".join(reasons)) from error
+
+    return read
+
+
+def _object_reader(kind: Any, converter: cattrs.Converter) -> Callable[[Any, object], Any]:
+    """Return a reader of objects. Unlike the one of cattrs, it refuses other values also if every field is optional."""
+    if attrs.has(kind):
+        # cattrs does this only if an annotation as a whole is a string, not for `list["Node"]`.
+        attrs.resolve_types(kind)
+    read_fields = make_dict_structure_fn(kind, converter)
+
+    def read(value: Any, _: object) -> Any:
+        if type(value) is not dict:
+            raise TypeError(f"an object expected, got {_shown(value)}")
+        return read_fields(value, kind)
+
+    return read
+
+
+_ARRAYS: Final[dict[Any, Callable[[list[Any]], Any]]] = {
+    list: list,
+    Sequence: list,
+    Iterable: list,
+    tuple: tuple,
+    set: set,
+    frozenset: frozenset,
+}
+_CONVERTER: Final = cattrs.Converter()
+_CONVERTER.register_structure_hook(str, _only(str))
+_CONVERTER.register_structure_hook(bool, _only(bool))
+_CONVERTER.register_structure_hook(int, _read_int)
+_CONVERTER.register_structure_hook(float, _read_float)
+_CONVERTER.register_structure_hook(Decimal, _read_decimal)
+_CONVERTER.register_structure_hook(datetime, _only(str, datetime.fromisoformat))
+_CONVERTER.register_structure_hook(date, _only(str, date.fromisoformat))
+_CONVERTER.register_structure_hook(time, _only(str, time.fromisoformat))
+_CONVERTER.register_structure_hook(UUID, _only(str, UUID))
+_CONVERTER.register_structure_hook_func(lambda kind: kind is Any or kind is object, _read_any)
+_CONVERTER.register_structure_hook_factory(_is_array, _array_reader)
+_CONVERTER.register_structure_hook_factory(_is_mapping, _mapping_reader)
+_CONVERTER.register_structure_hook_factory(lambda kind: attrs.has(kind) or is_dataclass(kind), _object_reader)
