@@ -115,10 +115,7 @@ class InvalidArgumentError(NairiError, ValueError):
 
 @define(auto_exc=True, slots=False)
 class SessionClosedError(NairiError):
-    """A session was used before it was opened, after it was closed, or from another event loop.
-
-    The same error comes from what else is used in `async with`: a batch, a store, `watch_many`.
-    """
+    """A session, batch, store or stream was used before it was opened, after it was closed, or from another loop."""
 
     message: str
 
