@@ -43,7 +43,7 @@ What platforms' libraries do, seen by running them on loopback in November 2026:
 
 | library | what it does | what that means |
 | --- | --- | --- |
-| aiogram 3.31.0 | confirms updates before their handlers end; abandons handlers at a stop | give `key`, use `recovering` |
+| aiogram 3.31.0 | confirms updates before their handlers end; abandons these at a stop | give `key`, use `recovering` |
 | discord.py 2.7.1 | sends again after a 500, 502 or 504 | the recipe's `nonce` lets Discord recognise it |
 | slack_bolt 1.30.0 | acknowledges an event before its listener ends | give `key`, use `recovering` |
 | slack_sdk 3.48.0 | by default posts again when the response is lost | the recipe replaces the list of handlers |
