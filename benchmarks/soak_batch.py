@@ -1,8 +1,10 @@
 """A batch whose process is killed at random instants and run again until it is done, counted at the service.
 
 Run `python benchmarks/soak_batch.py --minutes 5`: rounds of one batch each, as `nairi-async batch` in processes of its
-own, in real time and with SIGKILL, each round with another seed and other quirks of a service that spoils every fourth
-request. It prints a table of `benchmarks/README.md` and exits with 1 if anything was lost or run twice.
+own, in real time and with SIGKILL, each round with another seed and other quirks of a service that breaks every fourth
+request. With `--cancelled` the process goes on: its batch is cancelled once or often, by a task or a scope, stopped, or
+ended by a ledger that another program holds, and run again with the same session, in virtual time. It prints a table of
+`benchmarks/README.md` and each wrong line, and exits with 1 if anything was lost or run twice.
 """
 
 from __future__ import annotations
@@ -12,24 +14,27 @@ import asyncio
 import itertools
 import json
 import os
+import sqlite3
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import asdict, define
-from soak import QUIRKS, RATE
+import anyio
+from attrs import asdict, define, evolve
+from soak import QUIRKS, RATE, faults
 
-from nairi_async.batch import read_status
-from nairi_async.testing import FaultPlan, Quirks, Say, Simulator
+from nairi_async import LedgerError, NairiSession
+from nairi_async.batch import Batch, ledger_file, read_status
+from nairi_async.testing import FaultPlan, Quirks, Say, Simulator, VirtualClock
 from nairi_async.testing.faults import FAULT_KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Sequence
 
     from aiohttp import web
 
@@ -75,10 +80,15 @@ class Counted:
             setattr(self, name, getattr(self, name) + count)
 
     def judge(self, prompts: Sequence[str], ran: Counter[str], output: Path, left: BatchStatus, status: int) -> None:
-        """Compare what ran, the output and the last run's report with what was sent."""
+        """Compare what ran, the output and the last run's report with what was sent; print each wrong line."""
         wanted = Counter(prompts)
         lines = [json.loads(line) for line in output.read_text().splitlines()]
-        right = Counter(line["id"] for line in lines if line.get("text") == f"re {prompts[int(line['id'])]}")
+        right = Counter[str]()
+        for line in lines:
+            if line.get("text") == f"re {prompts[int(line['id'])]}":
+                right[line["id"]] += 1
+            else:
+                print(f"wrong, for {prompts[int(line['id'])]!r}: {json.dumps(line)}", file=sys.stderr)
         jobs = Counter(line.get("job_id") for line in lines)
         self.undecided = left.sending
         self.run_twice = (ran - wanted).total()
@@ -158,6 +168,81 @@ async def killed(
     return counted
 
 
+@asynccontextmanager
+async def interrupting(random: Random, outcomes: Batch, ledger: Path) -> AsyncIterator[None]:
+    """Interrupt the block in one of the ways in which a process goes on, after a random number of passes."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine runs in a task
+    way = random.choice(("cancel", "cancel often", "scope", "stop", "held ledger"))
+    held: list[sqlite3.Connection] = []
+
+    async def interrupt() -> None:
+        for _ in range(int(3000 * random.random() ** 2)):
+            await asyncio.sleep(0)
+        if way == "stop":
+            outcomes.stop()
+        elif way == "held ledger":
+            held.append(sqlite3.connect(ledger, isolation_level=None, timeout=5))
+            held[0].execute("BEGIN IMMEDIATE")
+        elif way == "scope":
+            scope.cancel()
+        else:
+            for _ in range(1 if way == "cancel" else 4):
+                task.cancel()
+                await asyncio.sleep(0)
+
+    with anyio.CancelScope() as scope:
+        interrupting = asyncio.create_task(interrupt())
+        try:
+            yield
+        finally:
+            interrupting.cancel()
+            await asyncio.wait([interrupting])
+            for connection in held:
+                connection.close()
+
+
+async def cancelled(
+    directory: Path, *, count: int, kills: int, seed: int, rate: float = 0.0, quirks: Quirks | None = None
+) -> Counted:
+    """Run a batch in one process, in virtual time and with one session, interrupted so often, and then to its end."""
+    # Another program that holds the ledger is not waited for: that would be in real time.
+    ledger_file._BUSY_TIMEOUT = 0.02  # type: ignore[misc]  # noqa: SLF001
+    random, clock, quirks = Random(seed), VirtualClock(), quirks or Quirks()
+    prompts = [f"prompt {number - number % 3 if number % 10 < 3 else number}" for number in range(count)]
+    ledger, output = directory / "run.sqlite", directory / "replies.jsonl"
+    records = [{"id": str(number), "prompt": prompt} for number, prompt in enumerate(prompts)]
+    counted = Counted(prompts=count, kills=kills)
+    plan = evolve(faults(seed, rate, quirks, retry_after=0.5), lag=0.3)
+    async with Simulator(clock=clock, faults=plan, quirks=quirks, seed=seed) as simulator:
+        simulator.agent("my-agent", lambda prompt, _: [Say(f"re {prompt}", after=random.uniform(0, 5))])
+        async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
+
+            def batch() -> Batch:
+                return Batch(nairi, "my-agent", records, ledger=ledger, output=output, limit=15, settle=SETTLE)
+
+            async def interrupted() -> None:
+                with suppress(LedgerError):
+                    async with batch() as outcomes, interrupting(random, outcomes, ledger):
+                        async for _ in outcomes:
+                            pass
+
+            for _ in range(kills):
+                await asyncio.wait([asyncio.create_task(interrupted())])
+                counted.in_doubt += read_status(ledger).sending if ledger.exists() else 0
+            for _ in range(_RUNS):
+                async with batch() as outcomes:
+                    async for _outcome in outcomes:
+                        pass
+                if not (left := read_status(ledger)).open:
+                    break
+        ran = Counter(entry.prompt for entry in simulator.prompts)
+        counted.requests = len(simulator.requests)
+        counted.faulty = sum(request.fault is not None for request in simulator.requests)
+    counted.judge(prompts, ran, output, left, 5 if left.open else 0)
+    return counted
+
+
 async def _first(*waits: Coroutine[Any, Any, object]) -> None:
     """Wait for the first of some events."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
@@ -176,13 +261,14 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=RATE, help="share of the requests that go wrong (%(default)s)")
     parser.add_argument("--prompts", type=int, default=120, help="of each round (%(default)s)")
     parser.add_argument("--kills", type=int, default=10, help="of each round (%(default)s)")
+    parser.add_argument("--cancelled", action="store_true", help="in one process that goes on, in virtual time")
     options = parser.parse_args()
     total, until = Counted(), time.monotonic() + 60 * options.minutes
     for number in itertools.count():
         seed = options.seed + number
         quirks = QUIRKS[seed % len(QUIRKS)]
         with TemporaryDirectory() as directory:
-            round_ = killed(
+            round_ = (cancelled if options.cancelled else killed)(
                 Path(directory),
                 count=options.prompts,
                 kills=options.kills,
@@ -196,7 +282,8 @@ def main() -> int:
         total.add(counted)
         if time.monotonic() > until:
             break
-    print("| batches killed and run again | count |", "| --- | --- |", sep="\n")
+    how = "cancelled" if options.cancelled else "killed"
+    print(f"| batches {how} and run again | count |", "| --- | --- |", sep="\n")
     for name, count in asdict(total).items():
         print(f"| {name.replace('_', ' ')} | {count:,} |")
     print(f"\n{number + 1} batches, {total.faulty / max(1, total.requests):.0%} of the requests faulty")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 from batches import AGENT, Runs, is_start, lost
+from soak_batch import cancelled
 
 from nairi_async import LedgerError, NairiSession
 from nairi_async.batch import Batch, read_status
@@ -133,3 +134,10 @@ async def test_two_batches_at_once(
     first, second = await asyncio.gather(run("x.sqlite"), run("y.sqlite"))
     assert not first & second
     assert sent(simulator) <= Counter({"same": 4, "a": 2})
+
+
+async def test_the_soak_in_one_process(tmp_path: Path) -> None:
+    """A round of the soak: interrupted in every way, with a quarter of the requests faulty, nothing is lost or twice."""
+    counted = await cancelled(tmp_path, count=40, kills=6, seed=5, rate=0.25)
+    assert counted.faulty > 0.15 * counted.requests
+    assert counted.losses == {}
