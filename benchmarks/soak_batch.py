@@ -23,6 +23,7 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
 
 import anyio
 from attrs import asdict, define, evolve
@@ -206,8 +207,6 @@ async def cancelled(
     directory: Path, *, count: int, kills: int, seed: int, rate: float = 0.0, quirks: Quirks | None = None
 ) -> Counted:
     """Run a batch in one process, in virtual time and with one session, interrupted so often, and then to its end."""
-    # Another program that holds the ledger is not waited for: that would be in real time.
-    ledger_file._BUSY_TIMEOUT = 0.02  # type: ignore[misc]  # noqa: SLF001
     random, clock, quirks = Random(seed), VirtualClock(), quirks or Quirks()
     prompts = [f"prompt {number - number % 3 if number % 10 < 3 else number}" for number in range(count)]
     ledger, output = directory / "run.sqlite", directory / "replies.jsonl"
@@ -228,7 +227,9 @@ async def cancelled(
                             pass
 
             for _ in range(kills):
-                await asyncio.wait([asyncio.create_task(interrupted())])
+                # Another program that holds the ledger is waited for in real time.
+                with patch.object(ledger_file, "_BUSY_TIMEOUT", 0.02):
+                    await asyncio.wait([asyncio.create_task(interrupted())])
                 counted.in_doubt += read_status(ledger).sending if ledger.exists() else 0
             for _ in range(_RUNS):
                 async with batch() as outcomes:

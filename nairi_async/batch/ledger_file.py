@@ -11,8 +11,11 @@ and another process could then take over the log of a running batch and delete i
 from __future__ import annotations
 
 import os
+import secrets
+import shlex
 import sqlite3
-from contextlib import contextmanager
+import stat
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -29,6 +32,8 @@ _APPLICATION_ID: Final = 0x4E41_4952
 # Seconds for which another program, such as a backup, may hold the file, and for which the lock may be probed.
 _BUSY_TIMEOUT: Final = 10.0
 _LOCK_TIMEOUT: Final = 1.0
+# The permissions of what is created: for its owner alone, since prompts and replies stand in it.
+_PRIVATE: Final = 0o600
 
 OPEN: Final = "state IN ('unsent', 'sending', 'running')"
 """The condition of the index over items that have not ended; SQLite uses the index only for this very text."""
@@ -107,7 +112,13 @@ class LedgerLock:
 
     def __init__(self, path: Path, timeout: float) -> None:
         self._path = path
-        self._db = sqlite3.connect(lock_path(path), timeout=timeout, isolation_level=None, check_same_thread=False)
+        file = lock_path(path)
+        create_private(file)
+        # A reader of the file could hold the lock.
+        with suppress(OSError):
+            if stat.S_IMODE(file.stat().st_mode) & ~_PRIVATE:
+                file.chmod(_PRIVATE)
+        self._db = sqlite3.connect(file, timeout=timeout, isolation_level=None, check_same_thread=False)
         try:
             self._db.execute("BEGIN EXCLUSIVE")
         except sqlite3.Error as error:
@@ -139,12 +150,17 @@ def open_ledger(path: Path, agent_id: str, base_url: str) -> tuple[sqlite3.Conne
         LedgerError: the file is not a ledger, belongs to another agent or service, is in use, or cannot be written.
     """
     with ledger_errors(path):
+        _check_writable(path)
+        # Before SQLite opens the ledger and reads its log.
+        for file in sorted(companions(path)):
+            check_private(file)
+        create_private(path)
         connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         lock = None
         try:
             is_new = check_format(connection, path)
             lock = LedgerLock(path, _LOCK_TIMEOUT)
-            _check_writable(path)
+            _check_writable(lock_path(path))
             if is_new and check_format(connection, path):
                 _create(connection, agent_id, base_url)
             check_agent(connection, path, agent_id, base_url)
@@ -167,6 +183,9 @@ def is_locked(path: Path) -> bool:
     """Return whether a process uses the ledger."""
     if not lock_path(path).exists():
         return False
+    if not _may(lock_path(path), os.R_OK | os.W_OK):
+        # Another user's: its log is there while a process uses the ledger, and after one was killed.
+        return path.with_name(f"{path.name}-wal").exists()
     try:
         LedgerLock(path, 0.0).close()
     except LedgerError:
@@ -205,9 +224,53 @@ def check_agent(connection: sqlite3.Connection, path: Path, agent_id: str, base_
 
 def _check_writable(path: Path) -> None:
     """Refuse what may only be read: SQLite would open it, take a lock that locks nothing, and fail late."""
-    for file in (path, lock_path(path)):
-        if not os.access(file, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
-            raise LedgerError("is read-only", str(file))
+    if path.exists() and not _may(path, os.W_OK):
+        raise LedgerError("is read-only", str(path))
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def check_private(path: Path) -> None:
+    """Refuse a file of another user, or one that other users can write: what stands in it could have files uploaded.
+
+    Raises:
+        LedgerError: it is one.
+    """
+    if not hasattr(os, "geteuid"):
+        return
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return
+    if found.st_uid != os.geteuid():
+        raise LedgerError("belongs to another user: move it away, or make it your own with chown", str(path))
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise LedgerError(f"can be written by other users: run chmod go-w {shlex.quote(str(path))}", str(path))
+
+
+def create_private(path: Path) -> None:
+    """Create an empty file that only its owner can read and write, unless there is one or none can be created.
+
+    SQLite gives its companions the permissions of the file. It gets its name only after it was closed: closing a file
+    would release the locks that SQLite holds on it.
+    """
+    if path.exists():
+        return
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    # Where nothing can be created here, SQLite says so.
+    with suppress(OSError):
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE))
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            pass
+        except (OSError, NotImplementedError):
+            # A file system without links: another thread that opens the same new file at this instant is the risk.
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE))
+        finally:
+            part.unlink()
 
 
 def _create(connection: sqlite3.Connection, agent_id: str, base_url: str) -> None:

@@ -29,28 +29,50 @@ _LONGEST_INCOMPLETE_LINE: Final = 64 * 1024 * 1024
 class RepliesFile:
     """The open file. All of this blocks: it belongs to the ledger's thread.
 
+    It is opened before the ledger, so that a file that cannot be written leaves no new ledger behind.
+
     Args:
-        path: The file, created if it is missing; one that exists before the batch begins is appended to.
-        ledger: The batch's ledger.
+        path: The file, created for its owner alone if it is missing; one that exists before the batch is appended to.
+        has_ledger: Whether the ledger exists.
 
     Raises:
-        LedgerError: the file cannot be written, or is not what this ledger has written so far.
+        LedgerError: the file cannot be written, or nothing can be appended to it.
     """
 
-    def __init__(self, path: Path, ledger: Ledger) -> None:
+    def __init__(self, path: Path, *, has_ledger: bool) -> None:
         self._path = path
+        self._sequence = self._size = 0
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
         with ledger_errors(path):
-            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b", 0)
+            self._is_new = not path.exists()
+            self._file = os.fdopen(os.open(path, flags, 0o600), "r+b", 0)
         try:
-            with ledger_errors(path):
-                self._sequence, self._size = self._known_part(ledger)
-                if self._sequence:
-                    self._check_last_line(ledger)
-                self._check_rest(ledger)
-                self.sync(ledger)
+            if not has_ledger:
+                with ledger_errors(path):
+                    self._check_end()
         except BaseException:
             self._file.close()
             raise
+
+    def begin(self, ledger: Ledger) -> None:
+        """Check the file against the ledger.
+
+        Raises:
+            LedgerError: it is not what this ledger has written so far.
+        """
+        with ledger_errors(self._path):
+            self._sequence, self._size = self._known_part(ledger)
+            if self._sequence:
+                self._check_last_line(ledger)
+            self._check_rest(ledger)
+            self.sync(ledger)
+
+    def discard(self) -> None:
+        """Close the file, and remove it if it was created here."""
+        self.close()
+        with suppress(OSError):
+            if self._is_new and not self._path.stat().st_size:
+                self._path.unlink()
 
     def close(self) -> None:
         """Close the file. Harmless when repeated."""
@@ -75,9 +97,7 @@ class RepliesFile:
         actual = self._file.seek(0, os.SEEK_END)
         known = ledger.output
         if known is None:
-            self._file.seek(max(0, actual - 1))
-            if actual and self._file.read(1) != b"\n":
-                raise LedgerError("does not end with a whole line, so nothing can be appended to it", str(self._path))
+            self._check_end()
             return 0, actual
         if actual >= known[1]:
             return known
@@ -85,6 +105,13 @@ class RepliesFile:
             raise self._foreign(f"it is shorter than the {known[1]} bytes that were written")
         # The file was moved away or renamed: the ledger holds everything.
         return 0, 0
+
+    def _check_end(self) -> None:
+        """Check that a line can be appended."""
+        actual = self._file.seek(0, os.SEEK_END)
+        self._file.seek(max(0, actual - 1))
+        if actual and self._file.read(1) != b"\n":
+            raise LedgerError("does not end with a whole line, so nothing can be appended to it", str(self._path))
 
     def _check_last_line(self, ledger: Ledger) -> None:
         """Check that the last known line is the one that the batch wrote."""

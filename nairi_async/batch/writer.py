@@ -110,15 +110,19 @@ class Writer:
             log.error("%s stays locked: the disk has not responded for %.0f s", self._path, _DISK_TIMEOUT)
 
     def _run(self) -> None:
-        try:
-            ledger = Ledger(self._path, self._agent_id, self._base_url)
-        except Exception as error:  # noqa: BLE001 - raised by `open`
-            self._resolve_all([(self._opened, error), (self._closed, None)])
-            return
         output = None
         try:
             if self._output_path is not None:
-                output = RepliesFile(self._output_path, ledger)
+                output = RepliesFile(self._output_path, has_ledger=self._path.exists())
+            ledger = Ledger(self._path, self._agent_id, self._base_url)
+        except Exception as error:  # noqa: BLE001 - raised by `open`
+            if output is not None:
+                output.discard()
+            self._resolve_all([(self._opened, error), (self._closed, None)])
+            return
+        try:
+            if output is not None:
+                output.begin(ledger)
             # The ledger must record where the output begins before the first line is written.
             self._commit(ledger, [], output)
             self._resolve(self._opened, ledger)

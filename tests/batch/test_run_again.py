@@ -137,7 +137,7 @@ async def test_two_batches_at_once(
 
 
 async def test_the_soak_in_one_process(tmp_path: Path) -> None:
-    """A round of the soak: interrupted in every way, with a quarter of the requests faulty, nothing is lost or twice."""
+    """A round of the soak: interrupted in every way, at a quarter of faulty requests, nothing is lost or runs twice."""
     counted = await cancelled(tmp_path, count=40, kills=6, seed=5, rate=0.25)
     assert counted.faulty > 0.15 * counted.requests
     assert counted.losses == {}
