@@ -25,6 +25,8 @@ EXCERPT: Final = 200
 # Characters that are kept until secrets are removed: in a shorter text, half a key would go unnoticed.
 _QUOTED: Final = 16 * EXCERPT
 
+# Digits of a number that is written without an exponent.
+_MOST_DIGITS: Final = 40
 # Python refuses to read numbers of thousands of digits; one of them must not cost the rest of the body.
 _MAX_DIGITS: Final = 400
 # A timeline of the largest size that is read has fewer values and entries. So many tiny ones would take a hundred times
@@ -40,6 +42,11 @@ Raw = Mapping[str, Any]
 def encode(document: Mapping[str, Any]) -> bytes:
     """Return a JSON body, in ASCII."""
     return json.dumps(document, ensure_ascii=True, separators=(",", ":")).encode("ascii")
+
+
+def plain_decimal(number: Decimal) -> str:
+    """Return a number without an exponent, unless that would take very many digits."""
+    return f"{number:f}" if abs(number.adjusted()) < _MOST_DIGITS else str(number)
 
 
 def json_line(model: AttrsInstance) -> str:

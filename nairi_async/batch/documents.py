@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import fields_dict
 
 from nairi_async import errors
+from nairi_async._core.json_body import plain_decimal
 from nairi_async._nairi.results import Reply
 from nairi_async._nairi.wire import read_message
 from nairi_async.errors import NairiError, TurnFailedError
@@ -79,7 +80,7 @@ def _encode_message(message: Message) -> dict[str, Any]:
 def _encode_usage(usage: Usage | None) -> dict[str, Any]:
     if usage is None:
         return {}
-    cost = None if usage.cost_usd is None else f"{usage.cost_usd:f}"
+    cost = None if usage.cost_usd is None else plain_decimal(usage.cost_usd)
     counts = {name: getattr(usage, name) for name in _COUNTS}
     return {"cost_usd": cost, **counts, "model": usage.model}
 

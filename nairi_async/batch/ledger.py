@@ -27,7 +27,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import suppress
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Final, Literal
 
 from attrs import frozen
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 State = Literal["unsent", "sending", "running", "unusable", "failed", "done"]
 # Turns that are looked up to find out whether this service and key are those that the batch began with.
 _WITNESSES: Final = 3
+# Costs with more digits before or behind the point are not summed: no agent costs that much, or that little.
+_COST_DIGITS: Final = 12
 _COLUMNS: Final = "number, id, place, prompt, attachments, state, sent_at, attachment_ids, job_id, message_id"
 
 
@@ -258,8 +260,9 @@ class Ledger:
         self._last += 1
         self._db.execute("INSERT INTO outcomes VALUES (?, ?, ?)", (self._last, number, document))
         self._meta[name] = self._count(name) + 1
-        if cost is not None:
-            self._meta["cost_usd"] = str(self._cost() + cost)
+        if cost is not None and cost.is_finite() and -_COST_DIGITS < cost.adjusted() < _COST_DIGITS:
+            with localcontext(prec=4 * _COST_DIGITS):
+                self._meta["cost_usd"] = str(self._cost() + cost)
         return self._last
 
     def retry_failed(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nairi_async._core.checks import DEFAULT_TIMEOUT
-from nairi_async._core.json_body import json_line
+from nairi_async._core.json_body import json_line, plain_decimal
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async.batch import BatchItem, read_status
 from nairi_async.batch.ledger_file import ledger_path
@@ -41,7 +41,7 @@ def show_status(options: Namespace) -> None:
         ("sending", f"{status.sending:,}" + (" (in doubt)" if status.sending and not status.is_active else "")),
         ("unsent", f"{status.unsent:,} (of those read so far)"),
         ("unusable", f"{status.unusable:,} (of those read by the latest run)"),
-        ("cost", f"${status.cost_usd:f}"),
+        ("cost", f"${plain_decimal(status.cost_usd)}"),
         ("active", "yes" if status.is_active else "no"),
     )
     for name, fact in facts:

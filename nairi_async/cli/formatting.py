@@ -9,6 +9,7 @@ import shlex
 import textwrap
 from typing import TYPE_CHECKING, Final
 
+from nairi_async._core.json_body import plain_decimal
 from nairi_async.cli.command_table import PROGRAM
 from nairi_async.errors import InvalidArgumentError
 
@@ -97,7 +98,7 @@ def usage_text(usage: Usage | None) -> str:
     parts = [
         f"{usage.input_tokens:,} tokens in" if usage.input_tokens is not None else "",
         f"{usage.output_tokens:,} out" if usage.output_tokens is not None else "",
-        f"${usage.cost_usd:f}" if usage.cost_usd is not None else "",
+        f"${plain_decimal(usage.cost_usd)}" if usage.cost_usd is not None else "",
     ]
     return ", ".join(part for part in parts if part)
 

@@ -6,10 +6,11 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
+from nairi_async._core.json_body import plain_decimal
 from nairi_async.cli.formatting import clean
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Container, Mapping
 
     from nairi_async.batch import BatchStatus
     from nairi_async.cli.screen import Screen
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 _DRAW_INTERVAL: Final = 0.2
 _LOG_INTERVAL: Final = 10.0
 _BAR_COLUMNS: Final = 24
+_MIN_BAR_COLUMNS: Final = 8
+# The parts of a line: the last ones are left out first where they do not fit.
+_BY_IMPORTANCE: Final = ("total", "done", "failed", "left", "under way", "cost")
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 # Outcomes that are needed to estimate a rate.
@@ -32,11 +36,11 @@ class ProgressBar:
         screen: The screen.
         clock: The clock.
         status: Returns the batch's status.
-        total: Returns the number of prompts, estimated if need be; `None` if it is not known.
+        total: Returns the number of prompts; `None` if it is not known.
     """
 
     def __init__(
-        self, screen: Screen, clock: Clock, status: Callable[[], BatchStatus], total: Callable[[], float | None]
+        self, screen: Screen, clock: Clock, status: Callable[[], BatchStatus], total: Callable[[], int | None]
     ) -> None:
         self._screen = screen
         self._clock = clock
@@ -67,23 +71,43 @@ class ProgressBar:
             self._clear()
 
     def line(self) -> str:
-        """Return the progress on one line."""
+        """Return the progress on one line: on a terminal what fits, the most important first."""
         status = self._status()
         ended = status.done + status.failed
         total = self._total()
-        if self.is_stopping:
-            parts = [summary(status), f"{status.sending:,} on the way"]
-        else:
-            parts = [summary(status), f"{status.running + status.sending:,} running"]
-        elapsed = self._clock.monotonic() - self._started_at
-        new = ended - self._ended_before
-        if total is not None and new >= _MIN_SAMPLE and not self.is_stopping:
-            parts.append(f"{_duration(max(0.0, total - ended) / new * elapsed)} left")
-        text = ", ".join(parts)
-        if self._screen.style.width is None or not total:
+        under_way = f"{status.sending:,} on the way" if self.is_stopping else f"{_under_way(status):,} running"
+        parts = {
+            "total": "" if total is None else f"{ended:,} of {total:,}",
+            "done": f"{status.done:,} done",
+            "failed": f"{status.failed:,} failed",
+            "cost": f"${plain_decimal(status.cost_usd)}" if status.cost_usd else "",
+            "under way": under_way,
+            "left": self._time_left(ended, total),
+        }
+        if self._screen.style.width is None:
+            return _joined(parts, parts)
+        columns = self._screen.style.width - 1
+        # A bar, its brackets, and the space before the text.
+        reserved = _MIN_BAR_COLUMNS + 3 if total else 0
+        shown: list[str] = []
+        for name in _BY_IMPORTANCE:
+            if len(_joined(parts, [*shown, name])) <= columns - reserved:
+                shown.append(name)
+        if total and "total" not in shown:
+            return parts["total"][:columns]
+        text = _joined(parts, shown)
+        if not total:
             return text
-        filled = int(_BAR_COLUMNS * min(1.0, ended / total))
-        return f"[{'#' * filled}{'.' * (_BAR_COLUMNS - filled)}] {text}"
+        bar = min(_BAR_COLUMNS, columns - len(text) - 3)
+        filled = int(bar * min(1.0, ended / total))
+        return f"[{'#' * filled}{'.' * (bar - filled)}] {text}"
+
+    def _time_left(self, ended: int, total: int | None) -> str:
+        new = ended - self._ended_before
+        if total is None or new < _MIN_SAMPLE or self.is_stopping:
+            return ""
+        elapsed = self._clock.monotonic() - self._started_at
+        return f"{_duration(max(0, total - ended) / new * elapsed)} left"
 
     async def _update(self) -> None:
         is_terminal = self._screen.style.width is not None
@@ -109,11 +133,20 @@ class ProgressBar:
             self._is_drawn = False
 
 
+def _joined(parts: Mapping[str, str], shown: Container[str]) -> str:
+    text = ", ".join(part for name, part in parts.items() if part and name in shown and name != "total")
+    return ": ".join(part for part in (parts["total"] if "total" in shown else "", text) if part)
+
+
+def _under_way(status: BatchStatus) -> int:
+    return status.running + status.sending
+
+
 def summary(status: BatchStatus) -> str:
     """Return what has ended and its cost."""
     parts = [f"{status.done:,} done", f"{status.failed:,} failed"]
     if status.cost_usd:
-        parts.append(f"${status.cost_usd:f}")
+        parts.append(f"${plain_decimal(status.cost_usd)}")
     return clean(", ".join(parts))
 
 

@@ -83,6 +83,16 @@ async def test_what_failed_has_cost_as_well(runs: Runs, simulator: Simulator) ->
     assert read_status(runs.ledger).cost_usd == Decimal("0.50")
 
 
+@pytest.mark.parametrize("cost", ["1E+99999999", "-1E+999999", "1E-999999"])
+async def test_absurd_costs_are_not_summed(runs: Runs, simulator: Simulator, cost: str) -> None:
+    """A cost of more digits than any agent has spends neither memory nor the batch."""
+    simulator.agent(AGENT, lambda *_: [Say("hi", usage={"cost_usd": cost})])
+    outcomes = await runs.all(["a"], output=runs.output)
+    assert outcomes["#1"].reply is not None
+    assert read_status(runs.ledger).cost_usd == 0
+    assert len(runs.output.read_text()) < 500
+
+
 async def test_outcomes_not_dealt_with_come_again(runs: Runs, simulator: Simulator) -> None:
     """A consumer that fails while it handles an outcome gets it again, equal in every part, and only those behind."""
     prompts = ["a", "b", "bad", "d"]

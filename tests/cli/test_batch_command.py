@@ -294,11 +294,11 @@ async def test_a_terminal_has_a_bar(simulator: Simulator, words: tuple[str, ...]
             await process.wait()
     os.close(leader)
     drawn = [line for line in shown.decode().replace("\n", "\r").split("\r") if line.startswith("[")]
-    assert "5 done, 1 failed, $2.5, 1 running" in drawn[-1]
+    assert "6 of 7: 5 done, 1 failed, $2.5, 1 running" in drawn[-1]
     assert all(len(line) <= 79 for line in drawn)
 
 
-def progress(width: int | None, *ended: int, total: float | None) -> Iterator[tuple[str, str]]:
+def progress(width: int | None, *ended: int, total: int | None) -> Iterator[tuple[str, str]]:
     """Yield the lines of a batch a second apart, and what the screen shows."""
     clock, stream = VirtualClock(), io.StringIO()
     counts = iter((0, *ended))
@@ -318,19 +318,31 @@ def progress(width: int | None, *ended: int, total: float | None) -> Iterator[tu
 def test_progress_shows_what_is_left() -> None:
     """The time left is shown once there is a rate; the bar only on a terminal."""
     assert [line for line, _ in progress(None, 1, 20, total=100)] == [
-        "1 done, 0 failed, $0.10, 3 running",
-        "20 done, 0 failed, $0.10, 3 running, 8 s left",
+        "1 of 100: 1 done, 0 failed, $0.10, 3 running",
+        "20 of 100: 20 done, 0 failed, $0.10, 3 running, 8 s left",
     ]
     assert [line.split(", ")[-1] for line, _ in progress(80, 10, total=6_000)] == ["10 min left"]
     assert [line.split(", ")[-1] for line, _ in progress(80, 10, total=100_000)] == ["2.8 h left"]
-    [(bar, _)] = progress(80, 50, total=100)
-    assert bar.startswith("[############............] 50 done")
+    [(bar, _)] = progress(100, 50, total=100)
+    assert bar == "[############............] 50 of 100: 50 done, 0 failed, $0.10, 3 running, 1 s left"
     stopping = ProgressBar(
         Screen(io.StringIO(), Style()), VirtualClock(), lambda: BatchStatus(agent_id="a"), lambda: None
     )
     stopping.is_stopping = True
     assert stopping.line() == "0 done, 0 failed, 0 on the way"
     assert [line for line, _ in progress(80, 9, total=None)] == ["9 done, 0 failed, $0.10, 3 running"]
+
+
+def test_progress_fits_any_terminal() -> None:
+    """The bar and the total are shown on every usual terminal; what does not fit is left out as a whole."""
+    for width in range(18, 120):
+        [(line, _)] = progress(width, 12_345, total=98_765)
+        assert len(line) < width
+        assert "12,345 of 98,765" in line
+        assert line.startswith("[") == (width >= 28)
+        assert not line.endswith((",", ":", " "))
+    assert [line for line, _ in progress(40, 12_345, total=98_765)] == ["[#..........] 12,345 of 98,765: 7 s left"]
+    assert [line for line, _ in progress(5, 12_345, total=98_765)] == ["12,3"]
 
 
 async def test_progress_in_a_pipe_is_a_line_now_and_then() -> None:
@@ -364,3 +376,90 @@ async def test_a_source_that_blocks_is_fed() -> None:
         [item async for item in fed]
     with pytest.raises(ZeroDivisionError):
         await anext(fed)
+
+
+async def test_a_check_reads_everything_and_sends_nothing(
+    simulator: Simulator, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Without a key, with or without a ledger: each record that cannot be sent is named by its line."""
+    records = ['"a"', {"id": "x", "prompt": "b"}, "{", {"prompt": "c", "attachements": []}, {"id": "x", "prompt": "d"}]
+    prompts = source(tmp_path, *records, {"prompt": "e", "attachments": [str(tmp_path / "gone")]})
+    for extra in ((), words):
+        ended = await run("batch", prompts, "--check", *extra)
+        lines = ended.err.splitlines()
+        assert [line[:16] for line in lines[:-1]] == [f"unusable  line {number}" for number in (3, 4, 5, 6)]
+        assert "did you mean 'attachments'?" in lines[1]
+        assert (ended.status, ended.out) == (3, "6 records: 0 in the ledger, 4 cannot be used.\n")
+        assert not (tmp_path / "run.sqlite").exists()
+    await run("batch", source(tmp_path, '"a"', '"b"'), *words, simulator=simulator)
+    sent = len(simulator.prompts)
+    known = await run("batch", source(tmp_path, '"b"', '"c"'), *words, "--check", "--json")
+    assert (known.status, json.loads(known.out)) == (0, {"records": 2, "known": 1, "unusable": 0})
+    other = await run("batch", source(tmp_path, '"c"'), *words, "--check")
+    assert (other.status, "holds 2 other prompts and none of these" in other.error) == (1, True)
+    refused = await run("batch", source(tmp_path, '"c"'), *words, simulator=simulator)
+    assert (refused.status, "To go on" in refused.err) == (1, False)
+    assert len(simulator.prompts) == sent
+
+
+async def test_what_a_pipe_holds_is_checked_first(simulator: Simulator, words: tuple[str, ...]) -> None:
+    """Errors in what is read ahead come before the first prompt is sent, and a pipe that is slow is not waited for."""
+    lines = [f'"{number}"' for number in range(10)] + ["{"]
+    async with started("batch", "-", *words, simulator=simulator) as process:
+        assert process.stdin is not None
+        await process.stdin.send("".join(f"{line}\n" for line in lines).encode())
+        err = Lines(process.stderr)
+        assert (await err.next()).startswith("unusable  line 11  not JSON")
+        await process.stdin.send(b'"last"\n')
+        await process.stdin.aclose()
+        assert await process.wait() == 3
+    assert len(simulator.prompts) == 11
+    first = next(index for index, seen in enumerate(simulator.requests) if seen.method == "POST")
+    assert first >= 0
+
+
+async def test_attachments_come_from_one_directory(
+    simulator: Simulator, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A records file of someone else cannot have other files uploaded; the help warns of that."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "ours").write_bytes(b"data")
+    (tmp_path / "secret").write_bytes(b"data")
+    records = [{"prompt": name, "attachments": [str(tmp_path / name)]} for name in ("files/ours", "secret")]
+    options = ("--attachments-from", str(tmp_path / "files"))
+    for extra in (("--check",), ()):
+        ended = await run("batch", source(tmp_path, *records), *words, *options, *extra, simulator=simulator)
+        assert ended.status == 3
+        assert "unusable  line 2  the attachment" in ended.err
+    assert [entry.prompt for entry in simulator.prompts] == ["files/ours"]
+    assert "may name any file that you can read" in " ".join((await run("batch", "--help")).out.split())
+
+
+async def test_warnings_of_the_library_stand_above_the_bar(
+    simulator: Simulator, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A warning is a clean line of its own, and does not tear the bar apart."""
+    leader, follower = os.openpty()
+    program = (
+        "import asyncio, logging, sys; from nairi_async.cli import main\n"
+        "from nairi_async.cli.progress_bar import ProgressBar\n"
+        "draw = ProgressBar._draw\n"
+        "def warn(self):\n    draw(self)\n    logging.getLogger('nairi_async.polling').warning('odd\\x1b[2J %s', 1)\n"
+        "ProgressBar._draw = warn\n"
+        "sys.exit(main())"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, "batch", source(tmp_path, '"slow"'), *words, "--timeout", "1",
+        env=environment(simulator, COLUMNS="80", NO_COLOR="1"), stdout=asyncio.subprocess.DEVNULL, stderr=follower,
+    )  # fmt: skip
+    os.close(follower)
+    shown = b""
+    while process.returncode is None:
+        try:
+            shown += await asyncio.to_thread(os.read, leader, 65536)
+        except OSError:
+            await process.wait()
+    os.close(leader)
+    warnings = [line for line in shown.decode().replace("\r", "\n").split("\n") if "odd" in line]
+    assert warnings
+    assert set(warnings) == {r"warning: odd\x1b[2J 1"}
