@@ -22,7 +22,7 @@ _LOG_INTERVAL: Final = 10.0
 _BAR_COLUMNS: Final = 24
 _MIN_BAR_COLUMNS: Final = 8
 # The parts of a line: the last ones are left out first where they do not fit.
-_BY_IMPORTANCE: Final = ("total", "done", "failed", "left", "under way", "cost")
+_BY_IMPORTANCE: Final = ("total", "left", "failed", "done", "under way", "cost")
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 # Outcomes that are needed to estimate a rate.

@@ -341,7 +341,7 @@ def test_progress_fits_any_terminal() -> None:
         assert "12,345 of 98,765" in line
         assert line.startswith("[") == (width >= 28)
         assert not line.endswith((",", ":", " "))
-    assert [line for line, _ in progress(40, 12_345, total=98_765)] == ["[#..........] 12,345 of 98,765: 7 s left"]
+    assert [line for line, _ in progress(40, 12_345, total=98_765)] == ["[#.........] 12,345 of 98,765: 7 s left"]
     assert [line for line, _ in progress(5, 12_345, total=98_765)] == ["12,3"]
 
 
