@@ -41,6 +41,7 @@ from nairi_async._nairi.polling.cadence import Cadence
 from nairi_async._nairi.polling.settings import Polling
 from nairi_async._nairi.polling.statistics import Stats
 from nairi_async._nairi.polling.watch import SentWatch, Watch
+from nairi_async._nairi.prompt import Prompt
 from nairi_async._nairi.results import Attachment, Outcome, Reply
 from nairi_async._nairi.session import NairiSession
 from nairi_async._nairi.tool_calls import ActivityNode, ToolCall
@@ -121,6 +122,7 @@ __all__ = [  # noqa: RUF022 - in the order of Python's own sort
     "PermissionDeniedError",
     "Polling",
     "Progress",
+    "Prompt",
     "PromptOutcome",
     "RateLimitedError",
     "Reply",

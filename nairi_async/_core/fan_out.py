@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 _T = TypeVar("_T")
+_PromptT = TypeVar("_PromptT")
 
 
 async def gather_limited(calls: Sequence[Callable[[], Awaitable[_T]]], *, at_once: int) -> list[_T]:
@@ -111,15 +112,15 @@ class FanOut(Generic[_T]):
 
     def __init__(
         self,
-        prompts: Iterable[str] | AsyncIterable[str],
-        outcome: Callable[[int, str], Coroutine[Any, Any, _T]],
+        prompts: Iterable[_PromptT] | AsyncIterable[_PromptT],
+        outcome: Callable[[int, _PromptT], Coroutine[Any, Any, _T]],
         *,
         limit: int,
     ) -> None:
         if isinstance(prompts, str) or not isinstance(prompts, Iterable | AsyncIterable):
             raise InvalidArgumentError("prompts must be an iterable of prompts, not a single one")
-        self._prompts = prompts
-        self._outcome = outcome
+        self._prompts: Iterable[Any] | AsyncIterable[Any] = prompts
+        self._outcome: Callable[[int, Any], Coroutine[Any, Any, _T]] = outcome
         self._limit = limit
         self._pool: TaskPool[_T] | None = None
         # Reads the prompts, and starts a task for each.
@@ -167,8 +168,8 @@ class FanOut(Generic[_T]):
 
 async def _run_all(
     pool: TaskPool[_T],
-    prompts: Iterable[str] | AsyncIterable[str],
-    outcome: Callable[[int, str], Coroutine[Any, Any, _T]],
+    prompts: Iterable[_PromptT] | AsyncIterable[_PromptT],
+    outcome: Callable[[int, _PromptT], Coroutine[Any, Any, _T]],
 ) -> None:
     reader = ItemReader(prompts)
     index = 0
@@ -183,7 +184,7 @@ async def _run_all(
 
 
 async def _run_one(
-    pool: TaskPool[_T], outcome: Callable[[int, str], Coroutine[Any, Any, _T]], index: int, prompt: str
+    pool: TaskPool[_T], outcome: Callable[[int, _PromptT], Coroutine[Any, Any, _T]], index: int, prompt: _PromptT
 ) -> None:
     # The coroutine of the outcome is made inside the task: made outside, a task that is cancelled before its first
     # step would leave it unawaited, and Python would warn.

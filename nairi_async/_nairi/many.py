@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import define, field
 
 from nairi_async._core.fan_out import FanOut, TaskPool
+from nairi_async._nairi.prompt import Prompt
 from nairi_async._nairi.results import Outcome, Reply
 from nairi_async.errors import NairiError, SessionClosedError
 
@@ -37,17 +38,18 @@ class AskMany(FanOut[Outcome[Reply]]):
 
     def __init__(
         self,
-        prompts: Iterable[str] | AsyncIterable[str],
-        ask: Callable[[str], Coroutine[Any, Any, Reply]],
+        prompts: Iterable[str | Prompt] | AsyncIterable[str | Prompt],
+        ask: Callable[[Prompt], Coroutine[Any, Any, Reply]],
         *,
         limit: int,
     ) -> None:
-        async def outcome(index: int, prompt: str) -> Outcome[Reply]:
+        async def outcome(index: int, given: str | Prompt) -> Outcome[Reply]:
+            text, key = (given.text, given.key) if isinstance(given, Prompt) else (given, None)
             try:
-                reply = await ask(prompt)
+                reply = await ask(Prompt.of(given))
             except NairiError as error:
-                return Outcome(index=index, prompt=prompt, turn=error.turn, error=error)
-            return Outcome(index=index, prompt=prompt, turn=reply.turn, reply=reply)
+                return Outcome(index=index, prompt=text, key=key, turn=error.turn, error=error)
+            return Outcome(index=index, prompt=text, key=key, turn=reply.turn, reply=reply)
 
         super().__init__(prompts, outcome, limit=limit)
 

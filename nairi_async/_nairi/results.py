@@ -164,7 +164,9 @@ class Outcome(PromptOutcome[ReplyT_co]):
     index: int
     """Position of the prompt in the input, from 0."""
     prompt: str
-    """The prompt."""
+    """The text of the prompt."""
+    key: str | None = None
+    """The key of the `Prompt`, if it had one."""
     turn: Turn | None = None
     """The turn, if one was started."""
     reply: ReplyT_co | None = None

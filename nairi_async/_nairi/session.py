@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from weakref import WeakValueDictionary
 
 from nairi_async._core import checks
 from nairi_async._core.address import base_url as checked_base_url
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from nairi_async._core.retry import RetryPolicy
     from nairi_async._nairi.polling.cadence import Cadence
     from nairi_async._nairi.polling.statistics import Stats
+    from nairi_async._nairi.prompt import Prompt
     from nairi_async._nairi.results import Reply
     from nairi_async.clock import Clock
     from nairi_async.hooks import Hook
@@ -282,7 +284,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
     def ask_many(
         self,
         agent_id: str,
-        prompts: Iterable[str] | AsyncIterable[str],
+        prompts: Iterable[str | Prompt] | AsyncIterable[str | Prompt],
         *,
         limit: int = DEFAULT_LIMIT,
         ask_mode: bool = False,
@@ -293,7 +295,9 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
 
         Args:
             agent_id: Slug or id of the agent.
-            prompts: An iterable or async iterable of prompts. It is read only as fast as prompts can be sent.
+            prompts: An iterable or async iterable of texts, or of `Prompt`s with attachments, a key, or a conversation
+                to continue. It is read only as fast as prompts can be sent. Prompts of one conversation are sent in
+                their order, each after the turn before it.
             limit: Maximum number of conversations at once.
             ask_mode: Restrict the agent to reading, without tools.
             timeout: Seconds for each prompt; `None` for no limit.
@@ -302,8 +306,17 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         agent, bound = checks.identifier("agent_id", agent_id), checks.timeout(timeout)
         is_reading, unknown = checks.flag("ask_mode", ask_mode), checked_on_unknown(on_unknown)
 
-        async def ask(prompt: str) -> Reply:
-            return await self.ask(agent, prompt, ask_mode=is_reading, timeout=bound, on_unknown=unknown)
+        # Prompts of one conversation share a handle, which sends them one turn at a time.
+        conversations = WeakValueDictionary[str, Conversation]()
+
+        async def ask(prompt: Prompt) -> Reply:
+            if prompt.job_id is None:
+                conversation = self.conversation(agent, ask_mode=is_reading)
+            else:
+                job_id = arguments.job_id(prompt.job_id)
+                conversation = conversations.setdefault(job_id, self.resume(prompt.job_id))
+            ask = partial(conversation.ask, prompt.text, attachments=prompt.attachments)
+            return await ask(timeout=bound, on_unknown=unknown)
 
         return AskMany(prompts, ask, limit=checks.limit(limit))
 

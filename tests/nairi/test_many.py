@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import gc
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from nairi_async import (
     InvalidArgumentError,
     NairiSession,
+    Prompt,
     PromptOutcome,
     SessionClosedError,
     TurnFailedError,
     WatchTimeoutError,
 )
-from nairi_async.testing import Done, Fail, Say, Simulator, Thinking
+from nairi_async.testing import Done, Fail, Quirks, Say, Simulator, Thinking
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -286,3 +287,52 @@ async def test_bad_limits_and_prompts_are_refused(nairi: NairiSession, limit: ob
         nairi.ask_many("my-agent", "a single prompt")
     with pytest.raises(InvalidArgumentError):
         nairi.watch_many(["job_1"])  # type: ignore[list-item]
+
+
+async def test_prompts_have_keys_files_and_conversations(nairi: NairiSession, simulator: Simulator) -> None:
+    """A key comes back in the outcome; prompts of one conversation are sent in order, one turn at a time."""
+    simulator.quirks = Quirks(overlapping="refuse")
+    simulator.agent("my-agent", lambda prompt, number: [Say(f"{number}: {prompt}", after=5)])
+    first = await nairi.ask("my-agent", "begin")
+    prompts: list[str | Prompt] = [
+        Prompt("a", key="A", job_id=first.turn),
+        "plain",
+        Prompt("b", job_id=first.turn.job_id),
+        Prompt("c", attachments=[b"x"]),
+    ]
+    outcomes = {outcome.prompt: outcome async for outcome in nairi.ask_many("my-agent", prompts)}
+    assert [outcome.result().text for outcome in map(outcomes.get, ["a", "b", "plain", "c"]) if outcome] == [
+        "2: a",
+        "3: b",
+        "1: plain",
+        "1: c",
+    ]
+    assert (outcomes["a"].key, outcomes["b"].key) == ("A", None)
+    (asked,) = (asked for asked in simulator.prompts if asked.prompt == "c")
+    assert len(asked.attachment_ids) == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Prompt("  "),
+        Prompt("a", job_id="a b"),
+        Prompt("a", key=7),  # type: ignore[arg-type]
+        Prompt("a", attachments=[7]),  # type: ignore[list-item]
+        7,
+        None,
+    ],
+)
+async def test_a_bad_prompt_is_an_error_in_its_outcome(nairi: NairiSession, simulator: Simulator, given: Any) -> None:
+    """It affects no other prompt."""
+    outcomes = {outcome.index: outcome async for outcome in nairi.ask_many("my-agent", [given, "b"])}
+    assert isinstance(outcomes[0].error, InvalidArgumentError)
+    assert outcomes[1].error is None
+    assert [asked.prompt for asked in simulator.prompts] == ["b"]
+
+
+@pytest.mark.parametrize("files", ["report.csv", b"x", 7])
+def test_a_single_file_is_no_list_of_files(files: Any) -> None:
+    """A path that stands alone would be read letter by letter."""
+    with pytest.raises(InvalidArgumentError, match="iterable of files"):
+        Prompt("a", attachments=files)
