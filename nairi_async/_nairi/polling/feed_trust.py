@@ -29,6 +29,11 @@ _WORTH: Final = 0.8
 # Polls saved, by estimate, and readings made, before the worth is judged, and judged again.
 _SAMPLE: Final = 200.0
 _READINGS: Final = 10
+# Polls of a watcher's own after an announced one that shows no end, and how many such series are tried before the share
+# of them that found an end decides whether they are worth their requests.
+_FOLLOW_UPS: Final = 3
+_FOLLOW_UPS_TRIED: Final = 50
+_GAP_SHARE: Final = 0.02
 
 
 class TrustState(Enum):
@@ -50,6 +55,8 @@ class FeedTrust:
     _cost: float = 0.0
     _saved: float = 0.0
     _readings: int = 0
+    _unended: float = 0.0
+    _gaps: float = 0.0
     _doubts: list[tuple[WatchedJob, float, float]] = field(factory=list)
 
     def observe_discovery(self, job: WatchedJob, alive: float, found: float) -> None:
@@ -80,6 +87,23 @@ class FeedTrust:
             self._readings = 0
             self._cost /= 2.0
             self._saved /= 2.0
+
+    @property
+    def follow_ups(self) -> int:
+        """How many polls of a watcher's own follow an announced one that shows no end.
+
+        The end may come without an announcement, such as a status that turns a second after the reply. Where that is
+        hardly ever seen, one such poll remains.
+        """
+        return _FOLLOW_UPS if self._unended < _FOLLOW_UPS_TRIED or self._gaps > _GAP_SHARE * self._unended else 1
+
+    def observe_follow_up(self, *, found_end: bool) -> None:
+        """Take in whether the polls after an announced one found an end that was not announced."""
+        self._unended += 1.0
+        self._gaps += found_end
+        if self._unended > 4 * _FOLLOW_UPS_TRIED:
+            self._unended /= 2.0
+            self._gaps /= 2.0
 
     def observe_cost(self, requests: float, saved: float) -> None:
         """Take in what the listing has cost, follow-ups included, and how many polls it has saved or would have."""

@@ -185,17 +185,15 @@ class Poller:
             # The default is generous for a turn that runs. How long one is queued depends on how many are before it.
             self._deadline = self._context.clock.monotonic() + self._timeout
 
-    def observe_poll(self, read: Snapshot[Any], *, news: bool, explained: bool = True) -> None:
-        """Take in what a poll has brought; the next one is due when the cadence says.
-
-        `explained` is false where a poll that was announced has seen no change at all.
-        """
+    def observe_poll(self, read: Snapshot[Any], *, news: bool) -> None:
+        """Take in what a poll has brought, which is not the end; the next one is due when the cadence says."""
         schedule, subscription = self._begin(), self._subscription
         self._is_exhausted = read.started_at >= self._deadline
         self._account(read.started_at, news=news)
+        follow_up = subscription.plan_follow_up(schedule.polled_at) if subscription is not None else None
         schedule.feed(read.started_at, news=news, jitter=self._context.random(), received_at=read.received_at)
-        if subscription is not None:
-            subscription.observe_lag(is_lagging=subscription.was_announced and not news and not explained)
+        if follow_up is not None:
+            schedule.hasten(read.received_at + follow_up)
 
     def observe_end(self, read: Snapshot[Any]) -> FoundEnd:
         """Take in that a poll has found the end of what is waited for, and return what can be reported of it."""
@@ -203,6 +201,8 @@ class Poller:
         delay = schedule.expected_delay(found_at)
         self._account(found_at, news=True)
         schedule.observe_news(found_at)
+        if self._subscription is not None:
+            self._subscription.observe_end()
         # What there is left to read is read, even if the time is over.
         self._deadline = max(self._deadline, read.received_at + self._context.polling.settle + _GRACE)
         return FoundEnd(found_at, delay)

@@ -87,6 +87,10 @@ class Schedule:
         """Set the time of the next poll instead of the cadence."""
         self.next_poll_at, self.is_fixed = at, True
 
+    def hasten(self, at: float) -> None:
+        """Let the next poll be due at `at` or earlier."""
+        self.next_poll_at = min(self.next_poll_at, at)
+
     def observe_news(self, polled_at: float) -> None:
         """Learn that a poll at `polled_at` has found what was waited for."""
         if self._is_known:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Subscription:
     """A watched conversation in the feed of its agent."""
 
-    __slots__ = ("_is_lagging", "_is_own", "_job", "_trust", "feed", "was_announced")
+    __slots__ = ("_is_own", "_job", "_own_polls", "_trust", "feed", "was_announced")
 
     def __init__(self, feed: ChangeFeed, job_id: str, kind: Kind, origin: TurnOrigin | None) -> None:
         self.feed = feed
@@ -27,15 +27,16 @@ class Subscription:
         self._job = feed.register(job_id)
         # The watcher that sent the prompt does not take its change for news.
         self._is_own = origin is not None
-        # What was announced before the conversation was registered is missed: then the first poll is the watcher's own.
-        self._is_lagging = origin is None or feed.announced_at > origin.sent_at
+        # Polls that no announcement replaces. The first one, where the conversation may have been announced before it
+        # was registered; and those that follow an announced one.
+        self._own_polls = int(origin is None or feed.announced_at > origin.sent_at)
         if origin is not None and origin.answered_at is not None:
             self._job.prompted = (origin.sent_at, origin.answered_at)
 
     @property
     def replaces_polls(self) -> bool:
         """Whether the watcher should wait for an announcement instead of polling by itself."""
-        return not self._is_lagging and self.feed.replaces_polls(self._trust)
+        return not self._own_polls and self.feed.replaces_polls(self._trust)
 
     @property
     def announced_alive_at(self) -> float | None:
@@ -52,15 +53,35 @@ class Subscription:
     def account(self, schedule: Schedule, started_at: float, *, news: bool) -> None:
         """Take in what a poll that began at `started_at` has shown about the listing."""
         polled_at = schedule.polled_at
-        if news and not self.was_announced and not self._is_lagging:
+        is_own = self._own_polls > 0 and not self.was_announced
+        if news and not self.was_announced and not is_own:
             self.feed.observe_discovery(self._trust, self._job, polled_at, started_at)
         job = self._job
         has_moved = job.moved_at > polled_at and not job.is_doubtful and not job.is_only_prompt
         waited = started_at - polled_at
         # Polls in quick succession at the beginning are worth no more than one reading would be.
         saved = waited / schedule.interval if self.was_announced else min(1.0, waited / self.feed.interval)
-        self._trust.observe_cost(1.0 if has_moved else 0.0, saved)
+        is_follow_up = is_own and self.feed.replaces_polls(self._trust)
+        self._trust.observe_cost(1.0 if has_moved or is_follow_up else 0.0, saved)
 
-    def observe_lag(self, *, is_lagging: bool) -> None:
-        """Take in whether the listing may be ahead of what it announces: the next poll is then the watcher's own."""
-        self._is_lagging = is_lagging
+    def plan_follow_up(self, previous_at: float) -> float | None:
+        """Return the seconds to the watcher's own next poll after one that showed no end; `None` without one.
+
+        Where a change was announced since the poll before, at `previous_at`, the end may be about to come without an
+        announcement, or the poll was answered by a server that lags.
+        """
+        if self.was_announced or self._job.has_news(previous_at, is_own=self._is_own):
+            self._own_polls = self._trust.follow_ups
+        elif self._own_polls:
+            self._own_polls -= 1
+            if not self._own_polls:
+                self._trust.observe_follow_up(found_end=False)
+        if not self._own_polls or not self.feed.replaces_polls(self._trust):
+            return None  # On trial, the watcher polls by itself anyway.
+        return 0.5 * self.feed.interval * 2.0 ** max(0, self._trust.follow_ups - self._own_polls)
+
+    def observe_end(self) -> None:
+        """Take in that the poll that is due has shown the end."""
+        if self._own_polls and not self.was_announced:
+            self._trust.observe_follow_up(found_end=True)
+        self._own_polls = 0

@@ -45,7 +45,7 @@ class TurnWaiter:
         while True:
             await self._poller.pause()
             read = await self._poller.read(self._prompt, max(newer, self._poller.started_at))
-            end = self._judge(read.value, read, explained=False)
+            end = self._judge(read.value, read)
             if end is not None:
                 self._poller.emit_end(end, self._turn, read.value.status, None)
                 return read.value
@@ -87,7 +87,6 @@ class TurnWaiter:
         status and the reply in one request.
         """
         newer = -math.inf
-        weight = 0
         while True:
             await self._poller.pause()
             at = max(newer, self._poller.started_at)
@@ -96,16 +95,14 @@ class TurnWaiter:
                 self._is_light = whole.weight < _LIGHT
                 prompt = next((message for message in whole.value if message.id == self._turn.message_id), None)
                 started_at = whole.started_at
-                explained = whole.weight != weight and len(whole.value) > 1
-                weight = whole.weight
                 if prompt is None:
-                    self._poller.observe_poll(whole, news=False, explained=False)
-                elif (end := self._judge(prompt, whole, explained=explained)) is not None:
+                    self._poller.observe_poll(whole, news=False)
+                elif (end := self._judge(prompt, whole)) is not None:
                     return prompt, whole.received_at, whole, end
             else:
                 read = await self._poller.read(self._prompt, at)
                 started_at = read.started_at
-                if (end := self._judge(read.value, read, explained=False)) is not None:
+                if (end := self._judge(read.value, read)) is not None:
                     return read.value, read.received_at, None, end
             newer = math.nextafter(started_at, math.inf)
 
@@ -115,11 +112,11 @@ class TurnWaiter:
             self._timeline = self._context.reads.timeline(self._turn.job_id)
         return self._timeline
 
-    def _judge(self, prompt: Message, read: Snapshot[Any], *, explained: bool) -> FoundEnd | None:
+    def _judge(self, prompt: Message, read: Snapshot[Any]) -> FoundEnd | None:
         """Take in a read of the user message, and return the end if it shows one."""
         check_conversation(prompt, self._turn.job_id)
         self._poller.observe_status(prompt.id, prompt.status)
         if prompt.is_terminal:
             return self._poller.observe_end(read)
-        self._poller.observe_poll(read, news=False, explained=explained)
+        self._poller.observe_poll(read, news=False)
         return None
