@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from copy import copy
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from attrs import evolve
@@ -61,6 +62,12 @@ class RequestExecutor:
         self.request_timeout = request_timeout
         self._policy = policy
         self._counters = RequestCounters()
+
+    def with_limiter(self, limiter: RateLimiter) -> RequestExecutor:
+        """Return an executor that shares everything with this one but the rate limits."""
+        twin = copy(self)
+        twin.limiter = limiter
+        return twin
 
     @property
     def stats(self) -> RequestStats:

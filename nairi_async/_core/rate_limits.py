@@ -117,6 +117,16 @@ class RateLimiter:
         """Calls that wait for their turn right now."""
 
     @property
+    def connections(self) -> int:
+        """Requests that may be under way at once."""
+        return self._connections
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether requests a second are bounded."""
+        return self._turnstile is not None
+
+    @property
     def free(self) -> int:
         """Connections that are not in use right now."""
         return self._connections - self.open

@@ -15,11 +15,14 @@ log-normal turns: 0.64 of the requests of a fixed interval with the same delay f
 **What to poll (`turn_waiter`, `tracker`, `conversation_reader`).** While a turn runs, its user message is read. The
 conversation is read once after the end, or, where replies are watched, as often as its weight allows.
 
-**The trial of the listing (`feed_trust`, `change_feed`).** What moves a job's `updated_at` is undocumented. So the
-listing is read next to the watchers' own polls until it has announced what three of them found, and then replaces
-polls: 1.8 requests for each turn instead of 20 with a thousand conversations whose completions are listed. It is given
-up with one log record when a poll finds what it did not announce, when it costs more than the polls that it saves, or
-when it cannot be read. A watcher that waits for it still polls after five times `Polling.maximum`.
+**The trial of the listing (`feed_trust`, `change_feed`, `subscription`).** What moves a job's `updated_at` is
+undocumented. So the listing is read next to the watchers' own polls until it has announced what three of them found,
+and then replaces polls: 1.8 requests for each turn instead of 20 with a thousand conversations whose completions are
+listed. It is given up with one log record when a poll finds what it did not announce, or when it costs more than the
+polls that it saves; after a back-off it is tried anew. Where it cannot be read, watchers poll by themselves until it
+can. An outage, a change that a later prompt hides and what happened before the first reading are no evidence against
+it. After an announced poll that shows no end, up to three polls of the watcher's own follow, because the end may come
+without an announcement; and a watcher that waits for the listing polls after five times `Polling.maximum` in any case.
 
 **Who reads (`listing_reader`, `listing_pages`, `waiters`, `shared_reads`).** There is no background task. Of the
 watchers that wait for the listing one leads and reads it for all; equal reads at one time are one request.

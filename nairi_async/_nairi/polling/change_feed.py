@@ -12,11 +12,18 @@ import math
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
+from nairi_async._core.rate_limits import RateLimiter
 from nairi_async._core.retry import is_refusal, is_transient
 from nairi_async._nairi.polling.feed_trust import FeedTrust, TrustState, WatchedJob
 from nairi_async._nairi.polling.listing_reader import ListingReader
 from nairi_async._nairi.polling.waiters import Waiters
-from nairi_async.errors import AuthenticationError, NairiError, RequestTimeoutError, SessionClosedError
+from nairi_async.errors import (
+    AuthenticationError,
+    NairiError,
+    RequestTimeoutError,
+    SessionClosedError,
+    StatusError,
+)
 from nairi_async.hooks import FeedChanged, News
 
 if TYPE_CHECKING:
@@ -33,16 +40,28 @@ log = logging.getLogger("nairi_async.polling")
 _WORTHWHILE: Final = 12
 # The same once the listing is trusted: a reading replaces as many polls.
 _FEW: Final = 4
-# Consecutive readings that fail before the listing is given up.
+# Consecutive readings that fail before that is logged.
 _MOST_FAILURES: Final = 3
 # Share of an interval after which a reading that is overdue is asked for again.
 _RECHECK: Final = 0.1
+# Seconds for which a listing that could not be read is left alone; they double each time.
+_FIRST_SUSPENSION: Final = 4.0
+_LONGEST_SUSPENSION: Final = 300.0
+# Connections of a session from which on one may be the listing's own.
+_MANY_CONNECTIONS: Final = 10
 
 
 class ChangeFeed:
     """The announcements of one agent's listing."""
 
-    def __init__(self, executor: RequestExecutor, polling: Polling, counters: PollCounters, agent_id: str) -> None:
+    def __init__(
+        self,
+        executor: RequestExecutor,
+        lane: RequestExecutor,
+        polling: Polling,
+        counters: PollCounters,
+        agent_id: str,
+    ) -> None:
         self._executor = executor
         self._clock = executor.clock
         self._agent_id = agent_id
@@ -52,17 +71,14 @@ class ChangeFeed:
         """Whether it announces the ends of turns."""
         self.messages = FeedTrust()
         """Whether it announces each message."""
-        self._reader = ListingReader(executor, counters, agent_id, self.interval)
+        self._reader = ListingReader(executor, lane, counters, agent_id, self.interval)
         self._failures = 0
+        # Until then the listing is not read, because it could not be; watchers poll by themselves.
+        self._suspended_until = -math.inf
         self._jobs: WeakValueDictionary[str, WatchedJob] = WeakValueDictionary()
         self._waiters = Waiters()
         self._lead_until = -math.inf
         self._announced_at = -math.inf
-
-    @property
-    def is_off(self) -> bool:
-        """Whether it is of no use for any kind of news."""
-        return self.ends.state is TrustState.OFF and self.messages.state is TrustState.OFF
 
     @property
     def announced_at(self) -> float:
@@ -75,7 +91,11 @@ class ChangeFeed:
 
     def replaces_polls(self, trust: FeedTrust) -> bool:
         """Return whether watchers should wait for it instead of polling by themselves."""
-        return trust.state is TrustState.TRUSTED and len(self._jobs) >= _FEW
+        return trust.state is TrustState.TRUSTED and not self._is_suspended and len(self._jobs) >= _FEW
+
+    @property
+    def _is_suspended(self) -> bool:
+        return self._suspended_until > -math.inf
 
     def register(self, job_id: str) -> WatchedJob:
         """Add a watched conversation; it counts as watched for as long as the caller holds what is returned."""
@@ -86,10 +106,18 @@ class ChangeFeed:
             job = self._jobs[job_id] = WatchedJob(job_id)
         return job
 
-    async def try_out(self) -> None:
-        """Read the listing next to the watchers' own polls, if it is on trial and a reading is due."""
-        is_on_trial = TrustState.ON_TRIAL in (self.ends.state, self.messages.state)
-        if is_on_trial and self._waiters.leader is None and self._reader.is_due and len(self._jobs) >= _WORTHWHILE:
+    async def try_out(self, trust: FeedTrust) -> None:
+        """Read the listing next to the watchers' own polls, if a reading is due that may show whether it is of use.
+
+        That is while it is on trial for the watcher's kind of news, and where it could not be read for a while.
+        """
+        now = self._clock.monotonic()
+        trust.try_again(now)
+        is_trusted = trust.state is TrustState.TRUSTED and self._is_suspended
+        is_wanted = is_trusted or trust.state is TrustState.ON_TRIAL
+        if not is_wanted or self._waiters.leader is not None or now < self._suspended_until:
+            return
+        if self._reader.is_due and len(self._jobs) >= (_FEW if is_trusted else _WORTHWHILE):
             await self._read()
 
     async def wait(self, job: WatchedJob, trust: FeedTrust, since: float, until: float, *, is_own: bool) -> bool:
@@ -115,11 +143,13 @@ class ChangeFeed:
 
     def observe_discovery(self, trust: FeedTrust, job: WatchedJob, alive: float, found: float) -> None:
         """Take in that a poll found by itself what should have been announced."""
-        before = trust.state
+        before, reason = trust.state, trust.reason
         if before is TrustState.ON_TRIAL and len(self._jobs) < _WORTHWHILE:
             return  # It is not read now, so this is neither for nor against it.
+        if self._is_suspended or alive < self._reader.begun_at:
+            return  # It was not read then.
         trust.observe_discovery(job, alive, found)
-        self._emit_if_changed(trust, before)
+        self._emit_if_changed(trust, before, reason)
 
     async def _lead(self, waiter: Waiter) -> None:
         """Wait for the next reading on behalf of all, and make it."""
@@ -134,6 +164,8 @@ class ChangeFeed:
             waiters.wake_expired(self._clock.monotonic())
             if self._reader.is_due:
                 await self._read()
+            else:
+                self._reader.postpone()
         finally:
             waiters.leader = None
 
@@ -142,14 +174,14 @@ class ChangeFeed:
         started_at = self._clock.monotonic()
         try:
             is_complete = await self._reader.read(self._announce)
-            self._failures = 0
+            self._observe_success()
         except (NairiError, ValueError) as error:
             self._observe_failure(error)
         else:
             for trust in (self.ends, self.messages) if is_complete else ():
-                state = trust.state
+                state, reason = trust.state, trust.reason
                 trust.observe_reading(started_at, self.interval)
-                self._emit_if_changed(trust, state)
+                self._emit_if_changed(trust, state, reason)
         finally:
             if len(self._jobs) < _FEW:
                 self._waiters.wake_all()
@@ -158,7 +190,7 @@ class ChangeFeed:
     def _announce(self, changed: dict[str, ConversationSummary], received_at: float) -> None:
         self._announced_at = received_at
         for trust in (self.ends, self.messages):
-            trust.observe_cost(1.0, 0.0)
+            trust.observe_page()
         for job_id, row in changed.items():
             job = self._jobs.get(job_id)
             if job is not None:
@@ -166,25 +198,48 @@ class ChangeFeed:
                 self._waiters.wake(job)
 
     def _observe_failure(self, error: Exception) -> None:
-        if isinstance(error, AuthenticationError | SessionClosedError) or _is_throttled(error):
-            return  # The watchers meet it by themselves, or it is the session's own restraint.
-        self._failures += 1
-        may_pass = isinstance(error, NairiError) and is_transient(error, idempotent=True, unreadable=True)
-        if not may_pass or self._failures >= _MOST_FAILURES:
-            reason = f"it cannot be read: {error}"
-            self.ends.switch_off(reason)
-            self.messages.switch_off(reason)
-            self._emit("anything", reason)
+        if isinstance(error, AuthenticationError | SessionClosedError):
+            return  # The watchers meet it by themselves.
+        now = self._clock.monotonic()
+        reason = f"it cannot be read: {error}"
+        if isinstance(error, NairiError) and is_transient(error, idempotent=True, unreadable=True):
+            # An outage, or a refusal: watchers poll by themselves until it can be read again.
+            wait = min(_LONGEST_SUSPENSION, _FIRST_SUSPENSION * 2.0**self._failures)
+            if isinstance(error, StatusError) and error.retry_after is not None:
+                wait = max(wait, error.retry_after)
+            self._failures += 1
+            self._suspended_until = now + wait * (0.75 + 0.5 * self._executor.random())
+            for trust in (self.ends, self.messages):
+                trust.observe_interruption()
+            if self._failures == _MOST_FAILURES and not _is_throttled(error):
+                self._emit("anything", reason, is_first=True)
+            self._waiters.wake_all()
+        else:
+            is_first = not self.ends.reason
+            for trust in (self.ends, self.messages):
+                trust.switch_off(reason, now)
+            self._emit("anything", reason, is_first=is_first)
 
-    def _emit_if_changed(self, trust: FeedTrust, before: TrustState) -> None:
+    def _observe_success(self) -> None:
+        if self._failures >= _MOST_FAILURES and self.ends.state is TrustState.TRUSTED:
+            self._emit("anything", None)
+        self._failures, self._suspended_until = 0, -math.inf
+
+    def _emit_if_changed(self, trust: FeedTrust, before: TrustState, reason: str) -> None:
+        """Report a change of trust; `before` and `reason` are what the trust was."""
         if trust.state is not before:
             news: News = "ends of turns" if trust is self.ends else "messages"
-            self._emit(news, trust.reason if trust.state is TrustState.OFF else None)
+            is_first = before is TrustState.TRUSTED or not reason
+            self._emit(news, trust.reason if trust.state is TrustState.OFF else None, is_first=is_first)
 
-    def _emit(self, news: News, reason: str | None) -> None:
-        """Announce that the listing is used from now on or, with a reason, that it no longer is."""
+    def _emit(self, news: News, reason: str | None, *, is_first: bool = False) -> None:
+        """Announce that the listing is used from now on or, with a reason, that it no longer is.
+
+        Where a new trial has failed as the one before, the log says so at a low level only.
+        """
         changed = FeedChanged(agent_id=self._agent_id, news=news, is_used=reason is None, reason=reason or "")
-        self._executor.hooks.emit(log, changed, logging.WARNING if reason else logging.INFO)
+        level = logging.INFO if reason is None else logging.WARNING if is_first else logging.DEBUG
+        self._executor.hooks.emit(log, changed, level)
         if reason:
             self._waiters.wake_all()
 
@@ -196,20 +251,35 @@ def _is_throttled(error: Exception) -> bool:
     return isinstance(error, NairiError) and is_refusal(error)
 
 
+def _lane(executor: RequestExecutor) -> RequestExecutor:
+    """Return what reads listings: outside of the queue of polls, so that a cold start does not delay them.
+
+    A listing is optional: where it is refused, only its own readings are held back. The pool of connections bounds
+    both. With a bound on requests a second, or few connections, there is one queue.
+    """
+    limiter = executor.limiter
+    if limiter.has_rate or limiter.connections < _MANY_CONNECTIONS:
+        return executor
+    return executor.with_limiter(RateLimiter(executor.clock, executor.random, connections=1))
+
+
 class ChangeFeeds:
     """The feeds of a session's agents."""
 
     def __init__(self, executor: RequestExecutor, polling: Polling, counters: PollCounters) -> None:
         self._executor = executor
+        self._lane = _lane(executor)
         self._counters = counters
         self._polling = polling
         self._feeds: dict[str, ChangeFeed] = {}
 
     def of(self, agent_id: str | None) -> ChangeFeed | None:
-        """Return the feed of an agent; `None` where the agent is not known, or its listing is of no use."""
+        """Return the feed of an agent; `None` where the agent is not known."""
         if agent_id is None:
             return None
         feed = self._feeds.get(agent_id)
         if feed is None:
-            feed = self._feeds[agent_id] = ChangeFeed(self._executor, self._polling, self._counters, agent_id)
-        return None if feed.is_off else feed
+            feed = self._feeds[agent_id] = ChangeFeed(
+                self._executor, self._lane, self._polling, self._counters, agent_id
+            )
+        return feed

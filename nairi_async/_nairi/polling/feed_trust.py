@@ -6,6 +6,7 @@ session works: it must have announced what polls found by themselves, and cost l
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,11 @@ _WORTH: Final = 0.8
 # Polls saved, by estimate, and readings made, before the worth is judged, and judged again.
 _SAMPLE: Final = 200.0
 _READINGS: Final = 10
+# Pages that are charged at most to a kind of news that no watcher has waited for meanwhile.
+_MOST_PAGES: Final = 100.0
+# Seconds after which a listing that was switched off is tried anew; they double each time.
+_FIRST_BACKOFF: Final = 120.0
+_LONGEST_BACKOFF: Final = 3600.0
 # Polls of a watcher's own after an announced one that shows no end, and how many such series are tried before the share
 # of them that found an end decides whether they are worth their requests.
 _FOLLOW_UPS: Final = 3
@@ -50,7 +56,11 @@ class FeedTrust:
 
     state: TrustState = TrustState.ON_TRIAL
     reason: str = ""
-    """Why it was switched off."""
+    """Why it was last switched off; empty if it never was."""
+    retry_at: float = math.inf
+    """When it is tried anew after it was switched off, by the session's clock."""
+    _backoff: float = _FIRST_BACKOFF
+    _pages: float = 0.0
     _proofs: int = 0
     _cost: float = 0.0
     _saved: float = 0.0
@@ -73,17 +83,19 @@ class FeedTrust:
         """
         pending = []
         for job, alive, found in self._doubts:
-            if self._was_announced(job, alive):
+            # Where the newest row is a later prompt of this session, it hides whether the change was announced.
+            is_hidden = job.is_only_prompt and job.moved_at > alive
+            if is_hidden or self._was_announced(job, alive):
                 continue
             if started_at > found + grace:
-                self.switch_off("it did not announce a change")
+                self.switch_off("it did not announce a change", started_at)
             else:
                 pending.append((job, alive, found))
         self._doubts = pending
         self._readings += 1
         if self._readings >= _READINGS and self._saved >= _SAMPLE:
             if self._cost > _WORTH * self._saved and self.state is not TrustState.OFF:
-                self.switch_off("it costs more than it saves")
+                self.switch_off("it costs more than it saves", started_at)
             self._readings = 0
             self._cost /= 2.0
             self._saved /= 2.0
@@ -106,13 +118,31 @@ class FeedTrust:
             self._gaps /= 2.0
 
     def observe_cost(self, requests: float, saved: float) -> None:
-        """Take in what the listing has cost, follow-ups included, and how many polls it has saved or would have."""
-        self._cost += requests
+        """Take in what a watcher's poll has cost because of the listing, and how many polls the listing has saved."""
+        self._cost += requests + self._pages
         self._saved += saved
+        self._pages = 0.0
 
-    def switch_off(self, reason: str) -> None:
-        """Stop relying on the listing for good."""
+    def observe_page(self) -> None:
+        """Take in that a page was read; it counts once a watcher has polled that waits for this kind of news."""
+        self._pages = min(_MOST_PAGES, self._pages + 1.0)
+
+    def observe_interruption(self) -> None:
+        """Take in that the listing cannot be read for now: what was found meanwhile is no evidence against it."""
+        self._doubts = []
+
+    def switch_off(self, reason: str, at: float) -> None:
+        """Stop relying on the listing, until it is tried anew after a back-off."""
         self.state, self.reason = TrustState.OFF, reason
+        self.retry_at = at + self._backoff
+        self._backoff = min(_LONGEST_BACKOFF, 2.0 * self._backoff)
+
+    def try_again(self, at: float) -> None:
+        """Put a listing that was switched off on trial again when its back-off is over."""
+        if self.state is TrustState.OFF and at >= self.retry_at:
+            self.state, self.retry_at, self._doubts = TrustState.ON_TRIAL, math.inf, []
+            self._proofs = self._readings = 0
+            self._cost = self._saved = self._pages = 0.0
 
     def _was_announced(self, job: WatchedJob, alive: float) -> bool:
         """Return whether the listing announced what happened after `alive`, and count it as a proof.

@@ -22,13 +22,18 @@ if TYPE_CHECKING:
 _JITTER: Final = 0.1
 # Pages of one reading; the next reading continues behind them.
 _MOST_PAGES: Final = 50
+# Seconds that a page may take.
+_SLOWEST: Final = 5.0
 
 
 class ListingReader:
     """The readings of one agent's listing, `interval` seconds apart."""
 
-    def __init__(self, executor: RequestExecutor, counters: PollCounters, agent_id: str, interval: float) -> None:
+    def __init__(
+        self, executor: RequestExecutor, lane: RequestExecutor, counters: PollCounters, agent_id: str, interval: float
+    ) -> None:
         self._executor = executor
+        self._lane = lane
         self._counters = counters
         self._agent_id = agent_id
         self._interval = interval
@@ -36,17 +41,26 @@ class ListingReader:
         self._rest: PageQuery | None = None
         self.next_at = -math.inf
         """When the next reading is due."""
+        self.begun_at = math.inf
+        """When the first reading began: what happened before is not announced. Infinite before that."""
         self.is_reading = False
         """Whether a reading is under way."""
 
     @property
     def is_due(self) -> bool:
-        """Whether a reading should begin now."""
-        return not self.is_reading and self._executor.clock.monotonic() >= self.next_at
+        """Whether a reading should begin now: not while the service has asked for less."""
+        is_throttled = self._executor.limiter.is_throttled() or self._lane.limiter.is_throttled()
+        return not self.is_reading and not is_throttled and self._executor.clock.monotonic() >= self.next_at
+
+    def postpone(self) -> None:
+        """Let the next reading be due no earlier than an interval from now, if it should be due before."""
+        now = self._executor.clock.monotonic()
+        if self.next_at <= now:
+            self.next_at = now + self._interval
 
     def reset(self) -> None:
         """Forget what was listed: the next reading is a first one."""
-        self._pages, self._rest = ListingPages(), None
+        self._pages, self._rest, self.begun_at = ListingPages(), None, math.inf
 
     async def read(self, on_page: Callable[[dict[str, ConversationSummary], float], object]) -> bool:
         """Read what has changed since the last reading, and return whether that was all of it.
@@ -68,11 +82,13 @@ class ListingReader:
             for _ in range(_MOST_PAGES):
                 if query is None:
                     break
-                rows = await executor.call(
+                rows = await self._lane.call(
                     self._request(query),
                     decode_conversations,
                     unreadable_is_transient=True,
-                    deadline=started_at + max(self._interval, executor.request_timeout),
+                    # Watchers wait for it: it is given up soon, and they poll by themselves.
+                    deadline=executor.clock.monotonic() + self._interval,
+                    grace=min(_SLOWEST, executor.request_timeout),
                 )
                 self._counters.polls += 1
                 changed, query = self._pages.feed(rows)
@@ -80,6 +96,7 @@ class ListingReader:
                 on_page(changed, executor.clock.monotonic())
             # A reading longer than this would never end if it began anew each time.
             self._rest = query
+            self.begun_at = min(self.begun_at, started_at)
         finally:
             self.is_reading = False
         return query is None

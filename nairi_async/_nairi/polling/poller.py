@@ -144,7 +144,7 @@ class Poller:
                 if wait > 0:
                     await clock.sleep(wait)
                 if subscription is not None and not schedule.is_fixed:
-                    await subscription.feed.try_out()
+                    await subscription.try_out()
         finally:
             counters.open_watches -= 1
 

@@ -50,6 +50,10 @@ class Subscription:
         """
         return self.feed.wait(self._job, self._trust, since, until, is_own=self._is_own)
 
+    def try_out(self) -> Coroutine[Any, Any, None]:
+        """Return a reading of the listing next to the watcher's own polls, if it is on trial."""
+        return self.feed.try_out(self._trust)
+
     def account(self, schedule: Schedule, started_at: float, *, news: bool) -> None:
         """Take in what a poll that began at `started_at` has shown about the listing."""
         polled_at = schedule.polled_at
@@ -59,8 +63,10 @@ class Subscription:
         job = self._job
         has_moved = job.moved_at > polled_at and not job.is_doubtful and not job.is_only_prompt
         waited = started_at - polled_at
-        # Polls in quick succession at the beginning are worth no more than one reading would be.
-        saved = waited / schedule.interval if self.was_announced else min(1.0, waited / self.feed.interval)
+        # A wait for the listing has saved the polls of its time, also one that a verifying poll ends. Otherwise polls
+        # in quick succession, as at the beginning, are worth no more than one reading would be.
+        has_waited = self.was_announced or (self.replaces_polls and waited > 2.0 * schedule.interval)
+        saved = waited / schedule.interval if has_waited else min(1.0, waited / self.feed.interval)
         is_follow_up = is_own and self.feed.replaces_polls(self._trust)
         self._trust.observe_cost(1.0 if has_moved or is_follow_up else 0.0, saved)
 

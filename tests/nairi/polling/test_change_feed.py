@@ -141,6 +141,53 @@ class TestTrust:
             cheap.observe_reading(float(number), grace=2.0)
         assert (dear.state, cheap.state) == (TrustState.OFF, TrustState.TRUSTED)
 
+    def test_a_change_that_a_later_prompt_hides_is_no_evidence(self) -> None:
+        """Where the newest row of a job is only a later prompt, nothing shows whether the change was announced."""
+        trust, job = FeedTrust(TrustState.TRUSTED), WatchedJob("job")
+        trust.observe_discovery(job, alive=4.0, found=6.0)
+        job.moved_at, job.is_only_prompt = 6.5, True
+        trust.observe_reading(20.0, grace=2.0)
+        assert trust.state is TrustState.TRUSTED
+
+    def test_an_outage_is_no_evidence(self) -> None:
+        """What polls found before or while the listing could not be read does not switch it off."""
+        trust = FeedTrust(TrustState.TRUSTED)
+        trust.observe_discovery(WatchedJob("job"), alive=4.0, found=6.0)
+        trust.observe_interruption()
+        trust.observe_reading(20.0, grace=2.0)
+        assert trust.state is TrustState.TRUSTED
+
+    def test_what_was_switched_off_is_tried_anew(self) -> None:
+        """After a back-off it is on trial again, and the back-off doubles each time up to an hour."""
+        trust, now, waits = FeedTrust(), 0.0, []
+        for _ in range(8):
+            trust.switch_off("wrong", now)
+            trust.try_again(trust.retry_at - 1.0)
+            assert trust.state.name == "OFF"
+            waits.append(trust.retry_at - now)
+            now = trust.retry_at
+            trust.try_again(now)
+            assert trust.state.name == "ON_TRIAL"
+        assert waits == [120, 240, 480, 960, 1920, 3600, 3600, 3600]
+
+    def test_pages_are_charged_to_the_news_that_is_waited_for(self) -> None:
+        """Hours of readings for one kind of news do not keep the other kind from being trusted later."""
+        trust = FeedTrust()
+        for _ in range(10_000):
+            trust.observe_page()
+        for number in range(200):
+            trust.observe_cost(0.0, 1.0)
+            trust.observe_discovery(WatchedJob("job", moved_at=number + 0.5), alive=number, found=number + 1.0)
+        assert trust.state is TrustState.TRUSTED
+
+    def test_follow_ups_become_few_where_they_find_nothing(self) -> None:
+        """Ends without an announcement keep them at three; where there are none, one remains."""
+        useful, useless = FeedTrust(), FeedTrust()
+        for number in range(300):
+            useful.observe_follow_up(found_end=number % 10 == 0)
+            useless.observe_follow_up(found_end=False)
+        assert (useful.follow_ups, useless.follow_ups, FeedTrust().follow_ups) == (3, 1, 3)
+
     def test_the_prompts_own_change_is_no_news(self) -> None:
         """The row that a prompt moves is ignored once, if the service's time is known closely."""
         clock = ServerClock()
@@ -525,3 +572,55 @@ async def test_a_turn_that_ended_before_it_was_watched_is_found_at_once(clock: V
             assert (await nairi.reply(turn)).text == "done"
             assert clock.monotonic() - before < 5
             await asyncio.gather(*busy)
+
+
+async def lateness(simulator: Simulator, clock: VirtualClock, *, rounds: int = 3, many: int = 30) -> list[float]:
+    """Return how late each reply of dialogues that go on at once was found, in seconds after its last message."""
+    late: list[float] = []
+    async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi:
+
+        async def converse() -> None:
+            conversation = nairi.conversation("my-agent")
+            for _ in range(rounds):
+                reply = await conversation.ask("go")
+                assert reply.messages[-1].created_at is not None
+                late.append(clock.time() - reply.messages[-1].created_at.timestamp())
+
+        await asyncio.gather(*(converse() for _ in range(many)))
+    return late
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("lag", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("moves", ["completion", "reply"])
+async def test_an_end_that_is_not_announced_is_not_missed(clock: VirtualClock, lag: float, moves: Any) -> None:
+    """Where the status turns after the reply was listed, no turn waits for the verifying poll minutes later."""
+    rng = random.Random(5)
+    async with Simulator(clock=clock, quirks=Quirks(updated_at_moves=moves, status_lag=lag)) as simulator:
+        simulator.agent("my-agent", lambda _prompt, _turn: lasting(rng))
+        late = await lateness(simulator, clock)
+    assert max(late) < lag + 15
+    assert sum(late) / len(late) < lag + 1.5
+
+
+@pytest.mark.anyio
+async def test_a_listing_that_alone_is_refused_slows_nothing_but_itself(clock: VirtualClock) -> None:
+    """While the listing gets 429 for a minute, watchers poll by themselves; afterwards it replaces polls again."""
+    rng, refused = random.Random(5), 0
+
+    async def refuse(request: web.Request) -> web.StreamResponse | None:
+        nonlocal refused
+        if "/agents/" not in request.path or not 60 < clock.monotonic() < 120:
+            return None
+        refused += 1
+        return web.json_response({"error": "slow down"}, status=429, headers={"Retry-After": "20"})
+
+    async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion")) as simulator:
+        simulator.agent("my-agent", lambda _prompt, _turn: lasting(rng))
+        simulator.intercept = refuse
+        late = await lateness(simulator, clock, rounds=6)
+        after = [seen for seen in simulator.requests if seen.at > simulator.requests[0].at + 160]
+    assert 0 < refused < 10
+    assert max(late) < 15
+    assert sum(late) / len(late) < 1.6
+    assert sum("/agents/" in seen.path for seen in after) > 10
