@@ -6,14 +6,22 @@ A session takes another clock as `clock=`. Tests give `nairi_async.testing.Virtu
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+    from typing import Self
 
-__all__ = ["Clock", "IdleTimeout", "LoopIdleTimeout", "SystemClock"]
+__all__ = ["Clock", "IdleTimeout", "LoopIdleTimeout", "LoopTimeout", "SystemClock"]
+
+# A timer that fires so many seconds late shows that the event loop was blocked, or the process stopped.
+_LATE: Final = 0.1
+# Seconds to read what arrived meanwhile, at least.
+_GRACE: Final = 1.0
 
 
 class IdleTimeout(Protocol):
@@ -74,17 +82,70 @@ class SystemClock:
 
     def timeout(self, seconds: float) -> AbstractAsyncContextManager[object]:
         """Bound a block by the event loop's time."""
-        return asyncio.timeout(seconds)
+        return LoopTimeout(seconds)
 
     def idle_timeout(self, seconds: float, expired: Callable[[], object]) -> IdleTimeout:
         """Bound each of many waits by the event loop's time."""
         return LoopIdleTimeout(seconds, expired)
 
 
-class LoopIdleTimeout:
-    """Bounds waits by the running event loop's time, with one timer however many waits there are."""
+class LoopTimeout:
+    """Bounds a block by the running event loop's time, as `asyncio.timeout` does, and leaves out what was no wait.
 
-    __slots__ = ("_expired", "_loop", "_seconds", "_timer", "_waiting_since")
+    While the loop is blocked, or the process is stopped, responses arrive unread. A timer that fires late is therefore
+    set again, for as long as it was late: for at least a second, and at most the timeout's own length.
+    """
+
+    __slots__ = ("_due", "_loop", "_seconds", "_timeout", "_timer")
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = math.inf if seconds is None else seconds
+        self._loop = asyncio.get_running_loop()
+        self._timeout = asyncio.timeout(None)
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = math.inf
+
+    def restart(self, seconds: float) -> None:
+        """Bound the rest of the block anew, from now on."""
+        self._seconds = seconds
+        self._set(seconds)
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        self._set(self._seconds)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._timeout.__aexit__(kind, error, traceback)
+
+    def _set(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if seconds != math.inf:
+            self._due = self._loop.time() + seconds
+            self._timer = self._loop.call_at(self._due, self._expire)
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        late = now - self._due
+        if late > _LATE:
+            self._set(max(_GRACE, min(late, self._seconds)))
+        else:
+            self._timeout.reschedule(now)
+
+
+class LoopIdleTimeout:
+    """Bounds waits by the running event loop's time, with one timer however many waits there are.
+
+    The time for which the loop was blocked does not count, as in `LoopTimeout`.
+    """
+
+    __slots__ = ("_due", "_expired", "_loop", "_seconds", "_timer", "_waiting_since")
 
     def __init__(self, seconds: float, expired: Callable[[], object]) -> None:
         self._seconds = seconds
@@ -92,12 +153,13 @@ class LoopIdleTimeout:
         self._loop = asyncio.get_running_loop()
         self._waiting_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
 
     def begin(self) -> None:
         """Start to measure a wait."""
         self._waiting_since = self._loop.time()
         if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._check)
+            self._set(self._seconds)
 
     def end(self) -> None:
         """Stop measuring. The timer stays, since the next wait usually begins before it fires."""
@@ -112,8 +174,16 @@ class LoopIdleTimeout:
         self._timer = None
         if self._waiting_since is None:
             return
-        remaining = self._waiting_since + self._seconds - self._loop.time()
+        now = self._loop.time()
+        late = now - self._due
+        if late > _LATE:
+            self._waiting_since = now - self._seconds + max(_GRACE, min(late, self._seconds))
+        remaining = self._waiting_since + self._seconds - now
         if remaining > 0:
-            self._timer = self._loop.call_later(remaining, self._check)
+            self._set(remaining)
         else:
             self._expired()
+
+    def _set(self, seconds: float) -> None:
+        self._due = self._loop.time() + seconds
+        self._timer = self._loop.call_at(self._due, self._check)

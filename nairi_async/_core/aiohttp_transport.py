@@ -22,6 +22,7 @@ from nairi_async._core.closing import run_shielded
 from nairi_async._core.failures import drop_frames
 from nairi_async._core.json_body import EXCERPT, one_line, shortened
 from nairi_async._core.request import Response, is_success
+from nairi_async.clock import LoopTimeout
 from nairi_async.errors import (
     ConfigurationError,
     ConnectionFailedError,
@@ -135,12 +136,12 @@ class AiohttpTransport:
         """
         session, outer = self._require_session(), sys.exception()
         idle_timeout = request.idle_timeout
-        until_written = asyncio.timeout(None if idle_timeout is None else timeout)
+        until_written = LoopTimeout(None if idle_timeout is None else timeout)
 
         def on_write() -> None:
             state.write_started = True
             if idle_timeout is not None:
-                until_written.reschedule(asyncio.get_running_loop().time() + idle_timeout)
+                until_written.restart(idle_timeout)
 
         body = make_payload(request, on_write)
         # A request without a body is complete with its headers, so it counts as sent from the start.
