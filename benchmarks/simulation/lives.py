@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nairi_async import NairiError, OutcomeUnknownError
 from nairi_async.batch import Batch
 from nairi_async.bots import AlreadyAskedError, Chats, SQLiteStore
-from nairi_async.errors import LedgerError
+from nairi_async.errors import LedgerError, StoreError
 from simulation.checks import AGENT, LIVES, PATIENCE, Checks, Session, whole_reply
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class BatchLives:
                 except asyncio.CancelledError:
                     self.universe.note("batch: cancelled")
                 except LedgerError as error:
-                    self.universe.note(f"batch: {error}")
+                    self.universe.note(f"batch: {error.message}")
+                    await asyncio.sleep(session.chance.choice((0.0, 15.0)))
                     if "in use" in str(error) or "another process" in str(error):
                         self.universe.violate("locked", f"the ledger is still locked: {error}")
                 except NairiError as error:
@@ -55,7 +56,7 @@ class BatchLives:
 
     async def _once(self, process: Process, nairi: NairiSession, session: Session) -> None:
         directory = process.directory
-        stop_after = session.chance.choice((None, None, None, 1, 3))
+        stop_after = None if self.universe.is_calm else session.chance.choice((None, None, None, 1, 3))
         unknown: set[str] = set()
         batch = Batch(
             nairi, AGENT, self.records, ledger=directory / "run.sqlite", output=directory / "replies.jsonl",
@@ -70,7 +71,7 @@ class BatchLives:
                     unknown.add(outcome.prompt)
                 if outcome.reply is not None:
                     Checks(self.universe).reply(outcome.prompt, outcome.reply.text)
-                if count == stop_after and not self.universe.is_calm:
+                if count == stop_after:
                     if session.chance.random() < 0.5:
                         batch.stop()
                     elif session.plan.has("errors"):
@@ -121,6 +122,13 @@ class ChatLives:
 
     async def __call__(self, process: Process) -> None:
         """Run the bot until all messages are acknowledged."""
+        try:
+            await self._run(process)
+        except StoreError as error:
+            # The platform starts the bot again, as it does after a crash.
+            self.universe.note(f"bot: {error.message}")
+
+    async def _run(self, process: Process) -> None:
         session = Session(process, "chats")
 
         async def recovered(chat: str, reply: ChatReply) -> None:
@@ -131,7 +139,7 @@ class ChatLives:
             async with chats.recovering(recovered):
                 await asyncio.gather(*(self._talk(session, chats, chat) for chat in self.messages))
                 # Recovery has no end of its own.
-                await asyncio.sleep(300)
+                await asyncio.sleep(3000 if self.universe.is_calm else 300)
 
     async def _talk(self, session: Session, chats: Chats, chat: str) -> None:
         for prompt in self.messages[chat]:

@@ -17,6 +17,7 @@ PROGRAMS: Final = ("ask", "watch", "conversation", "ask_many", "batch", "chats")
 
 HAZARDS: Final = (
     "faults", "gateways", "cancels", "crashes", "errors", "lags", "orders", "skews", "holds", "latency", "queues",
+    "disks",
 )  # fmt: skip
 """What can go wrong; each is drawn by itself, so that one left out leaves the others as they are."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import random
 import shutil
 import sqlite3
@@ -119,6 +120,10 @@ class Process:
         )
         self.loop.set_exception_handler(lambda _loop, _context: None)
         self.clock = LoopClock(universe.time, skew=plan.client_skew())
+        disk = plan.random(f"disk {number}")
+        fails = plan.has("disks") and not universe.is_calm and disk.random() < 0.6
+        self._disk_fails_from = universe.time.now + disk.random() ** 2 * 30 if fails else math.inf
+        self._is_full = disk.random() < 0.5
         self.threads: list[_Thread] = []
 
     def session(self, **settings: Any) -> NairiSession:
@@ -165,6 +170,17 @@ class Process:
                 thread.let_run()
         return ran or self.is_dead
 
+    @property
+    def disk_fails(self) -> bool:
+        """Whether nothing can be written now: the disk is full, or a backup holds the file."""
+        return self._disk_fails_from <= self.universe.time.now < self._disk_fails_from + 12 and not self.is_dead
+
+    def disk_error(self) -> sqlite3.OperationalError:
+        """Return what SQLite raises meanwhile."""
+        error = sqlite3.OperationalError("database or disk is full" if self._is_full else "database is locked")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL if self._is_full else sqlite3.SQLITE_BUSY
+        return error
+
     def step(self) -> None:
         """Count a step; at the one that was drawn, the process is killed."""
         self.steps += 1
@@ -206,8 +222,16 @@ class Process:
         process = self
 
         class Connection(sqlite3.Connection):
+            is_lock = False
+
             def execute(self, *arguments: Any) -> sqlite3.Cursor:
                 process.step()
+                if (
+                    process.disk_fails
+                    and not self.is_lock
+                    and str(arguments[0]).startswith(("BEGIN", "INSERT", "UPDATE"))
+                ):
+                    raise process.disk_error()
                 return super().execute(*arguments)
 
         class Thread(_Thread):
@@ -221,7 +245,8 @@ class Process:
         connect = sqlite3.connect
 
         def connecting(*arguments: Any, **settings: Any) -> sqlite3.Connection:
-            made: sqlite3.Connection = connect(*arguments, **{"factory": Connection, **settings})
+            made: Connection = connect(*arguments, **{"factory": Connection, **settings})
+            made.is_lock = str(arguments[0]).endswith("-lock")
             return made
 
         async def in_thread(function: Callable[..., Any], *arguments: Any, **_settings: object) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
+import warnings
+from typing import Any
 
 from attrs import field, frozen
 
@@ -37,6 +39,14 @@ def run(plan: Plan) -> Result:
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     # What was there before is not searched when the run is cleared away.
     gc.freeze()
+    with warnings.catch_warnings():
+        # So do coroutines of a killed process that were never run.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return _run(universe, hook)
+
+
+def _run(universe: Universe, hook: Any) -> Result:
+    plan = universe.plan
     try:
         if plan.has("gateways"):
             install(universe)
