@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
 from attrs import define, field
 
+from nairi_async._core.closing import run_shielded
 from nairi_async.batch.ledger import Ledger
 from nairi_async.batch.ledger_views import KnownJobs
 from nairi_async.errors import OutcomeUnknownError
@@ -71,10 +72,21 @@ class LostPrompts:
     async def record(self, entry: Entry, turn: Turn) -> None:
         """Record the turn that an item became, in the step of the event loop in which it became known.
 
-        From then on no lookup of this session takes it, unless recording fails.
+        From then on no lookup of this session takes it, unless recording fails. A cancellation is raised once that is
+        decided, since the ledger may hold the turn although its caller was cancelled.
         """
+        recording = self._writer.submit(partial(Ledger.mark_running, number=entry.number, turn=turn))
+        cancellation: asyncio.CancelledError | None = None
         with self._session._sender.keeping(turn):  # noqa: SLF001 - parts of one package
-            await self._writer.call(partial(Ledger.mark_running, number=entry.number, turn=turn))
+            try:
+                await self._writer.wait(asyncio.shield(recording))
+            except asyncio.CancelledError as error:
+                cancellation = error
+                with suppress(asyncio.CancelledError):
+                    await run_shielded(self._writer.wait(recording))
+                recording.result()
+        if cancellation is not None:
+            raise cancellation
 
     async def find(self, entry: Entry, sent_before: float) -> Turn | None:
         """Find the turn that the prompt became and record it; return `None` if the prompt provably does not run.

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections import Counter
 from random import Random
+from threading import Event
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from aiohttp import web
 from batches import AGENT, Runs, is_start, lost
 from soak_batch import cancelled
+from support import until
 
 from nairi_async import LedgerError, NairiSession
 from nairi_async.batch import Batch, read_status
-from nairi_async.testing import Say, Simulator, VirtualClock
+from nairi_async.testing import Done, Say, Simulator, VirtualClock
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from aiohttp import web
 
 pytestmark = pytest.mark.anyio
 
@@ -119,6 +121,45 @@ async def test_two_batches_of_one_session_keep_their_conversations_apart(
     assert sent(simulator) == Counter({"same": 2})
 
 
+async def test_a_turn_that_is_recorded_while_cancelled_belongs_to_its_batch(
+    runs: Runs, simulator: Simulator, nairi: NairiSession, tmp_path: Path
+) -> None:
+    """A batch is cancelled while the ledger records its turn: no equal prompt of another batch takes that turn."""
+    held, reached = Event(), asyncio.Event()
+
+    async def work() -> None:
+        async with runs.batch(["same"]) as outcomes:
+            assert outcomes._run is not None
+            writer = outcomes._run.writer
+
+            async def hold(request: web.Request, _: object) -> None:
+                if is_start(request) and not reached.is_set():
+                    writer.submit(lambda _: held.wait(10))
+                    reached.set()
+
+            simulator.intercept_response = hold
+            async for _ in outcomes:
+                pass
+
+    task = asyncio.create_task(work())
+    await reached.wait()
+    # The response arrives, and its turn waits for the ledger's thread.
+    await until(lambda: nairi.stats.requests >= len(simulator.requests))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    held.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert read_status(runs.ledger).running == 1
+    simulator.intercept = lost(1)
+    async with Batch(nairi, AGENT, ["same"], ledger=tmp_path / "other.sqlite") as outcomes:
+        assert [outcome.reply is not None async for outcome in outcomes] == [True]
+    await runs.all(["same"])
+    assert sent(simulator) == Counter({"same": 2})
+
+
 async def test_two_batches_at_once(
     simulator: Simulator, clock: VirtualClock, nairi: NairiSession, tmp_path: Path
 ) -> None:
@@ -141,3 +182,31 @@ async def test_the_soak_in_one_process(tmp_path: Path) -> None:
     counted = await cancelled(tmp_path, count=40, kills=6, seed=5, rate=0.25)
     assert counted.faulty > 0.15 * counted.requests
     assert counted.losses == {}
+
+
+async def test_a_reply_that_is_shown_late_is_recorded(runs: Runs, simulator: Simulator, clock: VirtualClock) -> None:
+    """A replica shows the reply long after the end of the turn: it is looked for before an empty one is recorded."""
+    ended_at: float | None = None
+
+    async def behind(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        nonlocal ended_at
+        if isinstance(response, web.Response) and request.path.endswith("/messages"):
+            body = json.loads(response.text or "")
+            ended_at = clock.monotonic() if ended_at is None else ended_at
+            if clock.monotonic() < ended_at + 12:
+                body["messages"] = [message for message in body["messages"] if message["role"] == "user"]
+            return web.json_response(body, headers={"Date": response.headers.get("Date", "")})
+        return response
+
+    simulator.intercept_response = behind
+    outcome = (await runs.all(["a"], output=runs.output))["#1"]
+    assert (outcome.reply and outcome.reply.text) == "re a"
+    assert json.loads(runs.output.read_text())["text"] == "re a"
+
+
+async def test_an_empty_reply_is_recorded_in_the_end(runs: Runs, simulator: Simulator, clock: VirtualClock) -> None:
+    """A turn that is completed without a reply is legal, and ends the wait."""
+    simulator.agent(AGENT, lambda *_: [Done(after=1)])
+    outcome = (await runs.all(["a"]))["#1"]
+    assert (outcome.is_final, outcome.reply and outcome.reply.text) == (True, "")
+    assert clock.monotonic() < 60
