@@ -168,7 +168,9 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
             on_unknown: What to do when the prompt was sent and its response did not arrive. `"raise"` raises
                 `OutcomeUnknownError`. `"reconcile"` looks the prompt up for up to a minute: it searches for a message
                 with the same text and files, created since then, that belongs to no other prompt of this session. Of
-                several equal prompts each gets its own turn. The prompt is never sent again.
+                several equal prompts each gets its own turn. The prompt is never sent again. A session does not know
+                what other processes send: if one sends the same text and files within seconds, the turns may be
+                exchanged.
 
         Returns:
             The turn, to watch or to wait for.
