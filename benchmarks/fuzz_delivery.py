@@ -84,6 +84,8 @@ class Tally:
     """Items whose recorded turn does not exist, or is another item's, or that were given up without an error."""
     unknown: int = 0
     """Items that stayed undecided until the end."""
+    stuck: int = 0
+    """Those of them for which there was no reason: no one else used the agent, and the service has one clock."""
     found: int = 0
     """Turns that `find_start` returned."""
     absent: int = 0
@@ -91,7 +93,7 @@ class Tally:
 
     def add(self, other: Tally) -> None:
         """Add another run."""
-        for name in ("prompts", "twice", "lost", "unknown", "found", "absent"):
+        for name in ("prompts", "twice", "lost", "unknown", "stuck", "found", "absent"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
@@ -250,11 +252,12 @@ class Run:
         self.simulator, self.clock, self.rng = simulator, clock, rng
         self.ledger = Ledger([Item(rng.choice([*EQUAL, f"p{number}"])) for number in range(items)])
         self.network = Network(simulator, clock, rng)
+        self.is_shared = rng.random() < 0.2
         self.tally = Tally(prompts=items)
 
     async def run(self) -> None:
         """Let processes come and go; the last ones find a service without faults."""
-        if self.rng.random() < 0.2:
+        if self.is_shared:
             self.network.tasks.add(asyncio.create_task(self._someone_else()))
         for _ in range(self.rng.choice([1, 2, 3])):
             await self._process(is_last=False)
@@ -302,6 +305,7 @@ class Run:
         missing = set(recorded) - {asked.message_id for asked in self.simulator.prompts}
         self.tally.lost = len(recorded) - len(set(recorded)) + wrong + len(missing)
         self.tally.unknown = len(self.ledger.items) - len(turns)
+        self.tally.stuck = self.tally.unknown if self.network.date_offset == 0 and not self.is_shared else 0
         return self.tally
 
 
@@ -329,7 +333,7 @@ def main() -> None:
     for seed in range(options.first, options.first + options.seeds):
         tally = fuzz(seed)
         total.add(tally)
-        if tally.twice or tally.lost:
+        if tally.twice or tally.lost or tally.stuck:
             print(f"seed {seed}: {tally}", flush=True)
     print(total)
 
