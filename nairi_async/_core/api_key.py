@@ -14,6 +14,17 @@ if TYPE_CHECKING:
 
 # What may follow "Bearer " in a header: visible ASCII. White space could smuggle in a second header.
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
+# Characters of a secret from which on its beginning is worth hiding.
+_TELLING = 8
+
+
+def redacted(text: str, secret: str) -> str:
+    """Return a text without a secret, and without the beginning of one at its end: the text may have been cut."""
+    text = text.replace(secret, "***")
+    for length in range(min(len(secret) - 1, len(text)), _TELLING - 1, -1):
+        if text.endswith(secret[:length]):
+            return text[:-length] + "***"
+    return text
 
 
 class ApiKey:
@@ -56,7 +67,7 @@ class ApiKey:
 
     def redact(self, text: str, /) -> str:
         """Return the text without the key: a proxy may send back what it received, and errors quote it."""
-        return text.replace(str(self._value), "***")
+        return redacted(text, str(self._value))
 
     def __repr__(self) -> str:
         return "<ApiKey: not shown>"

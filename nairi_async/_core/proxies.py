@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from nairi_async._core.api_key import redacted
 from nairi_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Proxy:
         """Return a text without the password, as it is and as it is sent."""
         for secret in (self._authorization.removeprefix("Basic "), self._password):
             if secret:
-                text = text.replace(secret, "***")
+                text = redacted(text, secret)
         return text
 
     def __repr__(self) -> str:

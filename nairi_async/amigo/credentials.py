@@ -12,7 +12,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Final
 
 from nairi_async._core.address import path
-from nairi_async._core.api_key import ApiKey
+from nairi_async._core.api_key import ApiKey, redacted
 from nairi_async._core.request import Request
 from nairi_async.amigo.wire import decode_token
 from nairi_async.errors import ConfigurationError, NairiError
@@ -121,7 +121,7 @@ class Tokens:
     def redact(self, text: str, /) -> str:
         """Return the text without the key and without tokens."""
         for token in self._tokens:
-            text = text.replace(token.value, "***")
+            text = redacted(text, token.value)
         return self._key.redact(text)
 
     def _server_time(self) -> float:

@@ -10,6 +10,7 @@ import time
 import tracemalloc
 from contextlib import asynccontextmanager
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,14 +18,24 @@ import support
 from aiohttp import web
 from support import KEY, RawServer, answer, refusal
 
-from nairi_async import Activity, DecodeError, NairiError, NairiSession, NotFoundError, RetryPolicy, ServerError
+from nairi_async import (
+    Activity,
+    BadRequestError,
+    DecodeError,
+    NairiError,
+    NairiSession,
+    NotFoundError,
+    RetryPolicy,
+    ServerError,
+    TurnFailedError,
+)
 from nairi_async._core import json_body
 from nairi_async._nairi import wire
 from nairi_async._nairi.agents import close_names
 from nairi_async._nairi.incremental_decoder import IncrementalDecoder
 from nairi_async._nairi.listing.paging import Paging
 from nairi_async.models import Agent, ConversationSummary
-from nairi_async.testing import Say, Simulator, Tool
+from nairi_async.testing import Fail, Say, Simulator, Tool
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -256,6 +267,30 @@ async def test_what_the_service_says_moves_no_cursor(body: bytes, caplog: pytest
                 await nairi.message("cmsg_1")
         assert str(caught.value).isprintable()
     assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+async def test_a_failed_turn_explains_itself_on_one_short_line(nairi: NairiSession, simulator: Simulator) -> None:
+    """The error quotes the beginning of the service's explanation, printable; its messages hold all of it."""
+    explanation = ESCAPES + 5_000 * "because "
+    simulator.agent("my-agent", [Fail(explanation)])
+    with pytest.raises(TurnFailedError) as caught:
+        await nairi.ask("my-agent", "Hello")
+    assert caught.value.message.isprintable()
+    assert "because because" in caught.value.message
+    assert len(str(caught.value)) <= 1_000
+    assert caught.value.messages[-1].content .endswith(explanation)
+
+
+@pytest.mark.parametrize("repeats", [1, 3, 4, 5, 10])
+async def test_no_half_of_a_long_secret_is_shown(repeats: int) -> None:
+    """Where a response repeats a long token so often that the last one is cut, no part of it is shown."""
+    key = "nr_" + "".join(Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=1000))
+    body = json.dumps({"error": f"you sent {' and '.join([key] * repeats)}"})
+    async with RawServer(answer(400, body)) as server, NairiSession(key, base_url=server.url) as nairi:
+        with pytest.raises(BadRequestError) as caught:
+            await nairi.message("cmsg_1")
+    assert key[:8] not in str(caught.value)
+    assert "you sent ***" in str(caught.value)
 
 
 async def test_a_listing_switched_off_is_told_without_escapes(
