@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from attrs import evolve
 
 from nairi_async._core.failures import raise_final, status_error
+from nairi_async._core.rate_limits import WINDOW
 from nairi_async._core.request import CallState
 from nairi_async._core.retry import (
     RetryPolicy,
@@ -22,7 +23,7 @@ from nairi_async._core.retry import (
 )
 from nairi_async._core.server_clock import ServerClock
 from nairi_async._core.statistics import RequestCounters, RequestStats
-from nairi_async.errors import AuthenticationError, DecodeError, NairiError, RequestTimeoutError
+from nairi_async.errors import AuthenticationError, DecodeError, NairiError, RateLimitedError, RequestTimeoutError
 from nairi_async.hooks import Hooks, RequestDone, RetryPlanned
 
 if TYPE_CHECKING:
@@ -260,6 +261,9 @@ class RequestExecutor:
         error = status_error(service, self.http.base_url, request, response, text, now=self.clock.time())
         if error.retry_after is not None and is_refusal(error):
             self.limiter.throttle(min(error.retry_after, self._policy.retry_after_max), request.bucket)
+        elif isinstance(error, RateLimitedError) and request.bucket is not None:
+            # The limit of a bucket is per minute, and no header says when the minute ends.
+            self.limiter.throttle(min(WINDOW, self._policy.retry_after_max), request.bucket)
         raise error
 
     def _observe(self, request: Request, state: CallState, response: Response) -> None:

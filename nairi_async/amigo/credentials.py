@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # A token is renewed this many seconds, or this part of its lifetime, before it expires, whichever is less.
 _MARGIN: Final = 60.0
 _MARGIN_PART: Final = 0.2
+# Seconds for which a token is new: a 401 then is not about the token.
+_NEW: Final = 30.0
 # Tokens that a response under way may repeat, so that errors are redacted of them too.
 _REMEMBERED: Final = 4
 
@@ -68,7 +70,7 @@ class Tokens:
         # The last is the current one; none of them is shown by its repr.
         self._tokens: deque[Token] = deque(maxlen=_REMEMBERED)
         self._version = 0
-        self._renew_at = -math.inf
+        self._renew_at = self._signed_in_at = -math.inf
         self._sign_ins = 0
         self._failure: NairiError | None = None
 
@@ -106,6 +108,7 @@ class Tokens:
         self._version += 1
         self._sign_ins += 1
         self._failure = None
+        self._signed_in_at = self._clock.monotonic()
         self._renew_at = self._clock.monotonic() + _good_for(token.expires_at, self._server_time())
 
     def headers(self) -> Mapping[str, str]:
@@ -113,9 +116,15 @@ class Tokens:
         return {"Authorization": f"Bearer {self._tokens[-1].value}"}
 
     def invalidate(self, credential_version: int, /) -> bool:
-        """Discard the token that was refused, unless it has been replaced."""
-        if credential_version == self._version:
-            self._renew_at = -math.inf
+        """Discard the token that was refused, unless it has been replaced, or is new.
+
+        An endpoint may refuse every token with a 401; the calls of all others would then wait for sign-ins.
+        """
+        if credential_version != self._version:
+            return True
+        if self._clock.monotonic() < self._signed_in_at + _NEW:
+            return False
+        self._renew_at = -math.inf
         return True
 
     def redact(self, text: str, /) -> str:

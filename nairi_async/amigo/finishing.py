@@ -79,7 +79,7 @@ async def finish(api: Api, lock: ConversationLock, conversation_id: str) -> None
             await api.finish(conversation_id)
         except ConflictError as conflict:
             await explain_conflict(api, lock, conversation_id, conflict)
-            if clock.monotonic() + wait > deadline:
+            if clock.monotonic() >= deadline:
                 raise
         except OutcomeUnknownError:
             lock.finish_was_sent = True
@@ -90,7 +90,7 @@ async def finish(api: Api, lock: ConversationLock, conversation_id: str) -> None
         else:
             lock.finished()
             return
-        await api.sleep(wait)
+        await api.sleep(min(wait, deadline - clock.monotonic()))
 
 
 async def finish_or_be_finished(api: Api, lock: ConversationLock, conversation_id: str) -> None:

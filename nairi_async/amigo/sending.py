@@ -158,9 +158,9 @@ class Sending:
                     raise
                 self._call.write_started = False
                 await explain_conflict(self._api, self.lock, conversation_id, conflict)
-                if clock.monotonic() + wait > deadline:
+                if clock.monotonic() >= deadline:
                     raise
-            await self._api.sleep(wait)
+            await self._api.sleep(min(wait, deadline - clock.monotonic()))
         raise AssertionError("unreachable")  # pragma: no cover
 
     def _ended(self, task: asyncio.Task[None]) -> None:

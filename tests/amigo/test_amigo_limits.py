@@ -113,6 +113,18 @@ async def test_a_limit_of_one_endpoint_holds_nobody_else() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_refusal_without_headers_holds_its_endpoint_for_a_minute() -> None:
+    """No header says when the limit is over, but it is one per minute: the call is not given up after seconds."""
+    clock = VirtualClock()
+    steps = (SIGNED_IN, refusal(429, "slow"), answer(200, EMPTY), answer(200, '{"messages": [], "has_more": false}'))
+    async with RawServer(*steps) as server, session(server.url, clock=clock) as amigo:
+        assert await listed(amigo) == []
+        assert 60 <= clock.monotonic() < 80
+        assert [row async for row in amigo.messages(ID)] == []
+        assert len(server.seen) == 4
+
+
+@pytest.mark.anyio
 async def test_headers_of_a_success_hold_the_next_call_back() -> None:
     """A window that is used up by others of the organisation is waited for, not run into."""
     clock = VirtualClock()

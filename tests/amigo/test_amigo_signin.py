@@ -4,6 +4,8 @@ import asyncio
 import json
 import logging
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -160,9 +162,12 @@ async def test_a_token_without_a_usable_expiry_is_used_until_it_is_refused(expir
         assert len(server.seen) == 4
 
 
-async def test_an_expired_token_is_replaced_and_the_call_repeated(amigo: AmigoSession, service: AmigoSimulator) -> None:
+async def test_an_expired_token_is_replaced_and_the_call_repeated(
+    amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
     """A 401 costs one sign-in and one more try, also for what must not run twice: it was refused before."""
     conversation = (await amigo.create_conversation(service.service_id).reply()).conversation_id or ""
+    clock.advance(31)
     service.expire_tokens()
     assert (await amigo.interact(conversation, "Hi").reply()).text == 'You said: "Hi"'
     assert (service.sign_ins, len(service.asked)) == (2, 2)
@@ -194,8 +199,22 @@ async def test_a_sign_in_that_fails_while_a_call_waits_fails_the_call(clock: Vir
             assert (await amigo.create_conversation(services[1]).reply()).text == "Hello."
 
 
-async def test_a_second_refusal_is_final(amigo: AmigoSession, service: AmigoSimulator) -> None:
+async def test_an_endpoint_that_refuses_every_token_stalls_nothing_else(
+    amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """A token that is seconds old is not discarded for a 401, so the other calls need no sign-in."""
+    for _ in range(20):
+        service.refuse(401, "never", on="conversations")
+        with pytest.raises(AuthenticationError, match="never"):
+            await listed(amigo)
+    assert (await amigo.create_conversation(service.service_id).reply()).text
+    assert (service.sign_ins, clock.monotonic() < 5) == (1, True)
+
+
+async def test_a_second_refusal_is_final(amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock) -> None:
     """A call that is refused with a new token as well is not tried a third time."""
+    assert await listed(amigo) == []
+    clock.advance(31)
     service.refuse(401, "not you", on="conversations", times=9)
     with pytest.raises(AuthenticationError, match="not you"):
         await listed(amigo)
@@ -226,30 +245,40 @@ async def late_refusals(spread: float) -> AsyncIterator[tuple[str, list[str]]]:
 @pytest.mark.parametrize("spread", [0.0, 0.01])
 async def test_late_refusals_do_not_discard_a_new_token(spread: float) -> None:
     """Twenty calls whose refusals arrive one after another cost one new sign-in."""
-    async with late_refusals(spread) as (url, sign_ins), session(url) as amigo:
+    clock = VirtualClock()
+    async with late_refusals(spread) as (url, sign_ins), session(url, clock=clock) as amigo:
+        with pytest.raises(AuthenticationError):
+            await listed(amigo)
+        clock.advance(31)
         await asyncio.gather(*(listed(amigo) for _ in range(20)))
     assert sign_ins == ["token-0", "token-1"]
 
 
 async def test_sign_ins_are_paced() -> None:
-    """A service that refuses every token is asked for five a minute at most."""
-    clock, moments = VirtualClock(), []
+    """A service whose tokens live for seconds is asked for five a minute at most."""
+    clock, sign_ins = VirtualClock(), []
 
     async def handler(request: web.BaseRequest) -> web.Response:
         if "signin" not in request.path:
-            return web.json_response({"detail": "never"}, status=401)
-        moments.append(clock.monotonic())
-        return web.json_response({"id_token": TOKEN, "expires_at": "2999-01-01T00:00:00Z"})
+            return web.json_response({"conversations": [], "has_more": False, "continuation_token": None})
+        sign_ins.append(clock.monotonic())
+        expires_at = datetime.fromtimestamp(clock.time() + 4, UTC).isoformat()
+        return web.json_response({"id_token": TOKEN, "expires_at": expires_at}, headers={"Date": date(clock)})
 
     async with (
         support.serve(handler) as url,
         session(url, clock=clock, limits=Limits(conversations=None)) as amigo,
     ):
         for _ in range(12):
-            with pytest.raises(AuthenticationError):
-                await listed(amigo)
-    assert len(moments) == 13
-    assert all(later - earlier > 60 for earlier, later in zip(moments, moments[5:], strict=False))
+            await listed(amigo)
+            clock.advance(5)
+    assert len(sign_ins) == 12
+    assert all(later - earlier > 60 for earlier, later in zip(sign_ins, sign_ins[5:], strict=False))
+
+
+def date(clock: VirtualClock) -> str:
+    """Return the `Date` header of a service that has the same clock."""
+    return format_datetime(datetime.fromtimestamp(clock.time(), UTC), usegmt=True)
 
 
 # Secrecy.

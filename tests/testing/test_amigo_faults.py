@@ -260,6 +260,8 @@ async def test_reads_are_tried_again() -> None:
         reply = await begin(simulator, session)
         simulator.cut(on="messages")
         simulator.refuse(503, on="messages")
+        # A token that is seconds old is not replaced for a 401.
+        session._executor.clock.advance(31)
         simulator.expire_tokens()
         received = [message.message async for message in session.messages(reply.conversation_id)]
         assert received == ["Hello"]
