@@ -48,13 +48,20 @@ class Platform(ABC):
         self.files: dict[str, bytes] = {}
         self.busy = 0
         """How many messages of the bot are still refused with a rate limit."""
+        self.losses = 0
+        """How many of the bot's messages are still taken with a response that is lost."""
+        self.typing_shown = asyncio.Event()
+        """Cleared to keep back the response to a typing indicator, which then is an error on Discord."""
+        self.typing_shown.set()
+        self.requests: list[str] = []
+        """The paths of the bot's requests."""
         self.ids = count(1001)
         self.outgoing: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._ready = asyncio.Event()
         self._ready.set()
 
     async def __aenter__(self) -> Self:
-        self._served = serve(self._respond)
+        self._served = serve(self._record)
         self.url = await self._served.__aenter__()
         return self
 
@@ -62,6 +69,14 @@ class Platform(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._served.__aexit__(kind, error, trace)
+
+    async def _record(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.requests.append(request.path)
+        return await self._respond(request)
+
+    def _is_lost(self) -> bool:
+        self.losses -= 1
+        return self.losses >= 0
 
     @abstractmethod
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -146,6 +161,8 @@ class Discord(Platform):
     def __init__(self) -> None:
         super().__init__()
         self._sequence = count(1)
+        self.nonces: list[str | None] = []
+        """Of each text that the bot sent, the id by which Discord recognises it; `None` if it was not asked to."""
 
     def write(
         self, channel: str, text: str, *, guild: str | None = None, files: dict[str, bytes] | None = None
@@ -189,7 +206,9 @@ class Discord(Platform):
                 return web.Response(body=self.files[name])
             case ["channels", channel, "typing"]:
                 self.typing.append(channel)
-                return web.Response(status=204)
+                is_broken = not self.typing_shown.is_set()
+                await self.typing_shown.wait()
+                return web.Response(status=403 if is_broken else 204)
             case ["channels", channel, "messages"]:
                 return await self._posted(request, channel)
             case ["users", "@me"]:
@@ -210,6 +229,9 @@ class Discord(Platform):
         body = await request.json()
         assert body["allowed_mentions"]["parse"] == []
         self.sent.append(SentMessage(channel, body["content"]))
+        self.nonces.append(body.get("nonce") if body.get("enforce_nonce") else None)
+        if self._is_lost():
+            return web.Response(status=502)
         return _json(self._message(channel, body["content"], self.bot))
 
     async def _push(self, socket: web.WebSocketResponse, message: dict[str, Any]) -> None:
@@ -239,9 +261,9 @@ class Telegram(Platform):
         super().__init__()
         self._updates: list[dict[str, Any]] = []
 
-    def write(self, chat: int, text: str, *, files: dict[str, bytes] | None = None) -> dict[str, Any]:
+    def write(self, chat: int, text: str, *, files: dict[str, bytes] | None = None, user: int = 2) -> dict[str, Any]:
         """Let a user write in a chat; return the message, which can be delivered again."""
-        message = {**self._message(chat), "from": {"id": 2, "is_bot": False, "first_name": "Ada"}}
+        message = {**self._message(chat), "from": {"id": user, "is_bot": False, "first_name": "Ada"}}
         for name, data in (files or {}).items():
             self.files[name] = data
             message["document"] = {"file_id": name, "file_unique_id": name, "file_name": name}
@@ -266,6 +288,8 @@ class Telegram(Platform):
         if name == "sendMessage" and self._is_busy():
             body = {"ok": False, "error_code": 429, "description": "Too Many Requests"}
             return web.json_response({**body, "parameters": {"retry_after": 1}}, status=429)
+        if name == "sendChatAction":
+            await self.typing_shown.wait()
         result = await self._updates_after(request, form) if name == "getUpdates" else self._call(name, form)
         return web.json_response({"ok": True, "result": result})
 
@@ -302,7 +326,7 @@ class Slack(Platform):
         self, channel: str, text: str, *, thread: str | None = None, kind: str = "app_mention", **more: Any
     ) -> dict[str, Any]:
         """Let a user write in a channel; return the event, which can be delivered again."""
-        event = {"type": kind, "user": "U2", "text": text, "channel": channel, "ts": f"{next(self.ids)}.0001", **more}
+        event = {"type": kind, "user": "U2", "text": text, "channel": channel, "ts": f"{next(self.ids)}.0001"} | more
         if thread:
             event["thread_ts"] = thread
         self.deliver(event)
@@ -335,7 +359,11 @@ class Slack(Platform):
         form = {**request.query, **await request.post()}
         if request.content_type == "application/json":
             form = await request.json()
-        return web.json_response({"ok": True, **self._call(name, form)})
+        result = {"ok": True, **self._call(name, form)}
+        if name == "chat.postMessage" and self._is_lost():
+            assert request.transport is not None
+            request.transport.close()
+        return web.json_response(result)
 
     def _call(self, method: str, form: dict[str, Any]) -> dict[str, Any]:
         match method:

@@ -204,6 +204,83 @@ async def test_a_bot_that_stops_during_a_turn_replies_after_its_restart(
     service.assert_asked("slow", "next")
 
 
+async def test_slack_gets_no_markup_and_others_no_token(service: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an agent writes is escaped; only Slack's own host gets the bot's token, and other files are left out."""
+    recipe: Any = importlib.import_module("slack_bot")
+    service.agent("my-agent", ["<!channel> <https://evil.example|bank> R&D"])
+    async with Slack() as platform, Slack() as elsewhere:
+        bind_slack(platform, recipe, monkeypatch)
+        files = [elsewhere.share("stolen.txt", b"x"), platform.share("mine.txt", b"1"), {"id": "F2", "name": "remote"}]
+        async with platform.running(recipe.main):
+            platform.write("61", "<@U1> go", thread="7.0", files=files)
+            await platform.until_sent(lambda sent: len(sent) == 2)
+        assert elsewhere.requests == []
+    assert platform.sent[0].text == "&lt;!channel&gt; &lt;https://evil.example|bank&gt; R&amp;D"
+    assert "were left out" in platform.sent[1].text
+    (file,) = service.prompts[0].attachment_ids
+    assert service._state.find_file(file).data == b"1"
+
+
+async def test_slack_posts_once_although_the_response_is_lost(
+    service: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library's default handler would post the text again."""
+    recipe: Any = importlib.import_module("slack_bot")
+    async with Slack() as platform:
+        bind_slack(platform, recipe, monkeypatch)
+        platform.losses = 1
+        async with platform.running(recipe.main):
+            platform.write("61", "<@U1> one", thread="7.0")
+            await platform.until_sent(lambda sent: len(sent) == 1)
+            platform.write("61", "<@U1> two", thread="7.0", ts="8.0")
+            await platform.until_sent(lambda sent: sent[-1].text == "2: two")
+        assert [sent.text for sent in platform.sent] == ["1: one", "2: two"]
+
+
+async def test_discord_recognises_what_is_sent_again(service: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """discord.py posts a message again after a 502: both carry the same nonce, which Discord is asked to enforce."""
+    recipe: Any = importlib.import_module("discord_bot")
+    async with Discord() as platform:
+        bind_discord(platform, recipe, monkeypatch)
+        platform.losses = 1
+        async with platform.running(recipe.main):
+            platform.write("61", "one")
+            await platform.until_sent(lambda sent: len(sent) == 2)
+    assert platform.nonces[0] == platform.nonces[1] is not None
+
+
+@pytest.mark.parametrize("name", ["discord_bot", "aiogram_bot"])
+async def test_a_slow_indicator_delays_no_reply(service: Simulator, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The platform does not respond to the typing indicator, or refuses it late: replies are sent all the same."""
+    recipe: Any = importlib.import_module(name)
+    kind, bind = PLATFORMS[name]
+    async with kind() as platform:
+        bind(platform, recipe, monkeypatch)
+        platform.typing_shown.clear()
+        user = User(name, platform)
+        async with platform.running(recipe.main), asyncio.timeout(15):
+            user.write("one")
+            await platform.until_sent(lambda sent: len(sent) == 1)
+            user.write("two")
+            await platform.until_sent(lambda sent: len(sent) == 2)
+            assert user.texts() == ["1: one", "2: two"]
+            platform.typing_shown.set()
+            await asyncio.sleep(0.1)
+
+
+async def test_telegram_serves_the_named_users(service: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anyone can write to a bot of Telegram: a user who is not named spends nothing."""
+    recipe: Any = importlib.import_module("aiogram_bot")
+    monkeypatch.setattr(recipe, "USERS", {7})
+    async with Telegram() as platform:
+        bind_telegram(platform, recipe, monkeypatch)
+        async with platform.running(recipe.main):
+            platform.write(51, "stranger")
+            platform.write(51, "friend", user=7)
+            await platform.until_sent(lambda sent: len(sent) == 1)
+    service.assert_asked("friend")
+
+
 async def test_the_benchmarks_state_the_recipes_lengths() -> None:
     """The table in the benchmarks has the true numbers of lines."""
     table = (Path(__file__).parents[2] / "benchmarks" / "README.md").read_text()
