@@ -136,6 +136,48 @@ async def test_text_is_never_markup(simulator: Simulator, page: Page) -> None:
             await page.reload()
 
 
+async def test_large_replies_are_drawn(simulator: Simulator, page: Page) -> None:
+    """Texts with more parts than a call has arguments, and texts that defeat careless patterns, are shown whole."""
+    texts = ["`x` " * 70_000, "line\n" * 130_000, "- item\n" * 20_000, "[" * 280_000, "[x](http:" * 30_000 + " end"]
+    simulator.agent("my-agent", [*(Say(text) for text in texts), Say("last")])
+    async with served("fastapi_app", simulator) as app:
+        await page.goto(app.url)
+        page.set_default_timeout(60_000)
+        await send(page, "hello")
+        await expect(page.locator(".message.assistant")).to_have_count(len(texts) + 1, timeout=60_000)
+        lengths = await page.locator(".message.assistant .bubble").evaluate_all(
+            "all => all.map(one => one.textContent.length)"
+        )
+        assert all(length > 70_000 for length in lengths[:-1])
+
+
+async def test_a_link_shows_where_it_goes(simulator: Simulator, page: Page) -> None:
+    """A label may say anything, so the host is shown after it."""
+    simulator.agent("my-agent", [Say("[your bank](https://evil.example/login) https://plain.example/x")])
+    async with served("fastapi_app", simulator) as app:
+        await page.goto(app.url)
+        await send(page, "hello")
+        bubble = page.locator(".message.assistant .bubble")
+        await expect(bubble).to_have_text("your bank (evil.example) https://plain.example/x")
+        assert await bubble.locator("a").first.get_attribute("title") == "https://evil.example/login"
+
+
+async def test_a_page_that_missed_the_end_rests(simulator: Simulator, page: Page) -> None:
+    """A stream that resumes after everything was sent is refused with 204: the page stops, and asks no more."""
+    simulator.agent("my-agent", [Say("one"), Done(after=1)])
+    async with served("fastapi_app", simulator) as app:
+        await page.goto(app.url)
+        await send(page, "hello")
+        await expect(page.locator(".message.assistant .bubble")).to_have_text(["one"])
+        await expect(page.locator("#activity")).to_be_hidden()
+        await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        await page.wait_for_timeout(5000)
+        count = len(simulator.requests)
+        await page.wait_for_timeout(5000)
+        assert len(simulator.requests) == count
+        await expect(page.locator("#notice")).to_be_hidden()
+
+
 async def test_a_deploy_during_a_turn(simulator: Simulator, page: Page) -> None:
     """The server stops and starts again; the page says so, reconnects by itself, and misses nothing."""
     simulator.agent("my-agent", [Say("before"), Say("after", after=3)])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import math
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +162,22 @@ def test_the_page_needs_nothing_else() -> None:
     """The page is one file: no build, no fonts, scripts or pictures from elsewhere."""
     text = (RECIPES / "chat.html").read_text()
     assert "EventSource(" in text
+
+
+@pytest.mark.parametrize("tag", ["style", "script"])
+def test_the_page_runs_its_own_code_only(tag: str) -> None:
+    """The policy names the page's style and script by their hashes, and allows no other base or form target."""
+    text = (RECIPES / "chat.html").read_text()
+    (body,) = re.findall(rf"<{tag}[^>]*>(.*?)</{tag}>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+    assert f"{tag}-src 'sha256-{digest}'" in text, f"put sha256-{digest} into the page's Content-Security-Policy"
+    assert "unsafe-inline" not in text
+    assert "base-uri 'none'; form-action 'none'" in text
+
+
+def test_the_page_loads_nothing() -> None:
+    """No address stands in the page but the name of the format of its pictures."""
+    text = (RECIPES / "chat.html").read_text()
     assert "://" not in text.replace("http://www.w3.org/2000/svg", "")
 
 
