@@ -278,7 +278,7 @@ async def test_a_failed_turn_explains_itself_on_one_short_line(nairi: NairiSessi
     assert caught.value.message.isprintable()
     assert "because because" in caught.value.message
     assert len(str(caught.value)) <= 1_000
-    assert caught.value.messages[-1].content .endswith(explanation)
+    assert caught.value.messages[-1].content.endswith(explanation)
 
 
 @pytest.mark.parametrize("repeats", [1, 3, 4, 5, 10])
