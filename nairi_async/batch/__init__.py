@@ -1,7 +1,8 @@
 """Many prompts that survive the process: a ledger on disk, from which the next process goes on.
 
 A batch keeps a ledger, an SQLite file. Each prompt is in it before it leaves, and each result before it is handed
-over. Kill the process at any instant, and run the same program again:
+over. Kill the process at any instant, and run the same program again. It may also go on after an error or a
+cancellation, and run the batch again with the same session:
 
 ```python
 import asyncio
@@ -32,13 +33,21 @@ What the next run does:
 * **What was on its way is looked up.** If it is found, it is waited for. If the service does not list it a minute
   after it was sent, it is asked. If that cannot be decided, it is reported, and looked up again by the next run. It
   is never just sent again.
+* **A record is recognised** by its `id`. Without one, its prompt and attachments identify it, wherever it stands, and
+  outcomes call it by its place, such as `#3`. Of equal records without an id each is asked once. A list or a file of
+  which the ledger knows nothing is refused before anything is asked.
+* **What cannot be used is said first.** A list, or a file as `JsonLines`, is checked as a whole before anything is
+  asked: unreadable lines, misspelt keys such as `attachements`, an id that is there twice, a prompt that changed after
+  it was asked. Errors of a generator come at their places.
 * **Memory does not grow with the number of prompts**: the source is read as far as there is capacity.
 * **Each end is one line of `output`**, also after a crash in the middle of a line. `outcome.is_final` says whether
   the ledger holds an end. If it is false, the next run goes on: it waits for a turn that outlasted its `timeout`, and
   asks a prompt that a busy service did not take. A record that could not be used has to be corrected first.
 
 What is refused: a second process on the same ledger; a ledger of another agent or another service (a ledger filled by
-the simulator is refused for the real service); a prompt that changed after it was asked; an id that is there twice.
+the simulator is refused for the real service); a ledger of another user, or one that others can write. Ledger and
+output are created for their owner alone (0600). Records may name any file that this process can read, to be uploaded:
+if they come from others, give `attachments_from`, the directory in which attachments must lie.
 
 The minute is `settle`. A service that lists a conversation later than that could run its prompt twice;
 `on_unknown="report"` leaves such prompts to you.
@@ -53,6 +62,7 @@ From a shell, with a progress bar, from lines of JSON (a string, or an object wi
 `attachments`):
 
 ```console
+$ nairi-async batch prompts.jsonl --check --ledger run.sqlite
 $ nairi-async batch prompts.jsonl --agent my-agent --ledger run.sqlite --output replies.jsonl --limit 200
 $ nairi-async batch --status --ledger run.sqlite
 ```

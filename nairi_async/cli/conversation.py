@@ -117,7 +117,8 @@ def open_session(options: Namespace) -> NairiSession:
     """Return the session for a command's options and environment, not opened yet."""
     # The error of the session itself says how to give it a key in Python.
     if not os.environ.get("NAIRI_API_KEY"):
-        raise ConfigurationError("no API key: set the environment variable NAIRI_API_KEY")
+        advice = "without an account, `nairi-async simulate` plays the service"
+        raise ConfigurationError(f"no API key: set the environment variable NAIRI_API_KEY; {advice}")
     return NairiSession(base_url=options.base_url)
 
 
