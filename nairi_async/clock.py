@@ -93,10 +93,10 @@ class LoopTimeout:
     """Bounds a block by the running event loop's time, as `asyncio.timeout` does, and leaves out what was no wait.
 
     While the loop is blocked, or the process is stopped, responses arrive unread. A timer that fires late is therefore
-    set again, for as long as it was late: for at least a second, and at most the timeout's own length.
+    set again, for as long as it was late: in all for a second at least, and for the timeout's own length at most.
     """
 
-    __slots__ = ("_due", "_loop", "_seconds", "_timeout", "_timer")
+    __slots__ = ("_due", "_grace", "_loop", "_seconds", "_timeout", "_timer")
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = math.inf if seconds is None else seconds
@@ -104,10 +104,11 @@ class LoopTimeout:
         self._timeout = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
         self._due = math.inf
+        self._grace = max(_GRACE, self._seconds)
 
     def restart(self, seconds: float) -> None:
         """Bound the rest of the block anew, from now on."""
-        self._seconds = seconds
+        self._grace = max(_GRACE, seconds)
         self._set(seconds)
 
     async def __aenter__(self) -> Self:
@@ -133,8 +134,10 @@ class LoopTimeout:
     def _expire(self) -> None:
         now = self._loop.time()
         late = now - self._due
-        if late > _LATE:
-            self._set(max(_GRACE, min(late, self._seconds)))
+        if late > _LATE and self._grace > 0:
+            more = min(max(_GRACE, late), self._grace)
+            self._grace -= more
+            self._set(more)
         else:
             self._timeout.reschedule(now)
 
@@ -145,7 +148,7 @@ class LoopIdleTimeout:
     The time for which the loop was blocked does not count, as in `LoopTimeout`.
     """
 
-    __slots__ = ("_due", "_expired", "_loop", "_seconds", "_timer", "_waiting_since")
+    __slots__ = ("_due", "_expired", "_grace", "_loop", "_seconds", "_timer", "_waiting_since")
 
     def __init__(self, seconds: float, expired: Callable[[], object]) -> None:
         self._seconds = seconds
@@ -153,11 +156,12 @@ class LoopIdleTimeout:
         self._loop = asyncio.get_running_loop()
         self._waiting_since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
+        self._due = self._grace = 0.0
 
     def begin(self) -> None:
         """Start to measure a wait."""
         self._waiting_since = self._loop.time()
+        self._grace = max(_GRACE, self._seconds)
         if self._timer is None:
             self._set(self._seconds)
 
@@ -176,9 +180,11 @@ class LoopIdleTimeout:
             return
         now = self._loop.time()
         late = now - self._due
-        if late > _LATE:
-            self._waiting_since = now - self._seconds + max(_GRACE, min(late, self._seconds))
         remaining = self._waiting_since + self._seconds - now
+        if late > _LATE and remaining <= 0 and self._grace > 0:
+            remaining = min(max(_GRACE, late), self._grace)
+            self._grace -= remaining
+            self._waiting_since = now - self._seconds + remaining
         if remaining > 0:
             self._set(remaining)
         else:

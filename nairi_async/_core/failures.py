@@ -56,6 +56,8 @@ def drop_frames(error: BaseException, *kept: BaseException | None) -> None:
             done.add(id(link))
             link.__traceback__ = None
             pending += [link.__cause__, link.__context__]
+            if isinstance(link, BaseExceptionGroup):
+                pending += link.exceptions
 
 
 def error_class(status: int, _text: str = "") -> type[StatusError]:

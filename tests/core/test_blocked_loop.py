@@ -201,6 +201,29 @@ async def test_a_timeout_is_on_time_while_the_loop_runs() -> None:
     assert 0.19 <= time.monotonic() - began <= 0.6
 
 
+async def lag(seconds: float) -> None:
+    """Make every pass of the loop slow, as on a machine that is overloaded."""
+    while True:
+        time.sleep(seconds)  # noqa: ASYNC251 - that is what blocks
+        await asyncio.sleep(0)
+
+
+async def test_a_loop_that_always_lags_does_not_wait_without_end() -> None:
+    """The time that is left out is bounded: at most a second, or the timeout once more."""
+    slow = asyncio.create_task(lag(0.15))
+    expired = asyncio.Event()
+    idle = LoopIdleTimeout(0.5, expired.set)
+    began = time.monotonic()
+    idle.begin()
+    with pytest.raises(TimeoutError):
+        await late(LoopTimeout(0.5))
+    await expired.wait()
+    assert 0.5 <= time.monotonic() - began <= 4
+    slow.cancel()
+    await asyncio.gather(slow, return_exceptions=True)
+    idle.close()
+
+
 async def test_a_cancellation_is_no_timeout() -> None:
     """A task that is cancelled inside of a timeout is cancelled, and its timer is gone."""
     task = asyncio.create_task(late(LoopTimeout(60)))
