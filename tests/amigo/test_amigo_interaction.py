@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,25 @@ def test_the_reply_says_all_that_the_events_said() -> None:
     assert reply.conversation_completed
     assert reply.warning is not None
     assert (reply.warning.http_error_code, reply.warning.error_description) == (503, "no model today")
+
+
+@pytest.mark.parametrize("whole", [None, ""])
+def test_a_whole_message_that_is_missing_is_joined_from_its_pieces(whole: str | None) -> None:
+    """The service may leave `full_message` out, or empty; the pieces are the text then."""
+    reply = played([lines(TAKEN, PIECE, {**COMPLETE, "full_message": whole})])[1].reply()
+    assert reply.text == PIECE["message"]
+
+
+def test_a_stream_that_is_only_iterated_over_keeps_little_of_each_piece() -> None:
+    """Of a piece its text is kept for the reply, and not the event."""
+    interaction, events_of = Interaction(), 2000
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(events_of):
+        interaction.observe(decode_event(json.dumps({**PIECE, "sequence_number": number}).encode()))
+    kept = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert kept / events_of < 150
 
 
 def test_a_voice_reply_is_heard_and_read() -> None:

@@ -253,6 +253,15 @@ async def test_what_came_before_a_break_counts() -> None:
         assert (await stream.reply()).text == "Let me check."
 
 
+async def test_a_last_event_without_its_newline_counts_before_a_break() -> None:
+    """A completion that came whole is believed, though the connection broke before its newline."""
+    body = chunked(lines(TAKEN, PIECE, COMPLETE).rstrip(b"\n"), is_whole=False)
+    async with RawServer(SIGNED_IN, Last(body)) as server, session(server.url) as amigo:
+        stream = amigo.interact(ID, "Hi")
+        assert (await stream.reply()).text == "Let me check."
+        assert stream.is_ended
+
+
 async def test_half_a_line_is_not_an_event() -> None:
     """Of a completion that was cut in the middle nothing is believed."""
     body = chunked(lines(TAKEN, PIECE) + lines(COMPLETE)[:40], is_whole=False)
@@ -620,6 +629,28 @@ def test_the_errors_survive_pickle_and_copy(make: Callable[[], NairiError]) -> N
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own
         assert (type(twin), str(twin), twin.conversation_id) == (type(error), str(error), ID)
     assert ServerError(500, "x").conversation_id is None
+
+
+async def test_the_text_of_an_error_event_is_short_and_on_one_line() -> None:
+    """What the service says in an error is quoted without escapes and line breaks, and not without end."""
+    described = {**ERROR, "error_description": "no\nmodel\x1b[31m" + "x" * 10_000}
+    async with RawServer(SIGNED_IN, chunked(lines(described))) as server, session(server.url) as amigo:
+        with pytest.raises(InteractionVoidError, match="no model") as caught:
+            await amigo.interact(ID, "Hi").reply()
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) <= 200
+
+
+async def test_a_stream_shows_its_state(amigo: AmigoSession, service: AmigoSimulator) -> None:
+    """The repr of a stream and of its conversation says where they are."""
+    dialogue = amigo.conversation(service.service_id)
+    stream = dialogue.send("Hi")
+    assert "not sent" in repr(stream)
+    await stream.reply()
+    assert f"{dialogue.id}: ended, complete" in repr(stream)
+    assert "open" in repr(dialogue)
+    await dialogue.finish()
+    assert "over" in repr(dialogue)
 
 
 async def test_an_error_event_shows_no_secret() -> None:
