@@ -123,7 +123,7 @@ class FanOut(Generic[_T]):
         self._outcome: Callable[[int, Any], Coroutine[Any, Any, _T]] = outcome
         self._limit = limit
         self._pool: TaskPool[_T] | None = None
-        # Reads the prompts, and starts a task for each.
+        # The task that reads the prompts and starts a task for each.
         self._feeder: asyncio.Task[None] | None = None
         self._is_closed = False
 

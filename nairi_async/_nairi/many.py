@@ -32,8 +32,8 @@ class AskMany(FanOut[Outcome[Reply]]):
     with the input. A prompt that fails does not affect the others: its error is in its `Outcome`. An exception of the
     iterable of prompts is raised after every prompt read before it has ended.
 
-    Leaving the loop, `aclose()` or `async with` end it: no further prompt is sent, and waiting stops. Turns that were
-    started go on at the service.
+    Leaving the loop, `aclose()` or `async with` end it: no further prompt is sent, and waiting stops. A turn that was
+    started goes on at the service.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class WatchMany:
     Each turn keeps the guarantees of `Watch`, and turns do not wait for each other. A turn that fails does not affect
     the others: `errors` maps it to its error. A slow consumer slows the polling.
 
-    The iteration ends when no watched turn is left. Turns can be added while it runs, and after it has ended: the
+    The iteration ends when no watched turn is left. A turn can be added while it runs, and after it has ended: the
     iteration then goes on.
     """
 

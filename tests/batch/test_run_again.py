@@ -17,7 +17,7 @@ from batches import AGENT, Runs, is_start, lost
 from soak_batch import cancelled
 from support import until
 
-from nairi_async import LedgerError, NairiSession
+from nairi_async import LedgerError, NairiSession, OutcomeUnknownError
 from nairi_async.batch import Batch, read_status
 from nairi_async.testing import Done, Say, Simulator, VirtualClock
 
@@ -210,3 +210,16 @@ async def test_an_empty_reply_is_recorded_in_the_end(runs: Runs, simulator: Simu
     outcome = (await runs.all(["a"]))["#1"]
     assert (outcome.is_final, outcome.reply and outcome.reply.text) == (True, "")
     assert clock.monotonic() < 60
+
+
+async def test_a_conversation_of_someone_else_is_not_taken(
+    runs: Runs, simulator: Simulator, clock: VirtualClock
+) -> None:
+    """A lost prompt that may be someone else's conversation in another form is neither given it nor sent again."""
+    async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as someone:
+        foreign = await someone.start(AGENT, "meanwhile")
+    simulator.intercept = lost(1)
+    [outcome] = (await runs.all(["mine"], settle=5)).values()
+    assert isinstance(outcome.error, OutcomeUnknownError)
+    assert outcome.error.candidates == (foreign,)
+    assert sent(simulator) == Counter({"meanwhile": 1})
