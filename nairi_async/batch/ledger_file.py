@@ -74,6 +74,7 @@ _EXPLAINED: Final = {
     "file is not a database": "is not a batch's ledger but another kind of file; name another --ledger",
     "database or disk is full": "the disk is full; free some space and run the batch again",
     "database disk image is malformed": "is damaged",
+    "database is locked": "is locked by another program, such as a backup; run the batch again when that has ended",
     "disk I/O error": "the disk refuses to be read or written",
 }
 

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nairi_async.batch.items import BatchItem, UnusableItem, unusable_outcome
 from nairi_async.batch.ledger import changed_record_error, taken_id_error
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from nairi_async.batch.items import BatchOutcome
+
+
+# New records that are looked for under another identity.
+_SAMPLE: Final = 20
 
 
 class SourceCheck:
@@ -51,6 +55,7 @@ class SourceCheck:
         """Records that cannot be sent."""
         self._place = 0
         self._new_without_id = 0
+        self._first_new: list[BatchItem] = []
 
     @property
     def known(self) -> int:
@@ -84,9 +89,16 @@ class SourceCheck:
         """Refuse a source of which the ledger knows nothing, once all of it was checked.
 
         Raises:
-            OtherPromptsError: the ledger holds prompts without an id, the source as well, and none of them is the same.
+            OtherPromptsError: the ledger holds prompts without an id, the source as well, and none of them is the same;
+                or the ledger holds the same prompts, and either these or those have ids.
         """
-        if not self._has_ledger or self.known or not self._new_without_id:
+        if not self._has_ledger or self.known:
+            return
+        with ledger_errors(self._path or Path()):
+            if any(self._is_held_otherwise(item) for item in self._first_new):
+                reason = "holds the same prompts, but with ids where these have none, or without where these have some"
+                raise OtherPromptsError(f"{reason}: give the records as they were", str(self._path))
+        if not self._new_without_id:
             return
         query = "SELECT count(*) FROM items WHERE key LIKE ? || '%' AND state <> 'unusable'"
         with ledger_errors(self._path or Path()):
@@ -120,6 +132,15 @@ class SourceCheck:
         if not self._is_known(key, item):
             self.new += 1
             self._new_without_id += item.id is None
+            if len(self._first_new) < _SAMPLE:
+                self._first_new.append(item)
+
+    def _is_held_otherwise(self, item: BatchItem) -> bool:
+        """Return whether the ledger holds an equal item that has an id if this one has none, or the other way round."""
+        sign = "NOT LIKE" if item.id is None else "LIKE"
+        query = f"SELECT 1 FROM items WHERE prompt = ? AND attachments = ? AND key {sign} ? || '%' LIMIT 1"  # noqa: S608
+        values = (item.prompt, json.dumps(item.attachments), CONTENT_PREFIX)
+        return self._db.execute(query, values).fetchone() is not None
 
     def _is_known(self, key: str, item: BatchItem) -> bool:
         if not self._has_ledger:

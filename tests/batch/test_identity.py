@@ -84,6 +84,19 @@ async def test_other_prompts_are_refused_before_any_is_sent(runs: Runs, simulato
     assert list(await runs.all(["b", "d"])) == ["#2-2"]
 
 
+async def test_ids_that_come_later_send_nothing_again(runs: Runs, simulator: Simulator, tmp_path: Path) -> None:
+    """Records that get ids, or lose them, would all be new: that is refused. New ids for equal prompts are accepted."""
+    await runs.all(["a", "b"])
+    with pytest.raises(LedgerError, match="holds the same prompts"):
+        await runs.all([{"id": prompt, "prompt": prompt} for prompt in ("a", "b", "c")])
+    runs.ledger = tmp_path / "other.sqlite"
+    await runs.all([{"id": "monday", "prompt": "news"}])
+    with pytest.raises(LedgerError, match="holds the same prompts"):
+        await runs.all(["news"])
+    assert list(await runs.all([{"id": "tuesday", "prompt": "news"}])) == ["tuesday"]
+    assert sent(simulator) == ["a", "b", "news", "news"]
+
+
 async def test_unsent_prompts_wait_for_the_check(runs: Runs, simulator: Simulator) -> None:
     """What an earlier run left unsent is not sent either by a run with other prompts."""
 
