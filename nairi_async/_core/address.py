@@ -65,7 +65,7 @@ def _beginning(given: str) -> str:
     if separator and scheme.isascii() and scheme.isalnum():
         return f"{scheme[:20]}://"
     host = _BARE_HOST.match(given)
-    return repr(host[0]) if host is not None and "@" not in given else "something else"
+    return repr(host[0]) if host is not None and "@" not in given else "a text without a scheme"
 
 
 def _is_host(host: str) -> bool:

@@ -80,7 +80,7 @@ def status_error(
     retry_after = parse_retry_after(response.headers.get("Retry-After"), now if date is None else date)
     error = kind(response.status, text or "no text", retry_after, request.method, request.path)
     if isinstance(error, AuthenticationError):
-        error.hint = f"check {service.key_variable}; {base_url} was asked"
+        error.hint = f"check the API key (api_key= or {service.key_variable}); {base_url} was asked"
     return error
 
 
