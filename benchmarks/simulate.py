@@ -57,16 +57,11 @@ def main() -> int:
 def _one(arguments: argparse.Namespace) -> int:
     result = run(_narrowed(draw(arguments.seed, arguments.program), arguments))
     if arguments.trace:
-        for event in sorted(result.trace, key=_time_of):
-            print(event)
+        print(*result.events, sep="\n")
     if result.violations and arguments.shrink:
         result = shrink(result)
     _show(result)
     return 1 if result.violations else 0
-
-
-def _time_of(event: object) -> float:
-    return event[0] if isinstance(event, tuple) else event.at - 1_775_000_000.0  # type: ignore[attr-defined,no-any-return]
 
 
 def _show(result: Result) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from nairi_async.testing.deterministic import StuckError
+from nairi_async.testing.deterministic import LoopClock, StuckError, VirtualTime
 from simulation.checks import AGENT, LIVES, script
 from simulation.gateway import install
 from simulation.lives import MANY_LIVES
@@ -29,7 +29,17 @@ class Result:
     seconds: float
     """Virtual time that passed."""
     trace: tuple[object, ...] = field(repr=False)
-    """All that happened, in order: equal for equal plans."""
+    """All that happened: equal for equal plans."""
+
+    @property
+    def events(self) -> list[str]:
+        """All that happened, in the order of time, as texts."""
+        epoch = LoopClock(VirtualTime()).epoch
+
+        def time_of(event: Any) -> float:
+            return float(event[0] if isinstance(event, tuple) else event.at - epoch)
+
+        return [str(event) for event in sorted(self.trace, key=time_of)]
 
 
 def run(plan: Plan) -> Result:

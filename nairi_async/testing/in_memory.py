@@ -241,7 +241,7 @@ class InMemoryTransport(AiohttpTransport):
         self._is_open, self._is_closed = False, True
 
     async def send(self, request: Request, state: CallState, timeout: float) -> Response:
-        """Send a request once and return the response, whatever its status, within `timeout` seconds.
+        """Send a request once and return the response, of any status, within `timeout` seconds.
 
         Raises:
             SessionClosedError: not open, or open on another event loop.

@@ -91,10 +91,10 @@ class Middleware:
         response: web.StreamResponse | None = None
         fault = self.faults.next(request.method, request.rel_url.raw_path)
         try:
-            response = await self._respond(fault, request, handler)
+            returned = response = await self._respond(fault, request, handler)
         finally:
             self.requests.append(_record(request, response, at, fault))
-        return response
+        return returned
 
     async def _respond(self, fault: Fault | None, request: web.Request, handler: Handler) -> web.StreamResponse:
         plan = self.faults.plan

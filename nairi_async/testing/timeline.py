@@ -1,4 +1,4 @@
-"""Turns a script into messages, each with all its past and future versions."""
+"""The messages that a script makes, each with all its past and future versions."""
 
 from __future__ import annotations
 

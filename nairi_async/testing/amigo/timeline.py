@@ -1,4 +1,4 @@
-"""Turns a script into a stream: what a turn sends when, and which messages are saved."""
+"""The stream that a script makes: what a turn sends when, and which messages are saved."""
 
 from __future__ import annotations
 
