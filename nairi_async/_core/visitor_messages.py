@@ -1,4 +1,4 @@
-"""What people who use an application are told of an error: fixed sentences, which name nothing of the service."""
+"""What people who use an application read of an error: fixed sentences, which name nothing of the service."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def is_shown(error: NairiError) -> bool:
 
 
 def visitor_message(error: NairiError) -> str:
-    """Return what to tell people who use an application about an error.
+    """Return the sentence about an error that people who use an application read.
 
     An error of what they have sent keeps its text. Every other error becomes one sentence for its class, since the
     texts of services name hosts, paths and more.

@@ -42,7 +42,7 @@ class LostStarts:
         """The dialogues that chats have: none of them can be a lost one."""
 
     def announce(self, prompt: ChatPrompt) -> None:
-        """Count a prompt that will be looked for: equal ones are told apart only by their number."""
+        """Count a prompt that will be looked for: equal ones differ only in their number."""
         self._equal.setdefault(_words(prompt), _EqualPrompts()).count += 1
 
     async def find(self, prompt: ChatPrompt) -> Turn | None:

@@ -67,7 +67,7 @@ class OpenPrompts:
         except TurnFailedError as failed:
             return failed
         except OutcomeUnknownError as error:
-            _log.warning("a chat begins a new dialogue, since its first message cannot be found: %s", error)
+            _log.warning("a chat begins a new dialogue, since its first message cannot be found: %.500r", str(error))
             return None
 
     async def find_dialogue(self, chat: ChatRecord) -> bool:

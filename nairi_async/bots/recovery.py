@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from attrs import evolve, frozen
 
 from nairi_async._core.closing import run_shielded
+from nairi_async._core.json_body import one_line, shortened
 from nairi_async.bots.chat_queue import ChatQueues
 from nairi_async.bots.chat_record import ClockedStore
 from nairi_async.bots.deadline import Deadline
@@ -131,7 +132,7 @@ class _ChatRecovery:
 
     async def _outcome(self, chat: ChatRecord) -> Outcome:
         if is_lost_start(chat):
-            # Equal prompts are told apart by their number, so all of them are counted first.
+            # Equal prompts differ only in their number, so all of them are counted first.
             await self.announced.wait()
             if not await self.recovery.prompts.find_dialogue(chat):
                 return Outcome(is_unsent=True)
@@ -159,7 +160,9 @@ class _ChatRecovery:
     async def _report(self, prompt: ChatPrompt | None, reason: str, *, may_have_run: bool) -> None:
         if prompt is None:
             return
-        _log.warning("a message of chat %s from before a restart gets no reply: %s", self.chat_id, reason)
+        _log.warning(
+            "a message of chat %s from before a restart gets no reply: %s", self.chat_id, shortened(one_line(reason))
+        )
         if self.on_lost is not None:
             lost = LostPrompt(prompt.text, prompt.key, may_have_run=may_have_run, reason=reason)
             await self.on_lost(self.chat_id, lost)

@@ -38,7 +38,7 @@ async def background(work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def typing_shown(typing: Typing | None, clock: Clock, interval: float) -> AsyncGenerator[None]:
-    """Show the indicator beside the block, which never waits for it. Only log what the platform raises."""
+    """Show the indicator while the block runs, which never waits for it. Only log what the platform raises."""
     if typing is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""What the people in a chat are told of an error."""
+"""What the people in a chat read of an error."""
 
 from __future__ import annotations
 

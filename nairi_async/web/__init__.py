@@ -8,8 +8,8 @@ tested with the real frameworks, are in the repository under `tests/recipes`: `f
 * **Resuming.** The id of each event is the cursor of the watch, so a browser that loses its connection resumes behind
   the last message it got.
 * **A browser that leaves stops the polling at once**, and many browsers on one conversation share the reads.
-* **A deploy ends at once**, open streams or not. uvicorn alone waits for open responses before it tells the
-  application to shut down; `EventStreams` hears the signal first and ends them, and browsers resume in the next
+* **A deploy ends at once**, open streams or not. uvicorn alone waits for open responses before it informs the
+  application of the shutdown; `EventStreams` hears the signal first and ends them, and browsers resume in the next
   process.
 * **Errors have a status** (`http_status`) and a JSON form (`error_json`) with a sentence for people. Except for 400 and
   404, no text of the service reaches the browser; it goes to the log `nairi_async.web`.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nairi_async import NairiSession
-from nairi_async.bots import AlreadyAskedError, ChatReply, Chats, LostPrompt, SQLiteStore
+from nairi_async.bots import AlreadyAskedError, ChatReply, Chats, LostPrompt, SQLiteStore, StoreError
 from nairi_async.testing import Quirks, Say, Simulator
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ async def test_the_next_process_takes_over(
         simulator.intercept_response = hold_start
     async with bot(simulator, path, *options) as process:
         await until_accepted(simulator, path)
+        with pytest.raises(StoreError, match="another process uses it"):
+            await SQLiteStore(path, lock_timeout=0).__aenter__()
         if killed == "while sending":
             assert process.stdout is not None
             for _ in range(CHATS):

@@ -39,7 +39,7 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    """A browser, which keeps the cookies of addresses as well."""
+    """Keep cookies of addresses too, as a browser does."""
     async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
         yield session
 
