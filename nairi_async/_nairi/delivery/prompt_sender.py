@@ -181,7 +181,9 @@ class PendingPrompt:
             raise
         else:
             self._sender.reconciler.claims.assign(claim, turn)
-            return self._accept(turn, TurnOrigin(started_at, self._call.answered_at, self._is_first))
+            # Counted from when it left: in a burst, prompts wait for a connection first.
+            sent_at = self._call.started_at or started_at
+            return self._accept(turn, TurnOrigin(sent_at, self._call.answered_at, self._is_first))
         finally:
             until = context.clock.monotonic() + SETTLING_TIME
             self._window = SearchWindow(self._agent_id, started_at, until, previous)

@@ -21,8 +21,10 @@ and then replaces polls: 1.8 requests for each turn instead of 20 with a thousan
 listed. It is given up with one log record when a poll finds what it did not announce, or when it costs more than the
 polls that it saves; after a back-off it is tried anew. Where it cannot be read, watchers poll by themselves until it
 can. An outage, a change that a later prompt hides and what happened before the first reading are no evidence against
-it. After an announced poll that shows no end, up to three polls of the watcher's own follow, because the end may come
-without an announcement; and a watcher that waits for the listing polls after five times `Polling.maximum` in any case.
+it. On the first trial of a listing a panel of 48 conversations polls by itself, and the others wait for the listing,
+but no longer than `trial_patience`. After an announced poll that shows no end, up to three polls of the watcher's own
+follow, because the end may come without an announcement; and a watcher that waits for the listing polls after five
+times `Polling.maximum` in any case.
 
 **Who reads (`listing_reader`, `listing_pages`, `waiters`, `shared_reads`).** There is no background task. Of the
 watchers that wait for the listing one leads and reads it for all; equal reads at one time are one request.
@@ -30,7 +32,7 @@ watchers that wait for the listing one leads and reads it for all; equal reads a
 **What is new (`timeline`).** Reads go in, new messages come out, each once and in order. `watch` is the iterator over
 them, and `turn_messages` makes the reply or the error of a turn that ended.
 
-Pure, without clock or I/O: `cadence`, `feed_trust`, `hazard`, `listing_pages`, `schedule`, `settings`, `timeline` and
-`turn_messages`. `poller` joins them with the session's clock. How the figures were measured stands in
+Pure, without clock or I/O: `cadence`, `feed_trust`, `hazard`, `list_order`, `listing_pages`, `schedule`, `settings`,
+`timeline` and `turn_messages`. `poller` joins them with the session's clock. How the figures were measured stands in
 `benchmarks/README.md` ("Finding news").
 """

@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import math
 from typing import TYPE_CHECKING, Final
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from nairi_async._core.rate_limits import RateLimiter
 from nairi_async._core.retry import is_refusal, is_transient
-from nairi_async._nairi.polling.feed_trust import FeedTrust, TrustState, WatchedJob
+from nairi_async._nairi.polling.feed_trust import PANEL, FeedTrust, TrustState, WatchedJob
 from nairi_async._nairi.polling.listing_reader import ListingReader
 from nairi_async._nairi.polling.waiters import Waiters
 from nairi_async.errors import (
@@ -76,6 +76,7 @@ class ChangeFeed:
         # Until then the listing is not read, because it could not be; watchers poll by themselves.
         self._suspended_until = -math.inf
         self._jobs: WeakValueDictionary[str, WatchedJob] = WeakValueDictionary()
+        self._panel: WeakSet[WatchedJob] = WeakSet()
         self._waiters = Waiters()
         self._lead_until = -math.inf
         self._announced_at = -math.inf
@@ -89,9 +90,17 @@ class ChangeFeed:
         """Return the trust that counts for those who wait for this kind of news."""
         return self.ends if kind == "turn" else self.messages
 
-    def replaces_polls(self, trust: FeedTrust) -> bool:
-        """Return whether watchers should wait for it instead of polling by themselves."""
-        return trust.state is TrustState.TRUSTED and not self._is_suspended and len(self._jobs) >= _FEW
+    def replaces_polls(self, trust: FeedTrust, job: WatchedJob) -> bool:
+        """Return whether a watcher should wait for it instead of polling by itself.
+
+        On its first trial it replaces the polls of most of many conversations; a panel of them tests it.
+        """
+        if self._is_suspended:
+            return False
+        if trust.state is TrustState.TRUSTED:
+            return len(self._jobs) >= _FEW
+        is_first_trial = trust.state is TrustState.ON_TRIAL and not trust.reason
+        return is_first_trial and not job.is_of_panel and len(self._jobs) >= 2 * PANEL
 
     @property
     def _is_suspended(self) -> bool:
@@ -103,7 +112,9 @@ class ChangeFeed:
             self._reader.reset()
         job = self._jobs.get(job_id)
         if job is None:
-            job = self._jobs[job_id] = WatchedJob(job_id)
+            job = self._jobs[job_id] = WatchedJob(job_id, is_of_panel=len(self._panel) < PANEL)
+            if job.is_of_panel:
+                self._panel.add(job)
         return job
 
     async def try_out(self, trust: FeedTrust) -> None:
@@ -127,7 +138,7 @@ class ChangeFeed:
         """
         waiter = self._waiters.join(job, until)
         try:
-            while self.replaces_polls(trust) and self._clock.monotonic() < until:
+            while self.replaces_polls(trust, job) and self._clock.monotonic() < until:
                 if job.has_news(since, is_own=is_own):
                     return True
                 if self._waiters.leader is None:

@@ -30,6 +30,12 @@ _WORTH: Final = 0.8
 # Polls saved, by estimate, and readings made, before the worth is judged, and judged again.
 _SAMPLE: Final = 200.0
 _READINGS: Final = 10
+# Conversations of an agent that poll by themselves while its listing is on trial, where there are at least twice as
+# many: enough to find the first news as soon as all would, and few enough to cost little.
+PANEL: Final = 48
+# How long the others wait for a listing on trial, in seconds and as a share of the time waited.
+_TRIAL_PATIENCE: Final = 8.0
+_TRIAL_SHARE: Final = 0.1
 # Pages that are charged at most to a kind of news that no watcher has waited for meanwhile.
 _MOST_PAGES: Final = 100.0
 # Seconds after which a listing that was switched off is tried anew; they double each time.
@@ -158,11 +164,22 @@ class FeedTrust:
         return True
 
 
+def trial_patience(waited: float, jitter: float) -> float:
+    """Return the seconds that a conversation outside of the panel waits for a listing on trial before it is polled.
+
+    While the trial lasts, this is how late its news can be found if the listing is wrong: eight seconds, or a tenth of
+    the time waited, a fifth more by `jitter` in [0, 1). The trial ends soon after the panel has found its first news.
+    """
+    return max(_TRIAL_PATIENCE, _TRIAL_SHARE * waited) * (0.8 + 0.4 * jitter)
+
+
 @define(eq=False)
 class WatchedJob:
     """One watched conversation, as the listing shows it."""
 
     job_id: str
+    is_of_panel: bool = False
+    """Whether its own polls test the listing while that is on trial for the first time."""
     moved_at: float = float("-inf")
     """When the last page that announced it was received, by the session's clock."""
     is_doubtful: bool = False

@@ -28,8 +28,6 @@ log = logging.getLogger("nairi_async.polling")
 
 _T = TypeVar("_T")
 
-# Where a listing is trusted, each conversation is still polled after this many times `Polling.maximum`, to verify it.
-_VERIFYING: Final = 5.0
 # Seconds that the last poll may take after the end of the whole wait.
 _GRACE: Final = 2.0
 
@@ -132,9 +130,14 @@ class Poller:
         counters.open_watches += 1
         try:
             if subscription is not None and schedule.is_replaceable and subscription.replaces_polls:
-                until = min(self._deadline, schedule.polled_at + _VERIFYING * self._context.polling.maximum)
-                self._emit_plan(until, is_announced=True)
-                subscription.was_announced = await subscription.wait(schedule.polled_at, until)
+                is_trial = True
+                while is_trial:
+                    # What has proved true meanwhile is waited for longer.
+                    is_trial = not subscription.is_trusted
+                    until = min(self._deadline, schedule.polled_at + self._patience(schedule, subscription))
+                    self._emit_plan(until, is_announced=True)
+                    subscription.was_announced = await subscription.wait(schedule.polled_at, until)
+                    is_trial = is_trial and subscription.is_trusted and not subscription.was_announced
                 schedule.observe_announcement_wait(subscription.announced_alive_at)
                 wait = 0.0 if subscription.was_announced else self._wait_without_listing(schedule, until)
                 if wait > 0:
@@ -190,7 +193,9 @@ class Poller:
         schedule, subscription = self._begin(), self._subscription
         self._is_exhausted = read.started_at >= self._deadline
         self._account(read.started_at, news=news)
-        follow_up = subscription.plan_follow_up(schedule.polled_at) if subscription is not None else None
+        follow_up = (
+            subscription.plan_follow_up(schedule.polled_at, read.started_at) if subscription is not None else None
+        )
         schedule.feed(read.started_at, news=news, jitter=self._context.random(), received_at=read.received_at)
         if follow_up is not None:
             schedule.hasten(read.received_at + follow_up)
@@ -250,13 +255,18 @@ class Poller:
             schedule.feed(origin.sent_at, news=False, jitter=context.random())
         return schedule
 
+    def _patience(self, schedule: Schedule, subscription: Subscription) -> float:
+        waited = schedule.waited(self._context.clock.monotonic())
+        return subscription.patience(waited, self._context.polling.maximum, self._context.random())
+
     def _wait_without_listing(self, schedule: Schedule, until: float) -> float:
         """Return the seconds to the next poll after a wait for the listing ended without an announcement."""
         now = self._context.clock.monotonic()
         if now >= until:
             return 0.0
         # The listing no longer replaces polls, for all watchers at once: they spread their polls over an interval.
-        return self._wait_until(now + self._context.random() * min(schedule.interval, until - now))
+        spread = max(schedule.interval, 2.0 * self._context.polling.delay)
+        return self._wait_until(now + self._context.random() * min(spread, until - now))
 
     def _wait_until(self, at: float) -> float:
         """Return the seconds to a poll that is planned for `at`, and report the plan."""

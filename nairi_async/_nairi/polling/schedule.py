@@ -69,7 +69,7 @@ class Schedule:
         The interval counts from the beginning of the poll, so that watchers which share reads fall into step. But after
         a poll that was held back until `received_at`, the next one does not follow at once.
         """
-        waited = max(0.0, polled_at - self._started_at)
+        waited = self.waited(polled_at)
         if news:
             self.observe_news(polled_at)
             # From here on the beginning is known: the last message.
@@ -82,6 +82,10 @@ class Schedule:
         self.next_poll_at = max(polled_at + self.interval, earliest + self.interval / 2.0)
         self.is_fixed, self.polled_at = False, polled_at
         return self.interval
+
+    def waited(self, now: float) -> float:
+        """Return the seconds for which news has been awaited."""
+        return max(0.0, now - self._started_at)
 
     def poll_at(self, at: float) -> None:
         """Set the time of the next poll instead of the cadence."""

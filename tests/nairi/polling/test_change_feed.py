@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from nairi_async import ConversationSummary, NairiSession, Polling, Turn, WatchTimeoutError
 from nairi_async._core.server_clock import ServerClock
-from nairi_async._nairi.polling.feed_trust import FeedTrust, TrustState, WatchedJob
+from nairi_async._nairi.polling.feed_trust import FeedTrust, TrustState, WatchedJob, trial_patience
 from nairi_async._nairi.polling.listing_pages import PAGE, ListingPages, PageQuery
 from nairi_async.testing import FaultPlan, Quirks, Say, Simulator, Text, VirtualClock
 
@@ -624,3 +624,26 @@ async def test_a_listing_that_alone_is_refused_slows_nothing_but_itself(clock: V
     assert max(late) < 15
     assert sum(late) / len(late) < 1.6
     assert sum("/agents/" in seen.path for seen in after) > 10
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("moves", ["completion", "never"])
+async def test_a_panel_tests_the_listing_for_many(clock: VirtualClock, moves: Any) -> None:
+    """From a cold start, most of many conversations wait for the listing on trial; if it is wrong, not for long."""
+    async with Simulator(clock=clock, quirks=Quirks(updated_at_moves=moves)) as simulator:
+        rng = random.Random(5)
+        simulator.agent("my-agent", lambda _prompt, _turn: lasting(rng))
+        late = await lateness(simulator, clock, rounds=1, many=150)
+        polled: dict[str, int] = {}
+        for seen in simulator.requests:
+            if "/messages/" in seen.path and seen.at < simulator.requests[0].at + 6:
+                polled[seen.path] = polled.get(seen.path, 0) + 1
+    assert len(polled) < 150
+    assert max(late) < 12
+    assert sum(late) / len(late) < 1.9
+
+
+@given(st.floats(0, 1e5), st.floats(0, 1, exclude_max=True))
+def test_the_wait_for_a_listing_on_trial_is_bounded(waited: float, jitter: float) -> None:
+    """What a wrong listing can cost before it is found out: about eight seconds, or a tenth of the time waited."""
+    assert 6 < trial_patience(waited, jitter) <= 1.2 * max(8.0, 0.1 * waited)
