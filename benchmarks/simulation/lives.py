@@ -202,9 +202,10 @@ class ChatLives:
                 universe.note(f"{chat}: {len(jobs)} conversations")
 
     def _has(self, texts: list[str], whole: str) -> bool:
-        """Return whether a reply is among some; its beginning counts where a service shows the rest later."""
+        """Return whether a reply is among some; a part counts where a service shows the rest later."""
         is_late = self.universe.plan.is_late
-        return any(text == whole or (is_late and text and whole.startswith(text)) for text in texts)
+        parts = set(whole.split("\n\n"))
+        return any(text == whole or (is_late and text and set(text.split("\n\n")) <= parts) for text in texts)
 
 
 MANY_LIVES: Final[dict[str, Callable[[Universe], Any]]] = {"batch": BatchLives, "chats": ChatLives}
