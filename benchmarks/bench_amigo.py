@@ -1,4 +1,4 @@
-"""Amigo's streamed conversations: the vendor's own client beside this library.
+"""Amigo's streamed conversations: the vendor's own client compared with this library.
 
     python benchmarks/bench_amigo.py            # a few minutes
     python benchmarks/bench_amigo.py --quick    # fewer rounds and streams
@@ -222,7 +222,7 @@ async def held(talker: Client, streams: int) -> dict[str, float]:
                 if not is_held and event.type == "new-message":
                     is_held, now = True, now + 1
                     most = max(most, now)
-        except Exception:  # noqa: BLE001 - whatever a client raises counts
+        except Exception:  # noqa: BLE001 - any error of a client counts
             failed += 1
         now -= is_held
 

@@ -31,7 +31,7 @@ _BROKEN: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 
-def told(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """Return an error as its type and the status that it knows."""
     kind = type(error)
     status = getattr(error, "status", None) or getattr(error, "status_code", None)
@@ -43,9 +43,9 @@ async def outcome(action: Awaitable[str]) -> str:
     try:
         return await asyncio.wait_for(action, 20)
     except TimeoutError as error:
-        return "still waiting after 20 s" if type(error) is TimeoutError else told(error)
-    except Exception as error:  # noqa: BLE001 - whatever a client raises is the result
-        return told(error)
+        return "still waiting after 20 s" if type(error) is TimeoutError else described(error)
+    except Exception as error:  # noqa: BLE001 - any error of a client is the result
+        return described(error)
 
 
 async def read(talker: Any, message: str = "good", **options: Any) -> str:

@@ -120,14 +120,14 @@ async def test_an_interaction_is_a_form_as_documented() -> None:
 
 
 async def test_events_come_before_the_message(amigo: AmigoSession, service: AmigoSimulator) -> None:
-    """Each event keeps its text and its time, whatever its time zone."""
+    """Each event keeps its text and its time, in any time zone."""
     conversation = await begun(amigo, service)
-    moments = [NOW - timedelta(days=1), (NOW - timedelta(hours=1)).astimezone(timezone(timedelta(hours=9)))]
+    times = [NOW - timedelta(days=1), (NOW - timedelta(hours=1)).astimezone(timezone(timedelta(hours=9)))]
     said = ["parcel left\r\n--x", "parcel arrived \u2713"]
     await amigo.interact(
-        conversation, "Where is it?", external_events=zip(moments, said, strict=True), message_type="user-message"
+        conversation, "Where is it?", external_events=zip(times, said, strict=True), message_type="user-message"
     ).reply()
-    assert service.asked[-1].events == tuple(zip(said, moments, strict=True))
+    assert service.asked[-1].events == tuple(zip(said, times, strict=True))
 
 
 @pytest.mark.parametrize("data", [wav(), wav(44100, width=4), wav(4000), MP3, b"ID3" + MP3])
@@ -135,7 +135,7 @@ async def test_events_come_before_the_message(amigo: AmigoSession, service: Amig
 async def test_a_recording_is_sent_as_it_is(
     data: bytes, kind: str, amigo: AmigoSession, service: AmigoSimulator, tmp_path: Path
 ) -> None:
-    """Bytes, a path and an open file are looked at, described and sent unchanged."""
+    """Bytes, a path and an open file are recognised, described and sent unchanged."""
     path = tmp_path / "recording"
     path.write_bytes(data)
     conversation = await begun(amigo, service)
@@ -223,7 +223,7 @@ async def test_a_plus_is_encoded() -> None:
     ],
 )
 async def test_a_list_without_end_or_form_is_refused(page: Any) -> None:
-    """A service that pages for ever, or answers in another shape, is a typed error soon."""
+    """A service whose pages never end, or have another shape, is a typed error soon."""
     async with RawServer(SIGNED_IN, answer(200, json.dumps(page))) as server, session(server.url) as amigo:
         with pytest.raises(DecodeError):
             [row async for row in amigo.conversations()]
@@ -429,7 +429,7 @@ async def test_arguments_that_no_request_could_carry(words: str, call: Callable[
     ],
 )
 async def test_recordings_that_the_service_does_not_take(words: str, data: Any) -> None:
-    """A recording is looked at before anything of it is sent."""
+    """A recording is checked before anything of it is sent."""
     async with RawServer(SIGNED_IN) as server, session(server.url) as amigo:
         with pytest.raises(InvalidArgumentError, match=words):
             await amigo.interact(ID, voice=data)

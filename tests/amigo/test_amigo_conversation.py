@@ -260,7 +260,7 @@ async def test_a_turn_is_certainly_not_kept_once_the_service_accepts_a_later_one
 
 
 async def test_a_turn_that_runs_for_long_is_not_taken_for_lost(amigo: AmigoSession, service: AmigoSimulator) -> None:
-    """A reply that is saved minutes later is found by the next look; until then nothing is claimed."""
+    """A reply that is saved minutes later is found by the next `settle`; until then nothing is claimed."""
     dialogue = amigo.conversation(service.service_id)
     await dialogue.begin()
     service.service([Cut(), Speak("At last.", after=200.0)], service_id=service.service_id)
@@ -291,7 +291,7 @@ async def test_a_text_that_the_service_changed_is_not_taken_for_lost() -> None:
 
 
 async def test_the_same_words_said_before_are_not_taken_for_it(amigo: AmigoSession, service: AmigoSimulator) -> None:
-    """An earlier turn with the same words, a moment ago, does not pass for the one that is looked for."""
+    """An earlier turn with the same words, a moment ago, does not pass for the one that was lost."""
     service.service("Fine.", service_id=service.service_id)
     dialogue = amigo.conversation(service.service_id)
     await dialogue.begin()
@@ -306,7 +306,7 @@ async def test_the_same_words_said_before_are_not_taken_for_it(amigo: AmigoSessi
 async def test_the_same_words_in_a_first_turn_are_not_taken_for_it(
     amigo: AmigoSession, service: AmigoSimulator
 ) -> None:
-    """The stream of a new conversation names no user message, and its turn is told from the next all the same."""
+    """A new conversation's stream names no user message, and its turn is distinguished from the next all the same."""
     dialogue = amigo.conversation(service.service_id)
     await dialogue.ask("yes")
     service.cut(on="interact")
@@ -422,7 +422,7 @@ async def test_finishing_after_a_refused_turn_is_harmless(
 
 @pytest.mark.parametrize("skew", [-3600.0, 3600.0])
 async def test_a_new_conversation_is_found_by_its_words(skew: float, clock: VirtualClock) -> None:
-    """A conversation whose id never came is found among the service's, whatever its clock."""
+    """A conversation whose id never came is found among the service's, however its clock differs."""
     async with (
         AmigoSimulator("Saved.", clock=clock, quirks=AmigoQuirks(clock_skew=skew)) as service,
         session(service.url, clock=clock) as amigo,
@@ -651,7 +651,7 @@ async def test_leaving_the_outcomes_stops_asking(amigo: AmigoSession, service: A
     ],
 )
 async def test_errors_name_the_conversation(steps: Any, kind: type[NairiError]) -> None:
-    """Whatever goes wrong in a resumed conversation, the error says in which."""
+    """An error of a resumed conversation names it, for each way of failing."""
     async with RawServer(SIGNED_IN, *steps) as server, session(server.url) as amigo:
         with pytest.raises(kind) as caught:
             await amigo.resume(ID).ask("Hi")

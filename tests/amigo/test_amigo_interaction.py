@@ -47,7 +47,7 @@ def played(pieces: Iterable[bytes]) -> tuple[list[events.Event], Interaction]:
     st.lists(st.integers(min_value=0), max_size=20),
 )
 def test_lines_are_the_same_however_they_come(said: list[str], end: bytes, last: Any, cuts: list[int]) -> None:
-    """Whatever is said, however lines end and wherever the body is cut, the same texts come out, each once."""
+    """Any texts come out once each, however lines end and wherever the body is cut."""
     body = end.join(json.dumps({"type": "x", "said": text}, ensure_ascii=False).encode() for text in said)
     seen, _ = played(split(body + (end if last else b""), cuts))
     assert [event.raw["said"] for event in seen] == said
@@ -95,7 +95,7 @@ def test_a_line_as_long_as_the_limit_is_read() -> None:
     ],
 )
 def test_the_four_outcomes(said: list[Any], end: InteractionEnd) -> None:
-    """The events alone tell how an interaction ended."""
+    """The events alone say how an interaction ended."""
     assert played([lines(*said)])[1].end is end
 
 
@@ -262,7 +262,7 @@ def test_partial_actions_are_typed(word: str, said: dict[str, Any]) -> None:
 
 @given(st.binary(max_size=200) | st.from_regex(rb'\{"type":"(new-message|error)",.{0,40}\}', fullmatch=True))
 def test_no_line_can_stop_a_stream(line: bytes) -> None:
-    """Whatever a line holds, it is an event; one that is not JSON shows its beginning."""
+    """Any line is an event; one that is not JSON shows its beginning."""
     event = decode_event(line)
     assert event.raw or isinstance(event, UnknownEvent)
 

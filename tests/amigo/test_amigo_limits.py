@@ -43,7 +43,7 @@ def test_no_minute_has_more_than_the_limit(gaps: Sequence[float], limit: int) ->
         now += gap
         wait = window.time_until_next(now)
         if wait:
-            assert sum(moment > now - WINDOW for moment in left) == limit
+            assert sum(at > now - WINDOW for at in left) == limit
         now += wait
         window.drip(now)
         left.append(now)
@@ -51,7 +51,7 @@ def test_no_minute_has_more_than_the_limit(gaps: Sequence[float], limit: int) ->
 
 
 def test_no_limit_is_no_wait() -> None:
-    """Without a limit nobody waits."""
+    """Without a limit no call waits."""
     window = SlidingWindow(None)
     for _ in range(100):
         window.drip(0.0)
@@ -81,7 +81,7 @@ def test_a_used_up_window_is_waited_for(remaining: Any, reset: Any, date: Any, w
 
 @pytest.mark.anyio
 async def test_calls_are_paced_by_endpoint(clock: VirtualClock) -> None:
-    """Against a service that enforces its limits, no call is refused, whatever is asked for at once."""
+    """Against a service that enforces its limits, no call is refused, however many are made at once."""
     async with (
         AmigoSimulator("Hi", clock=clock, quirks=AmigoQuirks(limits="organization", one_unfinished=False)) as service,
         session(service.url, clock=clock, limits=None) as amigo,
@@ -97,8 +97,8 @@ async def test_calls_are_paced_by_endpoint(clock: VirtualClock) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_limit_of_one_endpoint_holds_nobody_else() -> None:
-    """A `Retry-After` quiets the calls of its own endpoint, and no others."""
+async def test_a_limit_of_one_endpoint_holds_no_other() -> None:
+    """A `Retry-After` holds back the calls to its own endpoint, and no others."""
     clock = VirtualClock()
     messages = answer(200, '{"messages": [], "has_more": false}')
     steps = (SIGNED_IN, refusal(429, "slow", "Retry-After: 30"), messages, answer(200, EMPTY))
@@ -160,7 +160,7 @@ async def test_waiting_for_a_turn_is_not_trying() -> None:
 
 
 @pytest.mark.anyio
-async def test_waiting_for_a_lane_holds_no_connection() -> None:
+async def test_waiting_for_a_bucket_holds_no_connection() -> None:
     """While one endpoint's calls wait for the next minute, the only connection serves another's."""
     clock = VirtualClock()
     limiter = RateLimiter(clock, lambda: 0.5, connections=1, buckets={"a": 1, "b": None})
@@ -176,8 +176,8 @@ async def test_waiting_for_a_lane_holds_no_connection() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_cancelled_call_leaves_its_lane() -> None:
-    """Who is cancelled in a lane holds nobody up, and costs no place in the window."""
+async def test_a_cancelled_call_leaves_its_bucket() -> None:
+    """A call that is cancelled in its bucket delays no other, and takes no place in the window."""
     clock = VirtualClock()
     limiter = RateLimiter(clock, lambda: 0.5, connections=1, buckets={"a": 2})
     async with limiter.slot(math.inf, "a"):

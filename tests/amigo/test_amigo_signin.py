@@ -65,7 +65,7 @@ async def test_many_tasks_sign_in_once(amigo: AmigoSession, service: AmigoSimula
 
 
 async def test_a_cancelled_sign_in_costs_the_others_nothing() -> None:
-    """If the task that signs in is cancelled, another does; nobody fails, and no task is left behind."""
+    """If the task that signs in is cancelled, another does; no other call fails, and no task is left behind."""
     release = asyncio.Event()
     sign_ins = 0
 
@@ -104,7 +104,7 @@ async def test_a_failed_sign_in_fails_all_who_waited_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "kind", "told"),
+    ("step", "kind", "words"),
     [
         (refusal(401, "no such key"), AuthenticationError, "401 no such key"),
         (answer(404, '{"detail": "no such organisation"}'), NotFoundError, "404"),
@@ -115,10 +115,10 @@ async def test_a_failed_sign_in_fails_all_who_waited_once() -> None:
         (Act.CLOSE, ConnectionFailedError, "connection failed"),
     ],
 )
-async def test_a_failed_sign_in_keeps_its_status(step: Step, kind: type[NairiError], told: str) -> None:
+async def test_a_failed_sign_in_keeps_its_status(step: Step, kind: type[NairiError], words: str) -> None:
     """What went wrong with the sign-in is the typed error, with status and path, and the message was not sent."""
     async with RawServer(step) as server, session(server.url, retry=RetryPolicy(attempts=2)) as amigo:
-        with pytest.raises(kind, match=f"POST /simulated/user/signin_with_api_key: .*{told}"):
+        with pytest.raises(kind, match=f"POST /simulated/user/signin_with_api_key: .*{words}"):
             await amigo.interact(ID, "Hi")
         assert all("signin" in line for line in server.lines)
 

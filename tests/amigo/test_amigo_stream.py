@@ -80,7 +80,7 @@ async def test_a_first_message_of_either_kind(amigo: AmigoSession, service: Amig
 
 
 async def test_a_message_is_answered(amigo: AmigoSession, service: AmigoSimulator) -> None:
-    """A message in a conversation streams its reply, whatever characters it is made of."""
+    """A message in a conversation streams its reply, for any characters."""
     said = 'Wo ist "mein" Paket?\r\n\u2028--boundary\x00 \U0001f4e6'
     async with amigo.interact(await begun(amigo, service), said) as stream:
         seen = [event async for event in stream]
@@ -307,7 +307,7 @@ async def test_a_page_in_place_of_a_stream_is_unreadable() -> None:
 
 
 async def test_a_redirect_in_place_of_a_stream_holds_nothing() -> None:
-    """What is no stream gives its place among the connections back, whatever its status."""
+    """A response that is no stream releases its connection, for any status."""
     redirect = answer(302, "elsewhere")
     async with RawServer(SIGNED_IN, redirect) as server, session(server.url, max_connections=1) as amigo:
         for _ in range(3):
@@ -359,7 +359,7 @@ async def test_silence_is_virtual_too(
 async def test_a_pause_within_the_silence_is_waited_for(
     amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
 ) -> None:
-    """Each event begins the silence anew, also while other streams wait, and a stream is open that nobody reads."""
+    """Each event restarts the idle timeout, also while other streams wait, and an open one is not read."""
     unread = service.service([Speak("a"), Hang()])
     service.service([Speak("a b c", every=299), Complete(after=299)], service_id=service.service_id)
     async with amigo.create_conversation(unread) as stream:
@@ -482,7 +482,7 @@ async def test_leaving_frees_connection_and_conversation_at_once(leave: str) -> 
 async def test_leaving_is_no_error_of_the_simulator(
     amigo: AmigoSession, service: AmigoSimulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever tests what leaves a stream finds no traceback of the server in the log."""
+    """A test of leaving a stream finds no traceback of the server in the log."""
 
     async def gone(_response: object, _data: bytes) -> None:
         raise ConnectionResetError

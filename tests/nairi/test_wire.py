@@ -128,7 +128,7 @@ def test_a_message_with_everything() -> None:
 
 @pytest.mark.parametrize("status", ["queued", "pending", "paused", "Completed", ""])
 def test_unknown_words_pass_through_and_are_never_terminal(status: str) -> None:
-    """A role or status that nobody knows is kept as it came."""
+    """An unknown role or status is kept as it came."""
     raw = {"id": "m", "job_id": "j", "content": "", "role": "oracle", "status": status}
     message = wire.decode_message(encoded(raw))
     assert (message.role, message.status, message.is_terminal) == ("oracle", status, False)
@@ -158,7 +158,7 @@ def test_progress_without_an_envelope_is_still_delivered(content: object) -> Non
 
 @given(st.lists(st.dictionaries(st.sampled_from(MESSAGE_FIELDS), json_values), max_size=5))
 def test_no_entry_of_a_timeline_is_ever_dropped(entries: list[dict[str, Any]]) -> None:
-    """Whatever an entry holds, a message comes of it, with text fields that are text and times that are times."""
+    """Any entry becomes a message, with text fields that are text and times that are times."""
     messages = wire.decode_timeline(encoded({"messages": entries}), progress=True)
     assert len(messages) == len(entries)
     for message in messages:
@@ -169,7 +169,7 @@ def test_no_entry_of_a_timeline_is_ever_dropped(entries: list[dict[str, Any]]) -
 @given(st.binary(max_size=60) | json_values.map(encoded))
 @pytest.mark.parametrize("decode", DECODERS.values(), ids=DECODERS)
 def test_any_bytes_give_a_model_or_a_decode_error(decode: Any, body: bytes) -> None:
-    """No body whatever makes the wire layer raise anything but DecodeError."""
+    """For no body does the wire layer raise anything but DecodeError."""
     with suppress(DecodeError):
         decode(body)
     assert len(json_body.shortened(json_body.decode_error(body))) <= json_body.EXCERPT
@@ -230,7 +230,7 @@ def test_an_attachment_is_decoded_and_a_broken_one_refused() -> None:
 
 
 def test_usage_adds_up_exactly_and_absent_stays_absent() -> None:
-    """Decimal sums; a figure that nobody reported is None; a sum over different models names none."""
+    """Decimal sums; a figure that was not reported is None; a sum over different models names none."""
     one = Usage(cost_usd=Decimal("0.1"), input_tokens=1, model="a")
     two = Usage(cost_usd=Decimal("0.2"), output_tokens=2, model="a")
     assert Usage.total([one, None, two]) == Usage(cost_usd=Decimal("0.3"), input_tokens=1, output_tokens=2, model="a")
