@@ -30,10 +30,13 @@ asyncio.run(main())
 
 * **A stream never ends silently.** `InteractionVoidError`: nothing was kept, the message may be sent again.
   `InteractionUnknownError`: the stream broke off, and `await stream.settle()` looks among the messages, without
-  sending anything. `reply.warning`: the interaction is saved, and only the post-processing failed. Unknown events and
-  broken lines are handed over.
+  sending anything; it returns `None` only if it is certain that nothing was kept, and otherwise raises.
+  `reply.warning`: the interaction is saved, and only the post-processing failed. Unknown events and broken lines are
+  handed over.
 * **A stream holds a connection and its conversation** until its end, or until `async with` is left. Streams beyond
   `max_connections` wait. The agent may be silent for `idle_timeout=` (300 s).
+* **All handles of a conversation know the same**: after a stop, the next call waits for the rest of the turn, up to
+  `idle_timeout`; a conversation that is busy is never reported as finished.
 * **Calls wait for their turn**: one at a time in a conversation, and no more a minute to each endpoint than the
   service takes (`limits=Limits(…)`). The processes of your organisation share these limits, so give each its part.
 * **One unfinished conversation for each user and service**; the service allows no more. So one session serves one

@@ -83,7 +83,7 @@ class AmigoConversation:
             await self._lock.has_id.wait()
         return conversation_id
 
-    async def ask(self, prompt: str, *, timeout: Duration | None = None) -> AmigoReply:
+    async def ask(self, prompt: str, *, timeout: Duration | None = checks.DEFAULT_TIMEOUT) -> AmigoReply:
         """Say something after the turns before it, and wait for the whole reply.
 
         Args:

@@ -13,6 +13,7 @@ from nairi_async.errors import (
     InteractionUnknownError,
     InteractionVoidError,
     NairiError,
+    RequestTimeoutError,
     UnreadableOutcomeError,
 )
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from nairi_async._core.request import Request
     from nairi_async.amigo.events import Event
     from nairi_async.amigo.interaction import Interaction
+    from nairi_async.clock import Clock
 
 log = logging.getLogger("nairi_async.amigo")
 
@@ -30,19 +32,27 @@ log = logging.getLogger("nairi_async.amigo")
 class EventReader:
     """Makes events of a body, and notes what they say of their interaction."""
 
-    def __init__(self, interaction: Interaction, quote: Callable[[str], str]) -> None:
+    def __init__(
+        self, interaction: Interaction, quote: Callable[[str], str], clock: Clock, idle_timeout: float
+    ) -> None:
         self.interaction = interaction
         """What the events have said so far."""
         self.is_ended = False
         """Whether no other event comes."""
         self._quote = quote
         self._lines = LineSplitter()
+        self._clock = clock
+        self._idle_timeout = idle_timeout
+        self._data_at: float | None = None
 
     async def read(self, body: Stream, request: Request) -> tuple[list[Event], NairiError | None]:
         """Wait for the next piece of the body; return its events, and at the end why the interaction failed."""
         cause: NairiError | None = None
         try:
+            if self._data_at is None:
+                self._data_at = self._clock.monotonic()
             piece = await body.read()
+            self._check_idle(piece, request)
             lines = self._lines.feed(piece) if piece else self._lines.end()
         except NairiError as error:
             piece, cause = b"", error
@@ -58,6 +68,15 @@ class EventReader:
         if cause is not None:
             log.info("a stream ended as %s: %s", self.interaction.end.value, cause)
         return read, self._failure(request, cause)
+
+    def _check_idle(self, piece: bytes, request: Request) -> None:
+        """Blank lines are no data: a stream of nothing else is broken after the idle timeout."""
+        now = self._clock.monotonic()
+        if not piece.isspace():
+            self._data_at = now
+        elif self._data_at is not None and now - self._data_at >= self._idle_timeout:
+            reason = f"no data but blank lines came for {self._idle_timeout:.3g} s"
+            raise RequestTimeoutError(reason, request.method, request.path, sent=True)
 
     def _failure(self, request: Request, cause: NairiError | None) -> NairiError | None:
         end = self.interaction.end

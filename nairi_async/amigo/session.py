@@ -310,7 +310,9 @@ class AmigoSession(ResourceMethods, ServiceSession):
             return None
         return AmigoConversation(self._api, self._locks, service_id=service, conversation_id=rows[0].id, options={})
 
-    async def ask(self, service_id: str, prompt: str, *, timeout: Duration | None = None) -> AmigoReply:
+    async def ask(
+        self, service_id: str, prompt: str, *, timeout: Duration | None = checks.DEFAULT_TIMEOUT
+    ) -> AmigoReply:
         """Ask once: create a conversation with a prompt, wait for the reply, finish the conversation.
 
         Calls for one service run one after another, since the service allows a user one unfinished conversation of it.
@@ -330,7 +332,11 @@ class AmigoSession(ResourceMethods, ServiceSession):
         return await self._one_shots.ask(service_id, conversation, checks.prompt(prompt), bound)
 
     def ask_many(
-        self, service_id: str, prompts: Iterable[str] | AsyncIterable[str], *, timeout: Duration | None = None
+        self,
+        service_id: str,
+        prompts: Iterable[str] | AsyncIterable[str],
+        *,
+        timeout: Duration | None = checks.DEFAULT_TIMEOUT,
     ) -> AmigoAskMany:
         """Ask many prompts, each in a conversation of its own, and iterate over the outcomes.
 

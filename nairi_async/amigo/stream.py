@@ -85,8 +85,9 @@ class AmigoStream:
         self._locks = locks
         self._turn = turn
         self._sending = Sending(api, lock, turn, prepare)
-        self._reader = EventReader(turn.interaction, api.executor.http.quote)
-        self._deadline = _Deadline(api.executor.clock, timeout)
+        clock = api.executor.clock
+        self._reader = EventReader(turn.interaction, api.executor.http.quote, clock, api.idle_timeout)
+        self._deadline = _Deadline(clock, timeout)
         self._buffer: deque[Event] = deque()
         self._failure: NairiError | None = None
         self._is_closed = False

@@ -371,6 +371,15 @@ async def test_a_pause_within_the_silence_is_waited_for(
         assert clock.monotonic() == 897
 
 
+async def test_blank_lines_are_no_data(amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock) -> None:
+    """A service that sends nothing but blank lines does not hold a stream for longer than silence would."""
+    blanks = [Line("", after=100) for _ in range(9)]
+    service.service([Speak("a"), *blanks], service_id=service.service_id)
+    with pytest.raises(InteractionUnknownError, match="blank lines came for 300 s"):
+        await amigo.create_conversation(service.service_id).reply()
+    assert clock.monotonic() == 300
+
+
 async def test_a_request_that_hangs_is_given_up_in_virtual_time(
     amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
 ) -> None:
