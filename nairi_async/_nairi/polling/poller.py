@@ -130,7 +130,7 @@ class Poller:
         counters.open_watches += 1
         try:
             if subscription is not None and schedule.is_replaceable and subscription.replaces_polls:
-                is_trial = True
+                is_trial, until = True, self._deadline
                 while is_trial:
                     # What has proved true meanwhile is waited for longer.
                     is_trial = not subscription.is_trusted
@@ -256,6 +256,7 @@ class Poller:
         return schedule
 
     def _patience(self, schedule: Schedule, subscription: Subscription) -> float:
+        """Return the seconds after the last poll within which the next one comes even without an announcement."""
         waited = schedule.waited(self._context.clock.monotonic())
         return subscription.patience(waited, self._context.polling.maximum, self._context.random())
 
