@@ -199,6 +199,14 @@ class AiohttpTransport:
             response.release()
         return Response(response.status, response.headers, content)
 
+    def check_open(self) -> None:
+        """Refuse use before opening, after closing, or from another event loop.
+
+        Raises:
+            SessionClosedError: requests cannot be sent.
+        """
+        self._require_session()
+
     def _require_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             raise SessionClosedError(

@@ -184,6 +184,8 @@ class RequestExecutor:
     async def _attempt(
         self, request: Request, state: CallState, deadline: float, attempt: int, fresh: _FreshCredentials
     ) -> Response:
+        # Before the wait for a slot, which would never end in another event loop than the session's.
+        self.http.check_open()
         try:
             async with self.limiter.slot(deadline, request.bucket, fresh.acquire) as slot:
                 started_at = self.clock.monotonic()

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -117,7 +127,7 @@ class FanOut(Generic[_T]):
         *,
         limit: int,
     ) -> None:
-        if isinstance(prompts, str) or not isinstance(prompts, Iterable | AsyncIterable):
+        if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable | AsyncIterable):
             raise InvalidArgumentError("prompts must be an iterable of prompts, not a single one")
         self._prompts: Iterable[Any] | AsyncIterable[Any] = prompts
         self._outcome: Callable[[int, Any], Coroutine[Any, Any, _T]] = outcome

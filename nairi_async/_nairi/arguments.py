@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from nairi_async._core import checks
 from nairi_async.errors import InvalidArgumentError
 from nairi_async.models import Turn
@@ -16,6 +18,22 @@ def turn(value: object) -> Turn:
     checks.identifier("job_id", value.job_id)
     checks.identifier("message_id", value.message_id)
     return value
+
+
+def turns(value: object) -> list[Turn]:
+    """Return the turns of an iterable."""
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise InvalidArgumentError(f"turns must be an iterable of turns, not {type(value).__name__}")
+    return [turn(entry) for entry in value]
+
+
+def cursors(value: object) -> dict[Turn, str]:
+    """Return ids of messages by turn."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"after must map turns to ids of messages, not {type(value).__name__}")
+    return {turn(key): checks.identifier("after", cursor) for key, cursor in value.items()}
 
 
 def job_id(value: object) -> str:

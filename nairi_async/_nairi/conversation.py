@@ -9,6 +9,7 @@ from attrs import define
 
 from nairi_async._core import checks
 from nairi_async._core.checks import DEFAULT_TIMEOUT
+from nairi_async._core.loop_lock import LoopLock
 from nairi_async._nairi import arguments
 from nairi_async._nairi.delivery.prompt_sender import checked_on_unknown
 from nairi_async._nairi.polling.watch import SentWatch
@@ -71,7 +72,7 @@ class Conversation:
         self._job_id = job_id
         self._ask_mode = ask_mode
         self._turn: Turn | None = None
-        self._lock = asyncio.Lock()
+        self._lock = LoopLock()
         self._has_begun = asyncio.Event()
         # The last turn until its end was seen, and what watches it.
         self._open: Turn | None = None

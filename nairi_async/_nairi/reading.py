@@ -136,9 +136,9 @@ class ReadingMethods:
             timeout: Seconds for each turn; `None` for no limit.
         """
         seconds, with_progress = checks.timeout(timeout), checks.flag("progress", progress)
-        cursors = {turn: checks.identifier("after", cursor) for turn, cursor in (after or {}).items()}
+        cursors = arguments.cursors(after)
 
         def watch(turn: Turn, after: str | None) -> Watch:
             return self._reader.watch(arguments.turn(turn), seconds, after=after, progress=with_progress)
 
-        return WatchMany([(arguments.turn(turn), cursors.get(turn)) for turn in turns], watch)
+        return WatchMany([(turn, cursors.get(turn)) for turn in arguments.turns(turns)], watch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from nairi_async.models import Message
 from nairi_async.typing import UNSET
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Iterable
 
     from nairi_async._core.executor import RequestExecutor
     from nairi_async._nairi.agents import Agents
@@ -115,6 +116,8 @@ class ResourceMethods:
                 `candidates` names them. Or some conversations could not be read.
             NairiError: reading failed.
         """
+        if isinstance(exclude, str) or not isinstance(exclude, Container):
+            raise InvalidArgumentError(f"exclude must be a collection of job ids, not {type(exclude).__name__}")
         agent, text = checks.identifier("agent_id", agent_id), checks.prompt(prompt)
         first = checks.time("sent_after", sent_after)
         now = datetime.fromtimestamp(self._executor.clock.time(), UTC)

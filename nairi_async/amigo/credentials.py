@@ -5,7 +5,6 @@ https://docs.amigo.ai/developer-guide/getting-started/authentication
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import deque
 from copy import copy
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from nairi_async._core.address import path
 from nairi_async._core.api_key import ApiKey, redacted
+from nairi_async._core.loop_lock import LoopLock
 from nairi_async._core.request import Request
 from nairi_async.amigo.wire import decode_token
 from nairi_async.errors import ConfigurationError, NairiError
@@ -66,7 +66,7 @@ class Tokens:
         self._clock = clock
         self._server_clock = server_clock
         self._path = path(organization_id, "user", "signin_with_api_key")
-        self._signing_in = asyncio.Lock()
+        self._signing_in = LoopLock()
         # The last is the current one; none of them is shown by its repr.
         self._tokens: deque[Token] = deque(maxlen=_REMEMBERED)
         self._version = 0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from nairi_async._core.loop_lock import LoopLock
 from nairi_async.amigo.models import AmigoMessage, ConversationInfo
 from nairi_async.errors import DecodeError
 
@@ -38,7 +38,7 @@ class _Listing(Generic[_T]):
         self._empty_pages = 0
         self._buffer: deque[_T] = deque()
         self._seen: set[str] = set()
-        self._reading = asyncio.Lock()
+        self._reading = LoopLock()
 
     def __aiter__(self) -> Self:
         return self

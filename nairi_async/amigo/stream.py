@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from nairi_async._core.loop_lock import LoopLock
 from nairi_async.amigo.event_reader import EventReader
 from nairi_async.amigo.interaction import InteractionEnd
 from nairi_async.amigo.recovery import Recovery
@@ -91,7 +92,7 @@ class AmigoStream:
         self._buffer: deque[Event] = deque()
         self._failure: NairiError | None = None
         self._is_closed = False
-        self._step = asyncio.Lock()
+        self._step = LoopLock()
         self._ref: ref[OpenStream] = ref(self)
         api.streams.add(self)
 

@@ -248,7 +248,7 @@ class InMemoryTransport(AiohttpTransport):
             ConnectionFailedError, RequestTimeoutError: no whole response; `sent` says whether the request had left.
             DecodeError: the response body is larger than `request.max_body`.
         """
-        self._check_open()
+        self.check_open()
         if request.idle_timeout is not None:
             raise ConfigurationError("a session in memory has no responses that are read as they arrive; use a server")
         state.write_started = request.body is None
@@ -300,7 +300,12 @@ class InMemoryTransport(AiohttpTransport):
             log.exception("the simulator failed on %s %s", incoming.method, incoming.rel_url.raw_path)
             return web.Response(status=HTTPStatus.INTERNAL_SERVER_ERROR, text="500 Internal Server Error")
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Refuse use before opening, after closing, or from another event loop.
+
+        Raises:
+            SessionClosedError: requests cannot be sent.
+        """
         if not self._is_open:
             raise SessionClosedError(
                 "the session is closed" if self._is_closed else "the session is not open yet; use it in `async with`"

@@ -5,7 +5,6 @@ The list is documented at https://nairi.ai/docs/api/conversations/list-for-agent
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from urllib.parse import quote
 
 from nairi_async._core import checks
 from nairi_async._core.address import path
+from nairi_async._core.loop_lock import LoopLock
 from nairi_async._core.request import Request
 from nairi_async._nairi.listing.checkpoint import OVERLAP, Checkpoint
 from nairi_async._nairi.listing.paging import LIMIT, PRECISION, SORTS, Paging
@@ -46,7 +46,7 @@ class _Listing(ABC):
         self._status = status
         self._ready: deque[ConversationSummary] = deque()
         self._count = 0
-        self._lock = asyncio.Lock()
+        self._lock = LoopLock()
 
     def __repr__(self) -> str:
         state = "at the end" if self._paging.is_finished and not self._ready else "more to read"

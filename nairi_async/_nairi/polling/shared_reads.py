@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -10,6 +9,7 @@ from weakref import WeakValueDictionary
 from attrs import frozen
 
 from nairi_async._core.address import path
+from nairi_async._core.loop_lock import LoopLock
 from nairi_async._core.request import Request
 from nairi_async._nairi.incremental_decoder import IncrementalDecoder
 from nairi_async._nairi.wire import decode_message
@@ -54,7 +54,7 @@ class SharedRead(Generic[_T]):
         self._counters = counters
         self._request = Request(method="GET", path=location)
         self._decode = decode
-        self._reading = asyncio.Lock()
+        self._reading = LoopLock()
         self._latest: Snapshot[_T] | None = None
 
     async def since(self, at: float, *, deadline: float, grace: float = 0.0) -> Snapshot[_T]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
+from nairi_async._core.loop_lock import LoopLock
 from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Watch:
         self._ready: deque[Message] = deque()
         self._failure: TurnFailedError | None = None
         self._is_closed = False
-        self._advancing = asyncio.Lock()
+        self._advancing = LoopLock()
         self._scope: anyio.CancelScope | None = None
 
     def __repr__(self) -> str:
