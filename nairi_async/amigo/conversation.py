@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class AmigoConversation:
     """A dialogue with one service. Made by `AmigoSession.conversation` (new), `resume` and `unfinished` (existing).
 
-    Turns run one at a time, in the order in which they were awaited, whichever task or handle speaks: all handles of a
+    Its turns run one at a time, in the order of their calls, whichever task or handle speaks: all handles of a
     conversation know the same about it. It is a small handle: keep its `id`, and `resume` rebuilds it in another
     process. It satisfies `nairi_async.dialogue.Dialogue`.
 

@@ -37,7 +37,10 @@ class ConversationStatus(Enum):
     """The user may not look, although the user may speak."""
 
 
-async def read_status(api: Api, conversation_id: str) -> ConversationStatus:
+async def read_status(
+    api: Api,
+    conversation_id: str,
+) -> ConversationStatus:
     """Ask the service whether a conversation is finished."""
     try:
         page = await api.conversations([("id", conversation_id), ("limit", "1")])
@@ -53,7 +56,12 @@ async def read_status(api: Api, conversation_id: str) -> ConversationStatus:
     return ConversationStatus.OPEN
 
 
-async def explain_conflict(api: Api, lock: ConversationLock, conversation_id: str, conflict: ConflictError) -> None:
+async def explain_conflict(
+    api: Api,
+    lock: ConversationLock,
+    conversation_id: str,
+    conflict: ConflictError,
+) -> None:
     """Return if the conversation is open, so that a call of it must be running; otherwise raise the conflict."""
     status = await read_status(api, conversation_id)
     if status in {ConversationStatus.FINISHED, ConversationStatus.GONE}:
@@ -62,7 +70,11 @@ async def explain_conflict(api: Api, lock: ConversationLock, conversation_id: st
         raise conflict
 
 
-async def finish(api: Api, lock: ConversationLock, conversation_id: str) -> None:
+async def finish(
+    api: Api,
+    lock: ConversationLock,
+    conversation_id: str,
+) -> None:
     """Finish a conversation whose turn it is, waiting up to the idle timeout for a call that may be running in it.
 
     Raises:
@@ -93,7 +105,11 @@ async def finish(api: Api, lock: ConversationLock, conversation_id: str) -> None
         await api.sleep(min(wait, deadline - clock.monotonic()))
 
 
-async def finish_or_be_finished(api: Api, lock: ConversationLock, conversation_id: str) -> None:
+async def finish_or_be_finished(
+    api: Api,
+    lock: ConversationLock,
+    conversation_id: str,
+) -> None:
     """Finish a conversation; one that is finished or gone, or holds nothing, needs nothing more.
 
     Raises:

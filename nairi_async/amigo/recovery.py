@@ -27,7 +27,7 @@ _EMPTY_TIMEOUT: Final = 60.0
 _CLOCK_DIFFERENCE: Final = 60.0
 # Seconds by which a printed time may be too early.
 _PRECISION: Final = 1.0
-# Reads of the messages, some seconds apart, that must agree before a message counts as absent: a list may lag.
+# How many reads of the messages, some seconds apart, that must agree before a message counts as absent: a list may lag.
 _AGREEING_READS: Final = 2
 
 
