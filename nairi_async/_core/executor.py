@@ -77,8 +77,8 @@ class RequestExecutor:
             requests=self._counters.requests,
             retries=self._counters.retries,
             bytes_received=self._counters.bytes_received,
-            open_connections=self.limiter.open,
-            free_connections=self.limiter.free,
+            open_connections=self.limiter.in_use,
+            free_connections=self.limiter.available,
             waiting_calls=self.limiter.waiting,
         )
 

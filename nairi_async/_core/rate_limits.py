@@ -1,19 +1,19 @@
-"""Rate limits, and the limiter that stands in front of the connection pool.
+"""Rate limits, enforced before a request takes a connection, and the pause after a 429.
 
-Three bounds apply to each request, whichever service it is for:
+Three limits apply to each request, whichever service it is for:
 
-* **Connections.** At most `max_connections` requests are under way. A semaphore counts them in front of the HTTP
-  library, so that waiting costs no connection and none of a request's own timeout.
-* **Rate.** With `per_second`, requests leave one spacing apart. A service may also limit the requests of each endpoint:
-  such a limit is a *bucket*, with at most `limit` requests in any window of 61 seconds. A sliding window is correct
-  whether the service counts in fixed or in sliding minutes; the extra second is for requests that travel unequally
-  fast.
-* **Throttling.** After a 429 or `Retry-After`, calls wait: those of the bucket, or the whole session's, because a limit
-  belongs to the key and not to one request. Afterwards each call starts at a random moment of a quarter of that time,
-  so that they do not run into the limit together again.
+* **Connections.** At most `max_connections` requests are under way. A semaphore counts them before the HTTP
+  library is called, so waiting takes no connection and none of a request's own timeout.
+* **Rate.** With `per_second`, requests are spaced evenly. A call that waits for its time already holds its permit, so
+  it counts as under way. A service may also limit the requests of each endpoint: such a limit is a *bucket*, with at
+  most `limit` requests in any window of 61 seconds. A sliding window is correct whether the service counts in fixed or
+  in sliding minutes; the extra second covers differences in network latency.
+* **Throttling.** After a 429 or `Retry-After`, calls wait: those of the bucket, or all calls of the session, because a
+  limit belongs to the key and not to one request. They restart at random times, spread over a quarter of the pause, so
+  that they do not hit the limit together again.
 
-Calls of one bucket pass in order: one at a time watches the clock, and those behind it wait for their turn, so a call
-that is cancelled costs nothing of the rate.
+Calls of one bucket proceed in order: only the head of the queue waits for the clock, and the others wait for the head.
+A cancelled call therefore uses up none of the rate.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
     from nairi_async.clock import Clock
 
-# Throttled calls start again spread over this part of the time for which they were held back.
+# Throttled calls restart at random times, spread over this fraction of the pause.
 _RESTART_SPREAD: Final = 0.25
 
 BeforeSending = Callable[[], Awaitable[None]]
-"""What is awaited when a call's turn has come, before it is sent."""
+"""Awaited when a call reaches the head of its bucket's queue, before it is sent. Calls without a bucket ignore it."""
 
 WINDOW: Final = 61.0
-"""Seconds over which a limit per minute is counted."""
+"""The window of a limit per minute, in seconds."""
 
 
 class RateGate:
-    """When the next request may leave, as plain arithmetic on the caller's clock: spacing and throttling."""
+    """When the next request may be sent, by spacing and throttling. Plain arithmetic on the caller's clock."""
 
     def __init__(self, per_second: float | None) -> None:
         self._spacing = 1.0 / per_second if per_second else 0.0
@@ -53,18 +53,18 @@ class RateGate:
         """Return the seconds until the rate allows the next request."""
         return max(0.0, self._next_at - now)
 
-    def drip(self, now: float) -> None:
-        """Count a request that leaves now."""
+    def record_request(self, now: float) -> None:
+        """Count a request that is sent now."""
         self._next_at = now + self._spacing
 
     def throttle(self, now: float, seconds: float) -> None:
-        """Let nothing pass for some seconds; a shorter time never cuts a longer one."""
+        """Allow no request for some seconds. A shorter pause never cuts a longer one short."""
         if now + seconds > self._throttled_until:
             self._throttled_until = now + seconds
             self._spread = seconds * _RESTART_SPREAD
 
     def is_throttled(self, now: float) -> bool:
-        """Return whether nothing may pass."""
+        """Return whether no request may be sent."""
         return now < self._throttled_until
 
     def time_until_restart(self, now: float, jitter: float) -> float:
@@ -77,22 +77,22 @@ class SlidingWindow:
     """At most `limit` requests in any `WINDOW` seconds, as plain arithmetic; `None` for no limit."""
 
     def __init__(self, limit: int | None) -> None:
-        self._left_at: deque[float] | None = deque(maxlen=limit) if limit is not None else None
+        self._sent_at: deque[float] | None = deque(maxlen=limit) if limit is not None else None
 
     def time_until_next(self, now: float) -> float:
-        """Return the seconds until the next request may leave."""
-        if self._left_at is None or len(self._left_at) != self._left_at.maxlen:
+        """Return the seconds until the next request may be sent."""
+        if self._sent_at is None or len(self._sent_at) != self._sent_at.maxlen:
             return 0.0
-        return max(0.0, self._left_at[0] + WINDOW - now)
+        return max(0.0, self._sent_at[0] + WINDOW - now)
 
-    def drip(self, now: float) -> None:
-        """Count a request that leaves now."""
-        if self._left_at is not None:
-            self._left_at.append(now)
+    def record_request(self, now: float) -> None:
+        """Count a request that is sent now."""
+        if self._sent_at is not None:
+            self._sent_at.append(now)
 
 
 class RateLimiter:
-    """The bounds on a session's requests: at once, per second, and per bucket."""
+    """The limits on a session's requests: at once, per second, and per bucket."""
 
     def __init__(
         self,
@@ -108,13 +108,13 @@ class RateLimiter:
         self._connections = connections
         self._semaphore = asyncio.Semaphore(connections)
         self._gate = RateGate(per_second)
-        # With a rate, calls pass one by one: only the first in line watches the clock.
+        # With a rate, calls proceed one by one: only the head of the queue waits for the clock.
         self._turnstile = asyncio.Lock() if per_second else None
         self._buckets = {name: _Bucket(limit) for name, limit in (buckets or {}).items()}
-        self.open = 0
-        """Requests that hold a connection right now."""
+        self.in_use = 0
+        """Permits that calls hold right now."""
         self.waiting = 0
-        """Calls that wait for their turn right now."""
+        """Calls that wait for a permit right now."""
 
     @property
     def connections(self) -> int:
@@ -123,13 +123,13 @@ class RateLimiter:
 
     @property
     def has_rate(self) -> bool:
-        """Whether requests a second are bounded."""
+        """Whether the requests per second are limited."""
         return self._turnstile is not None
 
     @property
-    def free(self) -> int:
-        """Connections that are not in use right now."""
-        return self._connections - self.open
+    def available(self) -> int:
+        """Permits that no call holds right now."""
+        return self._connections - self.in_use
 
     def is_throttled(self, bucket: str | None = None) -> bool:
         """Return whether the calls of a bucket, or those without one, are held back right now."""
@@ -140,58 +140,61 @@ class RateLimiter:
         self._gate_of(bucket).throttle(self._clock.monotonic(), seconds)
 
     def slot(self, deadline: float, bucket: str | None = None, before_sending: BeforeSending | None = None) -> Slot:
-        """Return the right to have one request under way, as an async context manager.
+        """Return a permit for one request, as an async context manager.
 
-        Entering it raises `TimeoutError` where a limit holds the call back until the deadline. The wait for other
-        requests to end is bounded by their timeouts, not by the deadline. `before_sending` is awaited when the
-        bucket's turn has come, which may be long after the call; the call holds no connection then, since
-        `before_sending` may need one.
+        Entering it raises `TimeoutError` if a limit holds the call back until the deadline. The wait for other
+        requests to end is bounded by their timeouts, not by the deadline. With `per_second`, a call that waits for its
+        time holds a permit.
+
+        `before_sending` is awaited only with a bucket, when this caller reaches the head of the bucket's queue. That
+        may be long after the call. The caller holds no permit then, since `before_sending` may need one itself.
         """
         return Slot(self, deadline, bucket, before_sending)
 
     async def acquire(
         self, deadline: float, bucket: str | None = None, before_sending: BeforeSending | None = None
     ) -> None:
-        """Wait for the right to send; see `slot`."""
+        """Wait for a permit; see `slot`."""
         self.waiting += 1
         try:
             if bucket is None:
-                await self._acquire_connection(deadline)
+                await self._acquire_at_rate(deadline)
             else:
-                await self._pass(self._buckets[bucket], deadline, before_sending)
-            self.open += 1
+                await self._acquire_in_bucket(self._buckets[bucket], deadline, before_sending)
+            self.in_use += 1
         finally:
             self.waiting -= 1
 
     def release(self) -> None:
-        """Return the right: the request is over."""
-        self.open -= 1
+        """Give the permit back: the request is over."""
+        self.in_use -= 1
         self._semaphore.release()
 
-    async def _pass(self, bucket: _Bucket, deadline: float, before_sending: BeforeSending | None) -> None:
-        # The bucket first: a wait of a minute must not hold a connection that calls of other buckets could use.
+    async def _acquire_in_bucket(self, bucket: _Bucket, deadline: float, before_sending: BeforeSending | None) -> None:
+        # The bucket first: a wait of a minute must not hold a permit that calls of other buckets could use.
         async with bucket.turnstile:
             await self._wait_while(bucket.time_until_next, deadline)
             if before_sending is not None:
                 await before_sending()
-            await self._acquire_connection(deadline)
-            bucket.window.drip(self._clock.monotonic())
+            await self._acquire_at_rate(deadline)
+            bucket.window.record_request(self._clock.monotonic())
 
-    async def _acquire_connection(self, deadline: float) -> None:
-        await self._acquire_unthrottled(deadline)
+    async def _acquire_at_rate(self, deadline: float) -> None:
+        await self._acquire_permit(deadline)
         if self._turnstile is not None:
             try:
                 async with self._turnstile:
                     await self._wait_while(self._time_until_next, deadline)
-                    self._gate.drip(self._clock.monotonic())
+                    self._gate.record_request(self._clock.monotonic())
             except BaseException:
                 self._semaphore.release()
                 raise
 
-    async def _acquire_unthrottled(self, deadline: float) -> None:
-        """Wait for a connection, and while throttled wait without holding one.
+    async def _acquire_permit(self, deadline: float) -> None:
+        """Wait for a permit. Without a rate, hold none while throttled.
 
         Otherwise only `max_connections` callers would draw a jittered restart, and the rest would follow in a burst.
+        With a rate there can be no burst, so the caller keeps its permit and waits for its time.
         """
         while True:
             await self._semaphore.acquire()
@@ -215,7 +218,7 @@ class RateLimiter:
 
 
 class _Bucket:
-    """One of several limits of a service: calls pass it one by one, in order."""
+    """One of several limits of a service. Its calls proceed one by one, in order."""
 
     def __init__(self, per_minute: int | None) -> None:
         self.turnstile = asyncio.Lock()
@@ -227,7 +230,7 @@ class _Bucket:
 
 
 class Slot:
-    """The right to have one request under way. A class, because a generator would cost several times as much."""
+    """A permit for one request. A class, because a generator would cost several times as much."""
 
     __slots__ = ("_before_sending", "_bucket", "_deadline", "_is_kept", "_limiter")
 
@@ -241,7 +244,7 @@ class Slot:
         self._is_kept = False
 
     def keep(self) -> None:
-        """Do not release it at the end of the block: the new owner of the request calls `RateLimiter.release`."""
+        """Do not release the permit at the end of the block: the request's new owner calls `RateLimiter.release`."""
         self._is_kept = True
 
     async def __aenter__(self) -> Self:

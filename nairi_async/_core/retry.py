@@ -1,4 +1,4 @@
-"""When to try again, as plain functions: no clock, no input, no output."""
+"""Whether and when a failed request is repeated, as plain functions: no clock, no I/O."""
 
 from __future__ import annotations
 

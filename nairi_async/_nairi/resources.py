@@ -80,7 +80,7 @@ class ResourceMethods:
     ) -> Turn | None:
         """Find the turn that a prompt started whose response was lost, for example when the sending process exited.
 
-        The agent's newest conversations are searched for a first message of equal text and files that was made in the
+        The agent's newest conversations are searched for a first message with the same text and files, created in the
         given time. Clock skew is handled: the window opens when either clock first reached `sent_after`.
 
         `None` means that the prompt does not run and can be sent again. It is returned only if every conversation that
@@ -88,7 +88,7 @@ class ResourceMethods:
         prompt started it that this session has sent or found. Otherwise the prompt may be one of those, changed or
         dated otherwise by the service, and the error names them.
 
-        A conversation that this session started with an equal prompt counts as the lost prompt's, unless `exclude`
+        A conversation that this session started with an identical prompt counts as the lost prompt's, unless `exclude`
         names it, because its turn may have been lost on the way to where you record it. Concurrent searches for equal
         prompts take one turn each.
 

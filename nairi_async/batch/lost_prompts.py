@@ -29,8 +29,8 @@ _Content = tuple[str, tuple[str, ...]]
 
 
 @define(eq=False)
-class _EqualPrompts:
-    """Lookups of items with equal content, which run one after another."""
+class _IdenticalPrompts:
+    """Lookups of items with the same content, which run one after another."""
 
     lock: asyncio.Lock = field(factory=asyncio.Lock)
     count: int = 0
@@ -39,9 +39,9 @@ class _EqualPrompts:
 class LostPrompts:
     """Looks up prompts that were sent and whose response was lost.
 
-    A turn that was found is in the ledger before an equal prompt is looked up. A conversation that the ledger does not
-    know may be a lost prompt, also if this session started it: an earlier run may have ended before it could record the
-    turn. Closing does not end a lookup.
+    A turn that was found is in the ledger before an identical prompt is looked up. A conversation that the ledger does
+    not know may be a lost prompt, even if this session started it: an earlier run may have ended before it could record
+    the turn. Closing does not end a lookup.
     """
 
     def __init__(self, session: NairiSession, agent_id: str, writer: Writer, settle: float) -> None:
@@ -50,7 +50,7 @@ class LostPrompts:
         self._writer = writer
         self._settle = settle
         self._known_jobs = KnownJobs(writer.ledger.path)
-        self._lookups: dict[_Content, _EqualPrompts] = {}
+        self._lookups: dict[_Content, _IdenticalPrompts] = {}
         self._in_flight: Counter[_Content] = Counter()
 
     def close(self) -> None:
@@ -77,7 +77,7 @@ class LostPrompts:
         """
         recording = self._writer.submit(partial(Ledger.mark_running, number=entry.number, turn=turn))
         cancellation: asyncio.CancelledError | None = None
-        with self._session._sender.keeping(turn):  # noqa: SLF001 - parts of one package
+        with self._session._sender.recording(turn):  # noqa: SLF001 - parts of one package
             try:
                 await self._writer.wait(asyncio.shield(recording))
             except asyncio.CancelledError as error:
@@ -100,17 +100,17 @@ class LostPrompts:
             NairiError: the service could not be asked.
         """
         content = _content(entry)
-        equals = self._lookups.setdefault(content, _EqualPrompts())
-        equals.count += 1
+        group = self._lookups.setdefault(content, _IdenticalPrompts())
+        group.count += 1
         try:
-            async with equals.lock:
+            async with group.lock:
                 turn = await self._look_up(entry, sent_before)
                 if turn is not None:
                     await self.record(entry, turn)
                 return turn
         finally:
-            equals.count -= 1
-            if not equals.count:
+            group.count -= 1
+            if not group.count:
                 del self._lookups[content]
 
     async def _look_up(self, entry: Entry, sent_before: float) -> Turn | None:
@@ -128,7 +128,7 @@ class LostPrompts:
                     copies=copies,
                 )
             except OutcomeUnknownError:
-                # More equal prompts may have been lost meanwhile, and explain what was found.
+                # More identical prompts may have been lost meanwhile, and explain what was found.
                 before, copies = copies, await self._count_lost(entry)
                 if copies <= before:
                     raise

@@ -1,4 +1,4 @@
-"""By what the ledger recognises a record: its id, else its prompt and attachments."""
+"""How the ledger recognises a record: by its id, or without one by its prompt and attachments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONTENT_PREFIX: Final = "content:"
 class RecordKeys:
     """Makes the keys of a source's records, which are the same wherever a record stands.
 
-    Records without an id that are equal are numbered: whichever comes first is the first. The numbers are kept in a
+    Identical records without an id are numbered in the order of arrival. The numbers are kept in a
     temporary table, on the disk, since a batch may be larger than memory.
     """
 

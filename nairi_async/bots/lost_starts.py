@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 @define(eq=False)
-class _EqualPrompts:
+class _IdenticalPrompts:
     """Chats whose lost first prompts have the same text and files; it does not matter which gets which dialogue."""
 
     lock: asyncio.Lock = field(factory=asyncio.Lock)
     count: int = 0
-    """How many are still looked for."""
+    """How many of them are still being searched for."""
 
 
 class LostStarts:
@@ -37,13 +37,13 @@ class LostStarts:
         self._target = target
         self._store = store
         self._has_loaded = False
-        self._equal: dict[_Words, _EqualPrompts] = {}
+        self._groups: dict[_Words, _IdenticalPrompts] = {}
         self.taken: set[str] = set()
         """The dialogues that chats have: none of them can be a lost one."""
 
     def announce(self, prompt: ChatPrompt) -> None:
-        """Count a prompt that will be looked for: equal ones differ only in their number."""
-        self._equal.setdefault(_words(prompt), _EqualPrompts()).count += 1
+        """Count a prompt that will be searched for. Of identical prompts only the number matters."""
+        self._groups.setdefault(_words(prompt), _IdenticalPrompts()).count += 1
 
     async def find(self, prompt: ChatPrompt) -> Turn | None:
         """Return the turn of an announced prompt; `None` if it provably does not run.
@@ -52,19 +52,19 @@ class LostStarts:
             OutcomeUnknownError: it cannot be decided.
             NairiError: the service could not be asked.
         """
-        equal = self._equal[_words(prompt)]
+        group = self._groups[_words(prompt)]
         try:
-            async with equal.lock:
-                turn = await self._search(prompt, equal)
+            async with group.lock:
+                turn = await self._search(prompt, group)
                 if turn is not None:
                     self.taken.add(turn.job_id)
                 return turn
         finally:
-            equal.count -= 1
-            if not equal.count:
-                self._equal.pop(_words(prompt), None)
+            group.count -= 1
+            if not group.count:
+                self._groups.pop(_words(prompt), None)
 
-    async def _search(self, prompt: ChatPrompt, equal: _EqualPrompts) -> Turn | None:
+    async def _search(self, prompt: ChatPrompt, group: _IdenticalPrompts) -> Turn | None:
         if not isinstance(self._session, FindsStarts):
             raise OutcomeUnknownError("the service cannot be asked whether the first message of a chat arrived")
         if not self._has_loaded:
@@ -79,7 +79,7 @@ class LostStarts:
             sent_before=None if prompt.sent_before is None else datetime.fromtimestamp(prompt.sent_before, UTC),
             attachment_ids=prompt.attachment_ids,
             exclude=self.taken,
-            copies=equal.count,
+            copies=group.count,
         )
 
 

@@ -45,7 +45,7 @@ def test_no_minute_has_more_than_the_limit(gaps: Sequence[float], limit: int) ->
         if wait:
             assert sum(at > now - WINDOW for at in left) == limit
         now += wait
-        window.drip(now)
+        window.record_request(now)
         left.append(now)
     assert all(later - earlier >= 60 for earlier, later in zip(left, left[limit:], strict=False))
 
@@ -54,7 +54,7 @@ def test_no_limit_is_no_wait() -> None:
     """Without a limit no call waits."""
     window = SlidingWindow(None)
     for _ in range(100):
-        window.drip(0.0)
+        window.record_request(0.0)
     assert window.time_until_next(0.0) == 0
 
 

@@ -32,7 +32,7 @@ def test_the_rate_is_never_exceeded(arrivals: Sequence[float], rate: float) -> N
     for gap in arrivals:
         now += gap
         now += gate.time_until_next(now)
-        gate.drip(now)
+        gate.record_request(now)
         leaving.append(now)
     assert all(later - earlier >= 1 / rate - 1e-9 for earlier, later in pairwise(leaving))
 
@@ -44,7 +44,7 @@ def test_no_rate_is_no_wait(arrivals: Sequence[float]) -> None:
     for index in range(len(arrivals)):
         now = sum(arrivals[:index])
         assert gate.time_until_next(now) == 0
-        gate.drip(now)
+        gate.record_request(now)
 
 
 @given(waits, waits, st.floats(min_value=0, max_value=1, exclude_max=True))
@@ -138,7 +138,7 @@ async def test_a_call_cancelled_by_the_rate_releases_its_connection() -> None:
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
     async with asyncio.timeout(5), limiter.slot(math.inf):
-        assert (limiter.open, limiter.free, limiter.waiting) == (1, 0, 0)
+        assert (limiter.in_use, limiter.available, limiter.waiting) == (1, 0, 0)
 
 
 @pytest.mark.anyio

@@ -7,7 +7,7 @@ The service has no idempotency key, so a prompt is never sent twice to be safe. 
    `OutcomeUnknownError`, or the search below for `on_unknown="reconcile"`.
 2. Search (`prompt_search`, `reconciler`). The `Reconciler` reads the user messages that may be the lost prompt: the
    first message of the agent's newest conversations, or the messages of the one conversation that was continued. A
-   message matches if its text and files (`PromptFingerprint`) are equal and its time is in the `SearchWindow`, which
+   message matches if its text and files (`PromptFingerprint`) are the same and its time is in the `SearchWindow`, which
    allows for the difference between the two clocks. The search is repeated until the settling time is over.
 3. Match (`claims`). Equal prompts of one session cannot be distinguished at the service, so each open `Claim` takes a
    turn of its own: turns that other prompts received are left out, responses in flight are awaited first, and if more

@@ -1,4 +1,8 @@
-"""Which prompt owns which turn: the claims of prompts on their way, and the conversations whose start is known.
+"""Which prompt owns which turn: the claims of prompts being sent, and the conversations whose first prompt is known.
+
+Identical prompts have the same conversation, text and files; the service's messages do not show which is which.
+
+Identical lost prompts take one turn each; with more candidates than lost prompts, none is assigned.
 
 Bookkeeping without I/O.
 """
@@ -20,85 +24,89 @@ if TYPE_CHECKING:
     from nairi_async._core.request import CallState
     from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 
-# Conversations whose start is remembered. A search that looks back further may call one of them unexplained.
+# Conversations whose first prompt is remembered. A search that goes back further may count one as unexplained.
 _REMEMBERED: Final = 20_000
 
 
 @define(eq=False)
 class Claim:
-    """One prompt, from its sending until it is known which turn it started."""
+    """One prompt, from when it is sent until the turn that it started is known."""
 
     fingerprint: PromptFingerprint
     call: CallState | None
     """The call that carries it; `None` for a prompt that is only searched for."""
     copies: int = 1
-    """How many lost prompts the claim stands for; all are equal."""
+    """How many lost prompts the claim stands for; all are identical."""
     is_lost: bool = False
-    """Whether it was sent and its response will not come."""
-    decided: asyncio.Event = field(factory=asyncio.Event)
-    """Set when the response came, or when it is known that it will not come."""
+    """Whether it was sent and its response will never arrive."""
+    settled: asyncio.Event = field(factory=asyncio.Event)
+    """Set when the response arrives, or when it is known that it never will."""
 
     @property
     def is_in_flight(self) -> bool:
         """Whether the service may have the prompt while its response is still awaited."""
-        return not self.decided.is_set() and self.call is not None and self.call.write_started
+        return not self.settled.is_set() and self.call is not None and self.call.write_started
 
 
 @define(eq=False)
-class _EqualPrompts:
-    """The open claims of equal prompts, and the turns assigned to such prompts while any of them was open."""
+class _IdenticalPrompts:
+    """The open claims of identical prompts, and the turns assigned to such prompts while any of them was open."""
 
     claims: list[Claim] = field(factory=list)
     assigned: set[str] = field(factory=set)
 
 
 class Claims:
-    """The claims of one session that are open."""
+    """The open claims of one session."""
 
     def __init__(self) -> None:
-        self._open: dict[PromptFingerprint, _EqualPrompts] = {}
+        self._open: dict[PromptFingerprint, _IdenticalPrompts] = {}
 
     @contextmanager
     def open(
         self, fingerprint: PromptFingerprint, call: CallState | None = None, *, copies: int = 1
     ) -> Generator[Claim]:
         """Hold a claim for as long as the block runs."""
-        equals = self._open.setdefault(fingerprint, _EqualPrompts())
+        group = self._open.setdefault(fingerprint, _IdenticalPrompts())
         claim = Claim(fingerprint, call, copies)
-        equals.claims.append(claim)
+        group.claims.append(claim)
         try:
             yield claim
         finally:
-            claim.decided.set()
-            equals.claims.remove(claim)
-            if not equals.claims:
+            claim.settled.set()
+            group.claims.remove(claim)
+            if not group.claims:
                 del self._open[fingerprint]
 
     def assign(self, claim: Claim, turn: Turn) -> None:
-        """Record that the prompt started this turn: no equal prompt may take it."""
+        """Record that the prompt started this turn: no identical prompt may take it."""
         self._open[claim.fingerprint].assigned.add(turn.message_id)
-        claim.decided.set()
+        claim.settled.set()
 
     def mark_lost(self, claim: Claim) -> None:
-        """Record that the response will not come."""
+        """Record that the response will never arrive."""
         claim.is_lost = True
-        claim.decided.set()
+        claim.settled.set()
 
-    def equal_in_flight(self, claim: Claim) -> list[Claim]:
-        """Return the claims of equal prompts whose responses are awaited."""
-        return [rival for rival in self._open[claim.fingerprint].claims if rival is not claim and rival.is_in_flight]
+    def identical_in_flight(self, claim: Claim) -> list[Claim]:
+        """Return the claims of identical prompts whose responses are awaited."""
+        return [other for other in self._open[claim.fingerprint].claims if other is not claim and other.is_in_flight]
 
-    def starts_in_flight(self) -> list[Claim]:
+    def new_conversations_in_flight(self) -> list[Claim]:
         """Return the claims of all prompts that start a conversation and whose responses are awaited."""
-        starts = (equals.claims for fingerprint, equals in self._open.items() if fingerprint.job_id is None)
-        return [claim for claims in starts for claim in claims if claim.is_in_flight]
+        groups = (group for fingerprint, group in self._open.items() if fingerprint.job_id is None)
+        return [claim for group in groups for claim in group.claims if claim.is_in_flight]
 
     def match(self, claim: Claim, found: Sequence[Turn]) -> Match:
-        """Decide which of the turns found, oldest first, is the claim's; equal lost prompts take one each."""
-        equals = self._open[claim.fingerprint]
-        free = tuple(turn for turn in found if turn.message_id not in equals.assigned)
-        lost = max(claim.copies, sum(rival.is_lost for rival in equals.claims))
-        return Match(free[0] if 0 < len(free) <= lost else None, free)
+        """Decide which of the turns found, oldest first, is the claim's.
+
+        Identical lost prompts take one turn each; with more candidates than lost prompts, none is assigned.
+        """
+        group = self._open[claim.fingerprint]
+        candidates = tuple(turn for turn in found if turn.message_id not in group.assigned)
+        # The larger, not the sum: `copies` counts the caller's lost prompts, and some of them may hold claims here too.
+        lost = max(claim.copies, sum(other.is_lost for other in group.claims))
+        return Match(candidates[0] if 0 < len(candidates) <= lost else None, candidates)
 
 
 @frozen
@@ -106,67 +114,69 @@ class Match:
     """What follows from the turns that were found."""
 
     turn: Turn | None
-    """The claim's own turn; `None` if no turn was found, or more turns than there are equal lost prompts."""
+    """The claim's own turn; `None` if there is no candidate, or if there are more than identical lost prompts."""
     candidates: tuple[Turn, ...]
     """The turns found that are assigned to no other prompt."""
 
-    def undecided(self) -> Match:
-        """Return the same candidates without a decision."""
+    def without_turn(self) -> Match:
+        """Return the same candidates, none of them assigned."""
         return Match(None, self.candidates)
 
 
 @frozen
-class KnownStart:
+class StartedConversation:
     """A conversation and the prompt that started it."""
 
     turn: Turn
-    content: bytes
+    prompt_digest: bytes
     """The digest of the prompt."""
-    at: float
+    sent_at: float
     """When the prompt was sent, by the session's monotonic clock."""
 
 
-class KnownStarts:
-    """The conversations of which this session knows the prompt that started them: it sent or found that prompt."""
+class StartedConversations:
+    """The conversations whose first prompt this session knows, because it sent or found that prompt."""
 
     def __init__(self) -> None:
-        self._starts: OrderedDict[str, KnownStart] = OrderedDict()
-        self._by_content: dict[bytes, dict[str, KnownStart]] = {}
-        # Those whose turn is recorded, or about to be, by its receiver.
-        self._kept: set[str] = set()
+        self._starts: OrderedDict[str, StartedConversation] = OrderedDict()
+        self._by_digest: dict[bytes, dict[str, StartedConversation]] = {}
+        # Those whose turn the caller has recorded, or is recording.
+        self._recorded: set[str] = set()
 
     def __contains__(self, job_id: object) -> bool:
         return job_id in self._starts
 
-    def add(self, start: KnownStart) -> None:
-        """Remember a conversation; the oldest of very many is forgotten."""
+    def add(self, start: StartedConversation) -> None:
+        """Remember a conversation. Beyond a fixed number, the oldest is forgotten."""
         job_id = start.turn.job_id
         if job_id in self._starts:
             return
         self._starts[job_id] = start
-        self._by_content.setdefault(start.content, {})[job_id] = start
+        self._by_digest.setdefault(start.prompt_digest, {})[job_id] = start
         if len(self._starts) > _REMEMBERED:
             forgotten, old = self._starts.popitem(last=False)
-            self._kept.discard(forgotten)
-            equals = self._by_content[old.content]
-            del equals[forgotten]
-            if not equals:
-                del self._by_content[old.content]
+            self._recorded.discard(forgotten)
+            group = self._by_digest[old.prompt_digest]
+            del group[forgotten]
+            if not group:
+                del self._by_digest[old.prompt_digest]
 
     @contextmanager
-    def keeping(self, turn: Turn) -> Generator[None]:
-        """Leave the turn out of searches while the block records it, and from then on if the block succeeds."""
+    def recording(self, turn: Turn) -> Generator[None]:
+        """Exclude the turn from searches while the block records it, and for good if the block succeeds."""
         job_id = turn.job_id
         if job_id not in self._starts:
             yield
             return
-        self._kept.add(job_id)
+        self._recorded.add(job_id)
         try:
             yield
         except BaseException:
-            self._kept.discard(job_id)
+            self._recorded.discard(job_id)
             raise
 
-    def unkept(self, content: bytes) -> list[KnownStart]:
-        """Return the conversations that a prompt of this content started and whose turn may have been lost since."""
-        return [start for job_id, start in self._by_content.get(content, {}).items() if job_id not in self._kept]
+    def unrecorded(self, prompt_digest: bytes) -> list[StartedConversation]:
+        """Return the conversations that such a prompt started and whose turn the caller may not have recorded."""
+        return [
+            start for job_id, start in self._by_digest.get(prompt_digest, {}).items() if job_id not in self._recorded
+        ]

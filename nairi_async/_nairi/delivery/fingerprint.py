@@ -1,4 +1,4 @@
-"""By what a prompt is recognised at the service: its conversation, its text and its files. Pure functions."""
+"""How a prompt is recognised at the service: by its conversation, its text and its files. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def content_digest(text: str, attachment_ids: Iterable[str]) -> bytes:
-    """Return what two messages of equal text and files share.
+    """Return a digest that messages with the same text and files share.
 
-    White space around the text and the form of line ends do not count, and neither does the order of the files.
+    Surrounding white space, the kind of line ends and the order of the files make no difference.
     """
     parts = (text.replace("\r\n", "\n").strip(), *sorted(set(attachment_ids)))
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -22,7 +22,7 @@ def content_digest(text: str, attachment_ids: Iterable[str]) -> bytes:
 
 @frozen
 class PromptFingerprint:
-    """What identifies a prompt. Prompts with equal fingerprints cannot be distinguished at the service."""
+    """What identifies a prompt. Prompts with the same fingerprint cannot be distinguished at the service."""
 
     job_id: str | None
     """The conversation that the prompt continues; `None` for one that starts a conversation, with any agent."""

@@ -83,13 +83,13 @@ class PromptSender:
         window = SearchWindow(agent_id, first, until, arrived_by=until, recorded_at=recorded_at)
         return await self.reconciler.find_start(fingerprint, window, exclude, copies=copies)
 
-    def keeping(self, turn: Turn) -> AbstractContextManager[None]:
-        """Return a context in which the receiver of a turn records it: then no search takes it for a lost prompt's.
+    def recording(self, turn: Turn) -> AbstractContextManager[None]:
+        """Return a context in which the caller records a turn that it received, so that no search takes it.
 
         Enter it in the step of the event loop in which the turn was received. If the block fails, the turn can be found
         again.
         """
-        return self.reconciler.known_starts.keeping(turn)
+        return self.reconciler.started_conversations.recording(turn)
 
     async def observe_server_time(self, agent_id: str) -> None:
         """Read the service's time once, if no response has stated it yet. A failure costs precision only."""

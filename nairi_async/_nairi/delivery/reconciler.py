@@ -1,20 +1,21 @@
 """Finds the turn of a prompt whose response was lost, by comparing it with the service's user messages.
 
-The service knows no idempotency key (https://nairi.ai/docs/api). What remains is evidence: a user message of equal text
-and files, made after the prompt was sent, that started no other prompt's turn. Equal prompts that are lost at the same
-time take one turn each; which takes which does not matter, because they are equal. If more turns are found than those
-prompts explain, someone else sent the same text at the same time, and none is taken.
+The service knows no idempotency key (https://nairi.ai/docs/api). What remains is evidence: a user message with the
+same text and files, created after the prompt was sent, that started no other prompt's turn. Identical lost prompts take
+one turn each; which takes which does not matter. With more candidates than lost prompts, none is assigned, because
+someone else sent the same text at the same time.
 
-That a prompt does *not* run takes more: every conversation of the agent that began within minutes of the prompt must
-be explained, because the service may have changed the text, or dated it by another clock. A conversation is explained
+To prove that a prompt does *not* run takes more: every conversation of the agent that began within minutes of the
+prompt must be explained, because the service may have changed the text, or dated it by another clock. A conversation is
+explained
 
 * if the caller excludes it, because it knows whose it is;
 * if this session sent, or found, another prompt that started it;
-* if an equal prompt takes it while the search goes on.
+* if an identical prompt takes it during the search.
 
-A conversation that this session started with an *equal* prompt is not explained by that: the receiver of the turn may
-have lost it, in an exception or a cancellation, before it was recorded. It is explained if the caller excludes it, or
-if the receiver has recorded the turn (`KnownStarts.keeping`), as a batch does.
+A conversation that this session started with an *identical* prompt is not explained by that: an exception or a
+cancellation may have lost the turn before the caller recorded it. It is explained if the caller excludes it, or if the
+caller has recorded the turn (`StartedConversations.recording`), as a batch does.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import evolve, field, frozen
 
-from nairi_async._nairi.delivery.claims import Claims, KnownStart, KnownStarts, Match
+from nairi_async._nairi.delivery.claims import Claims, Match, StartedConversation, StartedConversations
 from nairi_async._nairi.delivery.prompt_search import PromptSearch, UserMessage
 from nairi_async._nairi.polling.context import TurnOrigin
 from nairi_async.errors import NairiError, OutcomeUnknownError
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from nairi_async._nairi.polling.context import PollingContext
 
 SETTLING_TIME: Final = 60.0
-"""Seconds for which a lost prompt is searched for; a service that shows it later than that is not waited for."""
+"""Seconds for which a lost prompt is searched for; a prompt that the service shows later is not found."""
 # Seconds by which the times of messages may differ from the `Date` of responses for a turn to be taken.
 _MARGIN: Final = 5.0
 # Seconds by which they may differ for a conversation to stand against the proof that a prompt does not run.
@@ -76,7 +77,7 @@ class SearchWindow:
 class _Exclusion:
     """Conversations that need not be read. Two are equal if they consist of the same objects."""
 
-    known: KnownStarts = field(eq=id)
+    known: StartedConversations = field(eq=id)
     exclude: Container[str] = field(eq=id)
 
     def __call__(self, job_id: str) -> bool:
@@ -107,14 +108,14 @@ class Reconciler:
 
     def __init__(self, context: PollingContext, agents: Agents) -> None:
         self.claims = Claims()
-        self.known_starts = KnownStarts()
+        self.started_conversations = StartedConversations()
         self._context = context
         self._search = PromptSearch(context.executor, agents)
 
     def record_start(self, fingerprint: PromptFingerprint, turn: Turn, sent_at: float) -> None:
         """Remember which prompt started a conversation; `sent_at` is by the session's monotonic clock."""
         # A copy: the turn itself would keep the context's memory of it alive.
-        self.known_starts.add(KnownStart(evolve(turn), fingerprint.content, sent_at))
+        self.started_conversations.add(StartedConversation(evolve(turn), fingerprint.content, sent_at))
 
     async def find_lost(
         self, claim: Claim, window: SearchWindow, error: OutcomeUnknownError, *, deadline: float
@@ -131,8 +132,10 @@ class Reconciler:
         async def search() -> _Findings:
             if claim.fingerprint.job_id is not None:
                 return await self._search_conversation(claim, window)
-            findings = await self._search_starts(claim, window, _Exclusion(self.known_starts, _NONE), margin=_MARGIN)
-            # Nothing is proven here, so conversations that do not match are no reason to go on.
+            findings = await self._search_starts(
+                claim, window, _Exclusion(self.started_conversations, _NONE), margin=_MARGIN
+            )
+            # Nothing is proven here, so conversations that do not match are no reason to search again.
             return _Findings(findings.match)
 
         try:
@@ -152,14 +155,14 @@ class Reconciler:
     ) -> Turn | None:
         """Return the turn of a prompt that started a conversation; `None` if it provably does not run.
 
-        `copies` is the number of equal prompts that are lost, this one included: one of as many turns is taken.
+        `copies` is the number of identical lost prompts, including this one: up to as many candidates, one is taken.
 
         Raises:
             OutcomeUnknownError: more turns match than that, or some conversation remains unexplained: `candidates`
                 names them. Or some conversation could not be read.
             NairiError: reading failed for good.
         """
-        exclusion = _Exclusion(self.known_starts, exclude)
+        exclusion = _Exclusion(self.started_conversations, exclude)
         with self.claims.open(fingerprint, copies=copies) as claim:
             self.claims.mark_lost(claim)
             found = await self._repeat(
@@ -172,14 +175,14 @@ class Reconciler:
                 self._context.record_origin(turn, TurnOrigin(window.sent_from, None, is_first=True))
                 return turn
         if found.match.candidates:
-            undecided = OutcomeUnknownError(_several(found.match.candidates))
-            undecided.candidates = found.match.candidates
-            raise undecided
+            unknown = OutcomeUnknownError(_several(found.match.candidates))
+            unknown.candidates = found.match.candidates
+            raise unknown
         if found.unexplained:
             text = f"not found, but {len(found.unexplained)} conversations of that time are not known to be others'"
-            undecided = OutcomeUnknownError(text)
-            undecided.candidates = found.unexplained
-            raise undecided
+            unknown = OutcomeUnknownError(text)
+            unknown.candidates = found.unexplained
+            raise unknown
         if not found.is_complete:
             raise OutcomeUnknownError("not found, but some conversations of that time could not be read")
         return None
@@ -223,22 +226,24 @@ class Reconciler:
         read = await self._search.first_messages(window.agent_id, since, leave_out=exclusion)
         is_wide = margin > _MARGIN
         # Responses in flight may name a conversation that was read. Prompts sent from now on cannot have started it.
-        await _decisions(self.claims.starts_in_flight() if is_wide else self.claims.equal_in_flight(claim))
+        await _wait_until_settled(
+            self.claims.new_conversations_in_flight() if is_wide else self.claims.identical_in_flight(claim)
+        )
         content = claim.fingerprint.content
         # The window is taken anew: the responses have narrowed down the service's time.
         near = [one for one in read.messages if not exclusion(one.turn.job_id) and self._is_in(window, one, margin)]
-        equal = [one for one in near if one.content == content and self._is_in(window, one, _MARGIN)]
+        identical = [one for one in near if one.content == content and self._is_in(window, one, _MARGIN)]
         if is_wide:
-            known = map(self._as_message, self.known_starts.unkept(content))
+            known = map(self._as_message, self.started_conversations.unrecorded(content))
             unclaimed = (one for one in known if one.turn.job_id not in exclusion.exclude)
-            equal += (one for one in unclaimed if self._is_in(window, one, _MARGIN))
-            equal.sort(key=lambda one: one.created_at)
-        match = self.claims.match(claim, [one.turn for one in equal])
-        if any(math.isnan(one.created_at) for one in equal):
+            identical += (one for one in unclaimed if self._is_in(window, one, _MARGIN))
+            identical.sort(key=lambda one: one.created_at)
+        match = self.claims.match(claim, [one.turn for one in identical])
+        if any(math.isnan(one.created_at) for one in identical):
             # Without a time, the conversation may be years old.
-            match = match.undecided()
-        equal_ids = {one.turn.message_id for one in equal}
-        unexplained = tuple(one.turn for one in near if one.turn.message_id not in equal_ids)
+            match = match.without_turn()
+        identical_ids = {one.turn.message_id for one in identical}
+        unexplained = tuple(one.turn for one in near if one.turn.message_id not in identical_ids)
         return _Findings(match, unexplained, read.is_complete)
 
     async def _search_conversation(self, claim: Claim, window: SearchWindow) -> _Findings:
@@ -246,14 +251,14 @@ class Reconciler:
         job_id = claim.fingerprint.job_id
         assert job_id is not None  # noqa: S101 - such a prompt names its conversation
         messages = await self._search.user_messages(job_id)
-        await _decisions(self.claims.equal_in_flight(claim))
+        await _wait_until_settled(self.claims.identical_in_flight(claim))
         later = self._later(messages, window)
         return _Findings(
             self.claims.match(claim, [one.turn for one in later if one.content == claim.fingerprint.content])
         )
 
-    def _as_message(self, start: KnownStart) -> UserMessage:
-        return UserMessage(start.turn, start.content, self._service_time(start.at)[0])
+    def _as_message(self, start: StartedConversation) -> UserMessage:
+        return UserMessage(start.turn, start.prompt_digest, self._service_time(start.sent_at)[0])
 
     def _later(self, messages: Sequence[UserMessage], window: SearchWindow) -> list[UserMessage]:
         """Return the user messages of a conversation that are later than the sending of the prompt."""
@@ -283,9 +288,9 @@ class Reconciler:
         return here - _UNDATED_MARGIN, here + _UNDATED_MARGIN
 
 
-async def _decisions(claims: Sequence[Claim]) -> None:
+async def _wait_until_settled(claims: Sequence[Claim]) -> None:
     for claim in claims:
-        await claim.decided.wait()
+        await claim.settled.wait()
 
 
 def _several(candidates: Sequence[Turn]) -> str:
