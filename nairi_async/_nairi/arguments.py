@@ -22,7 +22,7 @@ def turn(value: object) -> Turn:
 
 def turns(value: object) -> list[Turn]:
     """Return the turns of an iterable."""
-    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+    if isinstance(value, str) or not isinstance(value, Iterable):
         raise InvalidArgumentError(f"turns must be an iterable of turns, not {type(value).__name__}")
     return [turn(entry) for entry in value]
 

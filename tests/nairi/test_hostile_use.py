@@ -207,7 +207,6 @@ WRONG: list[Callable[[Any], Any]] = [
     lambda nairi: nairi.watch_many("job_1"),
     lambda nairi: nairi.watch_many([None]),
     lambda nairi: nairi.watch_many(TURN),
-    lambda nairi: nairi.watch_many({TURN: "cmsg_1"}),
     lambda nairi: nairi.watch_many([TURN], after=["x"]),
     lambda nairi: nairi.watch_many([TURN], after={TURN: 5}),
     lambda nairi: nairi.watch_many([TURN], after={"job_1": "cmsg_1"}),

@@ -70,7 +70,7 @@ def contents(events: list[ServerEvent]) -> list[str]:
 @APPS
 async def test_a_chat_from_prompt_to_shutdown(simulator: Simulator, http: aiohttp.ClientSession, recipe: str) -> None:
     """Page, start, events, resumption, errors, a browser that leaves, and a deploy with an open stream work."""
-    simulator.agent("my-agent", [Tool("Bash", input="ls", seconds=0.3), Say("one"), Say("two", after=0.2)])
+    simulator.agent("my-agent", [Tool("Bash", input="ls", seconds=1), Say("one"), Say("two", after=0.2)])
     async with served(recipe, simulator) as app:
         async with http.get(app.url) as response:
             assert (response.status, response.content_type) == (200, "text/html")
