@@ -1,4 +1,4 @@
-"""Time as a part that is handed in: the protocol of a clock, and the clock of the machine.
+"""An injectable clock: its protocol, and the clock of the machine.
 
 A session takes another clock as `clock=`. Tests give `nairi_async.testing.VirtualClock`, which jumps over waits.
 """

@@ -1,4 +1,4 @@
-"""Exports that name the public module as theirs: in `help()`, in reprs and in pickles."""
+"""Makes public classes report the public module: in `help()`, in reprs and in pickles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people who use an application read of an error: fixed sentences, which name nothing of the service."""
+"""Error messages for end users, which reveal nothing about the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run of a batch: each item, from the state in which the ledger holds it, to its outcome."""
+"""Runs each item: records it in the ledger, sends it, records the outcome."""
 
 from __future__ import annotations
 

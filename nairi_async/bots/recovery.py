@@ -1,4 +1,4 @@
-"""Taking over what an earlier process left: handing over its replies, and asking the prompts that waited."""
+"""Takeover after a restart: delivers the replies that an earlier process left, and asks the prompts that waited."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class _ChatRecovery:
 
     async def _outcome(self, chat: ChatRecord) -> Outcome:
         if is_lost_start(chat):
-            # Equal prompts differ only in their number, so all of them are counted first.
+            # Of identical prompts only the number matters, so all of them are counted first.
             await self.announced.wait()
             if not await self.recovery.prompts.find_dialogue(chat):
                 return Outcome(is_unsent=True)

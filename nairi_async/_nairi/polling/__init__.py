@@ -1,4 +1,4 @@
-"""When a watched conversation is polled, and why: the theory of polling, and the map of this room.
+"""When a watched conversation is polled, and why: the theory of polling, and the map of this package.
 
 The service has no push: the client learns the end of a turn by reading its user message (`GET messages/{id}`, small)
 and the replies by reading the conversation (`GET conversations/{id}/messages`, whole each time). One listing,
@@ -27,9 +27,9 @@ follow, because the end may come without an announcement; and a watcher that wai
 times `Polling.maximum` in any case.
 
 **Who reads (`listing_reader`, `listing_pages`, `waiters`, `shared_reads`).** There is no background task. Of the
-watchers that wait for the listing one leads and reads it for all; equal reads at one time are one request.
+watchers that wait for the listing one leads and reads it for all; identical reads at one time are one request.
 
-**What is new (`timeline`).** Reads go in, new messages come out, each once and in order. `watch` is the iterator over
+**What is new (`timeline`).** It takes reads and gives the new messages, each once and in order. `watch` iterates over
 them, and `turn_messages` makes the reply or the error of a turn that ended.
 
 Pure, without clock or I/O: `cadence`, `feed_trust`, `hazard`, `list_order`, `listing_pages`, `schedule`, `settings`,

@@ -1,4 +1,4 @@
-"""How long to wait before the next poll, learnt for each agent. Pure: no clock, no I/O.
+"""How long until the next poll, learnt for each agent. Pure: no clock, no I/O.
 
 For one known distribution of waiting times the cheapest schedule polls as densely as the square root of its hazard.
 What saves requests is to know each agent's own distribution, so that is learnt while the session works. One constant
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nairi_async._nairi.polling.settings import Polling
 
 Kind = Literal["turn", "first", "gap", "progress"]
-"""What is waited for: the end of a turn, its first message, the next message, the next progress entry."""
+"""The awaited news: the end of a turn, its first message, the next message, the next progress entry."""
 
 # Half the width of the jitter: enough to pull apart conversations that were started together.
 _JITTER: Final = 0.1

@@ -1,4 +1,4 @@
-"""What a watch reads next: its whole conversation, no more often than its weight allows, or one message by itself."""
+"""What a watch reads next: its whole conversation, no more often than its size allows, or one message by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads one agent's listing over HTTP: one reading at a time, not too often, page after page."""
+"""The reader of one agent's listing over HTTP: one reading at a time, at a limited rate, page after page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When one watcher polls next: by its schedule, or because a listing announced news. Survives cancellation."""
+"""Waits until a watcher's next poll is due, by its schedule or an announcement, and polls. Survives cancellation."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Poller:
         self._subscription: Subscription | None = None
         self._started_at = -math.inf
         self._deadline = math.inf
-        # Whether a poll after the deadline has shown that what is waited for goes on.
+        # Whether a poll after the deadline has shown that the turn is still running.
         self._is_exhausted = False
         self._polls = 0
 
@@ -118,7 +118,7 @@ class Poller:
         """Wait until the next poll is due. When the whole wait is over, a last poll is due at once.
 
         Raises:
-            WatchTimeoutError: the whole wait is over, and the last poll has shown that the turn goes on.
+            WatchTimeoutError: the whole wait is over, and the last poll showed that the turn is still running.
         """
         # All in one frame: thousands wait here, and each frame is memory for every one of them.
         schedule, subscription = self._begin(), self._subscription
@@ -129,16 +129,16 @@ class Poller:
             subscription.was_announced = False
         counters.open_watches += 1
         try:
-            if subscription is not None and schedule.is_replaceable and subscription.replaces_polls:
+            if subscription is not None and schedule.may_await_announcement and subscription.replaces_polls:
                 is_trial, until = True, self._deadline
                 while is_trial:
-                    # What has proved true meanwhile is waited for longer.
+                    # A listing that has become trusted meanwhile is awaited longer.
                     is_trial = not subscription.is_trusted
                     until = min(self._deadline, schedule.polled_at + self._patience(schedule, subscription))
                     self._emit_plan(until, is_announced=True)
                     subscription.was_announced = await subscription.wait(schedule.polled_at, until)
                     is_trial = is_trial and subscription.is_trusted and not subscription.was_announced
-                schedule.observe_announcement_wait(subscription.announced_alive_at)
+                schedule.record_announced_wait(subscription.no_news_at)
                 wait = 0.0 if subscription.was_announced else self._wait_without_listing(schedule, until)
                 if wait > 0:
                     await clock.sleep(wait)
@@ -152,7 +152,7 @@ class Poller:
             counters.open_watches -= 1
 
     async def read(self, shared: SharedRead[_T], at: float, *, may_lag: bool = True) -> Snapshot[_T]:
-        """Return a read that was asked for at `at` or later.
+        """Return a read that was requested at `at` or later.
 
         `may_lag` says that a 404 may come from a replica that does not know the turn yet, if it is new.
 
@@ -181,7 +181,7 @@ class Poller:
             context.counters.open_watches -= 1
 
     def observe_status(self, message_id: str, status: str) -> None:
-        """Take in the status that a read has shown."""
+        """Record the status that a read has shown."""
         self.target.status = status
         self._context.observe_status(self.target.job_id, message_id, status)
         if status == "queued" and self._timeout == DEFAULT_TIMEOUT:
@@ -189,19 +189,19 @@ class Poller:
             self._deadline = self._context.clock.monotonic() + self._timeout
 
     def observe_poll(self, read: Snapshot[Any], *, news: bool) -> None:
-        """Take in what a poll has brought, which is not the end; the next one is due when the cadence says."""
+        """Record a poll that has not found the end, and plan the next one."""
         schedule, subscription = self._begin(), self._subscription
         self._is_exhausted = read.started_at >= self._deadline
         self._account(read.started_at, news=news)
         follow_up = (
             subscription.plan_follow_up(schedule.polled_at, read.started_at) if subscription is not None else None
         )
-        schedule.feed(read.started_at, news=news, jitter=self._context.random(), received_at=read.received_at)
+        schedule.record_poll(read.started_at, news=news, jitter=self._context.random(), received_at=read.received_at)
         if follow_up is not None:
             schedule.hasten(read.received_at + follow_up)
 
     def observe_end(self, read: Snapshot[Any]) -> FoundEnd:
-        """Take in that a poll has found the end of what is waited for, and return what can be reported of it."""
+        """Record that a poll has found the end of the turn, and return what can be reported of it."""
         schedule, found_at = self._begin(), read.started_at
         delay = schedule.expected_delay(found_at)
         self._account(found_at, news=True)
@@ -230,7 +230,7 @@ class Poller:
         context.executor.hooks.emit(log, ended)
 
     def poll_at(self, at: float) -> None:
-        """Set the time of the next poll instead of the cadence."""
+        """Override the cadence: poll next at `at`."""
         self._begin().poll_at(at)
 
     @property
@@ -245,14 +245,14 @@ class Poller:
         self._deadline = now + self._timeout
         started_at = origin.sent_at if origin is not None else now
         schedule = self._schedule = Schedule(
-            context.cadence, agent_id, self._kind, started_at, known=origin is not None
+            context.cadence, agent_id, self._kind, started_at, is_start_known=origin is not None
         )
         feed = context.feeds.of(agent_id) if self._kind != "progress" else None
         if feed is not None:
             self._subscription = Subscription(feed, self.target.job_id, self._kind, origin)
         if origin is not None and origin.answered_at is not None:
             # There is nothing to see at the very beginning. A turn that was found later may have ended long ago.
-            schedule.feed(origin.sent_at, news=False, jitter=context.random())
+            schedule.record_poll(origin.sent_at, news=False, jitter=context.random())
         return schedule
 
     def _patience(self, schedule: Schedule, subscription: Subscription) -> float:
@@ -286,7 +286,7 @@ class Poller:
             hooks.emit(log, planned)
 
     def _account(self, started_at: float, *, news: bool) -> None:
-        """Count what a poll has brought, and let the listing be judged by it."""
+        """Count what a poll has found, and let the listing be judged by it."""
         schedule = self._begin()
         if not schedule.has_polled or started_at <= schedule.polled_at:
             return

@@ -1,4 +1,4 @@
-"""Reads of a turn that this session began seconds ago: a 404 then comes from a replica that lags, so they are repeated.
+"""Repeats a read of a turn that this session started seconds ago, if a lagging replica responds with 404.
 
 It is not documented whether a prompt can be read at once on every server of the service.
 """

@@ -1,4 +1,4 @@
-"""The schedule of one watcher: it takes in what each poll showed, and says when the next is due. Pure."""
+"""When one watcher's next poll is due, after what each poll has shown. Pure: no clock, no I/O."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ if TYPE_CHECKING:
 
 
 class Schedule:
-    """The polls of one watcher at one conversation, by the watcher's clock.
+    """The polls of one conversation by one watcher. Times are of the watcher's clock.
 
     Args:
         cadence: What the session has learnt.
-        agent_id: The agent, where it is known.
-        kind: What is waited for.
+        agent_id: The agent, if it is known.
+        kind: The kind of news that the watcher awaits.
         started_at: When the wait began.
-        known: Whether the turn began then, too. A wait whose beginning is not known teaches nothing.
+        is_start_known: Whether the turn started then, too. Otherwise the cadence learns nothing from this wait.
     """
 
     __slots__ = (
         "_agent_id",
-        "_alive",
         "_cadence",
-        "_is_known",
-        "_is_learnt",
+        "_interval_is_learnt",
+        "_is_start_known",
         "_kind",
+        "_no_news_until",
         "_started_at",
         "interval",
         "is_fixed",
@@ -34,22 +34,24 @@ class Schedule:
         "polled_at",
     )  # fmt: skip
 
-    def __init__(self, cadence: Cadence, agent_id: str | None, kind: Kind, started_at: float, *, known: bool) -> None:
+    def __init__(
+        self, cadence: Cadence, agent_id: str | None, kind: Kind, started_at: float, *, is_start_known: bool
+    ) -> None:
         self._cadence = cadence
         self._agent_id = agent_id
         self._kind: Kind = kind
-        self._is_known = known
+        self._is_start_known = is_start_known
         self._started_at = started_at
-        # Seconds of the wait after which there was still no news.
-        self._alive = 0.0
-        # Whether the interval followed what was learnt.
-        self._is_learnt = False
+        # Seconds into the wait up to which there was certainly no news.
+        self._no_news_until = 0.0
+        # Whether the last interval came from what the cadence has learnt.
+        self._interval_is_learnt = False
         self.interval = math.inf
-        """Seconds between the last poll and the next, as the cadence planned them."""
+        """Seconds from the last poll to the next, as planned by the cadence."""
         self.polled_at = -math.inf
-        """When the last poll began; long ago before the first."""
+        """When the last poll began; minus infinity before the first."""
         self.next_poll_at = -math.inf
-        """When the next poll is due; at once before the first."""
+        """When the next poll is due; minus infinity before the first, which is due at once."""
         self.is_fixed = False
         """Whether the next poll was set by `poll_at`, so that no announcement can replace it."""
 
@@ -59,25 +61,27 @@ class Schedule:
         return self.polled_at > -math.inf
 
     @property
-    def is_replaceable(self) -> bool:
+    def may_await_announcement(self) -> bool:
         """Whether an announcement may be awaited instead of the next poll."""
         return self.has_polled and not self.is_fixed
 
-    def feed(self, polled_at: float, *, news: bool, jitter: float, received_at: float | None = None) -> float:
-        """Take in a poll that began at `polled_at`, and return the seconds to the next; `jitter` is in [0, 1).
+    def record_poll(self, polled_at: float, *, news: bool, jitter: float, received_at: float | None = None) -> float:
+        """Record a poll that began at `polled_at`, and return the seconds to the next; `jitter` is in [0, 1).
 
-        The interval counts from the beginning of the poll, so that watchers which share reads fall into step. But after
-        a poll that was held back until `received_at`, the next one does not follow at once.
+        The interval counts from the start of the poll, so that watchers which share reads fall into step. But if the
+        response was delayed until `received_at`, at least half an interval follows it.
         """
         waited = self.waited(polled_at)
         if news:
             self.observe_news(polled_at)
-            # From here on the beginning is known: the last message.
-            self._kind, self._started_at, self._is_known = self._next_kind(), polled_at, True
-            self._alive = waited = 0.0
+            # From now on the start of the wait is known: this message.
+            self._kind, self._started_at, self._is_start_known = self._next_kind(), polled_at, True
+            self._no_news_until = waited = 0.0
         else:
             self._observe_survival(waited)
-        self.interval, self._is_learnt = self._cadence.plan_interval(self._agent_id, self._kind, waited, jitter=jitter)
+        self.interval, self._interval_is_learnt = self._cadence.plan_interval(
+            self._agent_id, self._kind, waited, jitter=jitter
+        )
         earliest = polled_at if received_at is None else received_at
         self.next_poll_at = max(polled_at + self.interval, earliest + self.interval / 2.0)
         self.is_fixed, self.polled_at = False, polled_at
@@ -88,41 +92,43 @@ class Schedule:
         return max(0.0, now - self._started_at)
 
     def poll_at(self, at: float) -> None:
-        """Set the time of the next poll instead of the cadence."""
+        """Override the cadence: poll next at `at`."""
         self.next_poll_at, self.is_fixed = at, True
 
     def hasten(self, at: float) -> None:
-        """Let the next poll be due at `at` or earlier."""
+        """Poll next at `at`, unless a poll is due earlier."""
         self.next_poll_at = min(self.next_poll_at, at)
 
     def observe_news(self, polled_at: float) -> None:
-        """Learn that a poll at `polled_at` has found what was waited for."""
-        if self._is_known:
-            waited = max(self._alive, polled_at - self._started_at)
-            self._cadence.observe_news(self._agent_id, self._kind, self._alive, waited, is_learnt=self._is_learnt)
+        """Let the cadence learn that a poll at `polled_at` found the news."""
+        if self._is_start_known:
+            waited = max(self._no_news_until, polled_at - self._started_at)
+            self._cadence.observe_news(
+                self._agent_id, self._kind, self._no_news_until, waited, is_learnt=self._interval_is_learnt
+            )
 
-    def observe_announcement_wait(self, alive_at: float | None) -> None:
-        """Take in that the time since the last poll was not this schedule's choice.
+    def record_announced_wait(self, no_news_at: float | None) -> None:
+        """Record that the wait since the last poll ended by the listing, not by this schedule.
 
-        `alive_at` is when there was still no news, where an announcement shows it.
+        `no_news_at` is the latest time at which the listing shows that there was no news; `None` if it shows none.
         """
-        self._is_learnt = False
-        if alive_at is not None:
-            self._observe_survival(alive_at - self._started_at)
+        self._interval_is_learnt = False
+        if no_news_at is not None:
+            self._observe_survival(no_news_at - self._started_at)
 
     def expected_delay(self, polled_at: float) -> float:
-        """Estimate how long ago that happened which a poll at `polled_at` has found.
+        """Estimate the age of the news found by the poll at `polled_at`.
 
-        On average it is half of the time in which it can have happened.
+        On average it is half of the time in which the news can have appeared.
         """
-        return max(0.0, polled_at - self._started_at - self._alive) / 2.0
+        return max(0.0, polled_at - self._started_at - self._no_news_until) / 2.0
 
     def _next_kind(self) -> Kind:
         return "gap" if self._kind == "first" else self._kind
 
     def _observe_survival(self, waited: float) -> None:
-        """Learn that there was no news after so many seconds."""
-        if waited > self._alive:
-            if self._is_known:
-                self._cadence.observe_survival(self._agent_id, self._kind, self._alive, waited)
-            self._alive = waited
+        """Let the cadence learn that there was no news for so many seconds."""
+        if waited > self._no_news_until:
+            if self._is_start_known:
+                self._cadence.observe_survival(self._agent_id, self._kind, self._no_news_until, waited)
+            self._no_news_until = waited

@@ -1,4 +1,4 @@
-"""Reads that several watchers share: one request serves all who want the same thing at the same time."""
+"""Single flight: one request serves all watchers that want the same thing at the same time."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class SharedRead(Generic[_T]):
 
 
 class SharedReads:
-    """The reads of a session, with single flight: equal reads at the same time are one request.
+    """The reads of a session, with single flight: identical reads at the same time are one request.
 
     Each path is remembered for as long as something watches it.
     """

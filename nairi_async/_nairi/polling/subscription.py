@@ -1,4 +1,4 @@
-"""One watcher's share in an agent's listing: whether to wait for it, and what its announcements were worth."""
+"""One watcher's subscription to an agent's listing: whether to wait for it, and whether its announcements were true."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class Subscription:
         return _VERIFYING * maximum if self.is_trusted else trial_patience(waited, jitter)
 
     @property
-    def announced_alive_at(self) -> float | None:
-        """When there was still no news, as the announcement of the poll that is due shows; `None` without one."""
+    def no_news_at(self) -> float | None:
+        """The latest time at which the announcement shows that there was no news; `None` without an announcement."""
         return self._job.moved_at - self.feed.interval if self.was_announced else None
 
     def wait(self, since: float, until: float) -> Coroutine[Any, Any, bool]:

@@ -1,4 +1,4 @@
-"""Follows one conversation, read by read, to the end of a turn: what a watch does between two messages."""
+"""Reads one conversation until its turn ends."""
 
 from __future__ import annotations
 

@@ -24,26 +24,28 @@ def test_every_interval_is_positive_and_bounded(polling: Polling, polls: list[tu
     """The next poll always comes, and never later than `maximum`, for any results of the polls before."""
     cadence = Cadence(polling)
     for _ in range(3):
-        schedule, now = Schedule(cadence, "agent", "first", 0.0, known=True), 0.0
+        schedule, now = Schedule(cadence, "agent", "first", 0.0, is_start_known=True), 0.0
         for passed, news, jitter in polls:
             now += passed
-            assert 0 < schedule.feed(now, news=news, jitter=jitter) <= polling.maximum
+            assert 0 < schedule.record_poll(now, news=news, jitter=jitter) <= polling.maximum
         schedule.observe_news(now)
 
 
 def test_a_short_turn_of_an_unknown_agent_is_not_waited_for_long() -> None:
     """Where nothing is known, the interval grows with the time waited, up to twice the stated delay."""
-    schedule = Schedule(Cadence(Polling(delay=2.0, first=0.5)), None, "gap", 0.0, known=True)
-    assert schedule.feed(0.0, news=False, jitter=0.5) == pytest.approx(0.5)
-    assert schedule.feed(1.5, news=False, jitter=0.5) == pytest.approx(1.5)
-    assert schedule.feed(100.0, news=False, jitter=0.5) == pytest.approx(4.0)
-    assert schedule.feed(101.0, news=True, jitter=0.5) == pytest.approx(0.5)
+    schedule = Schedule(Cadence(Polling(delay=2.0, first=0.5)), None, "gap", 0.0, is_start_known=True)
+    assert schedule.record_poll(0.0, news=False, jitter=0.5) == pytest.approx(0.5)
+    assert schedule.record_poll(1.5, news=False, jitter=0.5) == pytest.approx(1.5)
+    assert schedule.record_poll(100.0, news=False, jitter=0.5) == pytest.approx(4.0)
+    assert schedule.record_poll(101.0, news=True, jitter=0.5) == pytest.approx(0.5)
 
 
 def test_conversations_started_together_drift_apart() -> None:
     """Jitter spreads the polls by a tenth to both sides."""
     spread = [
-        Schedule(Cadence(Polling()), None, "turn", -60.0, known=True).feed(0.0, news=False, jitter=jitter)
+        Schedule(Cadence(Polling()), None, "turn", -60.0, is_start_known=True).record_poll(
+            0.0, news=False, jitter=jitter
+        )
         for jitter in (0.0, 0.5, 0.999)
     ]
     assert spread == pytest.approx([1.8, 2.0, 2.2], abs=0.01)
@@ -52,11 +54,11 @@ def test_conversations_started_together_drift_apart() -> None:
 def test_a_wait_whose_beginning_is_unknown_teaches_nothing() -> None:
     """A conversation watched from somewhere in its middle is not taken for a short one."""
     cadence = Cadence(Polling())
-    schedule = Schedule(cadence, "agent", "first", 0.0, known=False)
-    schedule.feed(1.0, news=False, jitter=0.5)
-    schedule.feed(2.0, news=True, jitter=0.5)
+    schedule = Schedule(cadence, "agent", "first", 0.0, is_start_known=False)
+    schedule.record_poll(1.0, news=False, jitter=0.5)
+    schedule.record_poll(2.0, news=True, jitter=0.5)
     assert cadence.export()["estimates"] == []
-    schedule.feed(3.0, news=True, jitter=0.5)
+    schedule.record_poll(3.0, news=True, jitter=0.5)
     assert [entry["kind"] for entry in cadence.export()["estimates"]] == ["gap"]
 
 

@@ -50,10 +50,10 @@ def spent(lengths: Callable[[random.Random, int], tuple[str, float]], turns: int
     rng = random.Random(2)
     for turn in range(turns):
         agent, length = lengths(rng, turn)
-        schedule, now = Schedule(cadence, agent, "turn", 0.0, known=True), 0.0
+        schedule, now = Schedule(cadence, agent, "turn", 0.0, is_start_known=True), 0.0
         count = 0
         while True:
-            now += schedule.feed(now, news=False, jitter=jitter.random())
+            now += schedule.record_poll(now, news=False, jitter=jitter.random())
             count += 1
             if now >= length:
                 break
@@ -174,9 +174,9 @@ def test_equal_seeds_make_equal_schedules(seed: int) -> None:
     def run() -> list[float]:
         rng, cadence, intervals = random.Random(seed), Cadence(Polling()), []
         for _ in range(10):
-            schedule, now, end = Schedule(cadence, "agent", "first", 0.0, known=True), 0.0, rng.uniform(1, 50)
+            schedule, now, end = Schedule(cadence, "agent", "first", 0.0, is_start_known=True), 0.0, rng.uniform(1, 50)
             while now < end:
-                intervals.append(schedule.feed(now, news=False, jitter=rng.random()))
+                intervals.append(schedule.record_poll(now, news=False, jitter=rng.random()))
                 now += intervals[-1]
             schedule.observe_news(now)
         return intervals
