@@ -30,7 +30,7 @@ class Argument:
     """Further keywords of `ArgumentParser.add_argument`."""
 
     def __init__(self, *names: str, help: str, **settings: Any) -> None:  # noqa: A002 - as argparse calls it
-        self.__attrs_init__(names, help, settings)
+        self.__attrs_init__(names, help, settings)  # pyright: ignore[reportAttributeAccessIssue] - attrs makes it
 
     @property
     def is_option(self) -> bool:

@@ -48,6 +48,8 @@ async def prompt_of(request: web.Request) -> str:
         match await request.json():
             case {"prompt": str(prompt)}:
                 return prompt
+            case _:
+                pass
     except (ValueError, RecursionError):
         pass
     raise web.HTTPBadRequest(text="A prompt is needed.")

@@ -62,6 +62,8 @@ async def prompt_of(request: Request) -> str:
         match json.loads(body):
             case {"prompt": str(prompt)}:
                 return prompt
+            case _:
+                pass
     except (ValueError, RecursionError):
         pass
     raise HTTPException(400, "A prompt is needed.")

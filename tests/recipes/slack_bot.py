@@ -102,7 +102,7 @@ def register(app: AsyncApp, chats: Chats) -> None:
 async def main() -> None:
     app = AsyncApp(token=os.environ["SLACK_BOT_TOKEN"])
     # In place of the default, which posts a message again when the response is lost: the text would appear twice.
-    app.client.retry_handlers = [AsyncRateLimitErrorRetryHandler(max_retry_count=5)]
+    app.client.retry_handlers[:] = [AsyncRateLimitErrorRetryHandler(max_retry_count=5)]
     async with NairiSession() as nairi, SQLiteStore("slack.sqlite") as store:
         chats = Chats(nairi, "my-agent", store=store, limit=12_000, length=escaped_length, typing_every=60)
         register(app, chats)
