@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nairi_async import NairiSession
-    from nairi_async.bots import ChatReply
+    from nairi_async.bots import ChatReply, LostPrompt
     from simulation.process import Process, Universe
 
 
@@ -118,6 +118,8 @@ class ChatLives:
         self.acknowledged: set[str] = set()
         self.given_up: set[str] = set()
         """Prompts whose caller was cancelled, or got an error: the caller may read the reply, and does not."""
+        self.reported: dict[str, LostPrompt] = {}
+        """Prompts that were reported as lost."""
         self.delivered: dict[str, list[str]] = {chat: [] for chat in self.messages}
 
     async def __call__(self, process: Process) -> None:
@@ -134,9 +136,14 @@ class ChatLives:
         async def recovered(chat: str, reply: ChatReply) -> None:
             self._deliver(process, chat, reply)
 
+        async def on_lost(_chat: str, prompt: LostPrompt) -> None:
+            if not process.is_dead:
+                self.universe.note(f"{prompt.text}: lost, {prompt.reason}")
+                self.reported[prompt.text] = prompt
+
         async with session.open() as nairi, SQLiteStore(process.directory / "chats.sqlite") as store:
             chats = Chats(nairi, AGENT, store=store, clock=process.clock)
-            async with chats.recovering(recovered):
+            async with chats.recovering(recovered, on_lost):
                 await asyncio.gather(*(self._talk(session, chats, chat) for chat in self.messages))
                 # Recovery has no end of its own.
                 await asyncio.sleep(3000 if self.universe.is_calm else 300)
@@ -179,6 +186,7 @@ class ChatLives:
         """Check what was delivered, and what ran."""
         universe, checks = self.universe, Checks(self.universe)
         checks.none_ran_twice()
+        self._check_reports(checks)
         for chat, prompts in self.messages.items():
             expected = [whole_reply(prompt) for prompt in prompts]
             texts = self.delivered[chat]
@@ -186,9 +194,9 @@ class ChatLives:
                 ran = checks.runs(prompt)
                 if prompt not in self.acknowledged:
                     universe.violate("stuck", f"{prompt!r} is delivered again and again")
-                elif ran and not self._has(texts, text) and prompt not in self.given_up:
+                elif ran and not self._has(texts, text) and not self._is_excused(prompt):
                     universe.violate("lost", f"{prompt!r} ran and its reply was never delivered: {texts}")
-                elif not ran and prompt not in self.given_up:
+                elif not ran and not self._is_excused(prompt):
                     universe.violate("lost", f"{prompt!r} was accepted and never ran")
             kept = [text for text, prompt in zip(expected, prompts, strict=True) if prompt not in self.given_up]
             places = [kept.index(text) for text in dict.fromkeys(texts) if text in kept]
@@ -200,6 +208,19 @@ class ChatLives:
             jobs = {one.job_id for one in universe.simulator.prompts if one.prompt in prompts}
             if len(jobs) > 1:
                 universe.note(f"{chat}: {len(jobs)} conversations")
+
+    def _check_reports(self, checks: Checks) -> None:
+        for prompt, lost in self.reported.items():
+            if not lost.may_have_run and checks.runs(prompt):
+                reason = f"{prompt!r} ran, and was reported not to have run: {lost.reason}"
+                self.universe.violate("wrong", reason)
+
+    def _is_excused(self, prompt: str) -> bool:
+        """Return whether a prompt may have no reply: its caller has given up, or its loss was rightly reported."""
+        lost = self.reported.get(prompt)
+        # Without the times of messages, it cannot be decided which conversation a lost prompt has started.
+        is_undecidable = self.universe.plan.quirks().timestamps != "kept"
+        return prompt in self.given_up or (lost is not None and (is_undecidable or not lost.may_have_run))
 
     def _has(self, texts: list[str], whole: str) -> bool:
         """Return whether a reply is among some; a part counts where a service shows the rest later."""

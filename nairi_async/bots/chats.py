@@ -174,7 +174,11 @@ class Chats:
                 raise AlreadyAskedError(reason, record.dialogue_id)
             await self._wait_for_turn(place, message)
             async with typing_shown(typing, self._clock, self._typing_every):
-                left = await self._prompts.left_behind(place.chat, deadline)
+                try:
+                    left = await self._prompts.left_behind(place.chat, deadline)
+                except (Exception, asyncio.CancelledError):
+                    await place.chat.save_outcome(partial(_withdrawn, prompt=message))
+                    raise
                 answer = await self._runner.run(place.chat, message, files, deadline, left)
             await place.chat.check_store_is_open()
             yield await self._reply(answer)
@@ -190,8 +194,9 @@ class Chats:
 
         A prompt that was running is looked up, and its reply handed over once its turn has ended. If the prompt
         provably did not run, it is asked; so are the prompts that waited behind it. New prompts of the chat wait behind
-        them. An error of the service or of `deliver` is logged, and the next process tries again unless the chat has
-        spoken by then. A reply that was being sent when the process ended is sent again as a whole.
+        them. While the service fails, it is asked again for five minutes. After that, or after an error of `deliver`, a
+        warning is logged, and the next process tries again unless the chat has spoken by then. A reply that was being
+        sent when the process ended is sent again as a whole.
 
         Args:
             deliver: Awaited with the chat and a reply, to send it there.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nairi_async.bots.chat_record import ChatRecord
     from nairi_async.bots.deadline import Deadline
     from nairi_async.bots.lost_starts import LostStarts
+    from nairi_async.bots.store import ChatPrompt
     from nairi_async.clock import Clock
     from nairi_async.dialogue import Dialogues
 
@@ -63,7 +64,7 @@ class OpenPrompts:
                 await deadline.bound(self.find_dialogue(chat))
             if chat.record.dialogue_id is None:
                 return None
-            return (await self.outcome(chat, deadline.options(), is_patient=False)).answer
+            return (await deadline.bound(self.outcome(chat, deadline.options(), is_recovery=False))).answer
         except TurnFailedError as failed:
             return failed
         except OutcomeUnknownError as error:
@@ -91,39 +92,47 @@ class OpenPrompts:
         await chat.save_outcome(lambda record: evolve(record, dialogue_id=dialogue_id))
         return True
 
-    async def outcome(self, chat: ChatRecord, options: Mapping[str, Any], *, is_patient: bool) -> Outcome:
+    async def outcome(self, chat: ChatRecord, options: Mapping[str, Any], *, is_recovery: bool) -> Outcome:
         """Wait until no turn of the chat runs, and return what became of its open prompt.
+
+        A prompt that the dialogue does not show may still arrive, so it is waited for until `_ARRIVAL_TIME` is over.
 
         Args:
             chat: Its dialogue is known.
             options: The `timeout=` of the wait.
-            is_patient: Wait for a prompt that the service does not show yet.
+            is_recovery: Raise an error if the outcome stays unknown; otherwise there is no answer.
 
         Raises:
             TurnFailedError: the turn has failed.
-            OutcomeUnknownError: the service cannot be asked for the reply.
+            OutcomeUnknownError: `is_recovery`, and the service cannot be asked for the reply or does not show it.
             NairiError: reading failed.
         """
         record = chat.record
         dialogue = open_dialogue(self._session, self._target, record)
         if not isinstance(dialogue, RecallsReplies):
-            if record.prompt is None or not is_patient:
+            if record.prompt is None or not is_recovery:
                 return Outcome()
             over = " when the agent next speaks" if isinstance(dialogue, CanComplete) else ""
             raise OutcomeUnknownError(f"the service cannot be asked for the reply to an earlier message{over}")
-        deadline, wait = self._clock.monotonic() + _ARRIVAL_TIME, _FIRST_WAIT
+        deadline, wait = self._clock.monotonic() + self._arrival_time(record.prompt), _FIRST_WAIT
         while True:
             is_late = self._clock.monotonic() >= deadline
             answer = await dialogue.last_reply(after=record.last_message_id, **options)
-            if answer is not None or record.prompt is None or not is_patient:
+            if answer is not None or record.prompt is None:
                 return Outcome(answer)
-            if is_late and record.last_message_id is None:
+            if is_late and record.last_message_id is None and is_recovery:
                 # It began the dialogue, so it did arrive.
                 raise OutcomeUnknownError("the dialogue does not show the message that began it")
             if is_late:
                 return Outcome(is_unsent=True)
             await self._clock.sleep(wait)
             wait = min(2 * wait, _MAX_WAIT)
+
+    def _arrival_time(self, prompt: ChatPrompt | None) -> float:
+        """Return the seconds that remain until an unseen prompt is taken never to have arrived."""
+        if prompt is None or prompt.sent_before is None:
+            return _ARRIVAL_TIME
+        return min(_ARRIVAL_TIME, prompt.sent_before + _ARRIVAL_TIME - self._clock.time())
 
 
 def is_lost_start(chat: ChatRecord) -> bool:

@@ -75,7 +75,7 @@ class PromptRunner:
         prompt, files = await self._uploaded(dialogue, prompt, files, deadline)
         call = prepared_call(dialogue, prompt.text, files, prompt.attachment_ids, deadline.options())
         before = chat.record
-        begun = evolve(prompt, sent_after=self._clock.time(), has_files=bool(files))
+        begun = evolve(prompt, sent_after=self._clock.time(), sent_before=None, has_files=bool(files))
         undo = partial(_kept if is_recovery else _without, prompt=prompt, before=before)
         # A recovered prompt that is refused is not asked again.
         closed = evolve(before, is_open=False, prompt=None) if is_recovery else before
@@ -137,7 +137,8 @@ class PromptRunner:
 
     async def _save_id(self, chat: ChatRecord, dialogue: Dialogue) -> None:
         """Save a new dialogue's id as soon as it is known, which is long before the reply."""
-        if dialogue.id is None and isinstance(dialogue, AnnouncesId):
+        # The dialogue may have its id by now; the record has not.
+        if chat.record.dialogue_id is None and isinstance(dialogue, AnnouncesId):
             dialogue_id = await dialogue.wait_for_id()
             self._on_new_dialogue(dialogue_id)
             await chat.save_outcome(lambda record: evolve(record, dialogue_id=dialogue_id))

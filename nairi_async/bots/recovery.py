@@ -6,29 +6,37 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from attrs import evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from nairi_async._core.closing import run_shielded
 from nairi_async._core.json_body import one_line, shortened
+from nairi_async._core.retry import is_transient
 from nairi_async.bots.chat_queue import ChatQueues
 from nairi_async.bots.chat_record import ClockedStore
 from nairi_async.bots.deadline import Deadline
 from nairi_async.bots.lost_starts import LostStarts
 from nairi_async.bots.open_prompts import OpenPrompts, Outcome, is_lost_start
 from nairi_async.bots.prompt_runner import PromptRunner
-from nairi_async.errors import NairiError, OutcomeUnknownError, SessionClosedError, TurnFailedError
+from nairi_async.bots.store import Record
+from nairi_async.errors import NairiError, OutcomeUnknownError, SessionClosedError, StoreError, TurnFailedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Generator
 
     from nairi_async.bots.chat_record import ChatRecord
-    from nairi_async.bots.store import ChatPrompt, Record
+    from nairi_async.bots.store import ChatPrompt
     from nairi_async.dialogue import Answer
 
     Deliver = Callable[[str, Answer], Awaitable[object]]
     OnLost = Callable[[str, "LostPrompt"], Awaitable[object]]
+
+# Seconds between attempts to find out what became of a prompt while the service fails: five minutes in all.
+_WAITS: Final = (2.0, 4.0, 8.0, 16.0, 30.0, 60.0, 60.0, 120.0)
+# How often one prompt is asked whose request never arrives.
+_MOST_ATTEMPTS: Final = 5
 
 _log = logging.getLogger("nairi_async.bots")
 
@@ -64,11 +72,12 @@ class Recovery:
         """Recover in tasks while the block runs; cancel what is left at its end."""
         prefix = f"{self.target} "
         names = [name for name in await self.store.open_names() if name.startswith(prefix)]
-        announced = _Countdown(len(names))
-        tasks = [
-            asyncio.create_task(_ChatRecovery(self, name.removeprefix(prefix), deliver, on_lost, announced).run(name))
+        announced, searched = _Countdown(len(names)), _Countdown(len(names))
+        recoveries = {
+            name: _ChatRecovery(self, name.removeprefix(prefix), deliver, on_lost, announced, searched)
             for name in names
-        ]
+        }
+        tasks = [asyncio.create_task(recovery.run(name)) for name, recovery in recoveries.items()]
         # Let each task enter its chat's queue before the first new prompt.
         await asyncio.sleep(0)
         try:
@@ -80,7 +89,7 @@ class Recovery:
                 await run_shielded(asyncio.wait(tasks))
 
 
-@frozen
+@define(eq=False)
 class _ChatRecovery:
     """Recovers one chat."""
 
@@ -89,6 +98,8 @@ class _ChatRecovery:
     deliver: Deliver
     on_lost: OnLost | None
     announced: _Countdown
+    searched: _Countdown
+    _has_searched: bool = field(default=False, init=False)
 
     async def run(self, name: str) -> None:
         """Settle the open prompt, then ask those that waited; log what fails."""
@@ -97,62 +108,128 @@ class _ChatRecovery:
             try:
                 with self.announced.one():
                     await chat.load()
-                    if place.is_first and is_lost_start(chat) and chat.record.prompt is not None:
-                        self.recovery.starts.announce(chat.record.prompt)
+                    was_first = place.is_first
+                    if not (was_first and self._announce(chat)):
+                        self._end_search()
                 await place.turn()
+                if not was_first:
+                    self._announce(chat)
                 await self._settle_open_prompt(chat)
                 while chat.leftover:
                     await self._ask(chat, chat.leftover[0])
                     chat.leftover.popleft()
+                    # Its response may have been lost, and the next prompt must not run at the same time.
+                    await self._settle_open_prompt(chat)
             except Exception as error:  # noqa: BLE001 - a platform and a store may raise anything
                 _log.warning("chat %s could not be given the reply from before a restart: %r", self.chat_id, error)
+            finally:
+                self._end_search()
 
     async def _settle_open_prompt(self, chat: ChatRecord) -> None:
-        """Hand over the reply to the prompt that was running, or ask the prompt again if it provably did not run."""
-        prompt = chat.record.prompt
-        if not chat.record.is_open:
-            return
-        try:
-            outcome = await self._outcome(chat)
-        except TurnFailedError as error:
-            failed = error
-            await self._report(prompt, f"its turn has failed: {error}", may_have_run=True)
-            await chat.save(lambda record: record.with_outcome(failed))
-            return
-        except OutcomeUnknownError as error:
-            await self._report(prompt, error.message, may_have_run=True)
-            await chat.save(_without_prompt)
-            return
-        if prompt is not None and outcome.is_unsent:
+        """Hand over the reply to the prompt that was running, or ask the prompt again if it provably did not run.
+
+        Raises:
+            OutcomeUnknownError: the prompt was asked several times, and never arrived.
+        """
+        for _ in range(_MOST_ATTEMPTS):
+            prompt = chat.record.prompt
+            if not chat.record.is_open:
+                return
+            try:
+                outcome = await self._outcome(chat)
+            except TurnFailedError as error:
+                await self._report(prompt, f"its turn has failed: {error}", may_have_run=True)
+                await chat.save(partial(Record.with_outcome, outcome=error))
+                return
+            except OutcomeUnknownError as error:
+                await self._report(prompt, error.message, may_have_run=True)
+                await chat.save(_without_prompt)
+                return
+            if prompt is None or not outcome.is_unsent:
+                if outcome.answer is not None:
+                    await self.deliver(self.chat_id, outcome.answer)
+                await chat.save(partial(Record.with_outcome, outcome=outcome.answer))
+                return
             await self._ask(chat, prompt)
-            return
-        if outcome.answer is not None:
-            await self.deliver(self.chat_id, outcome.answer)
-        await chat.save(lambda record: record.with_outcome(outcome.answer))
+            if chat.record.prompt is None:
+                return
+        raise OutcomeUnknownError(f"a prompt was sent {_MOST_ATTEMPTS} times and did not arrive")
 
     async def _outcome(self, chat: ChatRecord) -> Outcome:
-        if is_lost_start(chat):
-            # Of identical prompts only the number matters, so all of them are counted first.
-            await self.announced.wait()
-            if not await self.recovery.prompts.find_dialogue(chat):
-                return Outcome(is_unsent=True)
+        """Find out what became of the open prompt; repeat the lookup while the service fails."""
+        for wait in _WAITS:
+            try:
+                return await self._outcome_now(chat)
+            except OutcomeUnknownError:
+                raise
+            except NairiError as error:
+                if not is_transient(error, idempotent=True, unreadable=True):
+                    raise
+                _log.info("chat %s is looked up again in %.0f s: %r", self.chat_id, wait, error)
+            self._announce(chat)
+            await self.recovery.store.clock.sleep(wait)
+        return await self._outcome_now(chat)
+
+    async def _outcome_now(self, chat: ChatRecord) -> Outcome:
+        if is_lost_start(chat) and not await self._find_dialogue(chat):
+            return Outcome(is_unsent=True)
         if chat.record.dialogue_id is None:
             return Outcome()
-        return await self.recovery.prompts.outcome(chat, self.recovery.deadline().options(), is_patient=True)
+        return await self.recovery.prompts.outcome(chat, self.recovery.deadline().options(), is_recovery=True)
+
+    async def _find_dialogue(self, chat: ChatRecord) -> bool:
+        """Find the dialogue of a lost first prompt; if it cannot be decided, once more after the other chats' search.
+
+        A dialogue that another chat is found to have leaves one fewer that may be this chat's.
+        """
+        # Of identical prompts only the number matters, so all of them are counted first.
+        await self.announced.wait()
+        try:
+            is_found = await self.recovery.prompts.find_dialogue(chat)
+        except OutcomeUnknownError:
+            if self._has_searched:
+                raise
+            self._announce(chat)
+            self._end_search()
+            await self.searched.wait()
+            return await self.recovery.prompts.find_dialogue(chat)
+        self._end_search()
+        return is_found
+
+    def _announce(self, chat: ChatRecord) -> bool:
+        """Count the chat's open prompt among those that are searched for; return whether it is one."""
+        prompt = chat.record.prompt
+        if prompt is None or not is_lost_start(chat):
+            return False
+        self.recovery.starts.announce(prompt)
+        return True
+
+    def _end_search(self) -> None:
+        """Let the others search again, if all have searched."""
+        if not self._has_searched:
+            self._has_searched = True
+            self.searched.step()
 
     async def _ask(self, chat: ChatRecord, prompt: ChatPrompt) -> None:
-        """Ask a prompt that provably did not run, and hand over its reply."""
+        """Ask a prompt that provably did not run, and hand over its reply.
+
+        If it is not known what became of it, the record keeps it as the open prompt.
+        """
         if prompt.has_files:
             await self._report(prompt, "its files were lost with the process", may_have_run=False)
             await chat.save(lambda record: record.without_prompt(prompt, evolve(record, is_open=False, prompt=None)))
             return
         try:
             answer = await self.recovery.runner.run(chat, prompt, (), self.recovery.deadline(), is_recovery=True)
-        except SessionClosedError:
+        except (SessionClosedError, StoreError):
+            # The store holds it still, for the next process.
             raise
         except NairiError as error:
-            may_have_run = chat.record.prompt is not None or isinstance(error, TurnFailedError)
-            await self._report(prompt, str(error), may_have_run=may_have_run)
+            if isinstance(error, TurnFailedError) or chat.record.prompt is None:
+                await self._report(prompt, str(error), may_have_run=isinstance(error, TurnFailedError))
+            else:
+                _log.info("chat %s: it is found out what became of a prompt: %r", self.chat_id, error)
+                self._announce(chat)
             return
         await self.deliver(self.chat_id, answer)
         await chat.save_outcome(lambda record: record.with_outcome(answer))
@@ -177,13 +254,17 @@ class _Countdown:
 
     @contextmanager
     def one(self) -> Generator[None]:
-        """Take one step."""
+        """Take one step at the end of the block."""
         try:
             yield
         finally:
-            self._count -= 1
-            if not self._count:
-                self._done.set()
+            self.step()
+
+    def step(self) -> None:
+        """Take one step."""
+        self._count -= 1
+        if not self._count:
+            self._done.set()
 
     async def wait(self) -> None:
         """Wait for the last step."""

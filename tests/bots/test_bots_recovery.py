@@ -1,0 +1,197 @@
+"""Chats on a service that fails: a prompt waits until it is known what became of the one before."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+
+from nairi_async import NairiSession, ServerError, WatchTimeoutError
+from nairi_async.bots import ChatPrompt, ChatReply, Chats, LostPrompt, MemoryStore, Record, StoreError
+
+if TYPE_CHECKING:
+    from nairi_async.dialogue import Answer
+    from nairi_async.testing import Simulator, VirtualClock
+    from nairi_async.typing import Duration
+
+pytestmark = pytest.mark.anyio
+
+
+class Delivered:
+    """The replies that a recovery handed over, and the prompts that it reported."""
+
+    def __init__(self) -> None:
+        self.replies: list[str] = []
+        self.lost: list[str] = []
+
+    async def deliver(self, _chat: str, reply: ChatReply) -> None:
+        self.replies.append(reply.text)
+
+    async def on_lost(self, _chat: str, prompt: LostPrompt) -> None:
+        self.lost.append(prompt.text)
+
+
+async def left_waiting(nairi: NairiSession, clock: VirtualClock, *prompts: str) -> MemoryStore:
+    """Return the store of a process that ended while prompts waited in chat "c", behind one that was answered."""
+    store = MemoryStore()
+    await Chats(nairi, "my-agent", store=store, clock=clock).ask("c", "a")
+    record = await store.load("my-agent c")
+    assert record is not None
+    for prompt in prompts:
+        record = record.with_waiting(ChatPrompt(prompt, prompt))
+    await store.save("my-agent c", record)
+    return store
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["it ran", "it never arrived"])
+async def test_a_recovered_prompt_whose_response_is_lost_is_settled_before_the_next(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock, *, arrives: bool
+) -> None:
+    """The next prompt is asked when it is known what became of it: each has its own reply, in order, and runs once."""
+    store, delivered = await left_waiting(nairi, clock, "b", "c"), Delivered()
+    failures = [1]
+
+    async def gateway(request: web.Request, *_response: web.StreamResponse) -> web.StreamResponse | None:
+        return web.Response(status=502) if request.method == "POST" and failures and failures.pop() else None
+
+    if arrives:
+        echo.intercept_response = gateway
+    else:
+        echo.intercept = gateway
+    chats = Chats(nairi, "my-agent", store=store, clock=clock)
+    async with chats.recovering(delivered.deliver, delivered.on_lost):
+        await clock.sleep(300)
+    assert (delivered.replies, delivered.lost) == (["2: b", "3: c"], [])
+    assert [asked.prompt for asked in echo.prompts] == ["a", "b", "c"]
+    assert await store.open_names() == []
+
+
+async def test_new_prompts_wait_while_the_service_cannot_say_what_became_of_a_prompt(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """A service that fails for some minutes changes neither the order of the replies nor their number."""
+    store, delivered = await left_waiting(nairi, clock, "c"), Delivered()
+    record = await store.load("my-agent c")
+    assert record is not None
+    await store.save("my-agent c", record.with_prompt(ChatPrompt("b", "b", sent_after=clock.time())))
+    fails_until = clock.monotonic() + 200
+
+    async def gateway(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=502) if request.method == "GET" and clock.monotonic() < fails_until else None
+
+    echo.intercept = gateway
+    chats = Chats(nairi, "my-agent", store=store, clock=clock)
+    async with chats.recovering(delivered.deliver, delivered.on_lost):
+        delivered.replies.append((await chats.ask("c", "d", key="d")).text)
+    assert (delivered.replies, delivered.lost) == (["2: b", "3: c", "4: d"], [])
+
+
+async def test_the_next_prompt_waits_for_one_that_may_still_arrive(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """In a process that goes on, a prompt that its dialogue does not show may still be under way: both keep order."""
+    chats = Chats(nairi, "my-agent", clock=clock)
+    await chats.ask("c", "a")
+    failures = [1]
+
+    async def gateway(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=502) if request.method == "POST" and failures and failures.pop() else None
+
+    async def arrive() -> None:
+        await clock.sleep(20)
+        await nairi.resume(echo.prompts[0].job_id).ask("b")
+
+    echo.intercept = gateway
+    with pytest.raises(ServerError):
+        await chats.ask("c", "b")
+    reply, _ = await asyncio.gather(chats.ask("c", "c"), arrive())
+    assert reply.text == "3: c"
+    assert [asked.prompt for asked in echo.prompts] == ["a", "b", "c"]
+
+
+async def test_a_prompt_that_waited_for_a_lookup_in_vain_keeps_no_key(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """It was not sent, and its caller knows: the next process does not ask it, and it may come again."""
+    store = await left_waiting(nairi, clock)
+    record = await store.load("my-agent c")
+    assert record is not None
+    before = record.with_prompt(ChatPrompt("b", "b", sent_after=clock.time()))
+    await store.save("my-agent c", before)
+
+    async def gateway(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=502) if request.method == "GET" else None
+
+    echo.intercept = gateway
+    chats = Chats(nairi, "my-agent", store=store, clock=clock)
+    with pytest.raises(ServerError):
+        await chats.ask("c", "c", key="c")
+    assert await store.load("my-agent c") == before
+    echo.intercept = None
+    assert (await chats.ask("c", "c", key="c")).text == "2: c"
+
+
+async def test_a_store_that_fails_loses_no_prompt_that_waits(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """A recovered prompt that could not be saved was not sent: the next process asks it, and it is not reported."""
+
+    class Full(MemoryStore):
+        is_full = True
+
+        async def save(self, name: str, record: Record) -> None:
+            if self.is_full:
+                raise StoreError("the disk is full")
+            await super().save(name, record)
+
+    record = await (await left_waiting(nairi, clock, "b")).load("my-agent c")
+    assert record is not None
+    store, delivered = Full(), Delivered()
+    await MemoryStore.save(store, "my-agent c", record)
+    for _ in range(2):
+        chats = Chats(nairi, "my-agent", store=store, clock=clock)
+        async with chats.recovering(delivered.deliver, delivered.on_lost):
+            await clock.sleep(120)
+        store.is_full = False
+    assert (delivered.replies, delivered.lost) == (["2: b"], [])
+    assert [asked.prompt for asked in echo.prompts] == ["a", "b"]
+
+
+class NamedAtOnce:
+    """A session whose service names a dialogue before any other task runs; its turns last for an hour."""
+
+    may_be_running = True
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self.id: str | None = None
+
+    def conversation(self, _target: str, /) -> NamedAtOnce:
+        return self
+
+    def resume(self, id: str, /) -> NamedAtOnce:  # noqa: A002 - the protocol's word
+        self.id = id
+        return self
+
+    async def wait_for_id(self) -> str:
+        assert self.id is not None
+        return self.id
+
+    async def ask(self, _prompt: str, *, timeout: Duration | None = None) -> Answer:
+        self.id = "named"
+        await self._clock.sleep(3600)
+        raise WatchTimeoutError(f"no reply within {timeout}")
+
+
+async def test_an_id_that_is_known_at_once_is_saved(clock: VirtualClock) -> None:
+    """The record has the dialogue's id during the first turn, however early the service names it."""
+    store = MemoryStore()
+    call = asyncio.create_task(Chats(NamedAtOnce(clock), "my-agent", store=store, clock=clock).ask("c", "a"))
+    await clock.sleep(60)
+    record = await store.load("my-agent c")
+    assert record is not None
+    assert record.dialogue_id == "named"
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
