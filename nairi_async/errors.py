@@ -1,9 +1,9 @@
 """Everything that this library raises: one tree under `NairiError`.
 
     NairiError
-    ├── ConfigurationError           the session cannot be made with these settings (also a ValueError)
-    ├── InvalidArgumentError         no request can carry this argument; none was sent (also a ValueError)
-    ├── SessionClosedError           used before it was opened, after it was closed, or from another event loop
+    ├── ConfigurationError           invalid settings for a session or policy (also a ValueError)
+    ├── InvalidArgumentError         invalid argument; nothing was sent (also a ValueError)
+    ├── SessionClosedError           used before it was opened, after it was closed, or in another event loop
     ├── ConnectionFailedError        no connection, or it broke; `sent` says whether the request may have left
     ├── RequestTimeoutError          one request took too long (also a TimeoutError)
     ├── StatusError                  the service responded with an error
@@ -12,29 +12,29 @@
     │   ├── AuthenticationError      401
     │   ├── PermissionDeniedError    403
     │   ├── NotFoundError            404
-    │   │   └── AgentNotFoundError   404 for an agent; lists names that are close
+    │   │   └── AgentNotFoundError   404 for an agent; lists similar names
     │   ├── ConflictError            409
     │   ├── RateLimitedError         429
     │   └── ServerError              5xx
     ├── AttachmentExistsError        a file of that name exists (also a FileExistsError)
     ├── DecodeError                  the response is not JSON, not of the documented shape, or too large
-    ├── OutcomeUnknownError          a prompt left, and whether it runs is unknown
+    ├── OutcomeUnknownError          a prompt was sent, and whether it runs is unknown
     │   ├── InteractionUnknownError  … because a streamed reply broke off
     │   ├── ServerOutcomeError       … because the response was a 5xx (also a ServerError)
     │   └── UnreadableOutcomeError   … because the response was unreadable (also a DecodeError)
-    ├── LedgerError                  a batch cannot use its ledger or its output; what it recorded is kept
+    ├── LedgerError                  a batch cannot use its ledger or its output; the recorded entries are kept
     │   └── OtherPromptsError        the ledger was begun with other prompts
-    ├── InteractionVoidError         an interaction failed, and the service kept nothing of it
-    ├── ReplyFormatError             a reply has no JSON value, or not of the wanted type (also a ValueError)
+    ├── InteractionVoidError         an interaction failed, and the service saved nothing
+    ├── ReplyFormatError             a reply has no JSON value of the required type (also a ValueError)
     ├── TurnFailedError              the agent's turn ended as `failed`
     ├── AlreadyAskedError            a chat's prompt was accepted before; it does not run again
     ├── ChatBusyError                too many prompts of a chat are waiting
-    ├── TooManyStreamsError          a web application has as many event streams open as it allows
+    ├── TooManyStreamsError          a web application has reached its limit of open event streams
     ├── StoreError                   a bot's records of its chats cannot be read or written
     └── WatchTimeoutError            a turn did not end within the given time (also a TimeoutError)
 
-Every error survives `pickle` and `copy`. None holds the API key. Where a call had already started a turn when it
-failed, `error.turn` is that turn, and it can be watched again.
+Every error survives `pickle` and `copy`. None contains the API key. If a call fails after it has started a turn,
+`error.turn` is that turn, and it can be watched again.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ class NairiError(Exception):
     message: str
     """What went wrong, in words."""
     turn: Turn | None = None
-    """The turn that the failed call had started or was waiting for, if any; it can be watched again."""
+    """The turn that the failed call started or awaited, if any; it can be watched again."""
     conversation_id: str | None = None
-    """The Amigo conversation of the failed call, where it was known."""
+    """Id of the failed call's Amigo conversation, if it is known."""
 
     def __str__(self) -> str:
         return self.message
@@ -101,21 +101,21 @@ class NairiError(Exception):
 
 @define(auto_exc=True, slots=False)
 class ConfigurationError(NairiError, ValueError):
-    """The session or a policy cannot be made with these settings."""
+    """The settings of a session or a policy are invalid."""
 
     message: str
 
 
 @define(auto_exc=True, slots=False)
 class InvalidArgumentError(NairiError, ValueError):
-    """No request can carry this argument; none was sent."""
+    """An argument is invalid; nothing was sent."""
 
     message: str
 
 
 @define(auto_exc=True, slots=False)
 class SessionClosedError(NairiError):
-    """A session, batch, store or stream was used before it was opened, after it was closed, or from another loop."""
+    """A session, batch, store or stream was used before it was opened, after it was closed, or in another loop."""
 
     message: str
 
@@ -136,14 +136,14 @@ class _RequestError(NairiError):
 
 @define(auto_exc=True, slots=False)
 class ConnectionFailedError(_RequestError):
-    """No connection could be made, or it broke before the whole response was there."""
+    """No connection could be made, or it broke before the whole response arrived."""
 
     sent: bool = False
-    """Whether any of the request's body (without a body: of the request) may have reached the service."""
-    is_lasting: bool = False
-    """Whether trying again cannot help: the certificate is not accepted, or settings contradict each other."""
+    """Whether any part of the body (or of the request, if it has no body) may have reached the service."""
+    is_permanent: bool = False
+    """Whether a retry cannot help, because the certificate is not accepted or settings contradict each other."""
     hint: str = ""
-    """What to do about it, where something can be done."""
+    """What to do about it; empty if there is no advice."""
 
     def __str__(self) -> str:
         return _with_hint(super().__str__(), self.hint)
@@ -154,7 +154,7 @@ class RequestTimeoutError(_RequestError, TimeoutError):
     """One request, including its response body, took longer than the session's `request_timeout`."""
 
     sent: bool = False
-    """Whether any of the request's body (without a body: of the request) may have reached the service."""
+    """Whether any part of the body (or of the request, if it has no body) may have reached the service."""
 
 
 @define(auto_exc=True, slots=False)
@@ -164,9 +164,9 @@ class StatusError(NairiError):
     status: int
     """HTTP status code."""
     message: str
-    """The service's own text where it sent one in the documented form, else the beginning of the body."""
+    """The service's own text if it was sent in the documented form, otherwise the beginning of the body."""
     retry_after: float | None = None
-    """Seconds that the service asked to wait, from `Retry-After`."""
+    """Seconds to wait before the next request, from `Retry-After`."""
     method: str = ""
     """HTTP method of the request."""
     path: str = ""
@@ -178,7 +178,7 @@ class StatusError(NairiError):
 
 @define(auto_exc=True, slots=False)
 class BadRequestError(StatusError):
-    """400: the service refuses the input."""
+    """400: the service refused the input."""
 
 
 @define(auto_exc=True, slots=False)
@@ -191,7 +191,7 @@ class AuthenticationError(StatusError):
     """401: the API key is missing, wrong or revoked."""
 
     hint: str = ""
-    """What to check, and which service was asked."""
+    """What to check, and the service that refused the key."""
 
     def __str__(self) -> str:
         return _with_hint(super().__str__(), self.hint)
@@ -204,15 +204,15 @@ class PermissionDeniedError(StatusError):
 
 @define(auto_exc=True, slots=False)
 class NotFoundError(StatusError):
-    """404: it does not exist in the organisation of the key."""
+    """404: the key's organisation has no such object."""
 
 
 @define(auto_exc=True, slots=False)
 class AgentNotFoundError(NotFoundError):
-    """404 for an agent: the organisation has none with that slug or id. No prompt was run."""
+    """404 for an agent: the organisation has no agent with that slug or id. No prompt was run."""
 
     agent_id: str = ""
-    """The slug or id that was asked for."""
+    """The requested slug or id."""
     close_names: tuple[str, ...] = ()
     """Slugs of agents with similar names, closest first; empty if there are none or they could not be listed."""
 
@@ -223,19 +223,19 @@ class AgentNotFoundError(NotFoundError):
 
 @define(auto_exc=True, slots=False)
 class AttachmentExistsError(NairiError, FileExistsError):
-    """An attachment was not saved, because its name is taken."""
+    """An attachment was not saved, because a file of that name exists."""
 
     message: str
 
 
 @define(auto_exc=True, slots=False)
 class ConflictError(StatusError):
-    """409: the conversation is finished, or another of its calls still runs at the service. Nothing was run."""
+    """409: the conversation is finished, or another of its calls is still running at the service. Nothing was run."""
 
 
 @define(auto_exc=True, slots=False)
 class RateLimitedError(StatusError):
-    """429: not documented by the service; the request was refused and did not run."""
+    """429: not documented by the service; the request was refused and not run."""
 
 
 @define(auto_exc=True, slots=False)
@@ -248,7 +248,7 @@ class DecodeError(_RequestError):
     """The response is not JSON, not of the documented shape, or larger than the limit."""
 
     excerpt: str = ""
-    """The beginning of the body that could not be read."""
+    """The beginning of the unreadable body."""
 
     def __str__(self) -> str:
         text = super().__str__()
@@ -257,15 +257,15 @@ class DecodeError(_RequestError):
 
 @define(auto_exc=True, slots=False)
 class OutcomeUnknownError(_RequestError):
-    """A prompt was sent and no readable response came back: it may or may not be running.
+    """A prompt was sent and no readable response arrived: it may or may not be running.
 
     The library does not send it again, because it could run twice. `__cause__` says what happened: the connection
-    broke, the time was over, or a gateway responded with 408 or 425, which it also does for a slow response. With
-    `on_unknown="reconcile"` the calls that send prompts look the turn up.
+    broke, the request timed out, or a gateway responded with 408 or 425, which it also does for a slow response. With
+    `on_unknown="reconcile"`, the calls that send prompts look the turn up.
     """
 
     candidates: tuple[Turn, ...] = field(default=(), init=False)
-    """After a lookup: the turns any of which may be the prompt's, where more than one matches."""
+    """After a lookup in which several turns matched: those turns. Any of them may be the prompt's."""
 
 
 @define(auto_exc=True, slots=False)
@@ -291,7 +291,7 @@ class UnreadableOutcomeError(OutcomeUnknownError, DecodeError):
 class LedgerError(NairiError):
     """The ledger of a batch, or the file of its replies, cannot be used or written.
 
-    The batch sends nothing more, and the ledger keeps what it holds: run the batch again when the reason is mended.
+    The batch sends nothing more, and the ledger keeps its entries. Run the batch again once the cause is fixed.
     """
 
     message: str
@@ -304,25 +304,29 @@ class LedgerError(NairiError):
 
 @define(auto_exc=True, slots=False)
 class OtherPromptsError(LedgerError):
-    """The ledger of a batch was begun with other prompts than those that are given. Nothing was sent."""
+    """The batch's ledger was begun with other prompts. Nothing was sent."""
 
 
 @define(auto_exc=True, slots=False)
 class InteractionUnknownError(OutcomeUnknownError):
     """A streamed reply broke off before the service said how the interaction ended: it may or may not be saved.
 
-    `settle` of the stream, or of its conversation, looks it up. It is not sent again. `__cause__` says what broke.
+    The `settle` method of the stream or of its conversation looks it up. It is not sent again. `__cause__` says what
+    broke.
     """
 
 
 @define(auto_exc=True, slots=False)
 class InteractionVoidError(NairiError):
-    """The service reported an error before the interaction was complete. It kept nothing: send it again if you like."""
+    """The service reported an error before the interaction was complete.
+
+    The service saved nothing, so the message can be sent again.
+    """
 
     message: str
     """The service's description."""
     status: int | None = None
-    """The HTTP-like status that the service gave; `None` where it gave none."""
+    """The HTTP-like status that the service gave; `None` if it gave none."""
 
     def __str__(self) -> str:
         return f"the interaction is void: {self.message}" + (f" ({self.status})" if self.status is not None else "")
@@ -330,7 +334,7 @@ class InteractionVoidError(NairiError):
 
 @define(auto_exc=True, slots=False)
 class ReplyFormatError(NairiError, ValueError):
-    """A reply has no JSON value, several, or one that does not fit the wanted type."""
+    """A reply contains no JSON value, several, or one that does not fit the required type."""
 
     message: str
     reply: Any = field(default=None, repr=False)
@@ -346,28 +350,28 @@ class TurnFailedError(NairiError):
     turn: Turn | None = None
     """The turn that failed."""
     messages: tuple[Message, ...] = ()
-    """The turn's messages that were seen, without progress messages, oldest first."""
+    """The turn's known messages, without progress messages, oldest first."""
 
 
 @define(auto_exc=True, slots=False)
 class WatchTimeoutError(NairiError, TimeoutError):
-    """The turn or conversation did not end within `timeout=`. It goes on at the service."""
+    """The turn or conversation did not end within `timeout=`. It continues at the service."""
 
     message: str
     turn: Turn | None = None
-    """The turn that was waited for; `None` where a whole conversation was watched."""
+    """The awaited turn; `None` if a whole conversation was watched."""
     status: str | None = None
-    """The last status that was seen of the turn's user message; `None` if none was read."""
+    """The last known status of the turn's user message; `None` if none was read."""
     cursor: str | None = None
-    """Id of the last message that was delivered; give it as `after=` to continue from there."""
+    """Id of the last delivered message; pass it as `after=` to continue after it."""
 
 
 @define(auto_exc=True, slots=False)
 class AlreadyAskedError(NairiError):
     """A prompt with that key was accepted before, by this process or an earlier one; it does not run again.
 
-    Its reply is in the chat's dialogue. If nothing was asked after it, Nairi's `await
-    session.resume(error.dialogue_id).last_reply()` returns that reply, and waits while the turn runs.
+    Its reply is in the chat's dialogue. If it is still the chat's last prompt, Nairi's `await
+    session.resume(error.dialogue_id).last_reply()` waits for its turn and returns that reply.
     """
 
     message: str
@@ -377,14 +381,14 @@ class AlreadyAskedError(NairiError):
 
 @define(auto_exc=True, slots=False)
 class ChatBusyError(NairiError):
-    """Too many prompts of a chat are waiting for their turn; this one was not accepted."""
+    """Too many prompts of the chat are waiting; this one was not accepted."""
 
     message: str
 
 
 @define(auto_exc=True, slots=False)
 class TooManyStreamsError(NairiError):
-    """A web application has as many event streams open as it allows; this one was not opened."""
+    """The web application has reached its limit of open event streams; this one was not opened."""
 
     message: str
 

@@ -31,7 +31,7 @@ class Failure:
     """What happened; it may quote the other side."""
     is_unsent: bool = False
     """Whether it is certain that no part of the request left."""
-    is_lasting: bool = False
+    is_permanent: bool = False
     """Whether trying again cannot help."""
     hint: str = ""
     """What to do about it."""
@@ -44,14 +44,14 @@ def explain(error: Exception, service: Service, base_url: str, proxy_url: str | 
     if isinstance(error, aiohttp.ClientHttpProxyError):
         hint = "are the user name and password of the proxy right?" if error.status == _LOGIN_REQUIRED else ""
         reason = f"the proxy refused to connect: {error.status} {error.message}"
-        return Failure(reason, is_unsent=True, is_lasting=error.status in _PROXY_REFUSALS, hint=hint)
+        return Failure(reason, is_unsent=True, is_permanent=error.status in _PROXY_REFUSALS, hint=hint)
     if isinstance(error, aiohttp.ClientResponseError):
         cause: BaseException | None = error
         while cause is not None and type(cause) not in _REASONS:
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             return Failure("the response is not HTTP")
-        return Failure(_REASONS[type(cause)], is_lasting=isinstance(cause, http_exceptions.LineTooLong))
+        return Failure(_REASONS[type(cause)], is_permanent=isinstance(cause, http_exceptions.LineTooLong))
     text = str(error) or type(error).__name__
     if not isinstance(error, ValueError):
         return Failure(text)
@@ -63,7 +63,7 @@ def explain(error: Exception, service: Service, base_url: str, proxy_url: str | 
             "make that session without trust_env=True and auth=; this session has a trust_env= that reads no ~/.netrc"
         )
     # Settings of a lent session that contradict ours.
-    return Failure(text, is_unsent=True, is_lasting=True, hint=hint)
+    return Failure(text, is_unsent=True, is_permanent=True, hint=hint)
 
 
 def _explain_no_connection(
@@ -72,7 +72,7 @@ def _explain_no_connection(
     text = str(error)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         hint = "if its certificate is signed by an authority of your own, name it in SSL_CERT_FILE or give ssl="
-        return Failure(text, is_unsent=True, is_lasting=True, hint=hint)
+        return Failure(text, is_unsent=True, is_permanent=True, hint=hint)
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         hint = f"is the proxy right? {proxy_url} was asked" if proxy_url is not None else "is the proxy right?"
         return Failure(text, is_unsent=True, hint=hint)

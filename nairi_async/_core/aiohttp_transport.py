@@ -238,7 +238,7 @@ class AiohttpTransport:
             request.method,
             request.path,
             state.write_started and not failure.is_unsent,
-            failure.is_lasting,
+            failure.is_permanent,
             failure.hint,
         ) from error
 

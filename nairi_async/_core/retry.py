@@ -77,7 +77,7 @@ def is_transient(
     `idempotent` and `busy_statuses` are the request's. With `unreadable`, an unreadable response is a transient fault,
     as it is for watching.
     """
-    if isinstance(error, ConnectionFailedError) and error.is_lasting:
+    if isinstance(error, ConnectionFailedError) and error.is_permanent:
         return False
     if isinstance(error, ConnectionFailedError | RequestTimeoutError):
         return idempotent or not error.sent

@@ -40,13 +40,13 @@ class ServerClock:
             self._agreeing += 1
             return
         self.contradictions += 1
-        is_lasting = self._outlier is not None and abs(difference - self._outlier) <= 1.0
-        if not is_lasting and self._agreeing > 1:
+        is_confirmed = self._outlier is not None and abs(difference - self._outlier) <= 1.0
+        if not is_confirmed and self._agreeing > 1:
             # A single response may come from a server whose clock is wrong.
             self._outlier = difference
             return
         # One of the clocks was set, or the first response was wrong: only later ones count.
-        other = self._outlier if is_lasting and self._outlier is not None else difference
+        other = self._outlier if is_confirmed and self._outlier is not None else difference
         self._highest, self._lowest = max(difference, other), min(difference, other)
         self._earlier, self._outlier, self._agreeing = (-math.inf, math.inf), None, 1
 

@@ -74,9 +74,9 @@ class ReadingMethods:
         """Return an async iterator over new messages, as they are discovered; `Watch` describes its guarantees.
 
         Args:
-            turn_or_job_id: A turn: the iterator yields what follows the turn's user message, and ends with the turn. A
-                job id: it yields the whole conversation, user messages included, and ends when no turn is running.
-            after: Id of a message, such as `watch.cursor`: only what follows it is yielded.
+            turn_or_job_id: A turn: the iterator yields the messages after its user message, and ends with the turn.
+                A job id: it yields the whole conversation, including user messages, and ends when no turn is running.
+            after: Id of a message, such as `watch.cursor`: only later messages are yielded.
             follow: Do not end with the turn; continue until the watch is closed.
             progress: Yield progress messages as well.
             timeout: Seconds for the whole wait; `None` for no limit, which is the default with `follow`.
@@ -109,10 +109,10 @@ class ReadingMethods:
     async def reply(self, turn: Turn, *, timeout: Duration | None = DEFAULT_TIMEOUT) -> Reply:
         """Wait for the end of a turn, and return its reply: text, messages, usage. Arguments as for `wait`.
 
-        A turn may end without any text: it is empty then.
+        If the turn ends without text, `Reply.text` is empty.
 
         Raises:
-            TurnFailedError: the turn ended as `failed`; the error has the service's text and the messages.
+            TurnFailedError: the turn ended as `failed`; the error contains the service's text and the messages.
             WatchTimeoutError, NairiError: as for `wait`.
         """
         return await self._reader.reply(arguments.turn(turn), checks.timeout(timeout))
@@ -130,8 +130,9 @@ class ReadingMethods:
         `async with nairi.watch_many(turns) as stream:` opens it, and `async for turn, message in stream:` reads it.
 
         Args:
-            turns: The turns; one that is given twice is watched once. `stream.add(turn)` adds more.
-            after: Ids of messages by turn, such as `stream.cursors`: of these turns only what follows is yielded.
+            turns: The turns. A turn given twice is watched once. `stream.add(turn)` adds more.
+            after: A message id for each of some turns, such as `stream.cursors`: only later messages of those turns are
+                yielded.
             progress: Yield progress messages as well.
             timeout: Seconds for each turn; `None` for no limit.
         """

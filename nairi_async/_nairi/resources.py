@@ -43,8 +43,8 @@ class ResourceMethods:
     def usage(self) -> UsageReport:
         """Cost and tokens of the messages that this session has read so far, summed exactly by agent and model.
 
-        Each assistant message counts once, however often it was read. Of the last 65,536 messages with usage the
-        session knows that they were counted; an older one that is read again counts again.
+        Each assistant message counts once, however often it is read. The session remembers the last 65,536 messages
+        that it counted; an older one that is read again counts again.
         """
         return self._meter.report
 
@@ -60,7 +60,7 @@ class ResourceMethods:
 
         Args:
             agent_id: Slug or id of the agent.
-            status: One status, or several: only conversations with one of them. By default all.
+            status: One status or several: only conversations with one of these. By default all.
             updated_after: Only conversations that changed after this time, which must have a time zone.
             sort: The order of the conversations.
         """
@@ -78,19 +78,19 @@ class ResourceMethods:
         settled: Duration = SETTLING_TIME,
         copies: int = 1,
     ) -> Turn | None:
-        """Find the turn that a prompt started whose response was lost, for example when the sending process exited.
+        """Find the turn started by a prompt whose response was lost, for example when the sending process exited.
 
-        The agent's newest conversations are searched for a first message with the same text and files, created in the
+        It searches the agent's newest conversations for a first message with the same text and files, created in the
         given time. Clock skew is handled: the window opens when either clock first reached `sent_after`.
 
-        `None` means that the prompt does not run and can be sent again. It is returned only if every conversation that
-        the agent began from 5 minutes before to 5 minutes after that time is explained: `exclude` names it, or another
-        prompt started it that this session has sent or found. Otherwise the prompt may be one of those, changed or
-        dated otherwise by the service, and the error names them.
+        `None` means that the prompt was not run and can be sent again. It is returned only if every conversation that
+        the agent began from 5 minutes before to 5 minutes after that time is explained: `exclude` contains it, or this
+        session knows that another prompt started it. Otherwise the prompt may be one of those, if the service changed
+        its text or dated it differently, and the error names them.
 
         A conversation that this session started with an identical prompt counts as the lost prompt's, unless `exclude`
-        names it, because its turn may have been lost on the way to where you record it. Concurrent searches for equal
-        prompts take one turn each.
+        contains it: you may have lost its turn before you recorded it. Concurrent searches for identical prompts take
+        one turn each.
 
         Guaranteed as long as the prompt arrives, and the service lists its conversation, within the settling time; as
         long as the service lists new conversations first and dates them by a clock that is at most 5 minutes off the
@@ -102,18 +102,19 @@ class ResourceMethods:
             sent_after: A time before the prompt was sent, by this machine's clock and with a time zone.
             sent_before: A time after the prompt was sent; now unless given.
             attachment_ids: Ids of the files that were sent with it.
-            exclude: Job ids of conversations that belong to other prompts, equal ones included.
-            settled: The settling time, in seconds: how long after `sent_before` the search goes on until a prompt that
-                was not found is taken never to have arrived. How late the service lists a new conversation is not
+            exclude: Job ids of conversations that belong to other prompts, including identical ones.
+            settled: The settling time, in seconds: how long after `sent_before` the search continues. A prompt that
+                was not found by then counts as never arrived. How late the service lists a new conversation is not
                 documented.
-            copies: How many equal prompts were lost, this one included. If no more turns match, one of them is taken.
+            copies: How many identical prompts were lost, including this one. If no more turns match, one of them is
+                returned.
 
         Returns:
-            The turn; `None` if the prompt does not run.
+            The turn; `None` if the prompt was not run.
 
         Raises:
-            OutcomeUnknownError: more turns match than `copies`, or conversations remain that may be the prompt:
-                `candidates` names them. Or some conversations could not be read.
+            OutcomeUnknownError: more turns match than `copies`, or some conversations may belong to the prompt:
+                `candidates` contains their turns. Or some conversations could not be read.
             NairiError: reading failed.
         """
         if isinstance(exclude, str) or not isinstance(exclude, Container):

@@ -62,8 +62,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
     """Conversations with Nairi agents, over one pool of connections.
 
     Use it in `async with`, on one event loop. One session serves thousands of conversations at once. Durations are
-    seconds, as a number or a `timedelta`. Where the id of a turn, or of its conversation, is taken, a `Turn` is taken
-    as well.
+    seconds, as a number or a `timedelta`. Methods that take a turn or conversation id also accept a `Turn`.
 
     Args:
         api_key: The organisation's API key (`nr_…`); by default the environment variable `NAIRI_API_KEY`.
@@ -76,11 +75,11 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         trust_env: Take the proxy from the environment: `HTTPS_PROXY`, `NO_PROXY`. A `~/.netrc` is never read.
         request_timeout: Limit for one request, body included. Waiting for a free connection does not count.
         retry: When and how often a failed request is repeated.
-        polling: How soon new messages are to be discovered.
+        polling: How soon the session discovers new messages.
         max_connections: Maximum number of requests at once, for all conversations together.
         requests_per_second: Maximum rate of requests; by default no limit.
         cadence: What another session has learnt about its agents, from `session.cadence.export()`.
-        hooks: Functions that are called with an event for each thing that the session does; see `nairi_async.hooks`.
+        hooks: Functions that the session calls with an event for everything it does; see `nairi_async.hooks`.
         clock: The clock to use; in tests a `nairi_async.testing.VirtualClock`.
 
     Raises:
@@ -168,19 +167,19 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
             on_unknown: What to do when the prompt was sent and its response did not arrive. `"raise"` raises
                 `OutcomeUnknownError`. `"reconcile"` looks the prompt up for up to a minute: it searches for a message
                 with the same text and files, created since then, that belongs to no other prompt of this session. Of
-                several equal prompts each gets its own turn. The prompt is never sent again. A session does not know
-                what other processes send: if one sends the same text and files within seconds, the turns may be
+                several identical prompts each gets its own turn. The prompt is never sent again. A session does not
+                know what other processes send: if one sends the same text and files within seconds, the turns may be
                 exchanged.
 
         Returns:
-            The turn, to watch or to wait for.
+            The turn, for `watch`, `wait` or `reply`.
 
         Raises:
             InvalidArgumentError: an argument is not valid; nothing was sent.
             AgentNotFoundError: there is no such agent; the error lists similar names.
             OutcomeUnknownError: the prompt was sent, and it is unknown whether it runs. After a lookup, `candidates`
-                holds the turns that may be it.
-            NairiError: the prompt does not run.
+                holds the turns that may have been started by it.
+            NairiError: any other failure; the prompt was not run.
         """
         agent, text = checks.identifier("agent_id", agent_id), checks.prompt(prompt)
         is_reading, unknown = checks.flag("ask_mode", ask_mode), checked_on_unknown(on_unknown)
@@ -262,7 +261,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         into: type[_T] | None = None,
         repair: int = 0,
     ) -> Reply[Any]:
-        """Start a conversation and wait for the reply: `start` and `reply` in one call. Arguments as there.
+        """Start a conversation and wait for the reply: `start` and `reply` in one call.
 
         Args:
             agent_id: As for `start`.
@@ -272,11 +271,11 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
             attachments: As for `start`.
             timeout: Seconds for the whole wait; `None` for no limit.
             on_unknown: As for `start`.
-            into: A type for the JSON value of the reply, which becomes the reply's `value`; see `Reply.into`.
+            into: The type of the reply's JSON value, which is returned as `Reply.value`; see `Reply.into`.
             repair: Number of follow-up prompts that may be sent in the conversation if a reply does not fit `into`.
 
         Raises:
-            ReplyFormatError: the last reply does not fit `into`; the error has that reply.
+            ReplyFormatError: the last reply does not fit `into`; `error.reply` is that reply.
             NairiError: as for `start` and `reply`. If the turn was started, `error.turn` is that turn.
         """
         conversation = self.conversation(agent_id, ask_mode=ask_mode)
@@ -328,7 +327,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         return self._conversation(agent_id=checked, ask_mode=checks.flag("ask_mode", ask_mode))
 
     def resume(self, job_id: Turn | str) -> Conversation:
-        """Return a conversation that was started earlier, in this process or another.
+        """Return a handle to a conversation that was started earlier, in this process or another.
 
         Args:
             job_id: The conversation: its job id, or one of its turns.

@@ -38,17 +38,17 @@ class ConversationStatus(Enum):
 
 
 async def read_status(
-    api: Api,
+    calls: Api,
     conversation_id: str,
 ) -> ConversationStatus:
     """Ask the service whether a conversation is finished."""
     try:
-        page = await api.conversations([("id", conversation_id), ("limit", "1")])
+        page = await calls.conversations([("id", conversation_id), ("limit", "1")])
         rows: list[ConversationInfo] = [row for row in page.rows if row.id == conversation_id]
         if rows:
             return ConversationStatus.FINISHED if rows[0].is_finished is True else ConversationStatus.OPEN
         # A list may lag behind.
-        await api.messages(conversation_id, [("limit", "1")])
+        await calls.messages(conversation_id, [("limit", "1")])
     except NotFoundError:
         return ConversationStatus.GONE
     except PermissionDeniedError:
@@ -57,13 +57,13 @@ async def read_status(
 
 
 async def explain_conflict(
-    api: Api,
+    calls: Api,
     lock: ConversationLock,
     conversation_id: str,
     conflict: ConflictError,
 ) -> None:
     """Return if the conversation is open, so that a call of it must be running; otherwise raise the conflict."""
-    status = await read_status(api, conversation_id)
+    status = await read_status(calls, conversation_id)
     if status in {ConversationStatus.FINISHED, ConversationStatus.GONE}:
         lock.resolve().finished()
     if status is not ConversationStatus.OPEN:
@@ -71,7 +71,7 @@ async def explain_conflict(
 
 
 async def finish(
-    api: Api,
+    calls: Api,
     lock: ConversationLock,
     conversation_id: str,
 ) -> None:
@@ -83,14 +83,14 @@ async def finish(
         NotFoundError: it is gone.
         OutcomeUnknownError: the request left, and its response did not come back.
     """
-    clock = api.executor.clock
-    deadline = clock.monotonic() + api.idle_timeout
+    clock = calls.executor.clock
+    deadline = clock.monotonic() + calls.idle_timeout
     lock = lock.resolve()
     for wait in waits():
         try:
-            await api.finish(conversation_id)
+            await calls.finish(conversation_id)
         except ConflictError as conflict:
-            await explain_conflict(api, lock, conversation_id, conflict)
+            await explain_conflict(calls, lock, conversation_id, conflict)
             if clock.monotonic() >= deadline:
                 raise
         except OutcomeUnknownError:
@@ -102,11 +102,11 @@ async def finish(
         else:
             lock.finished()
             return
-        await api.sleep(min(wait, deadline - clock.monotonic()))
+        await calls.sleep(min(wait, deadline - clock.monotonic()))
 
 
 async def finish_or_be_finished(
-    api: Api,
+    calls: Api,
     lock: ConversationLock,
     conversation_id: str,
 ) -> None:
@@ -118,12 +118,12 @@ async def finish_or_be_finished(
     """
     lock = lock.resolve()
     if lock.finish_was_sent:
-        status = await read_status(api, conversation_id)
+        status = await read_status(calls, conversation_id)
         if status in {ConversationStatus.FINISHED, ConversationStatus.GONE}:
             lock.finished()
             return
     try:
-        await finish(api, lock, conversation_id)
+        await finish(calls, lock, conversation_id)
     except NotFoundError:
         pass
     except ConflictError:
@@ -131,8 +131,8 @@ async def finish_or_be_finished(
             raise
     except BadRequestError:
         # It has no interactions: there is nothing to finish, if that is true.
-        status = await read_status(api, conversation_id)
+        status = await read_status(calls, conversation_id)
         if status in {ConversationStatus.FINISHED, ConversationStatus.GONE}:
             lock.finished()
-        elif (await api.messages(conversation_id, [("limit", "1")])).rows:
+        elif (await calls.messages(conversation_id, [("limit", "1")])).rows:
             raise

@@ -81,8 +81,8 @@ class AmigoSession(ResourceMethods, ServiceSession):
     """Conversations with Amigo's services, as one user, over one pool of connections.
 
     Use it with `async with`, on one event loop. All durations are seconds, as a number or a `timedelta`. The session
-    signs in when the first call needs a token, and again before the token expires. Calls wait for their turn: there is
-    one at a time in each conversation, and no more a minute to each endpoint than the service allows.
+    signs in when the first call needs a token, and again before the token expires. Calls are queued: each
+    conversation has one call at a time, and each endpoint no more calls per minute than the service allows.
 
     Args:
         api_key: The secret of an API key; else the environment variable `AMIGO_API_KEY`.
@@ -98,12 +98,12 @@ class AmigoSession(ResourceMethods, ServiceSession):
             authorities are trusted, or those of `SSL_CERT_FILE`.
         trust_env: Take the proxy from the environment: `HTTPS_PROXY`, `NO_PROXY`. A `~/.netrc` is never read.
         request_timeout: Seconds for one request, its body included. Finishing a conversation has at least 60 s, and
-            calls that run a model at least 120 s. Streams have `idle_timeout`. Waiting for a turn does not count.
+            calls that run a model at least 120 s. Streams have `idle_timeout`. Waiting in a queue does not count.
         idle_timeout: Seconds without data after which a stream counts as broken.
         retry: When and how often a failed request is repeated; never one whose interaction may be running.
-        max_connections: Requests and streams at once. A stream holds a connection until its end.
-        limits: Requests a minute to each endpoint.
-        hooks: Functions that are called with a record of each request and retry; see `nairi_async.hooks`.
+        max_connections: Maximum number of requests and streams at once. A stream holds a connection until its end.
+        limits: Maximum number of requests per minute to each endpoint.
+        hooks: Functions that the session calls with a record of each request and retry; see `nairi_async.hooks`.
         clock: The clock of the session; for tests `nairi_async.testing.VirtualClock`.
 
     Raises:
@@ -189,15 +189,15 @@ class AmigoSession(ResourceMethods, ServiceSession):
             tags: At most 20 names, each with a value of 1 to 100 characters or `None`.
             is_test: Test traffic: the service runs no analysis and no webhooks afterwards; tools still act.
             response_format: The format of the reply.
-            current_agent_action_type: A regular expression on the type of the actions that are sent as events: all by
-                default, none for `^$`.
+            current_agent_action_type: A regular expression. Only actions whose type matches it are sent as events; all
+                by default, none with `^$`.
             timeout: Seconds for the whole stream; `None` for no limit.
 
         Returns:
             The stream of events: use it in `async with`, or `await stream.reply()`.
 
         Raises:
-            InvalidArgumentError: an argument cannot be sent. All other errors are raised by the stream.
+            InvalidArgumentError: an argument is invalid. All other errors are raised by the stream.
         """
         service = identifier("service_id", service_id)
         first = first_message(
@@ -227,7 +227,7 @@ class AmigoSession(ResourceMethods, ServiceSession):
         current_agent_action_type: str | None = None,
         timeout: Duration | None = None,
     ) -> AmigoStream:
-        """Say something in a conversation, after the turns before.
+        """Say something in a conversation, after the earlier turns.
 
         The service accepts one call at a time in a conversation: do not wait for this stream while you hold another.
 
@@ -243,7 +243,7 @@ class AmigoSession(ResourceMethods, ServiceSession):
             timeout: As for `create_conversation`.
 
         Raises:
-            InvalidArgumentError: an argument cannot be sent. All other errors, and those of a recording, are raised by
+            InvalidArgumentError: an argument is invalid. All other errors, and those of a recording, are raised by
                 the stream.
         """
         conversation = identifier("conversation_id", conversation_id)
@@ -265,14 +265,14 @@ class AmigoSession(ResourceMethods, ServiceSession):
         return AmigoStream(self._api, self._locks, lock, turn, prepare, timeout=bound)
 
     async def finish(self, conversation_id: str) -> None:
-        """Finish a conversation, after the turns before; the service then begins to analyse it.
+        """Finish a conversation, after the earlier turns; the service then begins to analyse it.
 
-        It waits up to the session's `idle_timeout` for a turn that may still run at the service.
+        It waits up to the session's `idle_timeout` for a turn that may still be running at the service.
 
         Raises:
-            ConflictError: it is already finished, or another call of it is running at the service.
+            ConflictError: it is already finished, or another of its calls is running at the service.
             BadRequestError: it has no interactions.
-            OutcomeUnknownError: the request left, and its answer did not come back; it may be repeated.
+            OutcomeUnknownError: the request was sent, and its response was lost; you may repeat the call.
         """
         conversation = identifier("conversation_id", conversation_id)
         lock = self._locks.of(conversation)
@@ -287,7 +287,7 @@ class AmigoSession(ResourceMethods, ServiceSession):
         tags: Mapping[str, str | None] | None = None,
         is_test: bool = False,
     ) -> AmigoConversation:
-        """Return a new dialogue, which begins with its first prompt, or with `begin()` where the agent speaks first."""
+        """Return a new dialogue, which begins with its first prompt, or with `begin()` if the agent speaks first."""
         service = identifier("service_id", service_id)
         options = _options(service_version_set_name, tags, is_test=is_test)
         return AmigoConversation(self._api, self._locks, service_id=service, conversation_id=None, options=options)
@@ -300,7 +300,7 @@ class AmigoSession(ResourceMethods, ServiceSession):
     async def unfinished(self, service_id: str) -> AmigoConversation | None:
         """Return the user's unfinished conversation of a service, or `None`.
 
-        While there is one, the service refuses a new one: go on with it, or `finish` it.
+        While there is one, the service refuses a new one: continue this one, or `finish` it.
         """
         service = identifier("service_id", service_id)
         query = [("user_id", self._api.user_id), ("service_id", service), ("is_finished", "false")]
@@ -353,7 +353,7 @@ class AmigoSession(ResourceMethods, ServiceSession):
     async def aclose(self) -> None:
         """Close streams and connections. Harmless when repeated.
 
-        What waits for a stream is woken: it raises an `OutcomeUnknownError` if its message was sent, and otherwise a
+        Calls that wait for a stream end: they raise `OutcomeUnknownError` if their message was sent, and otherwise
         `SessionClosedError`.
         """
         self._api.close()

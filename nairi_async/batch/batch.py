@@ -1,4 +1,4 @@
-"""`Batch`: many prompts, with a ledger on disk that lets another process go on where this one ended."""
+"""`Batch`: many prompts, with a ledger on disk from which another process can resume."""
 
 from __future__ import annotations
 
@@ -37,49 +37,51 @@ Prompt = str | BatchItem | Mapping[str, object] | UnusableItem
 
 
 class Batch:
-    """An async iterator over the outcomes of many prompts, with a ledger from which any later process goes on.
+    """An async iterator over the outcomes of many prompts, with a ledger from which a later process can resume.
 
         async with Batch(nairi, "my-agent", prompts, ledger="run.sqlite", limit=200) as outcomes:
             async for outcome in outcomes:
                 ...
 
-    A prompt is durably in the ledger before it is sent, and its result before the outcome is handed over. If the
-    process is killed at any instant and the batch is run again with the same arguments:
+    A prompt is durably in the ledger before it is sent, and its result before the outcome is handed over. The process
+    may be killed at any time. When the batch is run again with the same arguments:
 
     * Prompts that have ended are not sent again, and have no further outcome. An outcome counts as handled when your
       code asks for the next one: outcomes that were not handled are handed over again, from the ledger.
-    * Turns that were running are waited for, by their job ids.
-    * Prompts that were on their way are looked up at the service (`on_unknown="reconcile"`): one that is found is
-      waited for; one that provably does not run is sent; where neither is certain, the outcome holds an
-      `OutcomeUnknownError`, and the next run looks again.
+    * Turns that were running are awaited.
+    * Prompts that were being sent are looked up at the service (`on_unknown="reconcile"`). If the turn is found, it is
+      awaited. If the prompt was provably not run, it is sent. If neither is certain, the outcome contains an
+      `OutcomeUnknownError`, and the next run looks the prompt up again.
 
     The ledger comes first, then the source, which is read only as fast as conversations end: memory does not grow with
     the number of prompts. An error of one prompt is in its outcome. An error that would affect every prompt ends the
-    batch, once the prompts on their way are recorded: a refused key, an unknown agent, a ledger that cannot be written.
+    batch, once the prompts being sent are recorded: a refused key, an unknown agent, a ledger that cannot be written.
 
     Args:
         session: An open session.
         agent_id: Slug or id of the agent; a ledger belongs to one agent of one service.
-        prompts: An iterable or async iterable of prompts or records. A record is identified by its `id`, else by its
-            prompt and attachments, wherever it stands; of equal ones without an id each is sent once. A collection,
-            and a `JsonLines` of a file, is checked as a whole before anything is sent.
+        prompts: An iterable or async iterable of prompts or records. A record with an `id` is
+            identified by it. A record without one is identified by its prompt and attachments, at any place in
+            the source. Identical records without an id are separate items: each is sent once. A collection, or a
+            `JsonLines` of a file, is checked as a whole before anything is sent.
         ledger: The SQLite file, created if it is missing. One process at a time can use it.
-        limit: Conversations at once.
-        attachments_from: The directory in which attachments must lie, once links are resolved. Give it if you do not
-            trust the records: without it they may name any file that this process can read.
+        limit: Maximum number of conversations at once.
+        attachments_from: The directory that must contain all attachments, once links are resolved. Give it if you do
+            not trust the records: without it they may name any file that this process can read.
         output: A file to which each final outcome is appended as one line of JSON, exactly once.
-        ask_mode: Let the agent read only, without tools.
+        ask_mode: Restrict the agent to reading, without tools.
         timeout: Seconds to wait for each turn; the next run waits again.
-        on_unknown: What to do about a prompt whose response was lost: `reconcile`, or only `report` it.
+        on_unknown: What to do about a prompt whose response was lost: `reconcile` looks it up, `report` does not.
         retry_failed: Send again, once, the prompts that ended without a reply; each new outcome is a further line of
             the output.
-        settle: Seconds for which a prompt whose response was lost is looked for before it counts as not arrived.
+        settle: Seconds for which a lost prompt is searched for before it counts as not arrived.
 
     Raises:
-        InvalidArgumentError: an argument cannot be used.
-        LedgerError: in `async with`: the ledger or the output is in use, is another kind of file, or cannot be written;
-            while iterating: the ledger or the output cannot be written any more, or, before anything is sent, the
-            ledger was begun with other prompts: both have prompts without an id, and none of them is the same.
+        InvalidArgumentError: an argument is invalid.
+        LedgerError: in `async with`, the ledger or the output is in use, is another kind of file, or cannot be written.
+            While iterating, the ledger or the output can no longer be written.
+        OtherPromptsError: while iterating, before anything is sent: the ledger was begun with other prompts, or with
+            the same prompts but with ids where these have none, or the reverse. It is a `LedgerError`.
     """
 
     def __init__(
@@ -157,7 +159,7 @@ class Batch:
         run = self._active_run
         try:
             run.stop()
-            # Prompts on their way are recorded, unless this was cancelled: then the next run looks them up.
+            # Prompts being sent are recorded, unless this was cancelled: then the next run looks them up.
             if kind is None or not issubclass(kind, asyncio.CancelledError):
                 while run.pool.tasks:
                     await asyncio.wait(tuple(run.pool.tasks))
@@ -177,9 +179,9 @@ class Batch:
         return outcome
 
     def stop(self) -> None:
-        """Send nothing more and wait for no reply: the iteration ends when the prompts on their way are recorded.
+        """Send nothing more and await no reply: the iteration ends when the prompts being sent are recorded.
 
-        The next run goes on with everything. May be called again, and from a signal handler of the loop.
+        The next run resumes everything. May be called again, and from a signal handler of the loop.
         """
         self._active_run.stop()
 

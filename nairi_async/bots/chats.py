@@ -55,25 +55,26 @@ class Chats:
 
     **Restart.** With a store that outlives the process, a chat continues its dialogue. Before a prompt is sent, the
     store holds it; the id of a new dialogue is saved as soon as the service names it; the end of the prompt is saved
-    after its reply was handed over. So whenever the process ends, a prompt whose key is known is never run again, even
-    if the platform delivers it again: `AlreadyAskedError`. `recovering` takes over what an earlier process left: it
+    after its reply was handed over. So whenever the process ends, a prompt with a known key is never run again: if the
+    platform delivers it again, `AlreadyAskedError` is raised. `recovering` takes over what an earlier process left: it
     finds the prompts that were sent, hands over their replies, and asks the prompts that waited. Without it, an
-    interrupted turn is waited for when its chat speaks again, and prompts that waited are not asked.
+    interrupted turn is awaited when its chat speaks again, and prompts that waited are not asked.
 
-    Nairi can be asked for a prompt whose response was lost. A service that cannot be asked, such as Amigo, leaves the
-    reply unknown: `recovering` reports it. One process answers a chat: `SQLiteStore` admits one at a time.
+    With Nairi, `recovering` looks up the reply to a prompt whose response was lost. With Amigo, a conversation's
+    `settle()` looks up an interaction that this process sent; after a restart, `recovering` reports it through
+    `on_lost`. Only one process may answer a chat: `SQLiteStore` admits one at a time.
 
     Args:
         session: An open session, such as `NairiSession`.
         target: The agent or service to talk to.
-        store: Where the records of the chats are kept: `SQLiteStore`, or your own; by default in memory. Records are
-            kept for each target, so another target begins new dialogues.
-        limit: The longest message of the platform: Discord 2000, Telegram 4096 (with `length=utf16_length`).
+        store: Keeps the records of the chats: `SQLiteStore`, or your own; by default in memory. Each target has its own
+            records, so another target begins new dialogues.
+        limit: The platform's maximum message length: Discord 2000, Telegram 4096 (with `length=utf16_length`).
         length: How the platform counts; characters by default.
         timeout: Seconds for each prompt; `None` for no limit.
-        max_waiting: Prompts of one chat that may wait for their turn; a further one is refused.
+        max_waiting: Maximum number of waiting prompts of one chat; a further one is refused.
         typing_every: Seconds between calls of a typing indicator that is a function.
-        clock: The clock to use; in tests the session's own. A virtual one stands still while the store works.
+        clock: The clock to use; in tests the session's own. A virtual clock stands still while the store works.
 
     Raises:
         InvalidArgumentError: the target, limit or timeout is not valid.
@@ -124,7 +125,7 @@ class Chats:
         typing: Typing | None = None,
         timeout: Duration | Unset | None = UNSET,
     ) -> ChatReply:
-        """Ask a prompt as `turn` does, for a reply that need not be sent in order. Arguments and errors as there."""
+        """Ask a prompt as `turn` does, for a reply that need not be sent in order. Arguments and errors: see `turn`."""
         turn = self.turn(chat, prompt, key=key, attachments=attachments, typing=typing, timeout=timeout)
         async with turn as reply:
             return reply
@@ -149,10 +150,11 @@ class Chats:
         Args:
             chat: The platform's id of the channel, chat or thread; join several parts to one text.
             prompt: What to say; not blank.
-            key: The platform's id of the message, if the platform may deliver it again, as webhooks do: it runs once.
+            key: The platform's id of the message, if the platform may deliver it again, as webhooks do. The prompt runs
+                once.
             attachments: Files, if the service takes them; `File` gives a download its name.
             typing: The platform's typing indicator: its own context manager, or a function that is awaited every
-                `typing_every` seconds. It is shown until the turn has ended. An error of it is only logged.
+                `typing_every` seconds. It is shown until the turn has ended. Its errors are only logged.
             timeout: Seconds for the whole wait, including the prompts before this one. The wait for those is not cut
                 short, but the prompt is not sent afterwards. By default the `timeout` of `Chats`.
 
@@ -190,7 +192,7 @@ class Chats:
         deliver: Callable[[str, ChatReply], Awaitable[object]],
         on_lost: Callable[[str, LostPrompt], Awaitable[object]] | None = None,
     ) -> AsyncGenerator[None]:
-        """Run the bot in this block: meanwhile what an earlier process left behind is taken over.
+        """Run the bot in this block, and meanwhile take over what an earlier process left.
 
         A prompt that was running is looked up, and its reply handed over once its turn has ended. If the prompt
         provably did not run, it is asked; so are the prompts that waited behind it. New prompts of the chat wait behind
@@ -201,7 +203,7 @@ class Chats:
         Args:
             deliver: Awaited with the chat and a reply, to send it there.
             on_lost: Awaited with the chat and a prompt to which no reply can be given: its turn has failed, its files
-                were lost, or the service cannot be asked what became of it. Without it, a warning is logged.
+                were lost, or the service has no lookup for its outcome. Without it, a warning is logged.
 
         Raises:
             StoreError: the records could not be read.

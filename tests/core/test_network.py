@@ -122,7 +122,7 @@ async def test_own_trust(server_tls: ssl.SSLContext, trusting: ssl.SSLContext) -
             with pytest.raises(ConnectionFailedError, match="SSL_CERT_FILE or give ssl=") as caught:
                 await read(nairi)
         assert len(server.seen) == 1
-    assert caught.value.is_lasting
+    assert caught.value.is_permanent
 
 
 async def test_trust_from_the_environment(
@@ -236,7 +236,7 @@ async def test_a_netrc_never_replaces_the_key(entry: str, tmp_path: Path, monkey
             with pytest.raises(ConnectionFailedError, match=r"~/\.netrc") as caught:
                 await read(nairi)
         assert len(server.seen) == 1
-    assert caught.value.is_lasting
+    assert caught.value.is_permanent
     assert not caught.value.sent
 
 
@@ -250,7 +250,7 @@ async def test_a_proxy_that_wants_another_password_is_final(trusting: ssl.SSLCon
             with pytest.raises(ConnectionFailedError, match=r"407 Who are you.*password of the proxy") as caught:
                 await (read(nairi) if method == "read" else nairi.start("my-agent", "Hello"))
     error = caught.value
-    assert (len(proxy.heads), error.sent, error.is_lasting) == (1, False, True)
+    assert (len(proxy.heads), error.sent, error.is_permanent) == (1, False, True)
     encoded = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
     texts = [*shown(error), *frame_locals(error)]
     assert not [text for text in texts for secret in (PASSWORD, QUOTED, encoded, KEY) if secret in text]

@@ -20,7 +20,7 @@ VALUES: dict[str, Any] = {
     "status": 418,
     "retry_after": 2.5,
     "sent": True,
-    "is_lasting": True,
+    "is_permanent": True,
     "hint": "check NAIRI_API_KEY",
     "excerpt": "<html>",
     "agent_id": "refnd-agent",
