@@ -311,17 +311,13 @@ class OtherPromptsError(LedgerError):
 class InteractionUnknownError(OutcomeUnknownError):
     """A streamed reply broke off before the service said how the interaction ended: it may or may not be saved.
 
-    The `settle` method of the stream or of its conversation looks it up. It is not sent again. `__cause__` says what
-    broke.
+    The `settle` of the stream or its conversation looks it up. It is not sent again. `__cause__` says what broke.
     """
 
 
 @define(auto_exc=True, slots=False)
 class InteractionVoidError(NairiError):
-    """The service reported an error before the interaction was complete.
-
-    The service saved nothing, so the message can be sent again.
-    """
+    """The service reported an error and saved nothing of the interaction; the message can be sent again."""
 
     message: str
     """The service's description."""

@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 async def run_shielded(closing: Awaitable[_T]) -> _T:
     """Run something to its end, however often the caller is cancelled meanwhile; then raise the cancellation.
 
-    `asyncio.shield` protects from one cancellation only: the caller goes on while the rest still runs. An anyio scope
+    `asyncio.shield` protects from one cancellation only: the caller continues while the rest still runs. An anyio scope
     protects from anyio's own cancellations only.
     """
     task = asyncio.ensure_future(closing)

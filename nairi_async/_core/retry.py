@@ -44,7 +44,7 @@ class RetryPolicy:
         total: (120) Time after the first attempt until which another may begin; `math.inf` for no limit.
         wait_initial: (0.5) Upper bound of the first wait; it doubles with each attempt.
         wait_max: (10) Upper bound of every wait.
-        retry_after_max: (60) Longest `Retry-After` that is waited for; a longer one raises the error at once.
+        retry_after_max: (60) Longest `Retry-After` to obey; a longer one raises the error at once.
 
     Raises:
         ConfigurationError: a setting is not a number, or out of bounds.
@@ -59,7 +59,7 @@ class RetryPolicy:
     wait_max: float = field(default=10.0, converter=checks.seconds)
     """Upper bound of every wait, in seconds."""
     retry_after_max: float = field(default=60.0, converter=checks.seconds)
-    """Longest `Retry-After` that is waited for, in seconds; a longer one raises the error at once."""
+    """Longest `Retry-After` to obey, in seconds; a longer one raises the error at once."""
 
     def __attrs_post_init__(self) -> None:
         checks.whole("attempts", self.attempts)

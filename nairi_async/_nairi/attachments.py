@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 AT_ONCE: Final = 4
 """Files that one call transfers at a time: more would share the same bandwidth and hold more memory."""
 MIN_BYTES_PER_SECOND: Final = 256 * 1024
-"""The slowest transfer that is waited for; the session's `request_timeout` comes on top."""
+"""The slowest transfer that does not time out; the session's `request_timeout` is added."""
 
 # The base64 of the largest file, its name, and fields that the service may add.
 _MAX_BODY: Final = 72 * 1024 * 1024

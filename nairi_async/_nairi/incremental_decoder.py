@@ -1,7 +1,7 @@
 """Decodes a timeline that grows at its end: only the new entries are decoded.
 
 The service sends the whole history on each read. As long as the new body begins as the last one did, the entries in the
-common part are the same entries, so their models are kept and decoding goes on after them. Nothing else is assumed: an
+common part are the same entries, so their models are kept and decoding resumes after them. Nothing else is assumed: an
 edit shortens the common part, and a body that is not the documented document is decoded in full. Over a long
 conversation this is 26 to 60 times cheaper than decoding every body in full.
 """

@@ -33,7 +33,7 @@ class AskMany(FanOut[Outcome[Reply]]):
     iterable of prompts is raised after every prompt read before it has ended.
 
     Leaving the loop, `aclose()` or `async with` end it: no further prompt is sent, and waiting stops. A turn that was
-    started goes on at the service.
+    started continues at the service.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class WatchMany:
     Each turn keeps the guarantees of `Watch`, and turns do not wait for each other. A turn that fails does not affect
     the others: `errors` maps it to its error. A slow consumer slows the polling.
 
-    The iteration ends when no watched turn is left. A turn can be added while it runs, and after it has ended: the
-    iteration then goes on.
+    The iteration ends when no watched turn is left. A turn can be added while it runs, and after it has ended: it
+    then resumes.
     """
 
     def __init__(self, turns: Iterable[tuple[Turn, str | None]], watch: Callable[[Turn, str | None], Watch]) -> None:

@@ -161,8 +161,8 @@ class AmigoConversation:
     async def finish(self) -> None:
         """Finish the conversation, after the turns before; harmless if it is over, or never began.
 
-        It waits up to the session's `idle_timeout` for a turn that may still run at the service. If the response that
-        names the conversation was lost, the conversation is looked for, because it would prevent the next one.
+        It waits up to the session's `idle_timeout` for a turn that may still be running at the service. If the response
+        that names the conversation was lost, it searches for the conversation, which would prevent the next one.
 
         Raises:
             ConflictError: a turn still runs.

@@ -1,4 +1,4 @@
-"""Lists that are read page by page, as the iteration goes on."""
+"""Lists that are read page by page during the iteration."""
 
 from __future__ import annotations
 

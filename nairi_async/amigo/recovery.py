@@ -84,9 +84,9 @@ class Recovery:
         raise AssertionError("unreachable")  # pragma: no cover
 
     async def find_unfinished(self) -> str | None:
-        """Return the conversation that this interaction has created, if one is unfinished that holds its message.
+        """Return the unfinished conversation that holds this interaction's message, if there is one.
 
-        A conversation without messages is waited for: it may belong to another caller.
+        Wait while a conversation has no messages: it may belong to another caller.
         """
         if self._turn.message.text is None:
             return None

@@ -43,7 +43,7 @@ class ResourceMethods:
         sort_by: AmigoConversationSort | Iterable[AmigoConversationSort] = (),
         page_size: int = MAX_CONVERSATIONS,
     ) -> AmigoConversations:
-        """List the conversations that the user may see, page by page as the iteration goes on.
+        """List the conversations that the user may see, reading page by page during the iteration.
 
         Args:
             user_id: Only conversations of these users.
@@ -75,7 +75,7 @@ class ResourceMethods:
         sort_by: AmigoMessageSort | Iterable[AmigoMessageSort] = "+created_at",
         page_size: int = MAX_MESSAGES,
     ) -> AmigoMessages:
-        """List the messages of a conversation, page by page as the iteration goes on.
+        """List the messages of a conversation, reading page by page during the iteration.
 
         Args:
             conversation_id: The conversation.

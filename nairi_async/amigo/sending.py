@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Sending:
-    """A message on its way, in a task of its own: a caller that is cancelled does not cut off what has left.
+    """A message being sent, in a task of its own: cancelling the caller does not cut off a message that was sent.
 
     It knows nothing of its stream, so that a stream that nothing refers to any more is collected and closed.
     """
@@ -58,7 +58,7 @@ class Sending:
     async def open(self) -> None:
         """Send the message, unless it was sent, and wait for the headers of the response.
 
-        A cancellation before it leaves leaves nothing behind; after that, the next call goes on waiting.
+        A cancellation before it is sent has no effect at the service; after that, the next call resumes the wait.
 
         Raises:
             InvalidArgumentError: this task still reads a stream of the conversation.

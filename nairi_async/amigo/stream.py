@@ -66,7 +66,7 @@ class AmigoStream:
       never silently: an interaction that failed raises `InteractionVoidError` after its last event, one that broke off
       or was closed `InteractionUnknownError`. One that is saved while its post-processing failed ends normally;
       `reply().warning` says so.
-    * **A cancellation loses nothing**: an iteration that was cancelled in a step goes on where it stood, also where the
+    * **A cancellation loses nothing**: an iteration that was cancelled in a step resumes at that step, even if the
       message had just been sent.
     * **It holds a connection and its conversation until its end, or until it is left**: use `async with`, or read it
       to its end. What the service does when a reader leaves is not documented; `settle` finds out.

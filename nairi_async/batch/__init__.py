@@ -1,8 +1,8 @@
-"""Many prompts that survive the process: a ledger on disk, from which the next process goes on.
+"""Many prompts that survive the process: a ledger on disk, from which the next process resumes.
 
-A batch keeps a ledger, an SQLite file. Each prompt is in it before it leaves, and each result before it is handed
-over. Kill the process at any instant, and run the same program again. It may also go on after an error or a
-cancellation, and run the batch again with the same session:
+A batch keeps a ledger, an SQLite file. Each prompt is in it before it is sent, and each result before it is
+handed over. Kill the process at any time, and run the same program again. A program may also continue after an error
+or a cancellation, and run the batch again with the same session:
 
 ```python
 import asyncio
@@ -29,19 +29,20 @@ What the next run does:
 
 * **What has ended is not asked again.** Your code sees each outcome at least once: the one that it was handling when
   the process ended comes again. The output file has it exactly once.
-* **What was running is waited for**, by its job id.
-* **What was on its way is looked up.** If it is found, it is waited for. If the service does not list it a minute
-  after it was sent, it is asked. If that cannot be decided, it is reported, and looked up again by the next run. It
-  is never just sent again.
-* **A record is recognised** by its `id`. Without one, its prompt and attachments identify it, wherever it stands, and
-  outcomes call it by its place, such as `#3`. Of equal records without an id each is asked once. A list or a file of
-  which the ledger knows nothing is refused before anything is asked.
+* **What was running is awaited.**
+* **What was being sent is looked up.** If its turn is found, it is awaited. If the prompt was provably not run, a
+  minute after it was sent, it is asked. If neither is certain, it is reported, and the next run looks it up again. It
+  is never simply sent again.
+* **A record is recognised** by its `id`. Without one, it is recognised by its prompt and attachments, at any place in
+  the source, and outcomes name it by its place, such as `#3`. Identical records without an id are separate items: each
+  is asked once. A list or a file with other prompts than the ledger's is refused before anything is asked: both
+  contain records without an id, and none in common.
 * **What cannot be used is said first.** A list, or a file as `JsonLines`, is checked as a whole before anything is
   asked: unreadable lines, misspelt keys such as `attachements`, an id that is there twice, a prompt that changed after
   it was asked. Errors of a generator come at their places.
 * **Memory does not grow with the number of prompts**: the source is read as far as there is capacity.
 * **Each end is one line of `output`**, also after a crash in the middle of a line. `outcome.is_final` says whether
-  the ledger holds an end. If it is false, the next run goes on: it waits for a turn that outlasted its `timeout`, and
+  the ledger holds an end. If it is false, the next run resumes: it waits for a turn that outlasted its `timeout`, and
   asks a prompt that a busy service did not take. A record that could not be used has to be corrected first.
 
 What is refused: a second process on the same ledger; a ledger of another agent or another service (a ledger filled by
@@ -67,8 +68,8 @@ $ nairi-async batch prompts.jsonl --agent my-agent --ledger run.sqlite --output 
 $ nairi-async batch --status --ledger run.sqlite
 ```
 
-Ctrl-C loses nothing and says how to go on. Exit status 3 says that some failed or could not be used; 5 that some have
-not ended, and the same command goes on. `--retry-failed` asks again what failed.
+Ctrl-C loses nothing and shows how to resume. Exit status 3 means that some failed or could not be used; 5 that some
+have not ended, and the same command resumes. `--retry-failed` asks again what failed.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Batch:
 
     * Prompts that have ended are not sent again, and have no further outcome. An outcome counts as handled when your
       code asks for the next one: outcomes that were not handled are handed over again, from the ledger.
-    * Turns that were running are awaited.
+    * Running turns are awaited.
     * Prompts that were being sent are looked up at the service (`on_unknown="reconcile"`). If the turn is found, it is
       awaited. If the prompt was provably not run, it is sent. If neither is certain, the outcome contains an
       `OutcomeUnknownError`, and the next run looks the prompt up again.

@@ -102,7 +102,7 @@ class BatchOutcome(PromptOutcome[Reply]):
     is_final: bool
     """Whether the ledger holds this as the end: the prompt is not asked again, unless failures are to be retried.
 
-    Otherwise the next run goes on with it: it waits for a turn that runs, looks up a prompt whose response was lost,
+    Otherwise the next run resumes it: it waits for a turn that runs, looks up a prompt whose response was lost,
     sends a prompt that was not sent, and reads again a record that could not be used.
     """
 
@@ -120,9 +120,9 @@ class BatchStatus:
     failed: int = 0
     """Prompts that ended without a reply."""
     running: int = 0
-    """Turns that were started and whose end is not recorded."""
+    """Running turns: they were started, and their end is not recorded."""
     sending: int = 0
-    """Prompts on their way to the service. While no process works on the batch: prompts that may or may not run."""
+    """Prompts being sent. While no process works on the batch: prompts that may or may not run."""
     unsent: int = 0
     """Prompts that were read and provably do not run: the next run sends them. Unread ones are not counted."""
     unusable: int = 0

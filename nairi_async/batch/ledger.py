@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from nairi_async.batch.items import BatchItem
 
 State = Literal["unsent", "sending", "running", "unusable", "failed", "done"]
-# Turns that are looked up to find out whether this service and key are those that the batch began with.
+# How many turns to look up, to find out whether this service and key are those that the batch began with.
 _WITNESSES: Final = 3
 # Costs with more digits before or behind the point are not summed: no agent costs that much, or that little.
 _COST_DIGITS: Final = 12

@@ -125,7 +125,7 @@ class BatchRun:
         return self._stopped.is_set()
 
     def stop(self) -> None:
-        """Start nothing more and stop waiting; prompts on their way are still recorded. Harmless when repeated."""
+        """Start nothing more and stop waiting; prompts being sent are still recorded. Harmless when repeated."""
         self._stopped.set()
         for task in self._stoppable:
             task.cancel()

@@ -136,7 +136,7 @@ class SourceCheck:
                 self._first_new.append(item)
 
     def _is_held_otherwise(self, item: BatchItem) -> bool:
-        """Return whether the ledger holds an equal item that has an id if this one has none, or the other way round."""
+        """Return whether the ledger holds an identical item that has an id if this one has none, or the reverse."""
         sign = "NOT LIKE" if item.id is None else "LIKE"
         query = f"SELECT 1 FROM items WHERE prompt = ? AND attachments = ? AND key {sign} ? || '%' LIMIT 1"  # noqa: S608
         values = (item.prompt, json.dumps(item.attachments), CONTENT_PREFIX)

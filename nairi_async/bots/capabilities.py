@@ -80,7 +80,7 @@ class FindsStarts(Protocol):
         exclude: Container[str] = (),
         copies: int = 1,
     ) -> Turn | None:
-        """Return the turn of that prompt, one of so many equal ones; `None` if it provably does not run."""
+        """Return the turn of that prompt, one of so many identical ones; `None` if it provably does not run."""
         ...
 
 

@@ -103,6 +103,6 @@ class ChatQueues:
             yield place
         finally:
             place.leave()
-            # What the store refused is remembered here, so that the chat goes on in its dialogue.
+            # A record that the store refused is kept here, so that the chat continues its dialogue.
             if not queue.places and not queue.chat.is_unsaved:
                 del self._queues[name]

@@ -42,7 +42,7 @@ environment:
 
 exit status:
   0 done   1 error   2 wrong usage or settings   3 the agent's turn, or some of a batch, failed   4 timeout
-  5 some of a batch have not ended: the same command goes on   130 interrupted
+  5 some of a batch have not ended: the same command resumes   130 interrupted
 """
 
 

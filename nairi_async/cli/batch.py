@@ -1,4 +1,4 @@
-"""`nairi-async batch`: many prompts from JSON lines, with a ledger from which the same command goes on."""
+"""`nairi-async batch`: many prompts from JSON lines, with a ledger from which the same command resumes."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _interrupts(run: Batch, progress: ProgressBar) -> Generator[Callable[[], boo
         if count == 1:
             run.stop()
             progress.is_stopping = True
-            progress.show("\nStopping: recording the prompts on their way. Ctrl-C again stops at once.", "yellow")
+            progress.show("\nStopping: recording the prompts being sent. Ctrl-C again stops at once.", "yellow")
         elif task is not None:
             task.cancel()
 

@@ -1,4 +1,4 @@
-"""What `nairi-async batch` reports of a batch: its status, the check of its records, the command that goes on."""
+"""What `nairi-async batch` reports of a batch: its status, the check of its records, the command that resumes it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def how_to_correct(unusable: int) -> str:
 
 
 def next_command(options: Namespace) -> str:
-    """Return the command that goes on with the batch."""
+    """Return the command that resumes the batch."""
     words = [PROGRAM, "batch", options.prompts, "--agent", options.agent, "--ledger", options.ledger]
     words += ["--output", options.output] if options.output is not None else []
     words += ["--attachments-from", options.attachments_from] if options.attachments_from is not None else []

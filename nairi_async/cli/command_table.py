@@ -113,7 +113,7 @@ _BASE_URL: Final = Argument(
 _PROGRESS: Final = Argument("--progress", help="show what the agent is doing", action="store_true")
 _TIMEOUT: Final = Argument(
     "--timeout",
-    help="how long to wait (default: 6 hours); the turn itself goes on",
+    help="how long to wait (default: 6 hours); the turn itself continues",
     type=float,
     default=DEFAULT_TIMEOUT,
     metavar="SECONDS",
@@ -167,7 +167,7 @@ COMMANDS: Final = (
         "watch",
         "conversation:watch",
         "print the messages of a conversation as they come",
-        "Print the messages of a conversation as they come, and at the end the command that goes on from there.",
+        "Print the messages of a conversation as they come, and at the end the command that continues from there.",
         (
             _JOB,
             Argument("--after", help="print only what follows this message", metavar="ID"),

@@ -54,7 +54,7 @@ async def _ask(session: NairiSession, prompt: str, options: Namespace) -> None:
             raise
         except asyncio.CancelledError:
             again = watch_command(turn.job_id, turn.message_id, options.base_url)
-            err.show(f"\nThe agent goes on. See what it does: {again}")
+            err.show(f"\nThe agent continues. See what it does: {again}")
             raise
     out.show(json_line(reply) if options.json else clean(reply.text))
     facts = (f"completed in {narrator.elapsed:.1f} s", usage_text(reply.usage), _files(reply))

@@ -104,7 +104,7 @@ def usage_text(usage: Usage | None) -> str:
 
 
 def watch_command(job_id: str, after: str | None, base_url: str | None) -> str:
-    """Return the command that goes on watching a conversation after a message."""
+    """Return the command that continues to watch a conversation after a message."""
     words = [PROGRAM, "watch", job_id]
     words += ["--after", after] if after is not None else []
     words += ["--base-url", base_url] if base_url is not None else []

@@ -50,7 +50,7 @@ class ProgressBar:
         first = status()
         self._ended_before = first.done + first.failed
         self.is_stopping = False
-        """Whether the batch only waits for prompts on their way, and no longer for turns."""
+        """Whether the batch only waits for prompts being sent, and no longer for turns."""
         self._is_drawn = False
         self._logged = ""
 

@@ -24,7 +24,7 @@ class VirtualClock:
 
     Give the same clock to the session and to the simulator; otherwise the test never ends, because each side waits for
     a time that only the other side reaches. Requests take no virtual time; only `sleep` does. The clock stands still
-    while a request is under way, so results do not depend on the speed of the machine. It goes on where the service
+    while a request is under way, so results do not depend on the speed of the machine. It advances while the service
     delays its response (`stalled`), up to the request's timeout, or up to the idle timeout in a stream
     (`stalled(stream=True)`).
 
@@ -79,7 +79,7 @@ class VirtualClock:
     async def timeout(self, seconds: float) -> AsyncGenerator[None]:
         """Bound real input and output by real seconds; virtual time stands still meanwhile.
 
-        While the other side is `stalled`, virtual time goes on and bounds the block as well.
+        While the other side is `stalled`, virtual time advances and bounds the block as well.
         """
         self._busy += 1
         try:

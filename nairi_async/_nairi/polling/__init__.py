@@ -29,7 +29,8 @@ times `Polling.maximum` in any case.
 **Who reads (`listing_reader`, `listing_pages`, `waiters`, `shared_reads`).** There is no background task. Of the
 watchers that wait for the listing one leads and reads it for all; identical reads at one time are one request.
 
-**What is new (`timeline`).** It takes reads and gives the new messages, each once and in order. `watch` iterates over
+**What is new (`timeline`).** From the reads of a conversation it makes the new messages, each once and in
+order. `watch` iterates over
 them, and `turn_messages` makes the reply or the error of a turn that ended.
 
 Pure, without clock or I/O: `cadence`, `feed_trust`, `hazard`, `list_order`, `listing_pages`, `schedule`, `settings`,

@@ -23,7 +23,7 @@ _ROUNDING: Final = 0.01
 _SURE: Final = 0.1
 # Seconds that a poll's response may be behind: what was announced so long before may still be news to it.
 _STALE: Final = 1.0
-# Announced discoveries that make a listing trusted.
+# A listing is trusted after it has announced this many discoveries.
 _PROOFS: Final = 3
 # Requests with a trusted listing must stay below this share of what the polls that it saves would have cost.
 _WORTH: Final = 0.8

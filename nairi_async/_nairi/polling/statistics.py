@@ -14,7 +14,7 @@ class Stats(RequestStats):
     polls: int
     """Requests that looked for news: of statuses, timelines and listings."""
     turns_ended: int
-    """Turns whose end was found."""
+    """Number of turns whose end was found."""
     discoveries: int
     """Polls that found news."""
     discovery_delay: float | None

@@ -1,4 +1,4 @@
-"""Reads one conversation until its turn ends."""
+"""Follows one conversation until its turn ends."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A simulated Amigo, whose conversations stream, and the steps of which its scripts are made.
 
 Streams pause, break off, fail or hang, in virtual time, the session's `idle_timeout=` included. Here the stream
-breaks off while the agent goes on, and `settle()` finds the whole reply:
+breaks off while the agent continues, and `settle()` finds the whole reply:
 
 ```python
 import asyncio

@@ -57,7 +57,7 @@ class AmigoQuirks:
     separately; `None` sends one event at a time."""
 
     disconnect: Literal["keep", "void"] = field(default="keep", validator=in_(("keep", "void")))
-    """Whether a turn whose client disconnects goes on and is saved, or is void at once."""
+    """Whether a turn whose client disconnects continues and is saved, or is void at once."""
 
     failed_create: Literal["gone", "kept"] = field(default="gone", validator=in_(("gone", "kept")))
     """Whether a conversation whose first turn is void is deleted, or stays without messages until it is finished."""

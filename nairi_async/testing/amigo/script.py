@@ -90,7 +90,7 @@ class Error(ScriptStep):
 
 @frozen
 class Cut(ScriptStep):
-    """The connection breaks, while the turn goes on; with `clean` the body ends as if it were complete."""
+    """The connection breaks, while the turn continues; with `clean` the body ends as if it were complete."""
 
     clean: bool = field(default=False, kw_only=True)
     """Whether the body ends properly."""

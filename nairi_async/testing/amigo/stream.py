@@ -87,7 +87,7 @@ async def _until(at: float, clock: Clock) -> None:
 async def _emit(
     request: web.Request, response: web.StreamResponse, emissions: list[Emission], clock: Clock, quirks: AmigoQuirks
 ) -> bool:
-    """Send what is due at one time; return whether the stream goes on."""
+    """Send what is due at one time; return whether the stream continues."""
     for kind, run in itertools.groupby(emissions, key=lambda one: one.kind):
         if kind == "end":
             return False

@@ -49,7 +49,7 @@ class RecordedInteraction:
     kind: Kind | None
     """Kind of the message that began the turn; `None` where the agent speaks first."""
     message: str
-    """The text, or the transcript of a voice message; empty where the agent speaks first or goes on."""
+    """The text, or the transcript of a voice message; empty if the agent speaks first or continues."""
     at: float
     """When it was accepted, in seconds since the epoch."""
     events: tuple[tuple[str, datetime], ...] = ()
