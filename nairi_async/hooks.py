@@ -143,7 +143,7 @@ class TurnEnded:
     polls: int
     """Polls that the wait took, including those shared with other watchers."""
     usage: Usage | None
-    """What it cost, as reported by its messages; `None` if they do not report it, if only the end was waited for
+    """What it cost, as reported by its messages; `None` if they do not report it, if only the end was awaited
     (`wait`), and if a whole conversation is watched."""
 
     def __str__(self) -> str:

@@ -27,10 +27,10 @@ class TurnSpans:
     """A hook that reports each turn as one span when it has ended.
 
     The span extends from the sending of the prompt to the discovery of the end. Its parent is the span that was current
-    where the turn was waited for, as with the spans of requests. Its name and its `gen_ai.` attributes follow
+    where the turn was awaited, as with the spans of requests. Its name and its `gen_ai.` attributes follow
     OpenTelemetry's conventions for agents. Further attributes are `nairi.message_id`, `nairi.status`, `nairi.polls`,
     `nairi.discovery_delay` in seconds and, if the agent reports it, `nairi.cost_usd`. A turn that failed has the status
-    `ERROR`. No attribute holds a prompt or a reply. A turn has no span if no call waited for its end.
+    `ERROR`. No attribute holds a prompt or a reply. A turn has no span if no call awaited its end.
 
     Args:
         tracer_provider: Receives the spans; the global provider unless given.

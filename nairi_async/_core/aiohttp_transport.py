@@ -78,7 +78,7 @@ class AiohttpTransport:
 
     @property
     def connections(self) -> int:
-        """Requests that can be under way at once: the pool of a lent session may be smaller than what was asked for."""
+        """Requests that can be under way at once: the pool of a lent session may be smaller than `max_connections`."""
         pool = self._lent.connector if self._lent is not None else None
         bounds = (pool.limit, pool.limit_per_host) if pool is not None else ()
         return min([self._connections, *(bound for bound in bounds if bound > 0)])

@@ -25,7 +25,7 @@ class LoopLock(asyncio.Lock):
         """Acquire the lock.
 
         Raises:
-            SessionClosedError: the lock is held, or was waited for, in another event loop.
+            SessionClosedError: the lock is held or awaited in another event loop.
         """
         loop = asyncio.get_running_loop()
         if self.locked() and self._holders_loop is not loop:

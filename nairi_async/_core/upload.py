@@ -124,7 +124,7 @@ class Upload:
                 async for chunk in chunks:
                     self._check(sent + len(chunk))
                     yield chunk
-                    # The next chunk was asked for, so this one was handed to the connection.
+                    # The connection requested the next chunk, so it has taken this one.
                     sent += len(chunk)
                     if self._progress is not None:
                         self._progress(sent, self.file_size)

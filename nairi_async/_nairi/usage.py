@@ -36,7 +36,7 @@ class UsageShare:
 
 @frozen
 class UsageReport:
-    """The usage that a session has seen, at the time when it was asked for."""
+    """The usage that a session has seen so far, as a snapshot."""
 
     shares: tuple[UsageShare, ...] = ()
     """One share for each agent and model, in the order in which they were first seen."""

@@ -202,7 +202,7 @@ def _set_results(results: list[tuple[asyncio.Future[Any], object]]) -> None:
             continue
         if isinstance(result, BaseException):
             future.set_exception(result)
-            # Some calls are not waited for; a failure of the ledger reaches the batch through another call.
+            # Some calls are not awaited; a failure of the ledger reaches the batch through another call.
             future.exception()
         else:
             future.set_result(result)

@@ -35,7 +35,7 @@ class KnowsWhetherRunning(Protocol):
 
 @runtime_checkable
 class AnnouncesId(Protocol):
-    """A dialogue whose id can be waited for; one that follows `Dialogue` to the letter does."""
+    """A dialogue whose id can be awaited; one that follows `Dialogue` to the letter does."""
 
     async def wait_for_id(self) -> str:
         """Wait until the service has named the conversation, and return its id."""

@@ -1,4 +1,4 @@
-"""A batch goes on where another left off: nothing is sent twice, nothing is lost, errors stay with their prompt."""
+"""A batch resumes where another left off: nothing is sent twice, nothing is lost, errors stay with their prompt."""
 
 from __future__ import annotations
 
@@ -362,7 +362,7 @@ async def test_nothing_is_kept_of_what_has_ended(runs: Runs) -> None:
 
 
 async def test_a_lost_answer_is_looked_up(runs: Runs, simulator: Simulator) -> None:
-    """The prompt ran and its answer got lost: the turn is found, nothing is sent again; equal prompts get one each."""
+    """The prompt ran and its response was lost: the turn is found, nothing is sent again; identical ones get one each."""
     simulator.intercept_response = lost(3)
     outcomes = await runs.all(["same", "same", "same", "other"])
     assert all(outcome.reply for outcome in outcomes.values())
@@ -504,7 +504,7 @@ async def test_a_clock_that_was_set_is_no_proof(
 async def test_equal_prompts_of_a_killed_run_take_one_turn_each(
     runs: Runs, simulator: Simulator, clock: VirtualClock
 ) -> None:
-    """Of three equal prompts on their way two arrived: each takes one turn, and the third is sent."""
+    """Of three identical prompts being sent two arrived: each takes one turn, and the third is sent."""
     simulator.intercept_response = lost(2)
     simulator.intercept = None
     async with runs.batch(["same", "same"], on_unknown="report") as outcomes:

@@ -55,7 +55,7 @@ async def test_a_corrected_line_moves_no_other(runs: Runs, simulator: Simulator)
 
 
 async def test_equal_records_are_each_sent_once(runs: Runs, simulator: Simulator) -> None:
-    """Of equal prompts each is sent once, in whatever order a later run reads them, and one that is added as well."""
+    """Each of several identical prompts is sent once, in any order of a later run, and so is one that is added."""
     await runs.all(["a", "same", "same", "b"])
     assert await runs.all(["same", "b", "same", "a"]) == {}
     assert list(await runs.all(["same", "same", "same", "a", "b"])) == ["#3-2"]
@@ -85,7 +85,7 @@ async def test_other_prompts_are_refused_before_any_is_sent(runs: Runs, simulato
 
 
 async def test_ids_that_come_later_send_nothing_again(runs: Runs, simulator: Simulator, tmp_path: Path) -> None:
-    """Records that get ids, or lose them, would all be new: that is refused. New ids for equal prompts are accepted."""
+    """Records that get ids, or lose them, would all be new: refused. New ids for identical prompts are accepted."""
     await runs.all(["a", "b"])
     with pytest.raises(LedgerError, match="holds the same prompts"):
         await runs.all([{"id": prompt, "prompt": prompt} for prompt in ("a", "b", "c")])

@@ -124,7 +124,7 @@ async def test_two_batches_of_one_session_keep_their_conversations_apart(
 async def test_a_turn_that_is_recorded_while_cancelled_belongs_to_its_batch(
     runs: Runs, simulator: Simulator, nairi: NairiSession, tmp_path: Path
 ) -> None:
-    """A batch is cancelled while the ledger records its turn: no equal prompt of another batch takes that turn."""
+    """A batch is cancelled while the ledger records its turn: no identical prompt of another batch takes that turn."""
     held, reached = Event(), asyncio.Event()
 
     async def work() -> None:

@@ -89,7 +89,7 @@ class Cadence:
         spread = 1.0 + _JITTER * (2.0 * jitter - 1.0)
         estimate = self._estimates.get((agent_id or "", kind))
         if estimate is None or not estimate.is_known:
-            # A fixed interval finds news half of it late on average. A short turn is not waited for so long.
+            # A fixed interval finds news half of it late on average. For a short turn that is too long.
             interval = min(2.0 * polling.delay, max(polling.first, waited))
             return min(polling.maximum, interval * spread), False
         if self._integral is None:

@@ -36,7 +36,7 @@ PANEL: Final = 48
 # How long the others wait for a listing on trial, in seconds and as a share of the time waited.
 _TRIAL_PATIENCE: Final = 8.0
 _TRIAL_SHARE: Final = 0.1
-# Pages that are charged at most to a kind of news that no watcher has waited for meanwhile.
+# Pages that are charged at most to a kind of news that no watcher has awaited meanwhile.
 _MOST_PAGES: Final = 100.0
 # Seconds after which a listing that was switched off is tried anew; they double each time.
 _FIRST_BACKOFF: Final = 120.0

@@ -29,7 +29,7 @@ class Snapshot(Generic[_T]):
     """The result of one read."""
 
     started_at: float
-    """When it was asked for: what happened before is in it."""
+    """When it was requested: it contains everything that happened before."""
     received_at: float
     """When the response was received."""
     value: _T
@@ -58,7 +58,7 @@ class SharedRead(Generic[_T]):
         self._latest: Snapshot[_T] | None = None
 
     async def since(self, at: float, *, deadline: float, grace: float = 0.0) -> Snapshot[_T]:
-        """Return a snapshot asked for at `at` or later: the last one if it is new enough, else a new one.
+        """Return a snapshot requested at `at` or later: the last one if it is new enough, else a new one.
 
         `deadline` and `grace` are those of `RequestExecutor.call`.
         """

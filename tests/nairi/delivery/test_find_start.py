@@ -115,7 +115,7 @@ async def test_a_prompt_in_flight_does_not_keep_another_undecided(
 
 
 async def test_of_equal_lost_prompts_each_finds_a_turn(echo: Simulator, clock: VirtualClock) -> None:
-    """`copies` equal prompts take as many turns one after another; with more turns than copies none is taken."""
+    """`copies` identical prompts take as many turns one after another; with more turns than copies none is taken."""
     started_at = now(clock)
     async with another(echo, clock) as dead:
         turns = [await dead.start(AGENT, "hello") for _ in range(3)]

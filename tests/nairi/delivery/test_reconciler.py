@@ -92,7 +92,7 @@ async def test_another_value_is_refused_before_any_request(nairi: NairiSession, 
 
 
 async def test_equal_prompts_take_one_turn_each(nairi: NairiSession, echo: Simulator) -> None:
-    """Of many equal prompts some responses are lost: every turn goes to exactly one call."""
+    """Of many identical prompts some responses are lost: every turn goes to exactly one call."""
     lose(echo, which=lambda nth: nth % 3 != 0)
     outcomes = [
         outcome async for outcome in nairi.ask_many("my-agent", ["hello"] * 30, limit=30, on_unknown="reconcile")
@@ -105,7 +105,7 @@ async def test_equal_prompts_take_one_turn_each(nairi: NairiSession, echo: Simul
 
 
 async def test_a_response_in_flight_is_awaited(nairi: NairiSession, echo: Simulator) -> None:
-    """An equal prompt in flight may own the turn found, so its response is awaited before a turn is taken."""
+    """An identical prompt in flight may own the turn found, so its response is awaited before a turn is taken."""
     accepted, polled = asyncio.Event(), asyncio.Event()
     count = iter(range(10))
 
@@ -323,7 +323,7 @@ async def test_a_time_without_a_zone_is_refused(nairi: NairiSession, echo: Simul
 
 @given(st.integers(1, 6), st.integers(0, 6), st.data())
 def test_no_turn_is_given_twice(prompts: int, turns: int, data: st.DataObject) -> None:
-    """For any number of equal prompts and turns, decided in any order: each turn has one owner."""
+    """For any number of identical prompts and turns, decided in any order: each turn has one owner."""
     claims, fingerprint = Claims(), PromptFingerprint.of(None, "hello", ())
     found = [Turn(f"job_{number}", f"cmsg_{number}") for number in range(turns)]
     taken_turns: list[Turn] = []
