@@ -362,7 +362,7 @@ async def test_nothing_is_kept_of_what_has_ended(runs: Runs) -> None:
 
 
 async def test_a_lost_answer_is_looked_up(runs: Runs, simulator: Simulator) -> None:
-    """The prompt ran and its response was lost: the turn is found, nothing is sent again; identical ones get one each."""
+    """The prompt ran and its response was lost: the turn is found, nothing is sent again; copies get one each."""
     simulator.intercept_response = lost(3)
     outcomes = await runs.all(["same", "same", "same", "other"])
     assert all(outcome.reply for outcome in outcomes.values())
