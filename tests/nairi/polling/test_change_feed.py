@@ -479,7 +479,7 @@ async def test_a_timeout_holds_while_another_watcher_reads_the_listing() -> None
         simulator.agent("my-agent", lambda prompt, _: [Say("done", after=float(prompt))])
         polling = Polling(delay=20)
         async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock, polling=polling) as nairi:
-            async for _ in nairi.ask_many("my-agent", ["60"] * 60, limit=20):
+            async for _ in nairi.ask_many("my-agent", ["60"] * 160, limit=40):
                 pass
             feed = nairi._context.feeds.of("my-agent")
             assert feed is not None
