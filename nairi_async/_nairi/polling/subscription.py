@@ -106,7 +106,7 @@ class Subscription:
             horizon = delay * (2.0**self._trust.follow_ups - 1.0)
             self._own_until = max(self._job.moved_at + horizon, polled_at + delay)
         elif polled_at >= self._own_until:
-            # What may have been the prompt itself, or was announced on trial, says nothing of ends without announcement.
+            # What may be the prompt itself, or was announced on trial, says nothing about ends without announcement.
             if self.is_trusted and not self._job.is_doubtful:
                 self._trust.observe_follow_up(found_end=False)
             self._own_until = -math.inf
