@@ -75,10 +75,10 @@ have not ended, and the same command resumes. `--retry-failed` asks again what f
 from __future__ import annotations
 
 from nairi_async.batch.batch import Batch
+from nairi_async.batch.item_runner import BatchOnUnknown
 from nairi_async.batch.items import BatchItem, BatchOutcome, BatchStatus, UnusableItem
 from nairi_async.batch.jsonl import JsonLines
 from nairi_async.batch.ledger_views import read_status
-from nairi_async.batch.run import BatchOnUnknown
 
 __all__ = [
     "Batch",

@@ -16,10 +16,12 @@ from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.many import DEFAULT_LIMIT
 from nairi_async._nairi.session import NairiSession
 from nairi_async.batch.feed import BatchFeed
+from nairi_async.batch.item_runner import BatchOptions, ItemRunner
 from nairi_async.batch.items import BatchItem, BatchOutcome, UnusableItem
 from nairi_async.batch.ledger_file import companions, ledger_path
+from nairi_async.batch.ledger_store import LedgerStore
 from nairi_async.batch.lost_prompts import LostPrompts
-from nairi_async.batch.run import BatchOptions, BatchRun
+from nairi_async.batch.run import BatchRun
 from nairi_async.batch.writer import Writer
 from nairi_async.errors import InvalidArgumentError, SessionClosedError
 
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from nairi_async.batch.item_runner import BatchOnUnknown
     from nairi_async.batch.items import BatchStatus
-    from nairi_async.batch.run import BatchOnUnknown
     from nairi_async.typing import Duration
 
 Prompt = str | BatchItem | Mapping[str, object] | UnusableItem
@@ -137,16 +139,21 @@ class Batch:
         base_url = self._session._base_url  # noqa: SLF001 - as above
         writer = await Writer.open(self._path, self._options.agent_id, self._output, clock, base_url=base_url)
         try:
-            lost_prompts = LostPrompts(self._session, self._options.agent_id, writer, self._settle)
+            store = LedgerStore(writer)
         except BaseException:
             await writer.aclose()
             raise
-        self._run = BatchRun(
+        runner = ItemRunner(
             session=self._session,
             clock=clock,
             options=self._options,
+            store=store,
+            lost_prompts=LostPrompts(self._session, self._options.agent_id, store, self._settle),
+        )
+        self._run = BatchRun(
+            runner=runner,
+            store=store,
             writer=writer,
-            lost_prompts=lost_prompts,
             pool=TaskPool(self._limit),
             started_at=clock.time(),
         )
@@ -189,7 +196,9 @@ class Batch:
     def status(self) -> BatchStatus:
         """How far the batch is: ended prompts as in the ledger, and what this run is doing."""
         run = self._active_run
-        return evolve(run.writer.ledger.totals, running=run.counts["running"], sending=run.counts["sending"])
+        return evolve(
+            run.writer.ledger.totals, running=run.runner.counts["running"], sending=run.runner.counts["sending"]
+        )
 
     @property
     def _active_run(self) -> BatchRun:

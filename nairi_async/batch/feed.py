@@ -20,7 +20,7 @@ from nairi_async.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from nairi_async.batch.ledger import Entry
+    from nairi_async.batch.item_state import Entry
     from nairi_async.batch.run import BatchRun
 
 # Rows that are read from the ledger at a time.
@@ -57,11 +57,11 @@ class BatchFeed:
         """Feed outcomes that were not handled, then what has not ended, what is new, and what was unusable before."""
         run = self.run
         # An error of the source is raised when everything that was sent before has ended.
-        with run.stoppable():
+        with run.runner.switch.stoppable():
             await self._feed_outcomes()
             await self._check_source()
             # A lost prompt can then be looked up by the service's time, even if this machine's clock is set meanwhile.
-            await run.session._sender.observe_server_time(run.options.agent_id)  # noqa: SLF001 - parts of one package
+            await run.runner.session._sender.observe_server_time(run.runner.options.agent_id)  # noqa: SLF001 - parts of one package
             if self.retry_failed:
                 await run.writer.call(Ledger.retry_failed)
             await self._feed_known(Ledger.open_entries)
@@ -95,7 +95,7 @@ class BatchFeed:
             is_whole = self.source.is_at_end
         else:
             return
-        check = SourceCheck(self.run.writer.ledger.path, self.run.options.attachments_from)
+        check = SourceCheck(self.run.writer.ledger.path, self.run.runner.options.attachments_from)
         try:
             is_whole = await self._check_items(check, items) and is_whole
             if is_whole:
@@ -147,12 +147,12 @@ class BatchFeed:
                     place = given.place
                     raise given.error
                 item = BatchItem.of(given, place)
-                check_attachments(item.attachments, run.options.attachments_from)
+                check_attachments(item.attachments, run.runner.options.attachments_from)
             except InvalidArgumentError as error:
                 run.pass_over(unusable_outcome(error, place), is_reported=place in self._reported)
                 continue
             place = item.place or place
-            claim = run.writer.submit(partial(Ledger.claim, item=item, now=run.now()))
+            claim = run.writer.submit(partial(Ledger.claim, item=item, now=run.runner.now()))
             run.pool.spawn(run.run_new(item, claim, is_reported=place in self._reported))
 
 

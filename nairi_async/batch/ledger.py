@@ -1,15 +1,6 @@
 """The ledger: what was asked and what came of it, in a file that outlives every process.
 
-States of an item, and what the ledger holds durably before the next step:
-
-| state | meaning | next |
-| --- | --- | --- |
-| `unsent` | the prompt provably does not run | `sending`, or `unusable` |
-| `sending` | the prompt may have left; after a crash it may run or not | `running`, `unsent`, `failed` |
-| `running` | the prompt became a turn, whose ids are stored | `done`, `failed` |
-| `unusable` | the item cannot be sent as it is, such as one whose file is missing | `sending`, `unsent` |
-| `failed` | it ended without a reply; the error is stored | `unsent`, by `retry_failed` |
-| `done` | it has a reply, which is stored | |
+The states of an item are those of `item_state`.
 
 * A record is recognised by its id, else by its prompt and attachments (see `record_keys`).
 * An item without files is claimed as `sending`; one with files as `unsent`, until the files are uploaded. The prompt
@@ -28,10 +19,11 @@ import json
 import sqlite3
 from contextlib import suppress
 from decimal import Decimal, localcontext
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 
+from nairi_async.batch.item_state import Entry
 from nairi_async.batch.items import BatchStatus, place_name
 from nairi_async.batch.ledger_file import OPEN, ledger_errors, open_ledger
 from nairi_async.batch.record_keys import CONTENT_PREFIX, RecordKeys
@@ -43,32 +35,14 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from nairi_async.batch.item_state import State
     from nairi_async.batch.items import BatchItem
 
-State = Literal["unsent", "sending", "running", "unusable", "failed", "done"]
 # How many turns to look up, to find out whether this service and key are those that the batch began with.
 _WITNESSES: Final = 3
 # Costs with more digits before or behind the point are not summed: no agent costs that much, or that little.
 _COST_DIGITS: Final = 12
 _COLUMNS: Final = "number, id, place, prompt, attachments, state, sent_at, attachment_ids, job_id, message_id"
-
-
-@frozen(kw_only=True)
-class Entry:
-    """An item as the ledger holds it."""
-
-    number: int
-    id: str
-    place: int
-    prompt: str
-    attachments: tuple[str, ...]
-    state: State
-    sent_at: float | None
-    """A time before the prompt left, in seconds since the epoch: by the service's clock or the sending machine's,
-    whichever was behind."""
-    attachment_ids: tuple[str, ...] = ()
-    """Ids of the files that the prompt was sent with."""
-    turn: Turn | None = None
 
 
 @frozen(kw_only=True)

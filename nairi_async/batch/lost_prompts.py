@@ -6,22 +6,20 @@ import asyncio
 from collections import Counter
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING
 
 from attrs import define, field
 
 from nairi_async._core.closing import run_shielded
-from nairi_async.batch.ledger import Ledger
-from nairi_async.batch.ledger_views import KnownJobs
+from nairi_async.batch.item_store import TurnTakenError
 from nairi_async.errors import OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from nairi_async._nairi.session import NairiSession
-    from nairi_async.batch.ledger import Entry
-    from nairi_async.batch.writer import Writer
+    from nairi_async.batch.item_state import Entry
+    from nairi_async.batch.item_store import ItemStore
     from nairi_async.models import Turn
 
 # A prompt and the ids of its files: by these alone can the service's messages be compared with it.
@@ -39,27 +37,22 @@ class _IdenticalPrompts:
 class LostPrompts:
     """Looks up prompts that were sent and whose response was lost.
 
-    A turn that was found is in the ledger before an identical prompt is looked up. A conversation that the ledger does
-    not know may be a lost prompt, even if this session started it: an earlier run may have ended before it could record
-    the turn. Closing does not end a lookup.
+    A turn that was found is stored before an identical prompt is looked up. A conversation that the store does not know
+    may be a lost prompt, even if this session started it: an earlier run may have ended before it could record the
+    turn. Closing does not end a lookup.
     """
 
-    def __init__(self, session: NairiSession, agent_id: str, writer: Writer, settle: float) -> None:
+    def __init__(self, session: NairiSession, agent_id: str, store: ItemStore, settle: float) -> None:
         self._session = session
         self._agent_id = agent_id
-        self._writer = writer
+        self._store = store
         self._settle = settle
-        self._known_jobs = KnownJobs(writer.ledger.path)
         self._lookups: dict[_Content, _IdenticalPrompts] = {}
         self._in_flight: Counter[_Content] = Counter()
 
-    def close(self) -> None:
-        """Close the connection to the ledger. Harmless when repeated."""
-        self._known_jobs.close()
-
     @contextmanager
     def sending(self, entry: Entry) -> Generator[None]:
-        """Count an item as being sent by this process, while the ledger calls it `sending`."""
+        """Count an item as being sent by this process, while the store calls it `sending`."""
         content = _content(entry)
         self._in_flight[content] += 1
         try:
@@ -73,17 +66,20 @@ class LostPrompts:
         """Record the turn that an item became, in the step of the event loop in which it became known.
 
         From then on no lookup of this session takes it, unless recording fails. A cancellation is raised once that is
-        decided, since the ledger may hold the turn although its caller was cancelled.
+        decided, since the store may hold the turn although its caller was cancelled.
+
+        Raises:
+            TurnTakenError: an identical item of another process has it.
         """
-        recording = self._writer.submit(partial(Ledger.mark_running, number=entry.number, turn=turn))
         cancellation: asyncio.CancelledError | None = None
         with self._session._sender.recording(turn):  # noqa: SLF001 - parts of one package
+            recording = asyncio.ensure_future(self._store.mark_running(entry, turn))
             try:
-                await self._writer.wait(asyncio.shield(recording))
+                await asyncio.shield(recording)
             except asyncio.CancelledError as error:
                 cancellation = error
                 with suppress(asyncio.CancelledError):
-                    await run_shielded(self._writer.wait(recording))
+                    await run_shielded(recording)
                 recording.result()
         if cancellation is not None:
             raise cancellation
@@ -103,11 +99,16 @@ class LostPrompts:
         group = self._lookups.setdefault(content, _IdenticalPrompts())
         group.count += 1
         try:
-            async with group.lock:
-                turn = await self._look_up(entry, sent_before)
-                if turn is not None:
-                    await self.record(entry, turn)
-                return turn
+            async with group.lock, self._store.lookup(entry):
+                while True:
+                    turn = await self._look_up(entry, sent_before)
+                    if turn is None:
+                        return None
+                    # Taken meanwhile by an identical prompt whose response came late: there is another for this one,
+                    # or none.
+                    with suppress(TurnTakenError):
+                        await self.record(entry, turn)
+                        return turn
         finally:
             group.count -= 1
             if not group.count:
@@ -123,7 +124,7 @@ class LostPrompts:
                     sent_after=datetime.fromtimestamp(entry.sent_at or 0.0, UTC),
                     sent_before=datetime.fromtimestamp(sent_before, UTC),
                     attachment_ids=entry.attachment_ids,
-                    exclude=self._known_jobs,
+                    exclude=self._store.known_jobs,
                     settled=self._settle,
                     copies=copies,
                 )
@@ -135,7 +136,7 @@ class LostPrompts:
 
     async def _count_lost(self, entry: Entry) -> int:
         """Return how many items with the content of this one are lost, this one included."""
-        sending = await self._writer.call(partial(Ledger.count_equal_sending, entry=entry))
+        sending = await self._store.count_equal_sending(entry)
         return max(1, sending - self._in_flight[_content(entry)])
 
 

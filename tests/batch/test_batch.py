@@ -30,7 +30,7 @@ from nairi_async import (
 )
 from nairi_async.amigo import AmigoSession
 from nairi_async.batch import Batch, BatchItem, BatchOutcome, read_status
-from nairi_async.batch.ledger import Entry
+from nairi_async.batch.item_state import Entry
 from nairi_async.testing import Fail, FaultPlan, Quirks, Say, Simulator, VirtualClock
 from nairi_async.testing.json_bodies import RefusedError, error_response
 
@@ -357,7 +357,8 @@ async def test_nothing_is_kept_of_what_has_ended(runs: Runs) -> None:
                 counts.append(count_kept())
         run = outcomes._run
         assert run is not None
-        assert not any((run.pool.tasks, run._stoppable, run.lost_prompts._lookups, run.lost_prompts._in_flight))
+        runner, lost = run.runner, run.runner.lost_prompts
+        assert not any((run.pool.tasks, runner.switch._tasks, lost._lookups, lost._in_flight))
     assert abs(counts[1] - counts[0]) <= 60
 
 

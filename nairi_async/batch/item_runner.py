@@ -1,0 +1,342 @@
+"""Runs an item to its end, whichever store holds it: sends its prompt, or finds or awaits its turn.
+
+What is done next follows from the item's state alone (`item_state`), so that any process can go on with any item.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final, Literal
+
+from attrs import define, evolve, field
+
+from nairi_async._core.checks import DEFAULT_TIMEOUT
+from nairi_async._nairi.results import Reply
+from nairi_async._nairi.turn_reader import RECOVERY_PATIENCE
+from nairi_async.batch.item_state import next_step
+from nairi_async.batch.item_store import TurnTakenError
+from nairi_async.batch.source_check import check_attachments
+from nairi_async.errors import (
+    AgentNotFoundError,
+    AuthenticationError,
+    ConfigurationError,
+    InvalidArgumentError,
+    LedgerError,
+    NairiError,
+    NotFoundError,
+    OutcomeUnknownError,
+    PermissionDeniedError,
+    SessionClosedError,
+    StatusError,
+    TurnFailedError,
+)
+from nairi_async.models import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from decimal import Decimal
+    from pathlib import Path
+
+    from nairi_async._nairi.session import NairiSession
+    from nairi_async.batch.item_state import Entry
+    from nairi_async.batch.item_store import ItemStore
+    from nairi_async.batch.lost_prompts import LostPrompts
+    from nairi_async.clock import Clock
+    from nairi_async.models import Turn
+
+log = logging.getLogger("nairi_async.batch")
+
+BatchOnUnknown = Literal["reconcile", "report"]
+"""What a batch does about a prompt whose response was lost: look it up, or only report it."""
+
+# How often one run sends a prompt whose response is lost each time and that provably did not run.
+_MAX_SENDS: Final = 3
+# Seconds between polls for a turn that the service says it does not know: a replica may lag, a proxy may misroute. If
+# the last wait outlasted the whole schedule, the turn was found meanwhile, and the schedule starts again.
+_NOT_FOUND_WAITS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+# Statuses that refuse this very prompt, its files or its target: it is not sent again unless the caller asks for it.
+# Any other status, such as a redirect to a maintenance page or an unpaid bill, says nothing about the prompt, which can
+# be sent later.
+_REFUSED_STATUSES: Final = frozenset({400, 404, 409, 410, 413, 414, 415, 422, 431})
+# So many prompts in a row refused with 403 mean that the key is not permitted, and not that the prompts are disliked.
+_MAX_FORBIDDEN: Final = 10
+# What would affect every other item as well: the batch ends.
+_FATAL: Final = (
+    LedgerError,
+    SessionClosedError,
+    ConfigurationError,
+    AuthenticationError,
+    PermissionDeniedError,
+    AgentNotFoundError,
+)
+
+
+class _ItemForbiddenError(Exception):
+    """A 403 for one prompt, as a firewall gives that dislikes its text."""
+
+    def __init__(self, error: PermissionDeniedError, *, is_final: bool) -> None:
+        super().__init__(error)
+        self.error = error
+        self.is_final = is_final
+
+
+@define(kw_only=True)
+class BatchOptions:
+    """The caller's arguments that apply to each item."""
+
+    agent_id: str
+    ask_mode: bool
+    attachments_from: Path | None
+    timeout: float
+    on_unknown: BatchOnUnknown
+
+
+class StopSwitch:
+    """Ends a run early: nothing more is started, waits are cancelled, prompts being sent are recorded."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[object]] = set()
+        self.is_stopped = False
+        """Whether nothing more is started."""
+
+    def stop(self) -> None:
+        """Start nothing more and stop waiting; prompts being sent are still recorded. Harmless when repeated."""
+        self.is_stopped = True
+        for task in self._tasks:
+            task.cancel()
+
+    @contextmanager
+    def stoppable(self) -> Generator[None]:
+        """Let `stop` cancel the current task in this block, where that leaves no prompt in doubt."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        if self.is_stopped:
+            # Raised here: a cancellation would only come at the next wait, which may be after the block.
+            raise asyncio.CancelledError
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+
+
+@define(kw_only=True)
+class Ending:
+    """How a run left an item."""
+
+    turn: Turn | None
+    result: Reply | NairiError
+    sequence: int | None
+    """Its place in the order of outcomes; `None` if it has not ended, and another run goes on with it."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the store holds it as the end."""
+        return self.sequence is not None
+
+
+@define(kw_only=True)
+class ItemRunner:
+    """Runs the items of one batch. Each call may run in a task of its own."""
+
+    session: NairiSession
+    clock: Clock
+    options: BatchOptions
+    store: ItemStore
+    lost_prompts: LostPrompts
+    switch: StopSwitch = field(factory=StopSwitch)
+    counts: dict[Literal["sending", "running"], int] = field(factory=lambda: {"sending": 0, "running": 0})
+    _found_earlier_turn: bool = False
+    """Whether a turn of an earlier run was found: the service, and the key's organisation, are the same as then."""
+    _was_accepted: bool = False
+    """Whether a prompt of this run became a turn."""
+    _forbidden: int = 0
+    """Prompts that were refused with 403 since then."""
+
+    def now(self) -> float:
+        """Return the time that the store records for a prompt about to leave."""
+        return self.session._sender.timestamp()  # noqa: SLF001 - parts of one package
+
+    async def run(self, entry: Entry, *, is_new: bool, sent_before: float) -> Ending:
+        """Go on with an item until it has ended, or until this run can do no more about it.
+
+        Args:
+            entry: The item.
+            is_new: Whether this very run has taken the item up, and nothing of it has left yet.
+            sent_before: A time after everything that others may have sent for it, in seconds since the epoch.
+
+        Raises:
+            NairiError: what would affect every other item as well.
+            CancelledError: the run was stopped.
+        """
+        turn = entry.turn
+        try:
+            if turn is None:
+                with self._counted("sending"):
+                    turn = await self._find_or_send(entry, sent_before, is_new=is_new)
+            with self._counted("running"), self.switch.stoppable():
+                reply = await self._wait_for_reply(turn)
+        except _ItemForbiddenError as forbidden:
+            return await self._end(entry, None, forbidden.error, is_final=forbidden.is_final)
+        except _FATAL:
+            raise
+        except NairiError as error:
+            if turn is None:
+                is_final = _is_refusal(error)
+                turn = error.turn
+                if isinstance(error, InvalidArgumentError):
+                    await self.store.mark_unusable(entry)
+            else:
+                is_final = isinstance(error, TurnFailedError)
+                if isinstance(error, NotFoundError):
+                    is_final = entry.turn is None or await self._knows_earlier_turns(entry, sent_before) is True
+            return await self._end(entry, turn, error, is_final=is_final)
+        else:
+            return await self._end(entry, turn, reply, is_final=True)
+
+    async def _wait_for_reply(self, turn: Turn) -> Reply:
+        """Wait for a turn's reply. It runs and is paid for, so a single 404 does not end the wait."""
+        deadline = self.clock.monotonic() + self.options.timeout
+        waits = iter(_NOT_FOUND_WAITS)
+        while True:
+            started_at = self.clock.monotonic()
+            try:
+                # Passed on as it is, the default leaves out the time for which the turn is queued.
+                is_default = self.options.timeout == DEFAULT_TIMEOUT
+                timeout = DEFAULT_TIMEOUT if is_default else max(0.0, deadline - started_at)
+                # An empty reply is recorded for good, and the batch has time: it is read again for longer.
+                reader = self.session._reader  # noqa: SLF001 - parts of one package
+                return await reader.reply(turn, timeout, patience=RECOVERY_PATIENCE)
+            except NotFoundError:
+                if self.clock.monotonic() - started_at > sum(_NOT_FOUND_WAITS):
+                    waits = iter(_NOT_FOUND_WAITS)
+                wait = next(waits, None)
+                if wait is None:
+                    raise
+            await self.clock.sleep(wait)
+
+    async def _knows_earlier_turns(self, excluded: Entry, before: float) -> bool | None:
+        """Return whether the service knows other turns of earlier runs; `None` if there are none.
+
+        If it knows none of them, the key or the address may be another one than then.
+        """
+        if self._found_earlier_turn:
+            return True
+        message_ids = await self.store.earlier_messages(before, excluded)
+        for message_id in message_ids:
+            with suppress(NairiError), self.switch.stoppable():
+                await self.session.message(message_id)
+                self._found_earlier_turn = True
+                return True
+        return False if message_ids else None
+
+    async def _end(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, *, is_final: bool) -> Ending:
+        sequence = await self.store.finish(entry, turn, result, _cost(result)) if is_final else None
+        return Ending(turn=turn, result=result, sequence=sequence)
+
+    async def _find_or_send(self, entry: Entry, sent_before: float, *, is_new: bool) -> Turn:
+        """Return the turn of an item that has none in its store yet; it is found or started, and recorded."""
+        unknown: OutcomeUnknownError | None = None
+        started_at = sent_before
+        if next_step(entry.state, is_mine=is_new) == "look up":
+            unknown = OutcomeUnknownError("the prompt was sent by an earlier run, and whether it runs is not known")
+        is_marked = is_new and entry.state == "sending"
+        for _ in range(_MAX_SENDS):
+            if unknown is not None:
+                if self.options.on_unknown == "report":
+                    raise unknown
+                turn = await self._find(entry, sent_before)
+                if turn is not None:
+                    return turn
+                if not is_new and await self._knows_earlier_turns(entry, started_at) is False:
+                    raise OutcomeUnknownError("neither the prompt nor earlier turns of the batch are known here")
+                log.info("prompt %r was sent and did not arrive: sending it again", entry.id)
+            if not is_marked:
+                entry = await self._mark_sending(entry)
+            try:
+                return await self._send(entry)
+            except OutcomeUnknownError as error:
+                unknown, sent_before, is_marked = error, self.clock.time(), False
+        assert unknown is not None  # noqa: S101 - the loop ends here only after an error
+        raise unknown
+
+    async def _find(self, entry: Entry, sent_before: float) -> Turn | None:
+        """Find what the prompt became. A lookup that fails decides nothing about the prompt."""
+        try:
+            with self.switch.stoppable():
+                return await self.lost_prompts.find(entry, sent_before)
+        except NairiError as error:
+            # A service without listings responds with 404 to the path, which says nothing about the agent.
+            if isinstance(error, (OutcomeUnknownError, *_FATAL)) and not isinstance(error, NotFoundError):
+                raise
+            raise OutcomeUnknownError(f"the prompt was sent, and could not be looked up: {error}") from error
+
+    async def _mark_sending(self, entry: Entry) -> Entry:
+        """Upload the item's files, and record that its prompt is about to leave."""
+        with self.switch.stoppable():
+            check_attachments(entry.attachments, self.options.attachments_from)
+            ids = tuple([await self.session.upload(path) for path in entry.attachments])
+        now = self.now()
+        entry = evolve(entry, sent_at=now, attachment_ids=ids)
+        await self.store.mark_sending(entry)
+        return entry
+
+    async def _send(self, entry: Entry) -> Turn:
+        """Send the prompt, and record the turn that it became."""
+        with self.lost_prompts.sending(entry):
+            # If the batch was stopped since the item was marked, the prompt does not leave.
+            if self.switch.is_stopped:
+                await self.store.mark_unsent(entry)
+                raise asyncio.CancelledError
+            try:
+                turn = await self.session.start(
+                    self.options.agent_id,
+                    entry.prompt,
+                    ask_mode=self.options.ask_mode,
+                    attachment_ids=entry.attachment_ids,
+                )
+            except OutcomeUnknownError:
+                raise
+            except PermissionDeniedError as error:
+                await self.store.mark_unsent(entry)
+                self._forbidden += 1
+                if self._forbidden >= _MAX_FORBIDDEN:
+                    raise
+                # Until a prompt is accepted the key may be the cause: then the item has not ended.
+                raise _ItemForbiddenError(error, is_final=self._was_accepted) from error
+            except NairiError as error:
+                if not _is_refusal(error):
+                    await self.store.mark_unsent(entry)
+                raise
+            self._was_accepted, self._forbidden = True, 0
+            try:
+                await self.lost_prompts.record(entry, turn)
+            except TurnTakenError as error:
+                # A lookup of an identical prompt came first; what that prompt became, if it runs, is this item's.
+                raise OutcomeUnknownError("the turn was given to an identical prompt") from error
+            return turn
+
+    @contextmanager
+    def _counted(self, name: Literal["sending", "running"]) -> Generator[None]:
+        self.counts[name] += 1
+        try:
+            yield
+        finally:
+            self.counts[name] -= 1
+
+
+def _is_refusal(error: NairiError) -> bool:
+    """Return whether the service refused this very prompt, and would refuse it again."""
+    return isinstance(error, StatusError) and error.status in _REFUSED_STATUSES and not isinstance(error, _FATAL)
+
+
+def _cost(result: Reply | NairiError) -> Decimal | None:
+    """Return what a turn has cost; a failed one as well, as its messages say."""
+    if isinstance(result, Reply):
+        usage = result.usage
+    else:
+        messages = result.messages if isinstance(result, TurnFailedError) else ()
+        usage = Usage.total(message.usage for message in messages)
+    return None if usage is None else usage.cost_usd

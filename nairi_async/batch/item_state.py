@@ -1,0 +1,74 @@
+"""The states of an item, what each of them means, and what is done about it: pure, and the same in every store.
+
+| state | meaning | next |
+| --- | --- | --- |
+| `unsent` | the prompt provably does not run | `sending`, or `unusable` |
+| `sending` | the prompt may have left; after a crash it may run or not | `running`, `unsent`, `failed` |
+| `running` | the prompt became a turn, whose ids are stored | `done`, `failed` |
+| `unusable` | the item cannot be sent as it is, such as one whose file is missing | `sending`, `unsent` |
+| `failed` | it ended without a reply; the error is stored | `unsent`, when failures are to be retried |
+| `done` | it has a reply, which is stored | |
+
+The prompt leaves only after `sending` is stored, so that no prompt runs that the store does not know. An outcome is
+stored before it is handed over. What a process left `sending` is looked up at the service: found, the item is
+`running`; provably absent, it is sent again; otherwise it stays in doubt, which is reported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+from attrs import frozen
+
+from nairi_async.models import Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+State = Literal["unsent", "sending", "running", "unusable", "failed", "done"]
+"""Where an item stands."""
+Step = Literal["send", "look up", "wait", "nothing"]
+"""What is to be done next about an item."""
+
+TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
+    "unsent": frozenset({"sending", "unusable", "failed"}),
+    "sending": frozenset({"sending", "running", "unsent", "failed"}),
+    "running": frozenset({"running", "done", "failed"}),
+    "unusable": frozenset({"sending", "unsent"}),
+    "failed": frozenset({"unsent"}),
+    "done": frozenset(),
+}
+"""The states that may follow each state; `sending` again is a prompt that provably did not arrive."""
+
+
+def next_step(state: State, *, is_mine: bool = False) -> Step:
+    """Return what is to be done about an item.
+
+    Args:
+        state: Where the item stands in the store.
+        is_mine: Whether this very caller stored the state `sending`, and has not sent the prompt since. For anyone
+            else the prompt may have left.
+    """
+    if state in {"unsent", "unusable"} or (state == "sending" and is_mine):
+        return "send"
+    if state == "sending":
+        return "look up"
+    return "wait" if state == "running" else "nothing"
+
+
+@frozen(kw_only=True)
+class Entry:
+    """An item as its store holds it."""
+
+    number: int
+    id: str
+    place: int
+    prompt: str
+    attachments: tuple[str, ...] = ()
+    state: State
+    sent_at: float | None
+    """A time before the prompt left, in seconds since the epoch: by the service's clock or the sending machine's,
+    whichever was behind."""
+    attachment_ids: tuple[str, ...] = ()
+    """Ids of the files that the prompt was sent with."""
+    turn: Turn | None = None

@@ -1,0 +1,67 @@
+"""What running an item asks of the store that holds it; an SQLite ledger is one, a row in PostgreSQL another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+    from contextlib import AbstractAsyncContextManager
+    from decimal import Decimal
+
+    from nairi_async._nairi.results import Reply
+    from nairi_async.batch.item_state import Entry
+    from nairi_async.errors import NairiError
+    from nairi_async.models import Turn
+
+
+class ItemStore(Protocol):
+    """Where items stand durably. When a coroutine returns, what it stores survives every process.
+
+    A cancelled call may have stored its change or not.
+    """
+
+    @property
+    def known_jobs(self) -> Container[str]:
+        """The conversations that items have become, by job id."""
+        ...
+
+    async def mark_sending(self, entry: Entry) -> None:
+        """Store that the prompt is about to leave, with `sent_at` and `attachment_ids` of the entry."""
+        ...
+
+    async def mark_unsent(self, entry: Entry) -> None:
+        """Store that the prompt provably does not run."""
+        ...
+
+    async def mark_unusable(self, entry: Entry) -> None:
+        """Store that an unsent item cannot be sent as it is."""
+        ...
+
+    async def mark_running(self, entry: Entry, turn: Turn) -> None:
+        """Store the turn that the prompt became.
+
+        Raises:
+            TurnTakenError: an identical item has it.
+        """
+        ...
+
+    async def finish(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, cost: Decimal | None) -> int:
+        """Store an item's end, and return its place in the order of outcomes."""
+        ...
+
+    async def count_equal_sending(self, entry: Entry) -> int:
+        """Return how many items with this prompt and these files are `sending`, including this one."""
+        ...
+
+    async def earlier_messages(self, before: float, excluding: Entry) -> list[str]:
+        """Return user messages of some other items: the latest of those that were sent before a time."""
+        ...
+
+    def lookup(self, entry: Entry) -> AbstractAsyncContextManager[object]:
+        """Return a context in which no other process looks up an identical prompt of the same agent."""
+        ...
+
+
+class TurnTakenError(Exception):
+    """The turn that an item was given belongs to an identical item: of equal prompts, each has one."""

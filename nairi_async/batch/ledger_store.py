@@ -1,0 +1,70 @@
+"""The items of a ledger, as running them asks for it: each change is one call in the ledger's thread."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING
+
+from nairi_async._nairi.results import Reply
+from nairi_async.batch.documents import encode_result
+from nairi_async.batch.ledger import Ledger
+from nairi_async.batch.ledger_views import KnownJobs
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+    from decimal import Decimal
+
+    from nairi_async.batch.item_state import Entry
+    from nairi_async.batch.writer import Writer
+    from nairi_async.errors import NairiError
+    from nairi_async.models import Turn
+
+
+class LedgerStore:
+    """The items of a ledger, which one process uses; see `ItemStore`."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self.known_jobs = KnownJobs(writer.ledger.path)
+
+    def close(self) -> None:
+        """Close the connection for reading. Harmless when repeated."""
+        self.known_jobs.close()
+
+    async def mark_sending(self, entry: Entry) -> None:
+        """Store that the prompt is about to leave."""
+        now = entry.sent_at or 0.0
+        mark = partial(Ledger.mark_sending, number=entry.number, now=now, attachment_ids=entry.attachment_ids)
+        await self._writer.call(mark)
+
+    async def mark_unsent(self, entry: Entry) -> None:
+        """Store that the prompt provably does not run."""
+        await self._writer.call(partial(Ledger.mark_unsent, number=entry.number))
+
+    async def mark_unusable(self, entry: Entry) -> None:
+        """Store that an unsent item cannot be sent as it is."""
+        await self._writer.call(partial(Ledger.mark_unusable, number=entry.number))
+
+    async def mark_running(self, entry: Entry, turn: Turn) -> None:
+        """Store the turn that the prompt became."""
+        await self._writer.call(partial(Ledger.mark_running, number=entry.number, turn=turn))
+
+    async def finish(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, cost: Decimal | None) -> int:
+        """Store an item's end, and return its place in the order of outcomes."""
+        is_done, document = isinstance(result, Reply), encode_result(turn, result)
+        finish = partial(Ledger.finish, document=document, is_done=is_done, cost=cost)
+        return await self._writer.call(partial(finish, number=entry.number))
+
+    async def count_equal_sending(self, entry: Entry) -> int:
+        """Return how many items with this prompt and these files are `sending`, including this one."""
+        return await self._writer.call(partial(Ledger.count_equal_sending, entry=entry))
+
+    async def earlier_messages(self, before: float, excluding: Entry) -> list[str]:
+        """Return user messages of some other items: the latest of those that were sent before a time."""
+        read = partial(Ledger.earlier_messages, before=before, excluding=excluding.number)
+        return await self._writer.call(read)
+
+    def lookup(self, entry: Entry) -> AbstractAsyncContextManager[object]:  # noqa: ARG002 - as in the protocol
+        """Return an empty context: one process uses a ledger."""
+        return nullcontext()
