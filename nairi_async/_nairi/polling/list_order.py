@@ -19,7 +19,7 @@ class ListOrder:
     """The order of the lists of one conversation.
 
     Args:
-        newest: A user message that is known to be the newest one.
+        newest: The newest user message that is known; a newer one may be on its way.
     """
 
     __slots__ = ("_is_newest_first", "_newest")
@@ -56,13 +56,16 @@ class ListOrder:
         return (listed[0].role == "user") - (listed[-1].role == "user")
 
     def _by_newest(self, listed: Sequence[Message]) -> int:
-        """Return what two user messages at the ends show: the newest is known, or the open one is newer."""
+        """Return what two user messages at the ends show: the open one is newer, or the newest is known."""
         first, last = listed[0], listed[-1]
         if first.role != "user" or last.role != "user":
             return 0
+        if first.is_terminal != last.is_terminal:
+            # Before the known one: a prompt whose response is on its way is newer, and not known yet.
+            return first.is_terminal - last.is_terminal
         if self._newest is not None and first.id != last.id and self._newest in {first.id, last.id}:
             return 1 if last.id == self._newest else -1
-        return first.is_terminal - last.is_terminal
+        return 0
 
     @staticmethod
     def _by_growth(listed: Sequence[Message], known: Container[str]) -> int:

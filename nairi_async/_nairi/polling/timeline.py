@@ -57,6 +57,9 @@ class Timeline:
         self._places: dict[str, _Place] = {}
         self._single_reads: dict[str, Message] = {}
         self._users: dict[str, Message] = {}
+        # Messages that a turn ends with: replies, and notices, of which the last explains a failure.
+        self._replies: set[str] = set()
+        self._notices: set[str] = set()
         self._undecided: dict[str, Message] = {}
         self._waiting: dict[str, Message] = {}
         # Delivered, or known not to be wanted.
@@ -123,6 +126,7 @@ class Timeline:
         for message in messages:
             key = _key(message)
             self._learn_status(message)
+            self._learn_role(message, key)
             if key in self._decided or key in self._anchors:
                 if self._has_grown(key, message):
                     self._update(self._waiting, key, message)
@@ -203,6 +207,12 @@ class Timeline:
         if message.role == "user" or message.id == self._turn:
             self._update(self._users, message.id, message)
 
+    def _learn_role(self, message: Message, key: str) -> None:
+        if self._turn is not None and message.role == "assistant":
+            self._replies.add(key)
+        elif self._turn is not None and message.role == "system":
+            self._notices.add(key)
+
     def _newest_user(self) -> Message | None:
         placed = [user for user in self._users if user in self._places]
         return self._users[max(placed, key=self._places.__getitem__)] if placed else None
@@ -249,9 +259,10 @@ class Timeline:
     def _deliver(self, *, is_last: bool) -> list[Message]:
         ready = []
         is_blocked = False
+        next_turn = min((self._places[prompt] for prompt in self._later_prompts()), default=None)
         for key in sorted(self._waiting, key=self._places.__getitem__):
             message = self._waiting[key]
-            if self._is_of_later_turn(key):
+            if next_turn is not None and self._places[key] >= next_turn:
                 self._leave_waiting(key)
             elif message.role == "progress" or is_last or (_is_final(message) and not is_blocked):
                 # Progress is a running commentary: it neither waits for a reply to be final nor delays one.
@@ -268,23 +279,34 @@ class Timeline:
         del self._waiting[key]
         self._decided.add(key)
 
-    def _is_of_later_turn(self, key: str) -> bool:
-        return any(self._places[key] >= self._places[prompt] for prompt in self._later_prompts())
-
     def _later_prompts(self) -> Iterator[str]:
         """Yield the user messages made after the watched turn had ended: they begin what is not of this turn.
 
-        A prompt made while the turn was still running proves nothing, because the turn's reply follows it.
+        A prompt made while the turn was still running proves nothing, because the turn's reply follows it. Where the
+        service does not stamp the end of a turn, a prompt that follows a reply counts as made after that reply.
         """
         turn = self._users.get(self._turn) if self._turn is not None else None
-        if turn is None or not turn.is_terminal or turn.updated_at is None or turn.created_at is None:
+        if turn is None or not turn.is_terminal or turn.id not in self._places:
             return
-        if turn.updated_at <= turn.created_at:
-            return  # The service does not stamp the end of a turn, so the stamp proves nothing.
-        for user in self._users.values():
-            is_listed = user.id != turn.id and user.id in self._places
-            if is_listed and user.created_at is not None and user.created_at >= turn.updated_at:
+        later = [user for user in self._users.values() if user.id in self._places and user.id != turn.id]
+        if not later:
+            return
+        begun, ended = turn.created_at, turn.updated_at
+        end = ended if begun is not None and ended is not None and ended > begun else None
+        first_reply = self._first_reply(turn)
+        for user in later:
+            if end is not None and user.created_at is not None:
+                is_later = user.created_at >= end
+            else:
+                is_later = first_reply is not None and self._places[user.id] > first_reply
+            if is_later:
                 yield user.id
+
+    def _first_reply(self, turn: Message) -> _Place | None:
+        """Return the place of the first message behind a prompt that may end its turn."""
+        endings = self._replies | self._notices if turn.status == "failed" else self._replies
+        begun = self._places[turn.id]
+        return min((place for key in endings if (place := self._places[key]) > begun), default=None)
 
 
 def _is_final(message: Message) -> bool:

@@ -45,6 +45,12 @@ class Watch:
     again; the watch continues where it stood. The iteration ends when the watched turn, or every turn of a watched
     conversation, has ended and the settling time (`Polling.settle`) is over.
 
+    The order is that of the messages' times. Where the service gives them equal times or none, it is the order of the
+    list, whose direction is learnt from the list itself. Then a prompt that follows a reply counts as sent after that
+    reply, so messages of turns that overlap in one conversation may be attributed to the wrong turn. A list without
+    times that shows no direction either (prompt, reply, prompt, all ended, in a conversation that this session did not
+    begin) is read as oldest first.
+
     Leaving `async with` or calling `aclose` ends the iteration. Neither is required.
 
     Raises, from `__anext__`:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
@@ -100,6 +101,29 @@ def test_a_prompt_without_a_reply_does_not_get_the_one_before(newest_first: bool
     assert ListOrder().oldest_first(opened[::-1] if newest_first else opened, ()) == opened
 
 
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_prompt_on_its_way_is_newer_than_the_newest_known_one(newest_first: bool) -> None:  # noqa: FBT001
+    """The next prompt is listed before its response is here: the session still takes the one before for the newest."""
+    listed = [message("u1", "user", 0), message("a1", "assistant", 0), message("u2", "user", 0, "pending")]
+    messages, is_complete = turn_messages(
+        Turn("job", "u1"), listed[0], listed[::-1] if newest_first else listed, newest="u1"
+    )
+    assert (ids(messages), is_complete) == (["a1"], True)
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+@pytest.mark.parametrize("at", [0.0, None], ids=["equal", "missing"])
+def test_a_reply_ends_where_the_next_prompt_follows_it(at: float | None, newest_first: bool) -> None:  # noqa: FBT001
+    """Without times, a prompt behind a reply begins the next turn; one that is queued before the reply does not."""
+    first, reply, more = message("u1", "user", at), message("a1", "assistant", at), message("a2", "assistant", at)
+    second = message("u2", "user", at, "pending")
+    assert found("u1", [first, reply, second, message("n2", "system", at), more], newest_first=newest_first) == ["a1"]
+    assert "a1" in found("u1", [first, second, reply], newest_first=newest_first)
+    failed, notice = message("u1", "user", at, "failed"), message("n1", "system", at)
+    assert found("u1", [failed, notice, second, more], newest_first=newest_first) == ["n1"]
+    assert found("u1", [first, notice, reply, second], newest_first=newest_first) == ["n1", "a1"]
+
+
 def test_the_end_at_which_a_list_grows_is_the_newest() -> None:
     """Messages of other roles, and no times: what an earlier list has shown is older."""
     order = ListOrder()
@@ -146,6 +170,7 @@ async def test_the_cursor_does_not_step_back(
     """A message that is listed after later ones is delivered, and who resumes from the cursor gets nothing twice."""
     stepped = 0
     for seed in range(12):
+        random.seed(seed)  # the jitter of polling decides which message is listed first
         quirks = Quirks(late_by=5.0, late_every=2, timestamps=timestamps)
         async with Simulator(clock=clock, quirks=quirks, seed=seed) as late:
             late.agent("my-agent", [Say("one", after=1), Say("two", after=1), Done(after=20)])
