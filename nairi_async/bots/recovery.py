@@ -78,9 +78,9 @@ class Recovery:
             for name in names
         }
         tasks = [asyncio.create_task(recovery.run(name)) for name, recovery in recoveries.items()]
-        # Let each task enter its chat's queue before the first new prompt.
-        await asyncio.sleep(0)
         try:
+            # Let each task enter its chat's queue before the first new prompt.
+            await asyncio.sleep(0)
             yield
         finally:
             for task in tasks:

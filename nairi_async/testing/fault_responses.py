@@ -26,7 +26,8 @@ class TruncatedResponse(web.Response):
 
 Respond: TypeAlias = Callable[[], Awaitable[web.StreamResponse]]
 
-_ERRORS: Final = (500, 502, 503, 504)
+# 408 and 425 too: gateways send them for a slow response, so they do not prove that the service has not acted.
+_ERRORS: Final = (500, 502, 503, 504, 408, 425)
 _PIECES: Final = 8
 
 

@@ -52,7 +52,7 @@ class Fault:
 
     kind: FaultKind
     roll: int
-    """A random number that settles what the kind leaves open: which 5xx, which order, ahead or behind."""
+    """A random number that settles what the kind leaves open: which status, which order, ahead or behind."""
 
     def skew(self, plan: FaultPlan) -> float:
         """Return the seconds by which the clock of the responding server is ahead."""
@@ -74,7 +74,7 @@ class FaultPlan:
     * `reset before`, `reset after`: the connection is cut before, or after, the service has acted.
     * `hang before`, `hang after`: no response, until the client gives up. With one `VirtualClock` on both sides that
       takes the client's timeout in virtual time.
-    * `error before`, `error after`: 500, 502, 503 or 504 with an HTML page, as proxies send it.
+    * `error before`, `error after`: 500, 502, 503, 504, 408 or 425 with an HTML page, as proxies send it.
     * `rate limited`, `rate limited until`: 429 with `Retry-After` in seconds, or as an HTTP date. The service does
       not act.
     * `unavailable`: 503 with `Retry-After`. The service does not act.

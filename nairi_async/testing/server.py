@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
+from nairi_async._core.closing import run_shielded
 from nairi_async.clock import Clock, SystemClock
 from nairi_async.testing.middleware import AccessPolicy, Intercept, InterceptResponse, Middleware, RecordedRequest
 
@@ -38,20 +39,25 @@ class Server:
     async def __aenter__(self) -> Self:
         application = web.Application(middlewares=[self._middleware.handle], client_max_size=_LARGEST_BODY)
         application.add_routes(self._routes)
-        self._runner = web.AppRunner(
+        runner = web.AppRunner(
             application, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=_SHUTDOWN
         )
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
-        self._port = self._runner.addresses[0][1]
+        try:
+            await runner.setup()
+            await web.TCPSite(runner, self._host, self._port).start()
+        except BaseException:
+            # The port is taken, or the caller was cancelled.
+            await run_shielded(runner.cleanup())
+            raise
+        self._runner, self._port = runner, runner.addresses[0][1]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await run_shielded(runner.cleanup())
 
     @property
     def url(self) -> str:

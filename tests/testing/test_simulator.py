@@ -7,8 +7,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 from simulated import START, running
+from yarl import URL
 
-from nairi_async.testing import Quirks, RecordedRequest, Simulator
+from nairi_async.testing import AmigoSimulator, Quirks, RecordedRequest, Simulator
 
 pytestmark = pytest.mark.anyio
 
@@ -91,6 +92,43 @@ async def test_closing_leaves_nothing_behind() -> None:
         with pytest.raises(aiohttp.ClientConnectionError):
             await request
     assert asyncio.all_tasks() <= before
+
+
+@pytest.mark.parametrize("simulated", [Simulator, AmigoSimulator])
+async def test_a_server_whose_owner_is_cancelled_twice_is_closed(simulated: type[Simulator | AmigoSimulator]) -> None:
+    """Each `cancel()` of the closing is remembered and raised once the port is free, and nothing runs on."""
+    before = asyncio.all_tasks()
+    simulator = simulated()
+    is_open = asyncio.Event()
+
+    async def serve() -> None:
+        async with simulator:
+            is_open.set()
+            await asyncio.Event().wait()
+
+    serving = asyncio.create_task(serve())
+    await is_open.wait()
+    url = URL(simulator.url)
+    # An open connection: the closing waits for it.
+    _, held = await asyncio.open_connection(url.host, url.port)
+    for _ in range(3):
+        serving.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait([serving])
+    held.close()
+    assert asyncio.all_tasks() == before
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(url.host, url.port)
+
+
+async def test_a_port_that_is_taken_leaves_nothing_behind() -> None:
+    """The error of the operating system comes out, and the simulator can be entered once the port is free."""
+    async with Simulator() as first:
+        second = Simulator(port=URL(first.url).port or 0)
+        with pytest.raises(OSError, match="address already in use"):
+            await second.__aenter__()
+    async with second as running_again:
+        assert running_again.url == first.url
 
 
 async def test_agent_can_be_changed_between_turns() -> None:
