@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import cattrs
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TERMINAL_STATUSES: Final = frozenset({"completed", "failed"})
 """The message statuses after which a message does not change any more."""
 
+# Costs that are read have at most 31 digits before the point and 100 behind it: sums of them are exact.
+_SUMS: Final = Context(prec=200, traps=[])
 _Number = TypeVar("_Number", int, Decimal)
 _ModelT = TypeVar("_ModelT", bound=AttrsInstance)
 
@@ -89,8 +91,14 @@ def _sum(figures: Iterable[_Number | None]) -> _Number | None:
     total: _Number | None = None
     for figure in figures:
         if figure is not None:
-            total = figure if total is None else total + figure
+            total = figure if total is None else _add(total, figure)
     return total
+
+
+def _add(first: _Number, second: _Number) -> _Number:
+    if isinstance(first, Decimal):
+        return _SUMS.add(first, second)
+    return first + second
 
 
 @frozen(kw_only=True)

@@ -29,8 +29,9 @@ Reader = Callable[[Raw], _T]
 """Makes a model of a JSON object."""
 
 _PAIR: Final = 2
-# Sums of figures beyond that overflow.
+# Sums of figures with more digits before the point overflow; of figures with more behind it they are not exact.
 _MOST_ZEROS: Final = 30
+_MOST_PLACES: Final = 100
 
 
 def reader(model: type[_T]) -> Reader[_T]:
@@ -121,7 +122,10 @@ def _decimal(raw: object) -> Decimal | None:
         figure = Decimal(raw)
     except ArithmeticError:
         return None
-    return figure if figure.is_finite() and abs(figure.adjusted()) <= _MOST_ZEROS else None
+    exponent = figure.as_tuple().exponent
+    # The exponent of infinity and of NaN is a letter.
+    is_exact = isinstance(exponent, int) and exponent >= -_MOST_PLACES
+    return figure if is_exact and abs(figure.adjusted()) <= _MOST_ZEROS else None
 
 
 def _mapping(raw: object) -> Raw | None:

@@ -29,9 +29,9 @@ _QUOTED: Final = 16 * EXCERPT
 _MOST_DIGITS: Final = 40
 # Python refuses to read numbers of thousands of digits; one of them must not cost the rest of the body.
 _MAX_DIGITS: Final = 400
-# A timeline of the largest size that is read has fewer values and entries. So many tiny ones would take a hundred times
-# the memory of the body, and minutes.
-_MAX_VALUES: Final = 2_000_000
+# Tiny values take up to a hundred times their size. At most 250 bytes each, so many take three times the largest body;
+# a list of a hundred thousand conversations has fewer.
+MAX_VALUES: Final = 800_000
 MOST_ENTRIES: Final = 200_000
 """Messages, or rows, that one response may have."""
 _STRING: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
@@ -87,7 +87,7 @@ def one_line(text: str) -> str:
     return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
 
 
-def is_heavy(text: str, position: int = 0, *, most: int = _MAX_VALUES) -> bool:
+def is_heavy(text: str, position: int = 0, *, most: int = MAX_VALUES) -> bool:
     """Return whether JSON, from a position on, would take many times more memory than it has characters."""
     if len(text) - position <= most or _values(text, position) <= most:
         return False
@@ -124,7 +124,7 @@ def decode(body: bytes, decoder: json.JSONDecoder = DECODER) -> Any:
     try:
         text = body.decode(json.detect_encoding(body), "surrogatepass")
         if is_heavy(text):
-            raise ValueError(f"more than {_MAX_VALUES:,} values")  # noqa: TRY301 - handled like what json raises
+            raise ValueError(f"more than {MAX_VALUES:,} values")  # noqa: TRY301 - handled like what json raises
         return decoder.decode(text)
     except (ValueError, ArithmeticError, RecursionError) as error:
         # A new error, because the original refers to the whole body.

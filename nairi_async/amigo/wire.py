@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 # An event of minutes of audio, with the time of each character, has fewer values.
-_MOST_EVENT_VALUES: Final = 500_000
+MOST_EVENT_VALUES: Final = 190_000
 # A page has at most 500 rows.
 _MOST_ROWS: Final = 10_000
 # An error message quotes no more of them.
@@ -63,7 +63,7 @@ def decode_event(line: bytes) -> Event:
     """Read one line of a stream; never fails."""
     text = line.decode("utf-8", "replace")
     try:
-        raw = None if json_body.is_heavy(text, most=_MOST_EVENT_VALUES) else _decode_line(text)
+        raw = None if json_body.is_heavy(text, most=MOST_EVENT_VALUES) else _decode_line(text)
     except (ValueError, RecursionError):
         raw = None
     if not isinstance(raw, dict):

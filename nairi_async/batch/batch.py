@@ -69,7 +69,8 @@ class Batch:
         ledger: The SQLite file, created if it is missing. One process at a time can use it.
         limit: Maximum number of conversations at once.
         attachments_from: The directory that must contain all attachments, once links are resolved. Give it if you do
-            not trust the records: without it they may name any file that this process can read.
+            not trust the records: without it they may name any file that this process can read. Paths are checked just
+            before each upload, so those who write the records must not be able to change the directory meanwhile.
         output: A file to which each final outcome is appended as one line of JSON, exactly once.
         ask_mode: Restrict the agent to reading, without tools.
         timeout: Seconds to wait for each turn; the next run waits again.

@@ -25,6 +25,7 @@ _MIN_FILL: Final = 4
 # A fence is repeated in each piece of its block, so a line longer than a quarter of a piece is text, not a fence.
 _MAX_FENCE: Final = 4
 _SPACE: Final = re.compile(r"\s+")
+_MARKER: Final = re.compile(r"`{3}|~{3}")
 _FENCE_CHARACTERS: Final = frozenset("`~")
 _MARK_CATEGORIES: Final = frozenset({"Mn", "Mc", "Me"})
 _ZERO_WIDTH_JOINER: Final = "\u200d"
@@ -99,6 +100,8 @@ class _Splitter:
     def __init__(self, text: str, limit: int, length: Length) -> None:
         self._text, self._limit, self._length = text, limit, length
         self._characters = _Characters(text)
+        # Most texts have no block: their words and lines need no second look.
+        self._has_blocks = _MARKER.search(text) is not None
         # Closing a fence takes at most this much.
         self._closing_room = limit // _MAX_FENCE + 2
         self._at = 0
@@ -168,7 +171,8 @@ class _Splitter:
     def _within(self, begin: int, end: int, window: int, fence: _Fence | None) -> Iterator[_Cut]:
         """Yield places in one line: after each word, and after the last whole characters."""
         for space in _SPACE.finditer(self._text, begin, end):
-            if space.start() > self._at and not _FENCE.match(self._text, space.end()):
+            begins_block = self._has_blocks and _FENCE.match(self._text, space.end())
+            if space.start() > self._at and not begins_block:
                 yield _Cut(space.start(), fence, 3)
         last = end
         while last > begin and self._characters.is_split_at(last):
@@ -183,6 +187,8 @@ class _Splitter:
 
     def _after(self, begin: int, end: int, fence: _Fence | None) -> _Fence | None:
         """Return the block that is open after a line."""
+        if not self._has_blocks:
+            return None
         # A line is not copied for each piece that it fills.
         if end - begin > self._limit:
             return fence

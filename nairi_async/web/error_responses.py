@@ -12,6 +12,7 @@ from nairi_async.errors import (
     ConflictError,
     InvalidArgumentError,
     NotFoundError,
+    OutcomeUnknownError,
     RateLimitedError,
     SessionClosedError,
     StatusError,
@@ -60,7 +61,7 @@ def error_json(error: NairiError) -> Mapping[str, object]:
 
     Returns:
         `error`, the name of its class; `message`, a sentence for people; `status`, as from `http_status`; `transient`,
-        whether another attempt may help.
+        whether another attempt may help; never where the prompt may have run.
     """
     if not is_shown(error):
         _log.warning("a request of a browser has failed with %s: %.1000r", type(error).__name__, str(error))
@@ -73,6 +74,8 @@ def error_json(error: NairiError) -> Mapping[str, object]:
 
 
 def may_pass(error: NairiError) -> bool:
-    """Return whether another attempt may help."""
+    """Return whether another attempt may help, and is safe: a prompt that may have run must not be sent again."""
+    if isinstance(error, OutcomeUnknownError):
+        return False
     is_passing = isinstance(error, SessionClosedError | TimeoutError | TooManyStreamsError)
     return is_passing or is_transient(error, idempotent=True, unreadable=True)

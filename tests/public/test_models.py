@@ -128,3 +128,14 @@ def test_usage_is_summed_exactly(parts: list[Usage]) -> None:
     assert Usage.total([Usage(cost_usd=Decimal("0.1")), None, Usage(cost_usd=Decimal("0.2"))]) == Usage(
         cost_usd=Decimal("0.3")
     )
+
+
+def test_costs_of_any_size_are_summed() -> None:
+    """The sum over all costs that are read is exact, and no cost that an application makes up raises an error."""
+    large, small = Decimal("1e30"), Decimal("1e-100")
+    total = Usage.total([Usage(cost_usd=large), Usage(cost_usd=small)])
+    assert total is not None
+    assert total.cost_usd is not None
+    assert total.cost_usd.as_tuple().digits == (1, *[0] * 129, 1)
+    absurd = Usage(cost_usd=Decimal("9e999999"))
+    assert Usage.total([absurd, absurd]) == Usage(cost_usd=Decimal("Infinity"))

@@ -1,7 +1,7 @@
 """A Telegram bot: every chat, and every topic of a group, is one conversation with the agent."""
 
-# Anyone on Telegram can write to a bot, and each message spends your organisation's money: name the users in
-# TELEGRAM_USERS, by their ids.
+# Anyone on Telegram can write to a bot, and each message spends your organisation's money: it serves the users whom
+# TELEGRAM_USERS names, by their ids.
 
 import asyncio
 import os
@@ -28,8 +28,6 @@ from nairi_async.bots import (
     utf16_length,
     visitor_message,
 )
-
-USERS = {int(user) for user in os.environ.get("TELEGRAM_USERS", "").split()}
 
 
 def chat_of(message: Message) -> str:
@@ -93,23 +91,23 @@ async def talk(message: Message, bot: Bot, chats: Chats) -> None:
         await message.reply(f"That did not work. {visitor_message(error)}")
 
 
-def dispatcher(chats: Chats) -> Dispatcher:
+def dispatcher(chats: Chats, users: set[int]) -> Dispatcher:
     routes = Dispatcher(chats=chats)
-    if USERS:
-        routes.message.filter(F.from_user.id.in_(USERS))
+    routes.message.filter(F.from_user.id.in_(users))
     routes.message.register(start_over, Command("new"))
     routes.message.register(talk, F.text | F.document)
     return routes
 
 
 async def main() -> None:
+    users = {int(user) for user in os.environ["TELEGRAM_USERS"].split()}
     async with NairiSession() as nairi, SQLiteStore("telegram.sqlite") as store:
         chats = Chats(nairi, "my-agent", store=store, limit=4096, length=utf16_length)
         bot = Bot(os.environ["TELEGRAM_TOKEN"])
         bot.session.middleware(wait_for_limits)
         # What a process before this one left unanswered.
         async with chats.recovering(partial(send, bot), partial(send_lost, bot)):
-            await dispatcher(chats).start_polling(bot)
+            await dispatcher(chats, users).start_polling(bot)
 
 
 if __name__ == "__main__":

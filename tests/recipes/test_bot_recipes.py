@@ -71,6 +71,7 @@ def bind_telegram(platform: Platform, recipe: Any, monkeypatch: pytest.MonkeyPat
     api = TelegramAPIServer.from_base(platform.url)
     monkeypatch.setattr(recipe, "Bot", lambda token: Bot(token, session=AiohttpSession(api=api)))
     monkeypatch.setenv("TELEGRAM_TOKEN", "1:token")
+    monkeypatch.setenv("TELEGRAM_USERS", "2 7")
 
 
 def bind_slack(platform: Platform, recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +165,7 @@ async def test_a_bot_talks_with_either_service(monkeypatch: pytest.MonkeyPatch) 
 
         async def main() -> None:
             async with AmigoSession() as session:
-                routes = recipe.dispatcher(Chats(session, amigo.service_id))
+                routes = recipe.dispatcher(Chats(session, amigo.service_id), {2})
                 await routes.start_polling(recipe.Bot("1:token"))
 
         user = User("aiogram_bot", platform)
@@ -271,9 +272,9 @@ async def test_a_slow_indicator_delays_no_reply(service: Simulator, monkeypatch:
 async def test_telegram_serves_the_named_users(service: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Anyone can write to a bot of Telegram: a user who is not named spends nothing."""
     recipe: Any = importlib.import_module("aiogram_bot")
-    monkeypatch.setattr(recipe, "USERS", {7})
     async with Telegram() as platform:
         bind_telegram(platform, recipe, monkeypatch)
+        monkeypatch.setenv("TELEGRAM_USERS", "7")
         async with platform.running(recipe.main):
             platform.write(51, "stranger")
             platform.write(51, "friend", user=7)

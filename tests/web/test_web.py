@@ -36,10 +36,12 @@ from nairi_async import (
     RateLimitedError,
     RequestTimeoutError,
     ServerError,
+    ServerOutcomeError,
     SessionClosedError,
     StatusError,
     TooManyStreamsError,
     TurnFailedError,
+    UnreadableOutcomeError,
     WatchTimeoutError,
 )
 from nairi_async.bots import visitor_message
@@ -496,6 +498,8 @@ def test_an_event_without_an_id_keeps_the_last_one() -> None:
         (ConnectionFailedError("refused"), 502, True),
         (DecodeError("no JSON"), 502, True),
         (OutcomeUnknownError("lost"), 502, False),
+        (ServerOutcomeError("lost", 503, retry_after=1), 502, False),
+        (UnreadableOutcomeError("no JSON"), 502, False),
         (TurnFailedError("broken"), 502, False),
     ],
 )
