@@ -23,8 +23,8 @@ Begin with `NairiSession`: its methods are the calls of the library. Every error
 for tests), `nairi_async.errors`, `nairi_async.typing`. The command `nairi-async demo` shows the library at work without
 an account.
 
-Networks: `proxy=` names a proxy, `ssl=` takes an `ssl.SSLContext`, and `trust_env=True` reads `HTTPS_PROXY` and
-`NO_PROXY`; `SSL_CERT_FILE` adds certificates for every session. Crash reports: the API key is in no frame of this
+Networks: `proxy=` names a proxy, `ssl=` a file of certificates or an `ssl.SSLContext`, and `trust_env=True` reads
+`HTTPS_PROXY`, `NO_PROXY` and `SSL_CERT_FILE`. Crash reports: the API key is in no frame of this
 library, but prompts are; a reporter that collects local variables collects them.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import AsyncIterable, Callable
 from datetime import timedelta
 from enum import Enum
@@ -20,6 +21,7 @@ __all__ = [  # noqa: RUF022 - in the order of Python's own sort
     "ReadableFile",
     "SentMessageType",
     "Source",
+    "Tls",
     "UNSET",
     "Unset",
     "UploadProgress",
@@ -67,6 +69,9 @@ class ReadableFile(Protocol):
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | ReadableFile | AsyncIterable[bytes]
 """A path, bytes, a file opened for reading bytes, or an async iterable of bytes."""
+
+Tls: TypeAlias = ssl.SSLContext | str | os.PathLike[str]
+"""A TLS context, or the path of a file of certificates: the authorities to trust instead of the system's."""
 
 
 class Unset(Enum):

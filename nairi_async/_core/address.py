@@ -55,7 +55,7 @@ def _check(parts: SplitResult, host: str | None, given: str) -> None:
         raise ConfigurationError("the base URL holds a user name or password; give the key as api_key")
     if parts.query or parts.fragment:
         raise ConfigurationError("the base URL has a query or fragment")
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         raise ConfigurationError(f"plain http to {host} would send the key unencrypted; use https")
 
 
@@ -76,7 +76,8 @@ def _is_host(host: str) -> bool:
         return False
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is this machine by definition."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

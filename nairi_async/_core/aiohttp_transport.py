@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from ssl import SSLContext
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import aiohttp
@@ -33,6 +32,7 @@ from nairi_async.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from ssl import SSLContext
 
     from nairi_async._core.proxies import Proxy
     from nairi_async._core.request import CallState, Credentials, Request
@@ -58,12 +58,10 @@ class AiohttpTransport:
         lent: aiohttp.ClientSession | None,
         connections: int,
         proxy: Proxy | None = None,
-        ssl: SSLContext | None = None,
+        tls: SSLContext | None = None,
     ) -> None:
         if lent is not None and not isinstance(lent, aiohttp.ClientSession):
             raise ConfigurationError(f"http must be an aiohttp.ClientSession, not {type(lent).__name__}")
-        if ssl is not None and not isinstance(ssl, SSLContext):
-            raise ConfigurationError(f"ssl must be an ssl.SSLContext, not {type(ssl).__name__}")
         self.service = service
         self.base_url = base_url
         self.credentials = credentials
@@ -71,7 +69,7 @@ class AiohttpTransport:
         self._lent = lent
         self._connections = connections
         self._proxy = proxy
-        self._ssl = ssl
+        self._tls = tls
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
@@ -109,7 +107,7 @@ class AiohttpTransport:
             raise SessionClosedError("the aiohttp session given as http= is closed")
         self._loop = asyncio.get_running_loop()
         self._session = self._lent or aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._ssl or True),
+            connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._tls or True),
             cookie_jar=aiohttp.DummyCookieJar(),
             max_line_size=_MAX_HEADER,
             max_field_size=_MAX_HEADER,

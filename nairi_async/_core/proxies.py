@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from nairi_async._core.address import is_loopback
 from nairi_async._core.api_key import redacted
 from nairi_async.errors import ConfigurationError
 
@@ -64,7 +65,8 @@ class ProxySetting:
     def find(self, *, trust_env: object, base_url: str) -> Proxy | None:
         """Return the proxy for a base URL: the one given, else, with `trust_env`, the environment's; `None` for none.
 
-        The environment's are `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, and the settings of Windows and macOS.
+        The environment's are `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, and the settings of Windows and
+        macOS. A service on this machine that speaks plain HTTP is reached directly, unless the proxy is here as well.
 
         Raises:
             ConfigurationError: it cannot be used. The text shows no user name or password.
@@ -88,10 +90,15 @@ class ProxySetting:
 
 def _of_environment(base_url: str) -> Proxy | str | None:
     parts = urlsplit(base_url)
-    address = getproxies().get(parts.scheme)
+    proxies = getproxies()
+    address = proxies.get(parts.scheme) or proxies.get("all")
     if not address or proxy_bypass(parts.netloc):
         return None
-    return _parse(address if "://" in address else f"http://{address}")
+    found = _parse(address if "://" in address else f"http://{address}")
+    if parts.scheme == "http" and isinstance(found, Proxy) and not is_loopback(urlsplit(found.url).hostname or ""):
+        # A service on this machine, without TLS: through a proxy elsewhere the key would leave the machine unencrypted.
+        return None
+    return found
 
 
 def _parse(given: object) -> Proxy | str:

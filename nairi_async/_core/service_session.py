@@ -11,13 +11,13 @@ from nairi_async._core.aiohttp_transport import AiohttpTransport
 from nairi_async._core.executor import RequestExecutor
 from nairi_async._core.rate_limits import RateLimiter
 from nairi_async._core.retry import RetryPolicy
+from nairi_async._core.tls import tls_context
 from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError
 from nairi_async.hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from ssl import SSLContext
     from types import TracebackType
     from typing import Self
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nairi_async._core.statistics import RequestStats
     from nairi_async.clock import Clock
     from nairi_async.hooks import Hook
-    from nairi_async.typing import Duration
+    from nairi_async.typing import Duration, Tls
 
 
 class ServiceSession:
@@ -44,7 +44,7 @@ class ServiceSession:
         *,
         http: aiohttp.ClientSession | None,
         proxy: ProxySetting,
-        ssl: SSLContext | None,
+        ssl: Tls | None,
         trust_env: bool,
         request_timeout: Duration,
         retry: RetryPolicy | None,
@@ -64,11 +64,12 @@ class ServiceSession:
             raise ConfigurationError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
         clock = clock or SystemClock()
         found = proxy.find(trust_env=trust_env, base_url=base_url)
+        tls = tls_context(ssl, trust_env=trust_env)
         if http is not None and (proxy.is_given or ssl is not None or trust_env):
             raise ConfigurationError("http= brings its own proxy and TLS: give proxy=, ssl= and trust_env= without it")
         self._base_url = base_url
         self._http = AiohttpTransport(
-            service, base_url, credentials, clock, lent=http, connections=max_connections, proxy=found, ssl=ssl
+            service, base_url, credentials, clock, lent=http, connections=max_connections, proxy=found, tls=tls
         )
         limiter = RateLimiter(
             clock,

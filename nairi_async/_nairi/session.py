@@ -33,7 +33,6 @@ from nairi_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Mapping
-    from ssl import SSLContext
 
     import aiohttp
 
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from nairi_async.clock import Clock
     from nairi_async.hooks import Hook
     from nairi_async.models import Turn
-    from nairi_async.typing import Duration, OnUnknown, Source
+    from nairi_async.typing import Duration, OnUnknown, Source, Tls
 
 _T = TypeVar("_T")
 
@@ -70,9 +69,11 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
             service. Plain `http://` is allowed for this machine only.
         http: An open `aiohttp.ClientSession` to use, with its own proxy, TLS and tracing. It is left open.
         proxy: URL of a proxy, `http://` or `https://`, with user name and password if it asks for them.
-        ssl: The TLS context, to trust other authorities or to present a certificate. By default the system's
-            authorities are trusted, or those of `SSL_CERT_FILE`.
-        trust_env: Take the proxy from the environment: `HTTPS_PROXY`, `NO_PROXY`. A `~/.netrc` is never read.
+        ssl: The path of a file of certificates, to trust those authorities and no others; or an `ssl.SSLContext`, for
+            example to present a certificate of your own. By default the system's authorities are trusted, or those
+            that `SSL_CERT_FILE` named when the program started.
+        trust_env: Take the proxy from `HTTPS_PROXY` and `NO_PROXY`, and the authorities from `SSL_CERT_FILE`, as they
+            are now. A `~/.netrc` is never read.
         request_timeout: Limit for one request, body included. Waiting for a free connection does not count.
         retry: When and how often a failed request is repeated.
         polling: How soon the session discovers new messages.
@@ -93,7 +94,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         base_url: str | None = None,
         http: aiohttp.ClientSession | None = None,
         proxy: str | None = None,
-        ssl: SSLContext | None = None,
+        ssl: Tls | None = None,
         trust_env: bool = False,
         request_timeout: Duration = 30.0,
         retry: RetryPolicy | None = None,

@@ -32,7 +32,6 @@ from nairi_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Mapping
-    from ssl import SSLContext
 
     import aiohttp
 
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from nairi_async.amigo.models import AmigoReply
     from nairi_async.clock import Clock
     from nairi_async.hooks import Hook
-    from nairi_async.typing import Duration, MessageFormat, SentMessageType, Source
+    from nairi_async.typing import Duration, MessageFormat, SentMessageType, Source, Tls
 
 API_URL: Final = "https://api.amigo.ai"
 """The service, unless the organisation lives in another region."""
@@ -94,9 +93,11 @@ class AmigoSession(ResourceMethods, ServiceSession):
         region: The organisation's region, one of `REGIONS`, in place of `base_url`.
         http: An open `aiohttp.ClientSession` to use, with its own proxy, TLS and tracing. It is left open.
         proxy: URL of a proxy, `http://` or `https://`, with user name and password if it asks for them.
-        ssl: The TLS context, to trust other authorities or to present a certificate. By default the system's
-            authorities are trusted, or those of `SSL_CERT_FILE`.
-        trust_env: Take the proxy from the environment: `HTTPS_PROXY`, `NO_PROXY`. A `~/.netrc` is never read.
+        ssl: The path of a file of certificates, to trust those authorities and no others; or an `ssl.SSLContext`, for
+            example to present a certificate of your own. By default the system's authorities are trusted, or those
+            that `SSL_CERT_FILE` named when the program started.
+        trust_env: Take the proxy from `HTTPS_PROXY` and `NO_PROXY`, and the authorities from `SSL_CERT_FILE`, as they
+            are now. A `~/.netrc` is never read.
         request_timeout: Seconds for one request, its body included. Finishing a conversation has at least 60 s, and
             calls that run a model at least 120 s. Streams have `idle_timeout`. Waiting in a queue does not count.
         idle_timeout: Seconds without data after which a stream counts as broken.
@@ -121,7 +122,7 @@ class AmigoSession(ResourceMethods, ServiceSession):
         region: str | None = None,
         http: aiohttp.ClientSession | None = None,
         proxy: str | None = None,
-        ssl: SSLContext | None = None,
+        ssl: Tls | None = None,
         trust_env: bool = False,
         request_timeout: Duration = 30.0,
         idle_timeout: Duration = IDLE_TIMEOUT,

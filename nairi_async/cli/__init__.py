@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final, TextIO
 
-from nairi_async.cli.command_table import COMMANDS, PROGRAM, PROGRAM_OPTIONS
+from nairi_async.cli import log_handler
+from nairi_async.cli.arguments import PROGRAM, PROGRAM_OPTIONS
+from nairi_async.cli.command_table import COMMANDS
 from nairi_async.cli.formatting import error_line, watch_command
 from nairi_async.cli.screen import Screen
 from nairi_async.errors import (
@@ -37,8 +39,12 @@ examples:
   source <(nairi-async completion bash)
 
 environment:
-  NAIRI_API_KEY    the organisation's public key (nr_...); not an option, which other users could see
-  NAIRI_BASE_URL   another service than the real one, such as the one that "nairi-async simulate" runs
+  NAIRI_API_KEY        the organisation's public key (nr_...); not an option, which other users could see
+  NAIRI_API_KEY_FILE   instead of it, a file that holds the key and that only you can read
+  NAIRI_BASE_URL       another service than the real one, such as the one that "nairi-async simulate" runs
+  HTTPS_PROXY          URL of a proxy; NO_PROXY names the hosts that are reached without it
+  SSL_CERT_FILE        a file with the certificates of the authorities that are trusted
+  NO_COLOR             anything: print without colours
 
 exit status:
   0 done   1 error   2 wrong usage or settings   3 the agent's turn, or some of a batch, failed   4 timeout
@@ -79,7 +85,8 @@ def _run(argv: Sequence[str] | None) -> int:
         _refuse_unknown(parser, options, unknown)
         module, function = options.run.split(":")
         run: _Run = getattr(importlib.import_module(f"{__name__}.{module}"), function)
-        status = run(options)
+        with log_handler.logs(verbose=options.verbose, file=options.log_file):
+            status = run(options)
     except NairiError as error:
         err = Screen.on(sys.stderr)
         err.show(error_line(error), "red")

@@ -15,7 +15,7 @@ from nairi_async.batch import Batch, JsonLines, read_status
 from nairi_async.batch.documents import encode_result, output_line
 from nairi_async.cli import log_handler
 from nairi_async.cli.batch_reports import final_summary, how_to_correct, next_command, show_check, show_status
-from nairi_async.cli.conversation import open_session
+from nairi_async.cli.connection import open_session
 from nairi_async.cli.formatting import one_line, outcome_label
 from nairi_async.cli.progress_bar import ProgressBar
 from nairi_async.cli.screen import Screen

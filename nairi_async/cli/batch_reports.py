@@ -14,7 +14,7 @@ from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async.batch import BatchItem, read_status
 from nairi_async.batch.ledger_file import ledger_path
 from nairi_async.batch.source_check import SourceCheck
-from nairi_async.cli.command_table import PROGRAM
+from nairi_async.cli.arguments import PROGRAM
 from nairi_async.cli.formatting import clean, one_line, outcome_label
 from nairi_async.cli.progress_bar import summary
 from nairi_async.cli.screen import Screen

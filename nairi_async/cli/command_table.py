@@ -2,127 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Any, Final, NoReturn
+from typing import Final
 
-from attrs import field, frozen
-
-import nairi_async
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.listing.listing import JOB_STATUSES
 from nairi_async._nairi.listing.paging import SORTS
+from nairi_async.cli.arguments import (
+    AGENT,
+    ASK_MODE,
+    CONNECTION,
+    JOB,
+    PROGRESS,
+    TIMEOUT,
+    Argument,
+    Command,
+    count,
+    json_option,
+    port,
+)
 
-PROGRAM: Final = "nairi-async"
 SHELLS: Final = ("bash", "fish", "zsh")
 """Shells for which there is a completion script."""
-_HIGHEST_PORT: Final = 65535
-
-
-@frozen(init=False)
-class Argument:
-    """An option, or a positional argument, of a command."""
-
-    names: tuple[str, ...]
-    """Several names only for an option, each with its dashes."""
-    help: str
-    settings: dict[str, Any] = field(eq=False)
-    """Further keywords of `ArgumentParser.add_argument`."""
-
-    def __init__(self, *names: str, help: str, **settings: Any) -> None:  # noqa: A002 - as argparse calls it
-        self.__attrs_init__(names, help, settings)  # pyright: ignore[reportAttributeAccessIssue] - attrs makes it
-
-    @property
-    def is_option(self) -> bool:
-        """Whether it is named on the command line."""
-        return self.names[0].startswith("-")
-
-    @property
-    def takes_value(self) -> bool:
-        """Whether a value follows the option."""
-        return self.settings.get("action") not in {"help", "store_true", _ShowVersion}
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The values that it takes, if they are a closed set."""
-        return tuple(self.settings.get("choices", ()))
-
-    @property
-    def summary(self) -> str:
-        """The help text with its default value filled in."""
-        return self.help % {"default": self.settings.get("default")}
-
-
-@frozen
-class Command:
-    """A command."""
-
-    name: str
-    run: str
-    """Its function, as `module:name` below this package: a module is imported only when its command runs."""
-    summary: str
-    """One line for the list of commands."""
-    description: str
-    arguments: tuple[Argument, ...]
-
-    @property
-    def options(self) -> tuple[Argument, ...]:
-        """Its options, in the order of the help."""
-        return (HELP, *(argument for argument in self.arguments if argument.is_option))
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The values of its positional arguments, if they are a closed set."""
-        return tuple(value for argument in self.arguments if not argument.is_option for value in argument.choices)
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {count}")
-    return count
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= _HIGHEST_PORT:
-        raise argparse.ArgumentTypeError(f"{port} is not a port: 0 to {_HIGHEST_PORT}")
-    return port
-
-
-class _ShowVersion(argparse.Action):
-    """Read the version only when it is asked for: that is slow, and a source tree that is not installed has none."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        print(f"{PROGRAM} {nairi_async.__version__}")  # noqa: T201 - as argparse's own action does
-        parser.exit()
-
-
-HELP: Final = Argument("-h", "--help", help="show this help and exit", action="help")
-PROGRAM_OPTIONS: Final = (
-    HELP,
-    Argument("--version", help="show the version and exit", action=_ShowVersion, nargs=0),
-)
-
-_AGENT: Final = Argument("agent", help="slug or id of the agent", metavar="AGENT")
-_JOB: Final = Argument("job", help="id of the conversation", metavar="JOB")
-_ASK_MODE: Final = Argument("--ask-mode", help="let the agent read only, without tools", action="store_true")
-_BASE_URL: Final = Argument(
-    "--base-url", help="URL of the service; else NAIRI_BASE_URL, else the real service", metavar="URL"
-)
-_PROGRESS: Final = Argument("--progress", help="show what the agent is doing", action="store_true")
-_TIMEOUT: Final = Argument(
-    "--timeout",
-    help="how long to wait (default: 6 hours); the turn itself continues",
-    type=float,
-    default=DEFAULT_TIMEOUT,
-    metavar="SECONDS",
-)
-
-
-def _json(of: str) -> Argument:
-    return Argument("--json", help=f"print {of} as one line of JSON", action="store_true")
-
 
 COMMANDS: Final = (
     Command(
@@ -138,9 +39,9 @@ COMMANDS: Final = (
         "send a prompt and print the reply",
         "Send a prompt. The reply's text goes to standard output, everything else to standard error.",
         (
-            _AGENT,
+            AGENT,
             Argument("prompt", help="the prompt, in quotes; - reads it from standard input", metavar="PROMPT"),
-            _ASK_MODE,
+            ASK_MODE,
             Argument(
                 "--attachment-id",
                 help="an uploaded file; may be repeated",
@@ -157,10 +58,10 @@ COMMANDS: Final = (
                 default=[],
                 metavar="FILE",
             ),
-            _PROGRESS,
-            _TIMEOUT,
-            _json("the reply"),
-            _BASE_URL,
+            PROGRESS,
+            TIMEOUT,
+            json_option("the reply"),
+            *CONNECTION,
         ),
     ),
     Command(
@@ -169,13 +70,13 @@ COMMANDS: Final = (
         "print the messages of a conversation as they come",
         "Print the messages of a conversation as they come, and at the end the command that continues from there.",
         (
-            _JOB,
+            JOB,
             Argument("--after", help="print only what follows this message", metavar="ID"),
             Argument("--follow", help="go on after the last turn has ended", action="store_true"),
-            _PROGRESS,
-            _TIMEOUT,
-            _json("each message"),
-            _BASE_URL,
+            PROGRESS,
+            TIMEOUT,
+            json_option("each message"),
+            *CONNECTION,
         ),
     ),
     Command(
@@ -185,7 +86,7 @@ COMMANDS: Final = (
         "Run a simulated service on this machine until Ctrl-C or SIGTERM.",
         (
             Argument("--host", help="address to listen on (%(default)s)", default="127.0.0.1"),
-            Argument("--port", help="port to listen on (0: any free one)", type=_port, default=0),
+            Argument("--port", help="port to listen on (0: any free one)", type=port, default=0),
             Argument("--api-key", help="the key to accept, not a real one (%(default)s)", default="nr_simulator"),
         ),
     ),
@@ -194,7 +95,7 @@ COMMANDS: Final = (
         "resources:agents",
         "list the agents of the organisation",
         "List the agents of the organisation: slug, id, name, description.",
-        (_json("each agent"), _BASE_URL),
+        (json_option("each agent"), *CONNECTION),
     ),
     Command(
         "conversations",
@@ -202,7 +103,7 @@ COMMANDS: Final = (
         "list the conversations of an agent",
         "List the conversations of an agent: id, status, time of the last change. Pages are read as they are printed.",
         (
-            _AGENT,
+            AGENT,
             Argument(
                 "--status",
                 help="list only these; may be repeated",
@@ -211,9 +112,9 @@ COMMANDS: Final = (
                 choices=JOB_STATUSES,
             ),
             Argument("--sort", help="the order (%(default)s)", default="created_at_desc", choices=SORTS),
-            Argument("--limit", help="stop after so many", type=_count, metavar="N"),
-            _json("each conversation"),
-            _BASE_URL,
+            Argument("--limit", help="stop after so many", type=count, metavar="N"),
+            json_option("each conversation"),
+            *CONNECTION,
         ),
     ),
     Command(
@@ -222,10 +123,10 @@ COMMANDS: Final = (
         "print the messages of a conversation as they are now",
         "Print the messages of a conversation as they are now, oldest first.",
         (
-            _JOB,
+            JOB,
             Argument("--progress", help="include what the agent was doing", action="store_true"),
-            _json("each message"),
-            _BASE_URL,
+            json_option("each message"),
+            *CONNECTION,
         ),
     ),
     Command(
@@ -236,8 +137,8 @@ COMMANDS: Final = (
         (
             Argument("files", help="a file; - reads standard input", metavar="FILE", nargs="+"),
             Argument("--filename", help="the name to store instead of the file's own", metavar="NAME"),
-            _json("each id"),
-            _BASE_URL,
+            json_option("each id"),
+            *CONNECTION,
         ),
     ),
     Command(
@@ -250,8 +151,8 @@ COMMANDS: Final = (
             Argument("--directory", help="where to write (the current one)", metavar="DIR", default="."),
             Argument("--overwrite", help="replace files that exist", action="store_true"),
             Argument("--stdout", help="write the file to standard output instead", action="store_true"),
-            _json("each path"),
-            _BASE_URL,
+            json_option("each path"),
+            *CONNECTION,
         ),
     ),
     Command(
@@ -272,8 +173,8 @@ COMMANDS: Final = (
                 " can read, so give it if they come from others",
                 metavar="DIR",
             ),
-            Argument("--limit", help="conversations at once (%(default)s)", type=_count, default=100, metavar="N"),
-            _ASK_MODE,
+            Argument("--limit", help="conversations at once (%(default)s)", type=count, default=100, metavar="N"),
+            ASK_MODE,
             Argument(
                 "--timeout",
                 help="how long to wait for each turn (default: 6 hours)",
@@ -297,8 +198,8 @@ COMMANDS: Final = (
             ),
             Argument("--status", help="show how far a batch is, and send nothing", action="store_true"),
             Argument("--check", help="check all records, and send nothing", action="store_true"),
-            _json("the status or the check"),
-            _BASE_URL,
+            json_option("the status or the check"),
+            *CONNECTION,
         ),
     ),
     Command(

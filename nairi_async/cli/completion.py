@@ -6,14 +6,15 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Final
 
-from nairi_async.cli.command_table import COMMANDS, PROGRAM, PROGRAM_OPTIONS
+from nairi_async.cli.arguments import PROGRAM, PROGRAM_OPTIONS
+from nairi_async.cli.command_table import COMMANDS
 from nairi_async.cli.screen import Screen
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Iterable
 
-    from nairi_async.cli.command_table import Argument, Command
+    from nairi_async.cli.arguments import Argument, Command
 
 _FUNCTION: Final = "_nairi_async"
 

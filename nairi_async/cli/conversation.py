@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from typing import TYPE_CHECKING
 
 from nairi_async._core.json_body import json_line
 from nairi_async._nairi.results import Reply
-from nairi_async._nairi.session import NairiSession
+from nairi_async.cli.connection import open_session
 from nairi_async.cli.formatting import clean, clock_time, message_entry, usage_text, watch_command
 from nairi_async.cli.narrator import Narrator
 from nairi_async.cli.screen import Screen
 from nairi_async.clock import SystemClock
-from nairi_async.errors import ConfigurationError, InvalidArgumentError, NairiError, TurnFailedError
+from nairi_async.errors import InvalidArgumentError, NairiError, TurnFailedError
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from nairi_async._nairi.session import NairiSession
     from nairi_async.models import Message, Turn
 
 
@@ -111,15 +111,6 @@ async def _watch(session: NairiSession, options: Namespace) -> None:
                 err.show(f"To go on from here: {watch_command(options.job, cursor, options.base_url)}", "dim")
     if watched.status == "failed":
         raise TurnFailedError("the last turn of the conversation failed")
-
-
-def open_session(options: Namespace) -> NairiSession:
-    """Return the session for a command's options and environment, not opened yet."""
-    # The error of the session itself says how to give it a key in Python.
-    if not os.environ.get("NAIRI_API_KEY"):
-        advice = "without an account, `nairi-async simulate` plays the service"
-        raise ConfigurationError(f"no API key: set the environment variable NAIRI_API_KEY; {advice}")
-    return NairiSession(base_url=options.base_url)
 
 
 def _read_prompt(given: str) -> str:

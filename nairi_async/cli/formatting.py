@@ -10,7 +10,7 @@ import textwrap
 from typing import TYPE_CHECKING, Final
 
 from nairi_async._core.json_body import plain_decimal
-from nairi_async.cli.command_table import PROGRAM
+from nairi_async.cli.arguments import PROGRAM
 from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:

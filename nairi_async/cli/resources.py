@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from nairi_async._core.json_body import json_line
-from nairi_async.cli.conversation import open_session
+from nairi_async.cli.connection import open_session
 from nairi_async.cli.formatting import clock_time, message_entry, one_line
 from nairi_async.cli.screen import Screen
 from nairi_async.cli.table import Table

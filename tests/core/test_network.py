@@ -125,18 +125,37 @@ async def test_own_trust(server_tls: ssl.SSLContext, trusting: ssl.SSLContext) -
     assert caught.value.is_permanent
 
 
-async def test_trust_from_the_environment(
+async def test_a_file_of_authorities(
     server_tls: ssl.SSLContext, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`SSL_CERT_FILE` names the trusted authorities of TLS contexts that are made afterwards."""
+    """Authorities come from the file given as `ssl=`, or from `SSL_CERT_FILE` with `trust_env`, for both sessions."""
     file = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(file)
-    monkeypatch.setenv("SSL_CERT_FILE", str(file))
     async with (
         RawServer(answer(200, MESSAGE), ssl=server_tls) as server,
-        support.session(server.url, ssl=ssl.create_default_context()) as nairi,
+        RawServer(SIGNED_IN, LISTED, ssl=server_tls) as other,
     ):
-        assert await read(nairi) == "Hello"
+        async with support.session(server.url, ssl=file) as nairi:
+            assert await read(nairi) == "Hello"
+        async with amigo_sessions.session(other.url, ssl=str(file)) as amigo:
+            assert await listed(amigo) == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        async with support.session(server.url, trust_env=True) as nairi:
+            assert await read(nairi) == "Hello"
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+        with pytest.raises(ConfigurationError, match=r"SSL_CERT_FILE: '.*none.pem' cannot be read"):
+            support.session(server.url, trust_env=True)
+
+
+async def test_the_key_does_not_leave_the_machine_unencrypted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service on this machine without TLS is reached through a proxy of the environment only if that is here too."""
+    proxy = Proxy()
+    async with proxy.running() as url, RawServer(answer(200, MESSAGE)) as server:
+        for address, uses in (("http://192.0.2.1:3128", 0), (url, 1)):
+            monkeypatch.setenv("ALL_PROXY", address)
+            async with support.session(server.url, trust_env=True) as nairi:
+                assert await read(nairi) == "Hello"
+            assert len(proxy.heads) == uses
 
 
 async def test_client_certificates(authority: trustme.CA, server_tls: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
@@ -274,7 +293,11 @@ async def test_a_proxy_that_is_not_there(trusting: ssl.SSLContext) -> None:
         ({"proxy": "http://user:s3cret-word@[::1:1"}, "proxy is not a URL"),
         ({"proxy": "http://user:s3cret-word@:1"}, "proxy names no host"),
         ({"proxy": 3128}, "proxy must be a URL, not int"),
-        ({"ssl": False}, "ssl must be an ssl.SSLContext, not bool"),
+        ({"ssl": False}, "ssl must be an ssl.SSLContext, or the path of a file of certificates, not bool"),
+        ({"ssl": "/no/such/authority.pem"}, "ssl: '/no/such/authority.pem' cannot be read: No such file"),
+        ({"ssl": "/"}, "ssl: '/' cannot be read: Is a directory"),
+        ({"ssl": __file__}, "holds no usable certificate: a text file of certificates is needed"),
+        ({"ssl": ""}, "it is blank"),
         ({"trust_env": "yes"}, "trust_env must be True or False"),
     ],
 )
