@@ -71,7 +71,7 @@ def _read(shown: str, path: Path) -> bytes:
 
 
 def _check_mode(shown: str, status: os.stat_result) -> None:
-    # A pipe, such as that of `<(pass show nairi)`, has nobody else at its other end.
+    # A pipe, such as that of `<(pass show nairi)`, has one reader.
     if not stat.S_ISREG(status.st_mode) or not hasattr(os, "geteuid"):
         return
     if status.st_mode & _WRITABLE_BY_OTHERS:
