@@ -7,9 +7,11 @@ aware.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Context, Decimal, InvalidOperation
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import cattrs
@@ -78,7 +80,7 @@ class Usage:
             return None
         models = {usage.model for usage in reported}
         return cls(
-            cost_usd=_sum(usage.cost_usd for usage in reported),
+            cost_usd=_sum((usage.cost_usd for usage in reported), _SUMS.add),
             input_tokens=_sum(usage.input_tokens for usage in reported),
             output_tokens=_sum(usage.output_tokens for usage in reported),
             cache_read_tokens=_sum(usage.cache_read_tokens for usage in reported),
@@ -87,18 +89,11 @@ class Usage:
         )
 
 
-def _sum(figures: Iterable[_Number | None]) -> _Number | None:
-    total: _Number | None = None
-    for figure in figures:
-        if figure is not None:
-            total = figure if total is None else _add(total, figure)
-    return total
-
-
-def _add(first: _Number, second: _Number) -> _Number:
-    if isinstance(first, Decimal):
-        return _SUMS.add(first, second)
-    return first + second
+def _sum(
+    figures: Iterable[_Number | None], add: Callable[[_Number, _Number], _Number] = operator.add
+) -> _Number | None:
+    reported = [figure for figure in figures if figure is not None]
+    return reduce(add, reported) if reported else None
 
 
 @frozen(kw_only=True)
