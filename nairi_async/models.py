@@ -7,7 +7,6 @@ aware.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Context, Decimal, InvalidOperation
@@ -26,7 +25,6 @@ TERMINAL_STATUSES: Final = frozenset({"completed", "failed"})
 
 # Costs that are read have at most 31 digits before the point and 100 behind it: sums of them are exact.
 _SUMS: Final = Context(prec=200, traps=[])
-_Number = TypeVar("_Number", int, Decimal)
 _ModelT = TypeVar("_ModelT", bound=AttrsInstance)
 
 
@@ -80,20 +78,23 @@ class Usage:
             return None
         models = {usage.model for usage in reported}
         return cls(
-            cost_usd=_sum((usage.cost_usd for usage in reported), _SUMS.add),
-            input_tokens=_sum(usage.input_tokens for usage in reported),
-            output_tokens=_sum(usage.output_tokens for usage in reported),
-            cache_read_tokens=_sum(usage.cache_read_tokens for usage in reported),
-            cache_write_tokens=_sum(usage.cache_write_tokens for usage in reported),
+            cost_usd=_cost(usage.cost_usd for usage in reported),
+            input_tokens=_tokens(usage.input_tokens for usage in reported),
+            output_tokens=_tokens(usage.output_tokens for usage in reported),
+            cache_read_tokens=_tokens(usage.cache_read_tokens for usage in reported),
+            cache_write_tokens=_tokens(usage.cache_write_tokens for usage in reported),
             model=models.pop() if len(models) == 1 else None,
         )
 
 
-def _sum(
-    figures: Iterable[_Number | None], add: Callable[[_Number, _Number], _Number] = operator.add
-) -> _Number | None:
+def _tokens(figures: Iterable[int | None]) -> int | None:
     reported = [figure for figure in figures if figure is not None]
-    return reduce(add, reported) if reported else None
+    return sum(reported) if reported else None
+
+
+def _cost(figures: Iterable[Decimal | None]) -> Decimal | None:
+    reported = [figure for figure in figures if figure is not None]
+    return reduce(_SUMS.add, reported) if reported else None
 
 
 @frozen(kw_only=True)
