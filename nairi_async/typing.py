@@ -13,6 +13,8 @@ __all__ = [  # noqa: RUF022 - in the order of Python's own sort
     "AmigoConversationSort",
     "AmigoMessageSort",
     "AmigoMessageType",
+    "AmigoServiceSort",
+    "AmigoUserSort",
     "ConversationSort",
     "ConversationStatus",
     "Duration",
@@ -53,6 +55,25 @@ AmigoConversationSort: TypeAlias = Literal["+created_at", "-created_at"]
 
 AmigoMessageSort: TypeAlias = Literal["+created_at", "-created_at", "+interaction_id", "-interaction_id"]
 """The order of a list of Amigo's messages: `+` for ascending, `-` for descending."""
+
+AmigoServiceSort: TypeAlias = Literal["+name", "-name", "+is_active", "-is_active"]
+"""The order of a list of Amigo's services."""
+
+AmigoUserSort: TypeAlias = Literal[
+    "+first_name",
+    "-first_name",
+    "+last_name",
+    "-last_name",
+    "+email",
+    "-email",
+    "+user_stats.num_conversations",
+    "-user_stats.num_conversations",
+    "+user_stats.num_messages",
+    "-user_stats.num_messages",
+    "+user_stats.last_message_time",
+    "-user_stats.last_message_time",
+]
+"""The order of a list of Amigo's users."""
 
 UploadProgress: TypeAlias = Callable[[int, int | None], object]
 """Called with the bytes of the file that were handed to the connection so far, and its size (`None` if unknown)."""

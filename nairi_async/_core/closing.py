@@ -1,16 +1,67 @@
-"""Closing that a cancellation cannot interrupt."""
+"""Closing that a cancellation cannot interrupt, and that interrupts what waits."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 
+from nairi_async.errors import SessionClosedError
+
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
 _T = TypeVar("_T")
+
+# Seconds between two looks at a lent pool, which does not say when its owner closes it.
+_CHECK_EVERY: Final = 0.25
+
+
+class ClosingSignal:
+    """Wakes the calls of a session that wait for a rate limit, a connection or a retry, as soon as it is closed."""
+
+    def __init__(self, is_closed_by_owner: Callable[[], bool] | None = None) -> None:
+        self._is_closed_by_owner = is_closed_by_owner
+        self._waits: set[asyncio.Timeout] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def wait(self, awaitable: Awaitable[_T]) -> _T:
+        """Wait for something that may take long.
+
+        Raises:
+            SessionClosedError: the session was closed, or the lent pool that it uses.
+        """
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                self._waits.add(scope)
+                self._watch()
+                return await awaitable
+        except TimeoutError as error:
+            if scope.expired():
+                raise SessionClosedError("the session was closed while a call waited for its turn") from error
+            raise
+        finally:
+            self._waits.discard(scope)
+
+    def wake(self) -> None:
+        """End all waits: the session is closed."""
+        waits, self._waits = self._waits, set()
+        for scope in waits:
+            scope.reschedule(0)
+
+    def _watch(self) -> None:
+        """Look at a lent pool from time to time while something waits."""
+        if self._is_closed_by_owner is not None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_CHECK_EVERY, self._check)
+
+    def _check(self) -> None:
+        self._timer = None
+        if self._is_closed_by_owner is not None and self._is_closed_by_owner():
+            self.wake()
+        elif self._waits:
+            self._watch()
 
 
 async def run_shielded(closing: Awaitable[_T]) -> _T:

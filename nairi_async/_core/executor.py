@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from attrs import evolve
 
+from nairi_async._core.closing import ClosingSignal
 from nairi_async._core.failures import raise_final, status_error
 from nairi_async._core.rate_limits import WINDOW
 from nairi_async._core.request import CallState
@@ -53,8 +54,10 @@ class RequestExecutor:
         request_timeout: float,
         server_clock: ServerClock | None = None,
         hooks: Hooks | None = None,
+        closing: ClosingSignal | None = None,
     ) -> None:
         self.http = http
+        self.closing = closing or ClosingSignal()
         self.limiter = limiter
         self.clock = clock
         self.random = random
@@ -120,7 +123,7 @@ class RequestExecutor:
 
         The stream holds a connection of the session until it is closed.
         """
-        return await self._call(request, state or CallState(), self._open_stream)
+        return await self._call(request, state or CallState(), lambda response: self._open_stream(request, response))
 
     async def _call(
         self,
@@ -178,7 +181,7 @@ class RequestExecutor:
                     method=request.method, path=request.path, attempt=attempt, error=error, wait=delay
                 )
                 self.hooks.emit(log, planned, logging.INFO)
-            await self.clock.sleep(delay)
+            await self.closing.wait(self.clock.sleep(delay))
         raise AssertionError("unreachable")  # pragma: no cover
 
     async def _attempt(
@@ -213,9 +216,9 @@ class RequestExecutor:
             self._raise_status(request, response)
         return response
 
-    def _open_stream(self, response: Response) -> Stream:
+    def _open_stream(self, request: Request, response: Response) -> Stream:
         assert response.stream is not None  # noqa: S101 - a success of a request that asked for a stream
-        return Stream(response.stream, self.limiter, self._counters)
+        return Stream(response.stream, lambda: self.limiter.release(request.bucket), self._counters)
 
     def _decode(self, request: Request, response: Response, decode: Callable[[bytes], _T]) -> _T:
         try:
@@ -283,9 +286,9 @@ class RequestExecutor:
 class Stream:
     """The body of a success, read as it arrives. At its end, or closed, it releases its connection."""
 
-    def __init__(self, response: ResponseStream, limiter: RateLimiter, counters: RequestCounters) -> None:
+    def __init__(self, response: ResponseStream, release: Callable[[], None], counters: RequestCounters) -> None:
         self._response = response
-        self._limiter = limiter
+        self._release = release
         self._counters = counters
         self._is_open = True
 
@@ -307,7 +310,7 @@ class Stream:
         if self._is_open:
             self._is_open = False
             self._response.close()
-            self._limiter.release()
+            self._release()
 
 
 def _may_be_cut(response: Response) -> bool:

@@ -3,7 +3,8 @@
 Three limits apply to each request, whichever service it is for:
 
 * **Connections.** At most `max_connections` requests are under way. A semaphore counts them before the HTTP
-  library is called, so waiting takes no connection and none of a request's own timeout.
+  library is called, so waiting takes no connection and none of a request's own timeout. Where a service streams its
+  responses, streams have a semaphore of their own, since each may hold its connection for minutes.
 * **Rate.** With `per_second`, requests are spaced evenly. A call that waits for its time already holds its permit, so
   it counts as under way. A service may also limit the requests of each endpoint: such a limit is a *bucket*, with at
   most `limit` requests in any window of 61 seconds. A sliding window is correct whether the service counts in fixed or
@@ -23,8 +24,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
+from nairi_async._core.closing import ClosingSignal
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -102,17 +105,31 @@ class RateLimiter:
         connections: int,
         per_second: float | None = None,
         buckets: Mapping[str, int | None] | None = None,
+        streams: tuple[int, Container[str]] = (0, ()),
+        closing: ClosingSignal | None = None,
     ) -> None:
+        """Set the limits; `streams` are how many may be open, and their buckets, if they have connections of their own.
+
+        `closing` ends the waits of calls when the session is closed.
+        """
         self._clock = clock
         self._random = random
-        self._connections = connections
+        self._closing = closing or ClosingSignal()
+        most_streams, of_streams = streams
+        self._connections = connections + most_streams
+        self._most_streams = most_streams
         self._semaphore = asyncio.Semaphore(connections)
+        stream_semaphore = asyncio.Semaphore(most_streams) if most_streams else self._semaphore
         self._gate = RateGate(per_second)
         # With a rate, calls proceed one by one: only the head of the queue waits for the clock.
         self._turnstile = asyncio.Lock() if per_second else None
-        self._buckets = {name: _Bucket(limit) for name, limit in (buckets or {}).items()}
+        self._buckets = {
+            name: _Bucket(limit, stream_semaphore if name in of_streams else self._semaphore)
+            for name, limit in (buckets or {}).items()
+        }
         self.in_use = 0
         """Permits that calls hold right now."""
+        self._streams_in_use = 0
         self.waiting = 0
         """Calls that wait for a permit right now."""
 
@@ -128,7 +145,9 @@ class RateLimiter:
 
     @property
     def available(self) -> int:
-        """Permits that no call holds right now."""
+        """Permits that no call holds right now; where streams have their own, those for streams."""
+        if self._most_streams:
+            return self._most_streams - self._streams_in_use
         return self._connections - self.in_use
 
     def is_throttled(self, bucket: str | None = None) -> bool:
@@ -158,60 +177,78 @@ class RateLimiter:
         self.waiting += 1
         try:
             if bucket is None:
-                await self._acquire_at_rate(deadline)
+                await self._acquire_at_rate(deadline, self._semaphore)
             else:
                 await self._acquire_in_bucket(self._buckets[bucket], deadline, before_sending)
-            self.in_use += 1
+            self._count(bucket, 1)
         finally:
             self.waiting -= 1
 
-    def release(self) -> None:
-        """Give the permit back: the request is over."""
-        self.in_use -= 1
-        self._semaphore.release()
+    def release(self, bucket: str | None = None) -> None:
+        """Give the permit back: the request of that bucket is over."""
+        self._count(bucket, -1)
+        self._semaphore_of(bucket).release()
 
     async def _acquire_in_bucket(self, bucket: _Bucket, deadline: float, before_sending: BeforeSending | None) -> None:
         # The bucket first: a wait of a minute must not hold a permit that calls of other buckets could use.
-        async with bucket.turnstile:
+        await self._lock(bucket.turnstile)
+        try:
             await self._wait_while(bucket.time_until_next, deadline)
             if before_sending is not None:
                 await before_sending()
-            await self._acquire_at_rate(deadline)
+            await self._acquire_at_rate(deadline, bucket.semaphore)
             bucket.window.record_request(self._clock.monotonic())
+        finally:
+            bucket.turnstile.release()
 
-    async def _acquire_at_rate(self, deadline: float) -> None:
-        await self._acquire_permit(deadline)
+    async def _acquire_at_rate(self, deadline: float, semaphore: asyncio.Semaphore) -> None:
+        await self._acquire_permit(deadline, semaphore)
         if self._turnstile is not None:
             try:
-                async with self._turnstile:
+                await self._lock(self._turnstile)
+                try:
                     await self._wait_while(self._time_until_next, deadline)
                     self._gate.record_request(self._clock.monotonic())
+                finally:
+                    self._turnstile.release()
             except BaseException:
-                self._semaphore.release()
+                semaphore.release()
                 raise
 
-    async def _acquire_permit(self, deadline: float) -> None:
+    async def _lock(self, lock: asyncio.Lock | asyncio.Semaphore) -> None:
+        """Acquire a lock; closing the session ends the wait."""
+        await (self._closing.wait(lock.acquire()) if lock.locked() else lock.acquire())
+
+    async def _acquire_permit(self, deadline: float, semaphore: asyncio.Semaphore) -> None:
         """Wait for a permit. Without a rate, hold none while throttled.
 
         Otherwise only `max_connections` callers would draw a jittered restart, and the rest would follow in a burst.
         With a rate there can be no burst, so the caller keeps its permit and waits for its time.
         """
         while True:
-            await self._semaphore.acquire()
+            await self._lock(semaphore)
             if self._turnstile is not None or self._time_until_next(self._clock.monotonic(), self._random()) <= 0:
                 return
-            self._semaphore.release()
+            semaphore.release()
             await self._wait_while(self._time_until_next, deadline)
 
     async def _wait_while(self, time_until_next: Callable[[float, float], float], deadline: float) -> None:
         while (wait := time_until_next(self._clock.monotonic(), self._random())) > 0:
             remaining = deadline - self._clock.monotonic()
-            await self._clock.sleep(min(wait, remaining))
+            await self._closing.wait(self._clock.sleep(min(wait, remaining)))
             if wait > remaining:
                 raise TimeoutError("a rate limit held the request back until its deadline")
 
     def _time_until_next(self, now: float, jitter: float) -> float:
         return max(self._gate.time_until_next(now), self._gate.time_until_restart(now, jitter))
+
+    def _count(self, bucket: str | None, difference: int) -> None:
+        self.in_use += difference
+        if self._semaphore_of(bucket) is not self._semaphore:
+            self._streams_in_use += difference
+
+    def _semaphore_of(self, bucket: str | None) -> asyncio.Semaphore:
+        return self._semaphore if bucket is None else self._buckets[bucket].semaphore
 
     def _gate_of(self, bucket: str | None) -> RateGate:
         return self._gate if bucket is None else self._buckets[bucket].gate
@@ -220,8 +257,9 @@ class RateLimiter:
 class _Bucket:
     """One of several limits of a service. Its calls proceed one by one, in order."""
 
-    def __init__(self, per_minute: int | None) -> None:
+    def __init__(self, per_minute: int | None, semaphore: asyncio.Semaphore) -> None:
         self.turnstile = asyncio.Lock()
+        self.semaphore = semaphore
         self.gate = RateGate(None)
         self.window = SlidingWindow(per_minute)
 
@@ -255,4 +293,4 @@ class Slot:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if not self._is_kept:
-            self._limiter.release()
+            self._limiter.release(self._bucket)

@@ -8,6 +8,7 @@ from warnings import warn
 
 from nairi_async._core import checks
 from nairi_async._core.aiohttp_transport import AiohttpTransport
+from nairi_async._core.closing import ClosingSignal
 from nairi_async._core.executor import RequestExecutor
 from nairi_async._core.rate_limits import RateLimiter
 from nairi_async._core.retry import RetryPolicy
@@ -17,7 +18,7 @@ from nairi_async.errors import ConfigurationError
 from nairi_async.hooks import Hooks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -53,6 +54,7 @@ class ServiceSession:
         server_clock: ServerClock | None = None,
         requests_per_second: float | None = None,
         buckets: Mapping[str, int | None] | None = None,
+        stream_buckets: Container[str] = (),
         hooks: Iterable[Hook] = (),
     ) -> None:
         timeout = checks.seconds(request_timeout)
@@ -68,15 +70,20 @@ class ServiceSession:
         if http is not None and (proxy.is_given or ssl is not None or trust_env):
             raise ConfigurationError("http= brings its own proxy and TLS: give proxy=, ssl= and trust_env= without it")
         self._base_url = base_url
+        wanted = 2 * max_connections if stream_buckets else max_connections
         self._http = AiohttpTransport(
-            service, base_url, credentials, clock, lent=http, connections=max_connections, proxy=found, tls=tls
+            service, base_url, credentials, clock, lent=http, connections=wanted, proxy=found, tls=tls
         )
+        self._closing = ClosingSignal(None if http is None else lambda: http.closed)
+        streams = _connections_of_streams(self._http.connections, max_connections) if stream_buckets else 0
         limiter = RateLimiter(
             clock,
             random.random,
-            connections=self._http.connections,
+            connections=self._http.connections - streams,
             per_second=requests_per_second,
             buckets=buckets,
+            streams=(streams, stream_buckets),
+            closing=self._closing,
         )
         self._executor = RequestExecutor(
             self._http,
@@ -87,6 +94,7 @@ class ServiceSession:
             request_timeout=timeout,
             server_clock=server_clock,
             hooks=Hooks(hooks),
+            closing=self._closing,
         )
 
     def __repr__(self) -> str:
@@ -114,10 +122,19 @@ class ServiceSession:
             warn(f"{self!r} was never closed; use it in `async with`", ResourceWarning, source=self, stacklevel=2)
 
     async def aclose(self) -> None:
-        """Close the connections that the session opened. Harmless when repeated."""
+        """Close the connections that the session opened, and wake calls that wait. Harmless when repeated."""
+        self._closing.wake()
         await self._http.aclose()
 
     @property
     def stats(self) -> RequestStats:
         """What the session has done so far: requests, retries, bytes, connections, waiting calls."""
         return self._executor.stats
+
+
+def _connections_of_streams(connections: int, max_streams: int) -> int:
+    """Return how many connections of a pool are for streams; 0 if it is too small to be divided.
+
+    The others are for short calls, which would otherwise wait for minutes behind streams.
+    """
+    return min(max_streams, connections - max(1, connections // 4)) if connections > 1 else 0

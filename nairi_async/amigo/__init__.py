@@ -52,6 +52,7 @@ to 13. Method and figures: `benchmarks/README.md` in the repository.
 from __future__ import annotations
 
 from nairi_async.amigo.conversation import AmigoConversation
+from nairi_async.amigo.directory_models import CreatedUser, ServiceInfo, UserInfo, UserStats
 from nairi_async.amigo.events import (
     ConversationCreated,
     CurrentAgentAction,
@@ -63,7 +64,7 @@ from nairi_async.amigo.events import (
     UserMessageAvailable,
 )
 from nairi_async.amigo.limits import Limits
-from nairi_async.amigo.listing import AmigoConversations, AmigoMessages
+from nairi_async.amigo.listing import AmigoConversations, AmigoMessages, AmigoServices, AmigoUsers
 from nairi_async.amigo.many import AmigoAskMany
 from nairi_async.amigo.models import (
     AmigoMessage,
@@ -77,6 +78,8 @@ from nairi_async.amigo.models import (
 )
 from nairi_async.amigo.session import AmigoSession
 from nairi_async.amigo.stream import AmigoStream
+from nairi_async.amigo.tokens import AmigoToken, TokenStore
+from nairi_async.amigo.user import AmigoUser
 
 __all__ = [
     "AmigoAskMany",
@@ -86,10 +89,15 @@ __all__ = [
     "AmigoMessages",
     "AmigoOutcome",
     "AmigoReply",
+    "AmigoServices",
     "AmigoSession",
     "AmigoStream",
+    "AmigoToken",
+    "AmigoUser",
+    "AmigoUsers",
     "ConversationCreated",
     "ConversationInfo",
+    "CreatedUser",
     "CurrentAgentAction",
     "ErrorEvent",
     "Event",
@@ -98,8 +106,12 @@ __all__ = [
     "Limits",
     "MessageSource",
     "NewMessage",
+    "ServiceInfo",
     "Starter",
+    "TokenStore",
     "UnknownEvent",
+    "UserInfo",
     "UserMessageAvailable",
+    "UserStats",
     "VersionSetInfo",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
+from copy import copy
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote, urlencode
 from weakref import WeakSet
@@ -13,12 +13,13 @@ from nairi_async._core.address import path
 from nairi_async._core.request import Request
 from nairi_async._core.upload import Upload
 from nairi_async.amigo import wire
-from nairi_async.errors import SessionClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from nairi_async._core.executor import RequestExecutor
+    from nairi_async._core.request import Credentials
+    from nairi_async.amigo.directory_models import CreatedUser
     from nairi_async.amigo.outgoing_message import OutgoingMessage
     from nairi_async.amigo.wire import Page
 
@@ -45,13 +46,29 @@ class EndsWithSession(Protocol):
 class Api:
     """One organisation's endpoints. Callers check the arguments."""
 
-    def __init__(self, executor: RequestExecutor, organization_id: str, user_id: str, *, idle_timeout: float) -> None:
+    def __init__(
+        self,
+        executor: RequestExecutor,
+        organization_id: str,
+        user_id: str,
+        credentials: Credentials,
+        *,
+        idle_timeout: float,
+    ) -> None:
         self.executor = executor
         self.user_id = user_id
+        self._credentials = credentials
+        self._organization = path(organization_id)
         self._root = path(organization_id, "conversation")
         self.idle_timeout = idle_timeout
         self.streams: WeakSet[EndsWithSession] = WeakSet()
-        self._sleepers: set[asyncio.Future[None]] = set()
+
+    def as_user(self, user_id: str, credentials: Credentials) -> Api:
+        """Return the endpoints for another user, with everything else shared."""
+        other = copy(self)
+        other.user_id = user_id
+        other._credentials = credentials  # noqa: SLF001 - of the same class
+        return other
 
     async def sleep(self, seconds: float) -> None:
         """Wait; the end of the session wakes the caller.
@@ -59,23 +76,12 @@ class Api:
         Raises:
             SessionClosedError: the session was closed.
         """
-        sleeper = asyncio.ensure_future(self.executor.clock.sleep(seconds))
-        self._sleepers.add(sleeper)
-        try:
-            await asyncio.wait([sleeper])
-        finally:
-            self._sleepers.discard(sleeper)
-            was_woken = sleeper.cancelled()
-            sleeper.cancel()
-        if was_woken:
-            raise SessionClosedError("the session was closed")
+        await self.executor.closing.wait(self.executor.clock.sleep(seconds))
 
     def close(self) -> None:
-        """End all streams, and wake what waits between two requests."""
+        """End all streams."""
         for stream in tuple(self.streams):
             stream.session_closed()
-        for sleeper in tuple(self._sleepers):
-            sleeper.cancel()
 
     def latest_time(self) -> float:
         """Return the latest Unix time that the service's clock may show, with some grace."""
@@ -117,6 +123,7 @@ class Api:
         request = Request(
             method="POST",
             path=f"{self._root}{path(conversation_id, 'finish')}/",
+            credentials=self._credentials,
             bucket="finish",
             idempotent=False,
             timeout=max(FINISH_TIMEOUT, self.executor.request_timeout),
@@ -161,6 +168,28 @@ class Api:
         request = self._post("starters", "/conversation_starter", document, timeout=MODEL_TIMEOUT)
         return await self.executor.call(request, wire.decode_starters)
 
+    async def services(self, query: Sequence[tuple[str, str]]) -> Page:
+        """Read one page of services."""
+        request = self._get("services", "/service/", query, below=self._organization)
+        return await self.executor.call(request, wire.decode_services)
+
+    async def users(self, query: Sequence[tuple[str, str]]) -> Page:
+        """Read one page of users."""
+        request = self._get("users", "/user/", query, below=self._organization)
+        return await self.executor.call(request, wire.decode_users)
+
+    async def create_user(self, document: dict[str, Any]) -> CreatedUser:
+        """Create a user."""
+        return await self.executor.call(self._of_user("POST", "create_user", "", document), wire.decode_created_user)
+
+    async def update_user(self, user_id: str, document: dict[str, Any]) -> None:
+        """Change a user. Repeating the same change does no harm."""
+        await self.executor.call(self._of_user("POST", "update_user", user_id, document), wire.decode_nothing)
+
+    async def delete_user(self, user_id: str) -> None:
+        """Delete a user."""
+        await self.executor.call(self._of_user("DELETE", "delete_user", user_id), wire.decode_nothing)
+
     def _stream(
         self, bucket: str, location: str, query: Iterable[tuple[str, str]], body: bytes | Upload, **options: Any
     ) -> Request:
@@ -169,6 +198,7 @@ class Api:
             path=f"{self._root}{location}",
             query=_encoded(query),
             body=body,
+            credentials=self._credentials,
             idempotent=False,
             headers=_STREAM,
             bucket=bucket,
@@ -178,14 +208,39 @@ class Api:
             **options,
         )
 
-    def _get(self, bucket: str, location: str, query: Iterable[tuple[str, str]]) -> Request:
-        address = f"{self._root}{location}"
-        return Request(method="GET", path=address, query=_encoded(query), bucket=bucket, observe_date=True)
+    def _get(
+        self, bucket: str, location: str, query: Iterable[tuple[str, str]], *, below: str | None = None
+    ) -> Request:
+        return Request(
+            method="GET",
+            path=f"{self._root if below is None else below}{location}",
+            query=_encoded(query),
+            credentials=self._credentials,
+            bucket=bucket,
+            observe_date=True,
+        )
 
     def _post(self, bucket: str, location: str, document: dict[str, Any], *, timeout: float | None = None) -> Request:
-        body = wire.encode(document)
-        bound = None if timeout is None else max(timeout, self.executor.request_timeout)
-        return Request(method="POST", path=f"{self._root}{location}", body=body, bucket=bucket, timeout=bound)
+        return Request(
+            method="POST",
+            path=f"{self._root}{location}",
+            body=wire.encode(document),
+            credentials=self._credentials,
+            bucket=bucket,
+            timeout=None if timeout is None else max(timeout, self.executor.request_timeout),
+        )
+
+    def _of_user(self, method: str, bucket: str, user_id: str, document: dict[str, Any] | None = None) -> Request:
+        return Request(
+            method=method,
+            path=f"{self._organization}{path('user', user_id) if user_id else '/user/'}",
+            body=None if document is None else wire.encode(document),
+            credentials=self._credentials,
+            bucket=bucket,
+            # The service says 409 for an email that is taken too, so a conflict is never repeated.
+            idempotent=method == "POST" and bool(user_id),
+            unknown_outcome_message="the request was sent, and whether it was carried out is not known; list the users",
+        )
 
 
 def _action_filter(message: OutgoingMessage) -> list[tuple[str, str]]:

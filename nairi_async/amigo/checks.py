@@ -37,6 +37,13 @@ def identifier(name: str, value: object) -> str:
     return value
 
 
+def user_identifier(name: str, value: object) -> str:
+    """Check the id of a user: a plain text, of which the service documents no form, sent in a header and in a path."""
+    if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable() or " " in value:
+        raise InvalidArgumentError(f"{name} must be a text without spaces, control and non-ASCII characters")
+    return value
+
+
 def text(name: str, value: object) -> str:
     """Check a text that is not blank; the service trims it."""
     if not isinstance(value, str):
@@ -105,6 +112,14 @@ def tag_names(value: object) -> list[str]:
     for name in names:
         _words("the name of a tag", name)
     return names
+
+
+def tag_filter(value: Mapping[str, str | None] | Iterable[str]) -> list[str]:
+    """Return the filters for tags: names with their value, `"*"` for any and `None` for none; or names alone."""
+    if isinstance(value, Mapping):
+        checked = tags({name: None if wanted == "*" else wanted for name, wanted in value.items()})
+        return [f"{name}:{'*' if value[name] == '*' else checked[name] or ''}" for name in checked]
+    return [f"{name}:*" for name in tag_names(value)]
 
 
 def external_events(value: object, now: float) -> tuple[tuple[str, str], ...]:

@@ -44,6 +44,17 @@ class Limits:
     starters: int | None = 10
     """Conversation starters."""
 
+    services: int | None = 50
+    """Pages of services."""
+    users: int | None = 60
+    """Pages of users."""
+    create_user: int | None = 50
+    """New users."""
+    update_user: int | None = 50
+    """Changes of users."""
+    delete_user: int | None = 500
+    """Users deleted."""
+
     def __attrs_post_init__(self) -> None:
         for name, value in self.buckets().items():
             if value is not None:

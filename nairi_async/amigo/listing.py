@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from nairi_async._core.loop_lock import LoopLock
+from nairi_async.amigo.directory_models import ServiceInfo, UserInfo
 from nairi_async.amigo.models import AmigoMessage, ConversationInfo
 from nairi_async.errors import DecodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Sequence
     from typing import Self
 
     from nairi_async.amigo.wire import Page
@@ -29,8 +30,12 @@ class _Listing(Generic[_T]):
     """
 
     def __init__(
-        self, read: Callable[[Sequence[tuple[str, str]]], Awaitable[Page]], query: Sequence[tuple[str, str]]
+        self,
+        read: Callable[[Sequence[tuple[str, str]]], Awaitable[Page]],
+        query: Sequence[tuple[str, str]],
+        is_wanted: Callable[[_T], bool] = lambda _row: True,
     ) -> None:
+        self._is_wanted = is_wanted
         self._read = read
         self._query = tuple(query)
         self._token: int | None = None
@@ -40,8 +45,18 @@ class _Listing(Generic[_T]):
         self._seen: set[str] = set()
         self._reading = LoopLock()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self._seen)} read, {'all' if self._is_finished else 'more may follow'}>"
+
     def __aiter__(self) -> Self:
         return self
+
+    def __await__(self) -> Generator[Any, None, list[_T]]:
+        """Read all pages that are left, and return their rows."""
+        return self._rest().__await__()
+
+    async def _rest(self) -> list[_T]:
+        return [row async for row in self]
 
     async def __anext__(self) -> _T:
         """Return the next row; read a page only when the last one is used up."""
@@ -57,14 +72,23 @@ class _Listing(Generic[_T]):
         following = [] if self._token is None else [("continuation_token", str(self._token))]
         page = await self._read([*self._query, *following])
         # No await from here on, so that a cancellation cannot lose the page.
+        is_empty = True
         for row in page.rows:
-            if not row.id or row.id not in self._seen:
-                self._seen.add(row.id)
-                self._buffer.append(row)
-        self._empty_pages = 0 if self._buffer else self._empty_pages + 1
+            identity = self._identity(row)
+            if not identity or identity not in self._seen:
+                is_empty = False
+                self._seen.add(identity)
+                if self._is_wanted(row):
+                    self._buffer.append(row)
+        self._empty_pages = self._empty_pages + 1 if is_empty else 0
         if page.next is not None and self._empty_pages >= _MOST_EMPTY_PAGES:
             raise DecodeError("the list cannot be read: page after page brings no new row, and more is said to follow")
         self._token, self._is_finished = page.next, page.next is None
+
+    @staticmethod
+    def _identity(row: Any) -> str:
+        identity: str = row.id
+        return identity
 
 
 class AmigoConversations(_Listing[ConversationInfo]):
@@ -73,3 +97,16 @@ class AmigoConversations(_Listing[ConversationInfo]):
 
 class AmigoMessages(_Listing[AmigoMessage]):
     """The messages of a conversation, page by page. Made by `AmigoSession.messages`."""
+
+
+class AmigoServices(_Listing[ServiceInfo]):
+    """Services, page by page. Made by `AmigoSession.services`."""
+
+
+class AmigoUsers(_Listing[UserInfo]):
+    """Users, page by page. Made by `AmigoSession.users`."""
+
+    @staticmethod
+    def _identity(row: Any) -> str:
+        identity: str = row.user_id
+        return identity

@@ -26,10 +26,11 @@ log = logging.getLogger("nairi_async.amigo")
 
 
 class _Queue:
-    """The conversations with one service that `ask` creates: the service allows one at a time."""
+    """The conversations of a user with one service that `ask` creates: the service allows one at a time."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
+        self.callers = 0
         self.unfinished: AmigoConversation | None = None
 
 
@@ -38,21 +39,30 @@ class OneShots:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._queues: dict[str, _Queue] = {}
+        # By user and service; a queue is there while it is used, or holds a conversation that is not finished.
+        self._queues: dict[tuple[str, str], _Queue] = {}
 
-    async def ask(self, service_id: str, conversation: AmigoConversation, prompt: str, timeout: float) -> AmigoReply:
-        """Ask, and finish the conversation afterwards, or else before the next one is created."""
-        queue = self._queues.setdefault(service_id, _Queue())
-        async with queue.lock:
-            # One that cannot be finished may prevent the next one; then the service says so.
-            await _finish_quietly(queue)
-            queue.unfinished = conversation
-            try:
-                return await conversation.ask(prompt, timeout=timeout)
-            finally:
-                # A cancellation must not wait: then the next prompt finishes this conversation first.
-                if not _is_cancelling():
-                    await self._finish_soon(queue)
+    async def ask(
+        self, whose: tuple[str, str], conversation: AmigoConversation, prompt: str, timeout: float
+    ) -> AmigoReply:
+        """Ask a service as a user, and finish the conversation afterwards, or else before the next one is created."""
+        queue = self._queues.setdefault(whose, _Queue())
+        queue.callers += 1
+        try:
+            async with queue.lock:
+                # One that cannot be finished may prevent the next one; then the service says so.
+                await _finish_quietly(queue)
+                queue.unfinished = conversation
+                try:
+                    return await conversation.ask(prompt, timeout=timeout)
+                finally:
+                    # A cancellation must not wait: then the next prompt finishes this conversation first.
+                    if not _is_cancelling():
+                        await self._finish_soon(queue)
+        finally:
+            queue.callers -= 1
+            if not queue.callers and queue.unfinished is None:
+                del self._queues[whose]
 
     async def _finish_soon(self, queue: _Queue) -> None:
         """Finish the conversation, but delay its reply or error by no more than `CLEANUP_TIMEOUT`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from nairi_async._core import checks as common
@@ -11,7 +10,7 @@ from nairi_async.amigo.listing import AmigoConversations, AmigoMessages
 from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from nairi_async.amigo.api import Api
     from nairi_async.amigo.models import Insights, MessageSource, Starter
@@ -60,7 +59,7 @@ class ResourceMethods:
         query += [("id", conversation) for conversation in checks.identifiers("id", id)]
         if is_finished is not None:
             query.append(("is_finished", "true" if common.flag("is_finished", is_finished) else "false"))
-        query += [("tag", tag) for tag in _tag_filter(tags)]
+        query += [("tag", tag) for tag in checks.tag_filter(tags)]
         query += [("sort_by", key) for key in checks.some_of("sort_by", sort_by, _CONVERSATION_SORTS)]
         query.append(("limit", str(checks.number("page_size", page_size, MAX_CONVERSATIONS))))
         return AmigoConversations(self._api.conversations, query)
@@ -202,10 +201,3 @@ class ResourceMethods:
         }
         starters: tuple[Starter, ...] = await self._api.starters(document)
         return starters
-
-
-def _tag_filter(value: Mapping[str, str | None] | Iterable[str]) -> list[str]:
-    if isinstance(value, Mapping):
-        checked = checks.tags({name: None if wanted == "*" else wanted for name, wanted in value.items()})
-        return [f"{name}:{'*' if value[name] == '*' else checked[name] or ''}" for name in checked]
-    return [f"{name}:*" for name in checks.tag_names(value)]

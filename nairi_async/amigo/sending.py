@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nairi_async.amigo.api import Api
     from nairi_async.amigo.conversation_locks import ConversationLock, Hold
     from nairi_async.amigo.sent_interaction import SentInteraction
+    from nairi_async.amigo.stream_deadline import StreamDeadline
 
 
 class Sending:
@@ -27,8 +28,14 @@ class Sending:
     """
 
     def __init__(
-        self, api: Api, lock: ConversationLock, turn: SentInteraction, prepare: Callable[[], Awaitable[Request]]
+        self,
+        api: Api,
+        lock: ConversationLock,
+        turn: SentInteraction,
+        prepare: Callable[[], Awaitable[Request]],
+        deadline: StreamDeadline,
     ) -> None:
+        self._deadline = deadline
         self._api = api
         self._lock = lock
         self._turn = turn
@@ -95,7 +102,8 @@ class Sending:
                 await asyncio.wait([task])
 
     def release(self) -> None:
-        """Give connection and turn back. Harmless when repeated."""
+        """Give connection and turn back, and stop the timer of the timeout. Harmless when repeated."""
+        self._deadline.close()
         body, self.body = self.body, None
         if body is not None:
             body.close()
@@ -118,6 +126,7 @@ class Sending:
 
     def leave(self) -> None:
         """Leave the stream before its end: the service may go on with the interaction."""
+        self._deadline.close()
         if self._task is not None and not self._task.done():
             # The task gives its place in line back by itself.
             self._task.cancel()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -14,6 +13,7 @@ from nairi_async.amigo.event_reader import EventReader
 from nairi_async.amigo.interaction import InteractionEnd
 from nairi_async.amigo.recovery import Recovery
 from nairi_async.amigo.sending import Sending
+from nairi_async.amigo.stream_deadline import StreamDeadline
 from nairi_async.errors import (
     InteractionUnknownError,
     InteractionVoidError,
@@ -24,7 +24,6 @@ from nairi_async.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
-    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
     from typing import Self
 
@@ -35,25 +34,6 @@ if TYPE_CHECKING:
     from nairi_async.amigo.interaction import Interaction
     from nairi_async.amigo.models import AmigoReply
     from nairi_async.amigo.sent_interaction import SentInteraction
-    from nairi_async.clock import Clock
-
-
-class _Deadline:
-    """The timeout of a whole stream, from its first step on."""
-
-    def __init__(self, clock: Clock, timeout: float) -> None:
-        self._clock = clock
-        self._timeout = timeout
-        self._at: float | None = None
-
-    def bound(self) -> AbstractAsyncContextManager[object]:
-        """Bound a step by what is left, in real seconds: a virtual clock must run on while the other side works."""
-        if self._timeout == math.inf:
-            return nullcontext()
-        now = self._clock.monotonic()
-        if self._at is None:
-            self._at = now + self._timeout
-        return asyncio.timeout(max(0.0, self._at - now))
 
 
 class AmigoStream:
@@ -85,10 +65,10 @@ class AmigoStream:
         self._api = api
         self._locks = locks
         self._turn = turn
-        self._sending = Sending(api, lock, turn, prepare)
         clock = api.executor.clock
+        self._deadline = StreamDeadline(clock, timeout)
+        self._sending = Sending(api, lock, turn, prepare, self._deadline)
         self._reader = EventReader(turn.interaction, api.executor.http.quote, clock, api.idle_timeout)
-        self._deadline = _Deadline(clock, timeout)
         self._buffer: deque[Event] = deque()
         self._failure: NairiError | None = None
         self._is_closed = False
@@ -130,11 +110,6 @@ class AmigoStream:
     def is_in_doubt(self) -> bool:
         """Whether the message was sent, and it is not known whether the interaction is saved."""
         return self.is_sent and self._interaction.end is InteractionEnd.UNKNOWN
-
-    @property
-    def is_conversation_over(self) -> bool:
-        """Whether the agent has ended the conversation with this interaction."""
-        return self._interaction.ends_conversation
 
     def __aiter__(self) -> Self:
         return self

@@ -7,15 +7,16 @@ not agree: a field that is absent or not of the documented type takes its defaul
 from __future__ import annotations
 
 import json
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
 from attrs import frozen
 
 from nairi_async._core import decoding, json_body
 from nairi_async._core.json_body import FLOAT_DECODER, Raw, decode_object, parse_time, refuse
 from nairi_async.amigo import actions, events
+from nairi_async.amigo.directory_models import CreatedUser, ServiceInfo, UserInfo
 from nairi_async.amigo.models import AmigoMessage, ConversationInfo, Insights, MessageSource, Starter
+from nairi_async.amigo.tokens import AmigoToken
 from nairi_async.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -31,19 +32,6 @@ MOST_EVENT_VALUES: Final = 190_000
 _MOST_ROWS: Final = 10_000
 # An error message quotes no more of them.
 _MOST_PROBLEMS: Final = 5
-
-
-@frozen
-class Token:
-    """What a sign-in gives."""
-
-    value: str
-    """The token; it is in no repr."""
-    expires_at: datetime | None
-    """When it expires, by the service's clock."""
-
-    def __repr__(self) -> str:
-        return "<Token: not shown>"
 
 
 @frozen
@@ -101,7 +89,7 @@ def _problem(entry: object) -> str:
     return ": ".join(part for part in (where, what) if part) or json_body.text_of(entry)
 
 
-def decode_token(body: bytes) -> Token:
+def decode_token(body: bytes) -> AmigoToken:
     """Read the response to a sign-in. The body is a secret, so no error repeats it."""
     try:
         raw = json_body.decode(body)
@@ -109,9 +97,14 @@ def decode_token(body: bytes) -> Token:
         raw = None
     document: Raw = raw if isinstance(raw, dict) else {}
     token = document.get("id_token")
-    if not isinstance(token, str) or not token.isascii() or not token.isprintable() or " " in token or not token:
+    if not is_sendable_token(token):
         raise DecodeError("the response to the sign-in cannot be read: it holds no id_token that could be sent")
-    return Token(token, parse_time(document.get("expires_at")))
+    return AmigoToken(token, parse_time(document.get("expires_at")))
+
+
+def is_sendable_token(token: object) -> TypeGuard[str]:
+    """Say whether a token can be sent in a header."""
+    return isinstance(token, str) and token.isascii() and token.isprintable() and " " not in token and bool(token)
 
 
 def decode_conversations(body: bytes) -> Page:
@@ -122,6 +115,24 @@ def decode_conversations(body: bytes) -> Page:
 def decode_messages(body: bytes) -> Page:
     """Read one page of messages."""
     return _page(body, "messages", _read_messages)
+
+
+def decode_services(body: bytes) -> Page:
+    """Read one page of services."""
+    return _page(body, "services", _read_services)
+
+
+def decode_users(body: bytes) -> Page:
+    """Read one page of users."""
+    return _page(body, "users", _read_users)
+
+
+def decode_created_user(body: bytes) -> CreatedUser:
+    """Read the id of a user who was created."""
+    raw = _object(body)
+    if not isinstance(raw.get("user_id"), str) or not raw["user_id"]:
+        refuse("no user_id in it", body)
+    return _read_created_user(raw)
 
 
 def decode_source(body: bytes) -> MessageSource:
@@ -173,11 +184,23 @@ def _list(raw: Raw, name: str, read: Callable[[object], tuple[_T, ...] | None], 
     return values
 
 
+def _service_tags(raw: Raw) -> Mapping[str, str | None]:
+    """Return the tags of a service, which are a list of keys and values, as those of a conversation are."""
+    entries = raw.get("tags")
+    tags: dict[str, str | None] = {}
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict) and isinstance(key := entry.get("key"), str):
+            value = entry.get("value")
+            tags[key] = value if isinstance(value, str) else None
+    return tags
+
+
 def _action_type(raw: Raw) -> type[actions.Action]:
     kind = raw.get("type")
     return actions.BY_TYPE.get(kind, actions.UnknownAction) if isinstance(kind, str) else actions.UnknownAction
 
 
+decoding.register(ServiceInfo, computed={"tags": _service_tags})
 decoding.register_choice(actions.Action, _action_type)
 # Not the decoder of bodies: its calls for each whole number would cost a stream of small events a tenth of its time.
 _decode_line = json.JSONDecoder().decode
@@ -187,6 +210,9 @@ _READ_EVENT: Final[Mapping[str, Callable[[Raw], Event]]] = {
 _read_unknown_event: Final = decoding.reader(events.UnknownEvent)
 _read_conversations: Final = decoding.rows(ConversationInfo)
 _read_messages: Final = decoding.rows(AmigoMessage)
+_read_services: Final = decoding.rows(ServiceInfo)
+_read_users: Final = decoding.rows(UserInfo)
+_read_created_user: Final = decoding.reader(CreatedUser)
 _read_starters: Final = decoding.rows(Starter)
 _read_texts: Final = decoding.rows(str)
 _read_source: Final = decoding.reader(MessageSource)

@@ -27,6 +27,11 @@ Endpoint: TypeAlias = Literal[
     "recommend",
     "insights",
     "starters",
+    "services",
+    "users",
+    "create_user",
+    "update_user",
+    "delete_user",
 ]
 ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
 
@@ -42,6 +47,11 @@ PER_MINUTE: Mapping[str, int] = {
     "recommend": 20,
     "insights": 20,
     "starters": 10,
+    "services": 50,
+    "users": 60,
+    "create_user": 50,
+    "update_user": 50,
+    "delete_user": 500,
 }
 """The limits of https://api.amigo.ai/v1/openapi.json."""
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
+from nairi_async.testing.amigo.directory import DirectoryRoutes
 from nairi_async.testing.amigo.faults import Fault, Faults
 from nairi_async.testing.amigo.quirks import AmigoQuirks
 from nairi_async.testing.amigo.routes import AmigoRoutes
 from nairi_async.testing.amigo.script import Script, default_script, steps_of
-from nairi_async.testing.amigo.state import AmigoState, Credentials, Service
+from nairi_async.testing.amigo.state import AmigoState, Credentials, Service, User
 from nairi_async.testing.amigo.stream import RequestContext, request_context
 from nairi_async.testing.ids import IdMaker
 from nairi_async.testing.json_bodies import RefusedError, json_response
@@ -41,9 +42,9 @@ class AmigoSimulator(Server):
     text, a list of steps, or a function of the message and the number of the turn that returns one of them (the
     message is empty where the agent speaks first). Equal seeds and equal calls make equal ids.
 
-    With a `VirtualClock`, streams of minutes take milliseconds, up to the client's `idle_timeout`; the client's
-    `timeout=` is in real seconds. Give the same clock to the simulator and to the session; otherwise the test never
-    ends, because each side waits for a time that only the other side reaches.
+    With a `VirtualClock`, streams of minutes take milliseconds, up to the client's `idle_timeout` and `timeout=`. Give
+    the same clock to the simulator and to the session; otherwise the test never ends, because each side waits for a
+    time that only the other side reaches.
     """
 
     def __init__(
@@ -61,11 +62,14 @@ class AmigoSimulator(Server):
         seed: int = 0,
     ) -> None:
         super().__init__(host, port, clock)
-        credentials = Credentials(organization, api_key, api_key_id, tuple(users))
-        self._state = AmigoState(quirks, IdMaker(seed), credentials, _transcribe)
+        user_ids = tuple(users)
+        credentials = Credentials(organization, api_key, api_key_id, user_ids[0])
+        known = {user: User(user, email=f"{user}@example.com") for user in user_ids}
+        self._state = AmigoState(quirks, IdMaker(seed), credentials, _transcribe, known)
         self._faults = Faults()
         self._configure(
-            _AccessPolicy(self._state, self._faults, self._clock), AmigoRoutes(self._state, self._clock).table()
+            _AccessPolicy(self._state, self._faults, self._clock),
+            [*AmigoRoutes(self._state, self._clock).table(), *DirectoryRoutes(self._state, self._clock).table()],
         )
         self.service_id = self.service(script)
         """Id of the service that is always there."""
@@ -77,7 +81,7 @@ class AmigoSimulator(Server):
         return {
             "api_key": credentials.api_key,
             "api_key_id": credentials.api_key_id,
-            "user_id": credentials.users[0],
+            "user_id": credentials.user,
             "organization_id": credentials.organization,
             "base_url": self.url,
         }
@@ -123,6 +127,11 @@ class AmigoSimulator(Server):
         return [recorded for recorded in self._state.asked if id(recorded) in saved]
 
     @property
+    def users(self) -> tuple[str, ...]:
+        """Ids of the users there are now, those that a client has created included."""
+        return tuple(self._state.users)
+
+    @property
     def sign_ins(self) -> int:
         """Number of tokens that were issued."""
         return self._state.sign_ins
@@ -132,18 +141,22 @@ class AmigoSimulator(Server):
         script: Script = default_script,
         *,
         service_id: str | None = None,
+        name: str | None = None,
         voice: bool = True,
         recommended: Iterable[str] | None = None,
     ) -> str:
         """Create a service, or change the one with that id for its next turns; return its id.
 
-        `voice` says whether it can speak and listen; `recommended` are its suggestions for the user's next message.
+        `name` is what lists show; `voice` says whether it can speak and listen; `recommended` are its suggestions for
+        the user's next message.
         """
         if not callable(script):
             steps_of(script, "", 1)
         service_id = service_id or self._state.ids.object_id(self._clock.time())
         service = self._state.services.setdefault(service_id, Service(service_id))
         service.script, service.voice = script, voice
+        if name is not None:
+            service.name = name
         if recommended is not None:
             service.recommended = tuple(recommended)
         return service_id

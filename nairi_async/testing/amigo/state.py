@@ -31,12 +31,26 @@ _MOST_TAGS = 20
 
 @define
 class Credentials:
-    """The users who may sign in, and the key for it."""
+    """The key for signing in, and the user who is signed in by default."""
 
     organization: str
     api_key: str
     api_key_id: str
-    users: tuple[str, ...]
+    user: str
+
+
+@define
+class User:
+    """A user of the organisation."""
+
+    id: str
+    first_name: str = "Simulated"
+    last_name: str = "User"
+    email: str = ""
+    role: str = "DefaultUserRole"
+    preferences: dict[str, object] = field(factory=dict)
+    variables: dict[str, str] = field(factory=dict)
+    secret_names: tuple[str, ...] = ()
 
 
 @define
@@ -45,6 +59,10 @@ class Service:
 
     id: str
     script: Script = default_script
+    name: str = "Simulated service"
+    description: str = ""
+    is_active: bool = True
+    tags: dict[str, str | None] = field(factory=dict)
     voice: bool = True
     version_sets: tuple[str, ...] = ("release",)
     recommended: tuple[str, ...] = ("Yes, please.", "No, thank you.")
@@ -105,6 +123,7 @@ class AmigoState:
     ids: IdMaker
     credentials: Credentials
     transcribe: Callable[[bytes], str]
+    users: dict[str, User] = field(factory=dict)
     services: dict[str, Service] = field(factory=dict)
     conversations: dict[str, Conversation] = field(factory=dict)
     limits: Limits = field(factory=Limits)
@@ -116,7 +135,7 @@ class AmigoState:
     def sign_in(self, key: str, key_id: str, user: str, now: float) -> tuple[str, float]:
         """Return a token and its expiry; refuse a wrong key with 401."""
         expected = self.credentials
-        if (key, key_id) != (expected.api_key, expected.api_key_id) or user not in expected.users:
+        if (key, key_id) != (expected.api_key, expected.api_key_id) or user not in self.users:
             raise RefusedError(401, "invalid API key or user")
         self.sign_ins += 1
         expires = now + self.quirks.token_lifetime
@@ -132,6 +151,23 @@ class AmigoState:
         if now >= expires:
             raise RefusedError(401, "the token is missing, wrong or expired")
         return user
+
+    def create_user(self, user: User) -> None:
+        """Add a user; refuse an email that is taken with 409."""
+        if any(other.email == user.email for other in self.users.values()):
+            raise RefusedError(409, "a user with this email exists")
+        self.users[user.id] = user
+
+    def find_user(self, user_id: str) -> User:
+        """Return the user, or refuse with 404."""
+        if user_id not in self.users:
+            raise RefusedError(404, "user not found")
+        return self.users[user_id]
+
+    def delete_user(self, user_id: str) -> None:
+        """Remove the user, and refuse the tokens issued so far."""
+        del self.users[self.find_user(user_id).id]
+        self.tokens = {token: known for token, known in self.tokens.items() if known[0] != user_id}
 
     def find_service(self, service_id: str, version_set: str = "release") -> Service:
         """Return the service, or refuse with 404."""
