@@ -104,7 +104,7 @@ class SignIn:
         return known
 
     async def request(self, user_id: str, send: Send) -> AmigoToken:
-        """Sign a user in. Sign-ins are one queue, whoever the users are: their limit is the organisation's."""
+        """Sign a user in. Sign-ins of all users are one queue, because their limit is the organisation's."""
         credentials = self._key.acting_as(user_id)
         request = Request(method="POST", path=self._path, credentials=credentials, bucket="sign_in", observe_date=True)
         return await send(request, decode_token)

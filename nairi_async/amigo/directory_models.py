@@ -80,4 +80,4 @@ class ServiceInfo:
     tags: Mapping[str, str | None] = field(factory=dict)
     """Its tags; a value may be `None`."""
     keyterms: tuple[str, ...] = ()
-    """Words that transcriptions easily get wrong."""
+    """Terms that transcriptions easily get wrong."""

@@ -64,19 +64,21 @@ async def test_users_share_connections_and_close_with_the_session() -> None:
         assert "closed" in repr(stream)
 
 
-async def test_a_user_signs_in_once_whatever_handles_there_are() -> None:
+async def test_a_user_signs_in_once_whatever_handles_there_are(clock: VirtualClock) -> None:
     """A token outlives its handle; an unknown user is refused, and nobody else is."""
-    async with AmigoSimulator(users=["simulated-user", "v"], clock=(clock := VirtualClock())) as service:
-        async with session(service.url, clock=clock) as amigo:
-            for _ in range(3):
-                async for _row in amigo.as_user("v").conversations():
-                    pass
-            assert service.sign_ins == 1
-            with pytest.raises(AuthenticationError):
-                await amigo.as_user("stranger").ask(service.service_id, "Hi")
-            assert (await amigo.ask(service.service_id, "Hi")).text
-            with pytest.raises(InvalidArgumentError, match="user_id"):
-                amigo.as_user("two words")
+    async with (
+        AmigoSimulator(users=["simulated-user", "v"], clock=clock) as service,
+        session(service.url, clock=clock) as amigo,
+    ):
+        for _ in range(3):
+            async for _row in amigo.as_user("v").conversations():
+                pass
+        assert service.sign_ins == 1
+        with pytest.raises(AuthenticationError):
+            await amigo.as_user("stranger").ask(service.service_id, "Hi")
+        assert (await amigo.ask(service.service_id, "Hi")).text
+        with pytest.raises(InvalidArgumentError, match="user_id"):
+            amigo.as_user("two words")
 
 
 async def test_tokens_are_kept_over_a_restart() -> None:
