@@ -177,6 +177,9 @@ class Chats:
             await self._wait_for_turn(place, message)
             async with typing_shown(typing, self._clock, self._typing_every):
                 try:
+                    if self._recovery.is_unfinished(place.chat):
+                        # What an earlier process left comes first.
+                        await deadline.bound(self._recovery.complete(place.chat))
                     left = await self._prompts.left_behind(place.chat, deadline)
                 except (Exception, asyncio.CancelledError):
                     await place.chat.save_outcome(partial(_withdrawn, prompt=message))
@@ -196,9 +199,10 @@ class Chats:
 
         A prompt that was running is looked up, and its reply handed over once its turn has ended. If the prompt
         provably did not run, it is asked; so are the prompts that waited behind it. New prompts of the chat wait behind
-        them. While the service fails, it is asked again for five minutes. After that, or after an error of `deliver`, a
-        warning is logged, and the next process tries again unless the chat has spoken by then. A reply that was being
-        sent when the process ended is sent again as a whole.
+        them. While the service fails, it is asked again for five minutes, then every ten minutes and before each new
+        prompt of the chat. If it fails then too, the new prompt is refused with the service's error, since it would
+        overtake those that wait. After an error of `deliver` a warning is logged, and the next prompt of the chat, or
+        the next process, tries once more. A reply that was being sent when the process ended is sent again as a whole.
 
         Args:
             deliver: Awaited with the chat and a reply, to send it there.
@@ -228,7 +232,7 @@ class Chats:
 
     async def _wait_for_turn(self, place: Place, prompt: ChatPrompt) -> None:
         """Wait for the prompts in front; meanwhile the store holds the prompt, so that the next process can ask it."""
-        if place.is_first and not place.chat.record.is_open:
+        if place.is_first and not place.chat.record.is_unfinished:
             return
         undo = partial(_withdrawn, prompt=prompt)
         await place.chat.save_or_undo(lambda record: record.with_waiting(prompt), undo)

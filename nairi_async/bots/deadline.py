@@ -6,6 +6,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from nairi_async._core.closing import run_shielded
 from nairi_async.errors import WatchTimeoutError
 
 if TYPE_CHECKING:
@@ -63,4 +64,4 @@ class Deadline:
             timer.cancel()
             if not task.done():
                 task.cancel()
-                await asyncio.wait({task})
+                await run_shielded(asyncio.wait({task}))

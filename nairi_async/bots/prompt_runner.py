@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import evolve
 
 from nairi_async._core.fan_out import gather_limited
+from nairi_async._core.retry import is_transient
 from nairi_async.bots.capabilities import AnnouncesId, CanComplete, KnowsWhetherRunning, Uploads
 from nairi_async.bots.chat_dialogue import continued_id, open_dialogue, prepared_call, takes
 from nairi_async.bots.store import message_id_of
@@ -69,7 +70,8 @@ class PromptRunner:
             files: Its files that are not uploaded yet.
             deadline: The end of the whole wait.
             left: What came of the prompt before, if it was found out only now.
-            is_recovery: Keep the prompt for the next process if this call is cancelled before it was sent.
+            is_recovery: Keep the prompt where it waits if this call is cancelled before it was sent, or if it provably
+                did not run and another attempt may succeed.
         """
         dialogue = await self._dialogue(chat, deadline)
         prompt, files = await self._uploaded(dialogue, prompt, files, deadline)
@@ -101,9 +103,10 @@ class PromptRunner:
             raise
         except NairiError as error:
             after = self._with_end
-            if isinstance(error, SessionClosedError):
+            is_unsent = _did_not_run(error, dialogue)
+            if isinstance(error, SessionClosedError) or (is_recovery and is_unsent and is_passing(error)):
                 after = undo
-            elif _did_not_run(error, dialogue):
+            elif is_unsent:
                 # Whether a dialogue exists whose first turn is void is not known: the next prompt settles it first.
                 is_vague = isinstance(error, InteractionVoidError) and before.dialogue_id is None
                 after = partial(_without, prompt=prompt, before=evolve(closed, is_open=closed.is_open or is_vague))
@@ -142,6 +145,11 @@ class PromptRunner:
             dialogue_id = await dialogue.wait_for_id()
             self._on_new_dialogue(dialogue_id)
             await chat.save_outcome(lambda record: evolve(record, dialogue_id=dialogue_id))
+
+
+def is_passing(error: NairiError) -> bool:
+    """Return whether a later attempt may succeed where this one failed."""
+    return is_transient(error, idempotent=True, unreadable=True)
 
 
 def _unchanged(record: Record) -> Record:

@@ -15,7 +15,7 @@ from nairi_async._core.private_files import check_private, create_private
 
 # "naCh", where SQLite keeps a number by which programs recognise their files.
 _APPLICATION_ID: Final = 0x6E614368
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _SCHEMA: Final = """
 CREATE TABLE chats (
     name TEXT PRIMARY KEY, dialogue_id TEXT, is_unfinished INTEGER NOT NULL, record TEXT NOT NULL

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from uuid import uuid4
 
-from attrs import asdict, evolve, frozen
+from attrs import asdict, evolve, field, frozen
 
 from nairi_async._nairi.results import Reply
 from nairi_async.errors import TurnFailedError
@@ -34,6 +35,8 @@ class ChatPrompt:
     """Seconds since the Unix epoch, just before it was sent; `None` while it waits."""
     sent_before: float | None = None
     """The same, when the call that sent it had ended without a reply; `None` if the process ended first."""
+    id: str = field(factory=lambda: uuid4().hex)
+    """Distinguishes it from other prompts of the chat, which may have the same text and no key."""
 
 
 @frozen
@@ -57,6 +60,10 @@ class Record:
     def is_unfinished(self) -> bool:
         """Whether a process that ends now leaves something to recover."""
         return self.is_open or bool(self.waiting)
+
+    def is_waiting(self, prompt: ChatPrompt) -> bool:
+        """Return whether a prompt is among those that wait."""
+        return any(each.id == prompt.id for each in self.waiting)
 
     def with_waiting(self, prompt: ChatPrompt) -> Record:
         """Return the record after a prompt was accepted that has to wait."""
@@ -86,7 +93,7 @@ class Record:
 
     def with_prompt_kept(self, prompt: ChatPrompt, before: Record) -> Record:
         """Return the record after a prompt did not run that is to be asked later: it waits or is open as `before`."""
-        kept = prompt in before.waiting and prompt not in self.waiting
+        kept = before.is_waiting(prompt) and not self.is_waiting(prompt)
         return evolve(
             self,
             is_open=before.is_open,
@@ -130,8 +137,7 @@ class Record:
         return (*self.keys, prompt.key)[-MAX_KEYS:]
 
     def _waiting_without(self, prompt: ChatPrompt) -> tuple[ChatPrompt, ...]:
-        same = [n for n, each in enumerate(self.waiting) if (each.key, each.text) == (prompt.key, prompt.text)]
-        return self.waiting if not same else (*self.waiting[: same[0]], *self.waiting[same[0] + 1 :])
+        return tuple(each for each in self.waiting if each.id != prompt.id)
 
 
 def message_id_of(outcome: Answer | TurnFailedError | None) -> str | None:
@@ -141,14 +147,19 @@ def message_id_of(outcome: Answer | TurnFailedError | None) -> str | None:
 
 
 def _prompt(document: Mapping[str, Any]) -> ChatPrompt:
-    times = [None if document[name] is None else float(document[name]) for name in ("sent_after", "sent_before")]
     return ChatPrompt(
         str(document["text"]),
         _text(document["key"]),
         tuple(str(each) for each in _list(document["attachment_ids"])),
         bool(document["has_files"]),
-        *times,
+        _number(document["sent_after"]),
+        _number(document["sent_before"]),
+        str(document["id"]),
     )
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _text(value: Any) -> str | None:

@@ -88,6 +88,112 @@ async def test_new_prompts_wait_while_the_service_cannot_say_what_became_of_a_pr
     assert (delivered.replies, delivered.lost) == (["2: b", "3: c", "4: d"], [])
 
 
+async def outage(nairi: NairiSession, echo: Simulator, clock: VirtualClock, seconds: float) -> MemoryStore:
+    """Return a store with an open prompt "b" and a waiting one "c", on a service whose reads fail for some time."""
+    store = await left_waiting(nairi, clock, "c")
+    record = await store.load("my-agent c")
+    assert record is not None
+    await store.save("my-agent c", record.with_prompt(ChatPrompt("b", "b", sent_after=clock.time())))
+    fails_until = clock.monotonic() + seconds
+
+    async def gateway(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=502) if request.method == "GET" and clock.monotonic() < fails_until else None
+
+    echo.intercept = gateway
+    return store
+
+
+async def test_a_new_prompt_never_overtakes_those_of_an_earlier_process(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """While it cannot be known what became of them it is refused and keeps no key; afterwards it comes behind them."""
+    store, delivered = await outage(nairi, echo, clock, 1200), Delivered()
+    chats = Chats(nairi, "my-agent", store=store, clock=clock)
+    async with chats.recovering(delivered.deliver, delivered.on_lost):
+        for _ in range(2):
+            with pytest.raises(ServerError):
+                await chats.ask("c", "d", key="d")
+        echo.intercept = None
+        delivered.replies.append((await chats.ask("c", "d", key="d")).text)
+    assert (delivered.replies, delivered.lost) == (["2: b", "3: c", "4: d"], [])
+    assert await store.open_names() == []
+
+
+async def test_a_chat_is_recovered_after_an_outage_even_if_it_is_silent(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """After the first five minutes the service is asked every ten; new prompts need not come for that."""
+    store, delivered = await outage(nairi, echo, clock, 3000), Delivered()
+    async with Chats(nairi, "my-agent", store=store, clock=clock).recovering(delivered.deliver, delivered.on_lost):
+        await clock.sleep(4500)
+    assert (delivered.replies, delivered.lost) == (["2: b", "3: c"], [])
+
+
+async def test_a_waiting_prompt_that_the_service_refuses_for_now_is_asked_later(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """A service in maintenance loses none of the prompts that waited, nor the one whose request never arrived."""
+    store, delivered = await outage(nairi, echo, clock, 0), Delivered()
+    back_at = clock.monotonic() + 240
+
+    async def maintenance(request: web.Request) -> web.StreamResponse | None:
+        is_away = request.method == "POST" and clock.monotonic() < back_at
+        return web.Response(status=503, headers={"Retry-After": "5"}) if is_away else None
+
+    echo.intercept = maintenance
+    async with Chats(nairi, "my-agent", store=store, clock=clock).recovering(delivered.deliver, delivered.on_lost):
+        await clock.sleep(900)
+    assert (delivered.replies, delivered.lost) == (["2: b", "3: c"], [])
+
+
+async def test_a_reply_that_the_platform_refuses_twice_does_not_hold_up_the_chat(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """The next prompt tries once more, then the loss is reported, and those that waited come before the new prompt."""
+    store, delivered = await outage(nairi, echo, clock, 0), Delivered()
+    refused: list[str] = []
+
+    async def deliver(chat: str, reply: ChatReply) -> None:
+        if reply.text == "2: b":
+            refused.append(chat)
+            raise ConnectionError
+        await delivered.deliver(chat, reply)
+
+    chats = Chats(nairi, "my-agent", store=store, clock=clock)
+    async with chats.recovering(deliver, delivered.on_lost):
+        await clock.sleep(300)
+        assert (refused, delivered.replies) == (["c"], [])
+        delivered.replies.append((await chats.ask("c", "d", key="d")).text)
+    assert (refused, delivered.replies, delivered.lost) == (["c", "c"], ["3: c", "4: d"], ["b"])
+    assert [asked.prompt for asked in echo.prompts] == ["a", "b", "c", "d"]
+
+
+async def test_prompts_with_the_same_text_and_no_key_are_told_apart(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """One that is cancelled takes no other with it, and each that is left by a process is asked once."""
+    store, delivered = MemoryStore(), Delivered()
+    chats = Chats(nairi, "my-agent", store=store, clock=clock)
+    calls = [asyncio.create_task(chats.ask("c", "same")) for _ in range(4)]
+    await clock.sleep(1)
+    record = await store.load("my-agent c")
+    assert record is not None
+    waiting = record.waiting
+    assert len({prompt.id for prompt in waiting}) == 3
+    calls[2].cancel()
+    await asyncio.wait([calls[2]])
+    record = await store.load("my-agent c")
+    assert record is not None
+    assert record.waiting == (waiting[0], waiting[2])
+    await asyncio.gather(*calls, return_exceptions=True)
+    # A process ended here: what waited is asked behind what ran, once each.
+    await store.save("my-agent c", record)
+    async with Chats(nairi, "my-agent", store=store, clock=clock).recovering(delivered.deliver, delivered.on_lost):
+        await clock.sleep(600)
+    assert len(echo.prompts) == 3 + 2
+    assert await store.open_names() == []
+
+
 async def test_the_next_prompt_waits_for_one_that_may_still_arrive(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock
 ) -> None:
