@@ -15,11 +15,17 @@
 A hook is an ordinary function. It is called on the event loop, in the task that did the work, so it has to be quick.
 What it raises is logged once and has no other effect. No event holds the key, a prompt, or a text of an agent.
 
+A hook may also be an object with `__call__` and the methods `session_opened(session)` and `session_closed(session)`,
+which are called when a session that it was given to is opened and closed: see `SessionHook`.
+
 The log has `str(event)`. The loggers, each below `nairi_async`:
 
 * `nairi_async.requests`: each request (DEBUG), each retry (INFO).
 * `nairi_async.polling`: when each conversation is polled next, what a poll found, the end of each turn (DEBUG); a
   listing that is used from now on (INFO) or not used any more (WARNING).
+* `nairi_async.prompts`: the start of each turn (DEBUG).
+* `nairi_async.bots`: each prompt that waits behind others of its chat (DEBUG).
+* `nairi_async.batch`: how far a batch is, with each outcome (DEBUG).
 * `nairi_async.hooks`: the first time that a hook raises (ERROR).
 """
 
@@ -28,14 +34,26 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Literal, Protocol
 
 from attrs import frozen
 
 from nairi_async.errors import ConfigurationError, NairiError
 from nairi_async.models import Turn, Usage
 
-__all__ = ["Event", "FeedChanged", "Hook", "PollPlanned", "RequestDone", "RetryPlanned", "TurnEnded"]
+__all__ = [
+    "BatchProgress",
+    "ChatQueued",
+    "Event",
+    "FeedChanged",
+    "Hook",
+    "PollPlanned",
+    "RequestDone",
+    "RetryPlanned",
+    "SessionHook",
+    "TurnEnded",
+    "TurnStarted",
+]
 
 log = logging.getLogger("nairi_async.hooks")
 
@@ -63,6 +81,10 @@ class RequestDone:
     """Bytes of the response body, decompressed; 0 for a body that was not collected, such as a download or stream."""
     error: NairiError | None
     """Why there is no response; `None` if there is one."""
+    host: str = ""
+    """Host of the service."""
+    port: int | None = None
+    """Port of the service."""
 
     def __str__(self) -> str:
         result = self.error if self.error is not None else f"{self.status}, {self.bytes_received} bytes"
@@ -83,6 +105,8 @@ class RetryPlanned:
     """Why it failed."""
     wait: float
     """Seconds until the next attempt."""
+    route: str = ""
+    """Template of the path, as in `RequestDone`."""
 
     def __str__(self) -> str:
         return f"{self.error}; attempt {self.attempt}, next in {self.wait:.2f} s"
@@ -126,6 +150,63 @@ class FeedChanged:
 
 
 @frozen(kw_only=True)
+class TurnStarted:
+    """The service has taken a prompt, and the turn is known. Emitted once for each turn that the session started."""
+
+    turn: Turn
+    """The turn."""
+    is_first: bool
+    """Whether it began its conversation."""
+    is_found: bool
+    """Whether the response was lost, and the turn was looked up."""
+
+    def __str__(self) -> str:
+        started = "found by looking it up" if self.is_found else "started"
+        return f"turn {self.turn.message_id} of {self.turn.job_id}: {started}, agent {self.turn.agent_id or 'unknown'}"
+
+
+@frozen(kw_only=True)
+class ChatQueued:
+    """A prompt of a bot's chat waits behind others of the same chat."""
+
+    chat: str
+    """The platform's id of the chat."""
+    target: str
+    """The agent or service that the chat talks to."""
+    waiting: int
+    """Prompts of the chat that wait now, this one included."""
+
+    def __str__(self) -> str:
+        return f"chat {self.chat}: a prompt for {self.target} waits behind others, {self.waiting} in all"
+
+
+@frozen(kw_only=True)
+class BatchProgress:
+    """A batch hands over an outcome. The figures are those of `BatchStatus`."""
+
+    agent_id: str
+    """The agent."""
+    done: int
+    """Prompts that have a reply."""
+    failed: int
+    """Prompts that ended without a reply."""
+    running: int
+    """Running turns."""
+    sending: int
+    """Prompts being sent."""
+    unsent: int
+    """Prompts that were read and not sent."""
+    unusable: int
+    """Records that cannot be sent."""
+
+    def __str__(self) -> str:
+        return (
+            f"batch of agent {self.agent_id}: {self.done} done, {self.failed} failed, {self.running} running, "
+            f"{self.sending} being sent, {self.unsent} unsent, {self.unusable} unusable"
+        )
+
+
+@frozen(kw_only=True)
 class TurnEnded:
     """The end of a turn was found, and its result was delivered. Emitted once for each turn."""
 
@@ -153,10 +234,23 @@ class TurnEnded:
         )
 
 
-Event = RequestDone | RetryPlanned | PollPlanned | FeedChanged | TurnEnded
+Event = RequestDone | RetryPlanned | PollPlanned | FeedChanged | TurnStarted | TurnEnded | ChatQueued | BatchProgress
 """Everything that a hook is called with; later versions may add kinds."""
 Hook = Callable[[Event], object]
 """A function that is called with each event; its result is ignored."""
+
+
+class SessionHook(Protocol):
+    """A hook that also learns which sessions are open, such as `nairi_async.otel.Metrics`."""
+
+    def __call__(self, event: Event, /) -> object:
+        """Handle an event."""
+
+    def session_opened(self, session: object, /) -> object:
+        """Handle a session that was opened; its `stats` may be read from then on."""
+
+    def session_closed(self, session: object, /) -> object:
+        """Handle a session that is being closed."""
 
 
 class Hooks:
@@ -185,9 +279,26 @@ class Hooks:
         """Log an event, and call every hook with it."""
         logger.log(level, "%s", event, stacklevel=2)
         for hook in self._hooks:
-            try:
-                hook(event)
-            except Exception:
-                if hook not in self._faulty:
-                    self._faulty.add(hook)
-                    log.exception("a hook raised; it is called again, but this is not logged again")
+            self._call(hook, hook, event)
+
+    def opened(self, session: object) -> None:
+        """Call the hooks that want to know of an opened session."""
+        self._call_method("session_opened", session)
+
+    def closed(self, session: object) -> None:
+        """Call the hooks that want to know of a closed session."""
+        self._call_method("session_closed", session)
+
+    def _call_method(self, name: str, session: object) -> None:
+        for hook in self._hooks:
+            method = getattr(hook, name, None)
+            if callable(method):
+                self._call(hook, method, session)
+
+    def _call(self, hook: Hook, function: Callable[..., object], argument: object) -> None:
+        try:
+            function(argument)
+        except Exception:
+            if hook not in self._faulty:
+                self._faulty.add(hook)
+                log.exception("a hook raised; it is called again, but this is not logged again")

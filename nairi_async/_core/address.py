@@ -86,6 +86,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def host_and_port(base_url: str) -> tuple[str, int]:
+    """Return host and port of a base URL."""
+    parts = urlsplit(base_url)
+    return parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+
+
 def path(*segments: str) -> str:
     """Return a path below the base URL. Each segment is encoded whole, so no id can reach another path.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from attrs import evolve
 
+from nairi_async._core.address import host_and_port
 from nairi_async._core.closing import ClosingSignal
 from nairi_async._core.failures import raise_final, status_error
 from nairi_async._core.rate_limits import WINDOW
@@ -62,6 +63,7 @@ class RequestExecutor:
         self.clock = clock
         self.random = random
         self.hooks = hooks or Hooks()
+        self._address = host_and_port(http.base_url)
         self.server_clock = server_clock or ServerClock()
         self.request_timeout = request_timeout
         self._policy = policy
@@ -178,7 +180,12 @@ class RequestExecutor:
                 state.write_started = False
                 self._counters.retries += 1
                 planned = RetryPlanned(
-                    method=request.method, path=request.path, attempt=attempt, error=error, wait=delay
+                    method=request.method,
+                    path=request.path,
+                    attempt=attempt,
+                    error=error,
+                    wait=delay,
+                    route=self.http.service.route(request.path),
                 )
                 self.hooks.emit(log, planned, logging.INFO)
             await self.closing.wait(self.clock.sleep(delay))
@@ -247,6 +254,8 @@ class RequestExecutor:
             status=response.status if response is not None else None,
             bytes_received=len(response.body) if response is not None else 0,
             error=error,
+            host=self._address[0],
+            port=self._address[1],
         )
         self.hooks.emit(log, done)
 

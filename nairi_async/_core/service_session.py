@@ -108,6 +108,7 @@ class ServiceSession:
 
     async def __aenter__(self) -> Self:
         self._http.open()
+        self._executor.hooks.opened(self)
         return self
 
     async def __aexit__(
@@ -123,6 +124,8 @@ class ServiceSession:
 
     async def aclose(self) -> None:
         """Close the connections that the session opened, and wake calls that wait. Harmless when repeated."""
+        if self._http.is_open:
+            self._executor.hooks.closed(self)
         self._closing.wake()
         await self._http.aclose()
 
@@ -130,6 +133,11 @@ class ServiceSession:
     def stats(self) -> RequestStats:
         """What the session has done so far: requests, retries, bytes, connections, waiting calls."""
         return self._executor.stats
+
+
+def hooks_of(session: object) -> Hooks:
+    """Return the hooks of a session; none for an object that is not one of ours."""
+    return session._executor.hooks if isinstance(session, ServiceSession) else Hooks()  # noqa: SLF001 - its own module
 
 
 def _connections_of_streams(connections: int, max_streams: int) -> int:

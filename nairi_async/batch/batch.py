@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from nairi_async._core import checks
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.closing import run_shielded
 from nairi_async._core.fan_out import TaskPool
+from nairi_async._core.service_session import hooks_of
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.many import DEFAULT_LIMIT
 from nairi_async._nairi.session import NairiSession
@@ -24,6 +26,7 @@ from nairi_async.batch.lost_prompts import LostPrompts
 from nairi_async.batch.run import BatchRun
 from nairi_async.batch.writer import Writer
 from nairi_async.errors import InvalidArgumentError, SessionClosedError
+from nairi_async.hooks import BatchProgress
 
 if TYPE_CHECKING:
     import os
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from nairi_async.batch.item_runner import BatchOnUnknown
     from nairi_async.batch.items import BatchStatus
     from nairi_async.typing import Duration
+
+log = logging.getLogger("nairi_async.batch")
 
 Prompt = str | BatchItem | Mapping[str, object] | UnusableItem
 """What a source may contain: a plain prompt, or a record with `prompt` and optionally `id` and `attachments`."""
@@ -184,6 +189,9 @@ class Batch:
             run.writer.ledger.handled = self._sequence
             self._sequence = None
         outcome, self._sequence = await run.pool.get()
+        hooks = hooks_of(self._session)
+        if hooks.listens(log):
+            hooks.emit(log, self._progress())
         return outcome
 
     def stop(self) -> None:
@@ -199,6 +207,18 @@ class Batch:
         run = self._active_run
         return evolve(
             run.writer.ledger.totals, running=run.runner.counts["running"], sending=run.runner.counts["sending"]
+        )
+
+    def _progress(self) -> BatchProgress:
+        status = self.status
+        return BatchProgress(
+            agent_id=status.agent_id,
+            done=status.done,
+            failed=status.failed,
+            running=status.running,
+            sending=status.sending,
+            unsent=status.unsent,
+            unusable=status.unusable,
         )
 
     @property

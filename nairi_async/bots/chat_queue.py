@@ -44,6 +44,11 @@ class Place:
         return self._queue.places[0] is self
 
     @property
+    def waiting(self) -> int:
+        """Places that wait behind the first."""
+        return len(self._queue.places) - 1
+
+    @property
     def is_repeated(self) -> bool:
         """Whether the same message is in front of it."""
         return next(place for place in self._queue.places if place.key == self.key) is not self

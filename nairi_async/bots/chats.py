@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from nairi_async._core import checks
 from nairi_async._core.checks import DEFAULT_TIMEOUT
+from nairi_async._core.service_session import hooks_of
 from nairi_async.bots.chat_queue import ChatQueues
 from nairi_async.bots.chat_record import ClockedStore
 from nairi_async.bots.chat_reply import ChatReply
@@ -23,6 +25,7 @@ from nairi_async.bots.store import ChatPrompt, MemoryStore, Record
 from nairi_async.bots.typing_indicator import typing_shown
 from nairi_async.clock import Clock, SystemClock
 from nairi_async.errors import AlreadyAskedError, InvalidArgumentError
+from nairi_async.hooks import ChatQueued
 from nairi_async.typing import UNSET, Unset
 
 if TYPE_CHECKING:
@@ -41,6 +44,8 @@ MAX_WAITING: Final = 20
 """Prompts of one chat that may wait. Each costs a turn, and a longer queue is not read any more."""
 TYPING_EVERY: Final = 4.0
 """Seconds between calls that show the typing indicator: Telegram shows it for five seconds, Discord for ten."""
+
+_log = logging.getLogger("nairi_async.bots")
 
 # Characters from which on a text is split in a thread, since the event loop would be held too long.
 _LONG_TEXT: Final = 50_000
@@ -236,6 +241,9 @@ class Chats:
             return
         undo = partial(_withdrawn, prompt=prompt)
         await place.chat.save_or_undo(lambda record: record.with_waiting(prompt), undo)
+        if not place.is_first:
+            chat = place.chat.name.partition(" ")[2]
+            hooks_of(self._session).emit(_log, ChatQueued(chat=chat, target=self._target, waiting=place.waiting))
         try:
             await place.turn()
         except asyncio.CancelledError:

@@ -34,7 +34,7 @@ async def test_every_python_block_runs(code: str, tmp_path: Path) -> None:
     """Each block is a program that ends well, with warnings as errors, in an environment that only has keys."""
     async with Simulator() as simulator, AmigoSimulator() as amigo:
         simulator.agent("my-agent", lambda prompt, _: [Step("looking", after=0.1), Say(f"re {prompt}", after=0.1)])
-        environment = {**os.environ, **simulator.environment, **amigo.environment}
+        environment = {**os.environ, **simulator.environment, **amigo.environment, "METRICS_PORT": "0"}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-W", "error", "-c", code, env=environment, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
         )

@@ -23,7 +23,7 @@ from nairi_async.testing.amigo import AmigoSimulator
 if TYPE_CHECKING:
     from nairi_async.testing.script import Steps
 
-LOGGERS = ("nairi_async.requests", "nairi_async.polling", "nairi_async.hooks")
+LOGGERS = ("nairi_async.requests", "nairi_async.polling", "nairi_async.prompts", "nairi_async.hooks")
 SPENT = {"input_tokens": 10, "output_tokens": 2, "cost_usd": 0.25}
 ANSWERED: Steps = [Text("looking", after=20), Say("a confidential answer", after=10, usage=SPENT)]
 
@@ -238,7 +238,7 @@ async def test_the_log_says_what_the_hooks_are_told(caplog: pytest.LogCaptureFix
     assert {record.levelno for record in ours(caplog)} == {logging.DEBUG}
     assert all(record.name.startswith(LOGGERS) for record in ours(caplog))
     # The record names the caller, not the helper that logs.
-    assert {record.module for record in ours(caplog)} == {"executor", "poller"}
+    assert {record.module for record in ours(caplog)} == {"executor", "poller", "prompt_sender"}
 
 
 def test_records_cannot_be_changed() -> None:

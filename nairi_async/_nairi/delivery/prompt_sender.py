@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,7 @@ from nairi_async._nairi.delivery.reconciler import SETTLING_TIME, Reconciler, Se
 from nairi_async._nairi.polling.context import TurnOrigin
 from nairi_async._nairi.wire import decode_turn, encode_continue, encode_start
 from nairi_async.errors import InvalidArgumentError, NairiError, NotFoundError, OutcomeUnknownError
+from nairi_async.hooks import TurnStarted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from nairi_async._nairi.polling.context import PollingContext
     from nairi_async.models import Turn
     from nairi_async.typing import OnUnknown
+
+log = logging.getLogger("nairi_async.prompts")
 
 # Seconds for the request that asks the service for its time.
 _TIME_REQUEST_LIMIT: Final = 10.0
@@ -201,6 +205,8 @@ class PendingPrompt:
         if self._is_first:
             self._sender.reconciler.record_start(self._fingerprint, self._turn, origin.sent_at)
         self._sender.on_turn(self._turn)
+        started = TurnStarted(turn=self._turn, is_first=self._is_first, is_found=origin.answered_at is None)
+        context.executor.hooks.emit(log, started)
         return self._turn
 
 

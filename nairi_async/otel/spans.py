@@ -1,13 +1,4 @@
-"""OpenTelemetry: each turn as a span. Needs `opentelemetry-api`: install `nairi-async[otel]`.
-
-    from nairi_async import NairiSession
-    from nairi_async.otel import TurnSpans
-
-    session = NairiSession(hooks=[TurnSpans()])
-
-Spans of single requests come from the official `opentelemetry-instrumentation-aiohttp-client`, which needs nothing from
-this library.
-"""
+"""Each turn as a span, when it has ended."""
 
 from __future__ import annotations
 
@@ -19,8 +10,6 @@ from nairi_async.hooks import TurnEnded
 
 if TYPE_CHECKING:
     from nairi_async.hooks import Event
-
-__all__ = ["TurnSpans"]
 
 
 class TurnSpans:
