@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
 from attrs import define
+from forking import PIPE, STDOUT, Forked, fork
 from support import free_port
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nairi_async.testing import AmigoSimulator, Simulator
 
 RECIPES = Path(__file__).parent / "recipes"
+_FRAMEWORKS = ("nairi_async.amigo", "nairi_async.web", "aiohttp.web", "fastapi", "uvicorn")
 
 
 @define
@@ -27,7 +28,7 @@ class Served:
     """A running server."""
 
     port: int
-    process: asyncio.subprocess.Process
+    process: Forked
     output: str = ""
     """What it printed; known after its end."""
 
@@ -52,10 +53,8 @@ async def served(recipe: str, simulator: Simulator | AmigoSimulator, *, port: in
     if "run_app(" not in (RECIPES / f"{recipe}.py").read_text():
         command = ["-m", "uvicorn", "--app-dir", str(RECIPES), "--port", str(port), f"{recipe}:app"]
     settings = {**simulator.environment, "PORT": str(port), "SECRET": "of the tests"}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", *command, env={**os.environ, **settings},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+    environment = {**os.environ, **settings}
+    process = await fork(*command, env=environment, stdout=PIPE, stderr=STDOUT, imported=_FRAMEWORKS)
     running = Served(port, process)
     try:
         await _until_it_responds(running)

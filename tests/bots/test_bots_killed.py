@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import sys
 from collections import Counter
 from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING
 
 import pytest
+from forking import PIPE, Forked, fork
 
 from nairi_async import NairiSession
 from nairi_async.bots import AlreadyAskedError, ChatReply, Chats, LostPrompt, SQLiteStore, StoreError
@@ -53,17 +53,15 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 
 @asynccontextmanager
-async def bot(simulator: Simulator, path: Path, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def bot(simulator: Simulator, path: Path, *options: str) -> AsyncIterator[Forked]:
     """Run the program during the block, then kill it."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROGRAM, str(path), *options,
-        env={**os.environ, **simulator.environment}, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    environment = {**os.environ, **simulator.environment}
+    process = await fork("-c", PROGRAM, str(path), *options, env=environment, stdout=PIPE)
     try:
         yield process
     finally:
         process.kill()
-        await process.wait()
+        await process.communicate()
 
 
 async def until_accepted(simulator: Simulator, path: Path) -> None:

@@ -1,20 +1,17 @@
-"""The real command in a process of its own, and a simulated service for it to talk to."""
+"""The command in a process of its own, and a simulated service for it to talk to."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import anyio
-from anyio.streams.buffered import BufferedByteReceiveStream
 from attrs import frozen
+from forking import PIPE, Forked, fork
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
-
-    from anyio.abc import ByteReceiveStream, Process
 
     from nairi_async.testing import Simulator
 
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
 TIMEOUT = 30
 ERROR = "nairi-async: error: "
 
-_COMMAND = (sys.executable, "-W", "error", "-m", "nairi_async")
+_COMMAND = ("-m", "nairi_async")
 _OURS = ("NAIRI_", "NO_COLOR", "PYTHONIOENCODING", "PYTHONUNBUFFERED", "COLUMNS")
 
 
@@ -54,38 +51,43 @@ async def run(
     *words: str, simulator: Simulator | None = None, stdin: bytes = b"", encoding: str = "utf-8", **extra: str
 ) -> Ended:
     """Run a command to its end; further keywords are environment variables."""
-    env = environment(simulator, PYTHONIOENCODING=encoding, **extra)
-    with anyio.fail_after(TIMEOUT):
-        ended = await anyio.run_process([*_COMMAND, *words], input=stdin, check=False, env=env)
-    return Ended(ended.returncode, ended.stdout.decode(encoding), ended.stderr.decode(encoding))
+    async with asyncio.timeout(TIMEOUT):
+        env = environment(simulator, PYTHONIOENCODING=encoding, **extra)
+        process = await fork(*_COMMAND, *words, env=env, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        out, err = await process.communicate(stdin)
+    return Ended(await process.wait(), out.decode(encoding), err.decode(encoding))
 
 
 @asynccontextmanager
 async def started(
-    *words: str, simulator: Simulator | None = None, extra: Mapping[str, str] | None = None, **options: Any
-) -> AsyncIterator[Process]:
+    *words: str,
+    simulator: Simulator | None = None,
+    extra: Mapping[str, str] | None = None,
+    stdout: int = PIPE,
+    stderr: int = PIPE,
+) -> AsyncIterator[Forked]:
     """Start a command; kill it at the end if it still runs."""
-    with anyio.fail_after(TIMEOUT):
-        process = await anyio.open_process([*_COMMAND, *words], env=environment(simulator, **(extra or {})), **options)
-        async with process:
-            try:
-                yield process
-            finally:
-                if process.returncode is None:
-                    process.kill()
+    async with asyncio.timeout(TIMEOUT):
+        env = environment(simulator, **(extra or {}))
+        process = await fork(*_COMMAND, *words, env=env, stdin=PIPE, stdout=stdout, stderr=stderr)
+        try:
+            yield process
+        finally:
+            process.kill()
+            await process.communicate()
 
 
 class Lines:
     """The lines of one of the streams of a running command, as they come."""
 
-    def __init__(self, stream: ByteReceiveStream | None) -> None:
+    def __init__(self, stream: asyncio.StreamReader | None) -> None:
         assert stream is not None
-        self._stream = BufferedByteReceiveStream(stream)
+        self._stream = stream
 
     async def next(self) -> str:
         """Wait for the next line."""
-        return (await self._stream.receive_until(b"\n", 1 << 16)).decode()
+        return (await self._stream.readuntil(b"\n")).decode().removesuffix("\n")
 
     async def rest(self) -> str:
         """Everything until the stream ends."""
-        return b"".join([chunk async for chunk in self._stream]).decode()
+        return (await self._stream.read()).decode()

@@ -7,11 +7,11 @@ import io
 import json
 import os
 import signal
-import sys
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pytest
+from forking import DEVNULL, PIPE, fork
 from running import Lines, environment, run, started
 from support import until
 
@@ -156,7 +156,7 @@ async def test_prompts_come_from_a_pipe(simulator: Simulator, words: tuple[str, 
         assert process.stdin is not None
         out = Lines(process.stdout)
         for prompt in ("a", "b"):
-            await process.stdin.send(json.dumps(prompt).encode() + b"\n")
+            process.stdin.write(json.dumps(prompt).encode() + b"\n")
             assert json.loads(await out.next())["text"] == f"re {prompt}"
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
@@ -241,10 +241,7 @@ async def test_files_that_may_not_grow(simulator: Simulator, words: tuple[str, .
     )
     # What measures coverage would write files of its own.
     unmeasured = {name: value for name, value in environment(simulator).items() if not name.startswith("COVERAGE_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, *arguments, "--limit", "10",
-        env=unmeasured, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    process = await fork("-c", program, *arguments, "--limit", "10", env=unmeasured, stdout=DEVNULL, stderr=PIPE)
     lines = (await process.communicate())[1].decode().splitlines()
     assert process.returncode == 1
     assert lines[-1].startswith("nairi-async: error: ")
@@ -281,10 +278,8 @@ async def test_a_terminal_has_a_bar(simulator: Simulator, words: tuple[str, ...]
     prompts = source(tmp_path, '"bad"', *[f'"{number}"' for number in range(5)], '"slow"')
     leader, follower = os.openpty()
     env = environment(simulator, COLUMNS="80", NO_COLOR="1")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "nairi_async", "batch", prompts, *words, "--timeout", "1",
-        env=env, stdout=asyncio.subprocess.DEVNULL, stderr=follower,
-    )  # fmt: skip
+    command = ("-m", "nairi_async", "batch", prompts, *words, "--timeout", "1")
+    process = await fork(*command, env=env, stdout=DEVNULL, stderr=follower)
     os.close(follower)
     shown = b""
     while process.returncode is None:
@@ -407,11 +402,11 @@ async def test_what_a_pipe_holds_is_checked_first(simulator: Simulator, words: t
     lines = [f'"{number}"' for number in range(10)] + ["{"]
     async with started("batch", "-", *words, simulator=simulator) as process:
         assert process.stdin is not None
-        await process.stdin.send("".join(f"{line}\n" for line in lines).encode())
+        process.stdin.write("".join(f"{line}\n" for line in lines).encode())
         err = Lines(process.stderr)
         assert (await err.next()).startswith("unusable  line 11  not JSON")
-        await process.stdin.send(b'"last"\n')
-        await process.stdin.aclose()
+        process.stdin.write(b'"last"\n')
+        process.stdin.close()
         assert await process.wait() == 3
     assert len(simulator.prompts) == 11
     first = next(index for index, seen in enumerate(simulator.requests) if seen.method == "POST")
@@ -448,10 +443,9 @@ async def test_warnings_of_the_library_stand_above_the_bar(
         "ProgressBar._draw = warn\n"
         "sys.exit(main())"
     )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, "batch", source(tmp_path, '"slow"'), *words, "--timeout", "1",
-        env=environment(simulator, COLUMNS="80", NO_COLOR="1"), stdout=asyncio.subprocess.DEVNULL, stderr=follower,
-    )  # fmt: skip
+    command = ("-c", program, "batch", source(tmp_path, '"slow"'), *words, "--timeout", "1")
+    env = environment(simulator, COLUMNS="80", NO_COLOR="1")
+    process = await fork(*command, env=env, stdout=DEVNULL, stderr=follower)
     os.close(follower)
     shown = b""
     while process.returncode is None:

@@ -88,13 +88,13 @@ def test_columns_are_aligned() -> None:
     assert entry("0.1 s", "agent", "one\n\ntwo", PLAIN) == "   0.1 s  agent     one\n\n                    two"
 
 
-@pytest.mark.parametrize("width", range(200))
-def test_no_line_is_longer_than_the_terminal(width: int) -> None:
+def test_no_line_is_longer_than_the_terminal() -> None:
     """Lines fit into any terminal wide enough for columns; into others they go unwrapped, and nothing is lost."""
     words = "word " * 30
-    lines = entry("0.1 s", "agent", words, Style(width=width)).split("\n")
-    assert " ".join(lines).split()[3:] == words.split()
-    assert len(lines) == 1 if width < 44 else max(map(len, lines)) <= width
+    for width in range(200):
+        lines = entry("0.1 s", "agent", words, Style(width=width)).split("\n")
+        assert " ".join(lines).split()[3:] == words.split()
+        assert len(lines) == 1 if width < 44 else max(map(len, lines)) <= width, width
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import os
 import pkgutil
@@ -40,10 +41,11 @@ def dotted(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
-def imports(path: Path) -> set[str]:
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
     """Return the modules that a file imports, for its types as well, without the package's name."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(TREES[path]):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nairi_async":
             for alias in node.names:
                 name = f"{node.module}.{alias.name}".removeprefix("nairi_async.")
@@ -52,25 +54,26 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             names = (alias.name for alias in node.names if alias.name.split(".")[0] == "nairi_async")
             found |= {name.removeprefix("nairi_async").removeprefix(".") or "__init__" for name in names}
-    return found
+    return frozenset(found)
 
 
 _DOTTED = {dotted(path) for path in MODULES}
-_FILES = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+TEXTS = {path: path.read_text(encoding="utf-8") for path in MODULES}
+TREES = {path: ast.parse(text) for path, text in TEXTS.items()}
 
 
-@_FILES
-def test_imports_point_one_way(path: Path) -> None:
+def test_imports_point_one_way() -> None:
     """A file imports only from its own room and from floors below: command line, services, Nairi, core, models."""
-    here = dotted(path).split(".")[0]
-    allowed = {name for name, floor in FLOOR_OF.items() if floor < FLOOR_OF[here]} | {here}
-    if here == "testing":
-        allowed = {"testing", "clock"}  # The simulator is an independent implementation of the service.
-    if (here, path.name) == ("testing", "server.py"):
-        allowed |= {"_core"}  # Cancellations do not interrupt its closing.
-    if path.name in {"pytest_plugin.py", "in_memory.py"}:
-        allowed |= {"__init__", "_core", "_nairi", "errors"}  # They make sessions.
-    assert {name.split(".")[0] for name in imports(path)} <= allowed
+    for path in MODULES:
+        here = dotted(path).split(".")[0]
+        allowed = {name for name, floor in FLOOR_OF.items() if floor < FLOOR_OF[here]} | {here}
+        if here == "testing":
+            allowed = {"testing", "clock"}  # The simulator is an independent implementation of the service.
+        if (here, path.name) == ("testing", "server.py"):
+            allowed |= {"_core"}  # Cancellations do not interrupt its closing.
+        if path.name in {"pytest_plugin.py", "in_memory.py"}:
+            allowed |= {"__init__", "_core", "_nairi", "errors"}  # They make sessions.
+        assert {name.split(".")[0] for name in imports(path)} <= allowed, path
 
 
 def test_imports_between_the_rooms_of_nairi_point_one_way() -> None:
@@ -97,31 +100,28 @@ def test_the_root_is_small() -> None:
     assert len(_FLOORS) <= 9
 
 
-@_FILES
-def test_nothing_refers_to_a_document_that_is_not_shipped(path: Path) -> None:
+def test_nothing_refers_to_a_document_that_is_not_shipped() -> None:
     """Docstrings and comments cite pages of the service by their address, and no notes of the authors."""
-    text = path.read_text(encoding="utf-8")
-    assert not re.search(r"design section|[(]api: (?!Api)|api/(?:nairi|amigo)|perf-limits|anchors[.]md", text)
+    notes = re.compile(r"design section|[(]api: (?!Api)|api/(?:nairi|amigo)|perf-limits|anchors[.]md")
+    assert [path for path, text in TEXTS.items() if notes.search(text)] == []
 
 
-@_FILES
-def test_only_the_seam_knows_aiohttp(path: Path) -> None:
+def test_only_the_seam_knows_aiohttp() -> None:
     """Aiohttp's client is imported by the transport alone; the simulator uses the server side."""
-    text = path.read_text(encoding="utf-8")
-    runtime_text = re.sub(r"if TYPE_CHECKING:\n(?:    .*\n|\n)+", "", text)
-    is_seam = path.parent == PACKAGE / "_core" and path.name.startswith("aiohttp_")
-    if not is_seam and not path.is_relative_to(PACKAGE / "testing"):
-        assert not re.search(r"^\s*(?:import|from) aiohttp", runtime_text, re.MULTILINE)
+    for path, text in TEXTS.items():
+        runtime_text = re.sub(r"if TYPE_CHECKING:\n(?:    .*\n|\n)+", "", text)
+        is_seam = path.parent == PACKAGE / "_core" and path.name.startswith("aiohttp_")
+        if not is_seam and not path.is_relative_to(PACKAGE / "testing"):
+            assert not re.search(r"^\s*(?:import|from) aiohttp", runtime_text, re.MULTILINE), path
 
 
-@_FILES
-def test_files_are_small(path: Path) -> None:
+def test_files_are_small() -> None:
     """A file has at most 400 lines, and its first line is a sentence about its contents."""
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 400
-    first_line = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
-    assert len(first_line) > 20
-    assert first_line.endswith((".", ":"))
+    for path, text in TEXTS.items():
+        assert len(text.splitlines()) <= 400, path
+        first_line = (ast.get_docstring(TREES[path]) or "").partition("\n")[0]
+        assert len(first_line) > 20, path
+        assert first_line.endswith((".", ":")), path
 
 
 def test_everything_exported_is_public_and_sorted() -> None:
@@ -131,15 +131,15 @@ def test_everything_exported_is_public_and_sorted() -> None:
     assert nairi_async.__all__ == sorted(public)
 
 
-_PUBLIC = sorted(dotted(path) for path in MODULES if "\n__all__ " in path.read_text(encoding="utf-8"))
+_PUBLIC = sorted(dotted(path) for path, text in TEXTS.items() if "\n__all__ " in text)
 
 
-@pytest.mark.parametrize("name", _PUBLIC)
-def test_public_modules_export_what_they_list(name: str) -> None:
+def test_public_modules_export_what_they_list() -> None:
     """A module that lists its exports is public, and lists them sorted; private ones list nothing."""
-    module = importlib.import_module("nairi_async" if name == "__init__" else f"nairi_async.{name}")
-    assert module.__all__ == sorted(module.__all__)
-    assert not any(part.startswith("_") for part in name.removeprefix("__init__").split("."))
+    for name in _PUBLIC:
+        module = importlib.import_module("nairi_async" if name == "__init__" else f"nairi_async.{name}")
+        assert module.__all__ == sorted(module.__all__), name
+        assert not any(part.startswith("_") for part in name.removeprefix("__init__").split(".")), name
 
 
 def test_the_version_is_the_installed_one() -> None:

@@ -6,10 +6,10 @@ import asyncio
 import importlib
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
+from forking import DEVNULL, PIPE, fork
 
 import nairi_async
 from nairi_async import errors
@@ -35,9 +35,7 @@ async def test_every_python_block_runs(code: str, tmp_path: Path) -> None:
     async with Simulator() as simulator, AmigoSimulator() as amigo:
         simulator.agent("my-agent", lambda prompt, _: [Step("looking", after=0.1), Say(f"re {prompt}", after=0.1)])
         environment = {**os.environ, **simulator.environment, **amigo.environment, "METRICS_PORT": "0"}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-W", "error", "-c", code, env=environment, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
-        )
+        process = await fork("-c", code, env=environment, cwd=tmp_path, stdout=DEVNULL, stderr=PIPE)
         _, errors = await asyncio.wait_for(process.communicate(), 30)
         assert (process.returncode, errors.decode()) == (0, "")
 
