@@ -1,7 +1,8 @@
 """Conversations with the services of Amigo (now Concurrence), in asyncio: replies stream as typed events.
 
-Addresses, credentials and package names have kept the name Amigo. This is the classic API
-(https://docs.amigo.ai/developer-guide/classic-api/core-api/conversations), not the Platform API.
+Amigo is Concurrence now: addresses, credentials and package names have kept the name Amigo. This is the classic API
+(https://docs.amigo.ai/developer-guide/classic-api/core-api/conversations), not the Platform API, another product with
+its own addresses.
 
 `AmigoSession` signs in by itself and reads the variables that the vendor's client reads: `AMIGO_API_KEY`,
 `AMIGO_API_KEY_ID`, `AMIGO_USER_ID`, `AMIGO_ORGANIZATION_ID`, `AMIGO_BASE_URL`.
@@ -34,19 +35,102 @@ asyncio.run(main())
   `reply.warning`: the interaction is saved, and only the post-processing failed. Unknown events and broken lines are
   handed over.
 * **A stream holds a connection and its conversation** until its end, or until `async with` is left. Streams beyond
-  `max_connections` wait. The agent may be silent for `idle_timeout=` (300 s).
+  `max_connections` wait; short calls have connections of their own. The agent may be silent for `idle_timeout=`
+  (300 s). Closing the session ends streams and wakes all calls that wait.
 * **All handles of a conversation know the same**: after a stop, the next call waits for the rest of the turn, up to
   `idle_timeout`; a conversation that is busy is never reported as finished.
 * **Calls wait for their turn**: one at a time in a conversation, and no more a minute to each endpoint than the
   service takes (`limits=Limits(…)`). The processes of your organisation share these limits, so give each its part.
-* **One unfinished conversation for each user and service**; the service allows no more. So one session serves one
-  chat of a service: make an `AmigoSession(user_id=…)` for each visitor. `await amigo.unfinished(service_id)` finds
-  the conversation that is in the way. `ask` and `ask_many` finish each conversation before the next begins.
+* **One unfinished conversation for each user and service**; the service allows no more.
+  `await amigo.unfinished(service_id)` finds the conversation that is in the way. `ask` and `ask_many` finish each
+  conversation before the next begins.
 * A program written against `nairi_async.dialogue` (`ask`, `id`, `resume`) serves both services.
 
-Compared with the vendor's Python client: 0.4 to 0.7 of the CPU for each event where each event is a chunk of its own;
-streams beyond the connections wait instead of failing after 10 s; one sign-in for twenty refused calls instead of 3
-to 13. Method and figures: `benchmarks/README.md` in the repository.
+## Many visitors
+
+Because of that limit each visitor is a user of the organisation. One session serves them all: `as_user` gives cheap
+handles over its connections, its limits and its one queue of sign-ins. 200 visitors who come at once are all served, in
+the 40 minutes that 5 conversations a minute take, and nobody is refused; a session for each visitor serves 10 of them.
+
+```python
+import asyncio
+
+from nairi_async.amigo import AmigoSession, AmigoToken
+from nairi_async.testing import AmigoSimulator
+
+
+class Tokens:  # a store of tokens; yours writes them where it keeps passwords
+    kept: dict[str, AmigoToken] = {}
+
+    async def load(self, user_id: str) -> AmigoToken | None:
+        return self.kept.get(user_id)
+
+    async def save(self, user_id: str, token: AmigoToken) -> None:
+        self.kept[user_id] = token
+
+
+async def main() -> None:
+    async with AmigoSimulator("It is on its way.", users=["admin"]) as service:
+        async with AmigoSession(**service.settings, tokens=Tokens()) as amigo:
+            [support] = await amigo.services(id=service.service_id)  # or name="Support"
+            visitor = await amigo.create_user("ann@example.com", first_name="Ann", last_name="Lee", role_name="Visitor")
+            reply = await amigo.as_user(visitor.user_id).ask(support.id, "Where is my order?")
+            print(reply.text)
+            await amigo.update_user(visitor.user_id, preferred_language="deu")
+            assert [user.first_name async for user in amigo.users(email="ann@example.com")] == ["Ann"]
+            await amigo.delete_user(visitor.user_id)
+
+
+asyncio.run(main())
+```
+
+* **A token is kept until it expires**, whatever handles there are, and with `tokens=` over a restart. The service
+  allows 5 sign-ins a minute: without a store, a restart with 200 open conversations takes 40 minutes to sign in again.
+* **A key signs in only users whose role is less permissive than its own**
+  (https://docs.amigo.ai/developer-guide/getting-started/authentication).
+
+## After a restart
+
+Keep the conversation's `id` as soon as `wait_for_id()` returns it. The process that comes next finds the reply to what
+was said before, without saying anything again:
+
+```python
+import asyncio
+
+from nairi_async.amigo import AmigoSession
+from nairi_async.testing import VirtualClock
+from nairi_async.testing.amigo import AmigoSimulator, Complete, Speak
+
+
+async def main() -> None:
+    clock = VirtualClock()
+    script = [Speak("It is on its way."), Complete(after=60)]
+    async with AmigoSimulator(script, clock=clock) as service:
+        async with AmigoSession(**service.settings, clock=clock) as amigo:
+            dialogue = amigo.conversation(service.service_id)
+            await dialogue.send("Where is my order?")
+            kept = service.asked[0].conversation_id  # as from `await dialogue.wait_for_id()`
+        async with AmigoSession(**service.settings, clock=clock) as amigo:  # another process
+            reply = await amigo.resume(kept).last_reply()  # after=… the last reply that is known
+            assert reply and reply.text == "It is on its way."
+
+
+asyncio.run(main())
+```
+
+`last_reply` waits for as long as the service may be silent, and raises `InteractionUnknownError` where a turn may still
+be running. `nairi_async.bots.Chats` uses it: a bot's lost reply is sent after a restart, as with Nairi.
+
+## Webhooks and insights
+
+`Webhooks(secret).read(body, headers)` verifies a webhook and returns a typed event. A wrong signature, a body that was
+changed, a delivery that is old or comes again are errors of their own, all `WebhookError`. While a secret is rotated,
+give both. `conversation_insights(id)` iterates over the insights of a whole conversation.
+
+## Compared with the vendor's Python client
+
+Streams beyond the connections wait instead of failing after 10 s; one sign-in for twenty refused calls instead of 3
+to 13. CPU for each event, method and figures: `benchmarks/README.md` in the repository.
 """
 
 from __future__ import annotations
@@ -64,7 +148,7 @@ from nairi_async.amigo.events import (
     UserMessageAvailable,
 )
 from nairi_async.amigo.limits import Limits
-from nairi_async.amigo.listing import AmigoConversations, AmigoMessages, AmigoServices, AmigoUsers
+from nairi_async.amigo.listing import AmigoConversations, AmigoInsights, AmigoMessages, AmigoServices, AmigoUsers
 from nairi_async.amigo.many import AmigoAskMany
 from nairi_async.amigo.models import (
     AmigoMessage,
@@ -80,11 +164,21 @@ from nairi_async.amigo.session import AmigoSession
 from nairi_async.amigo.stream import AmigoStream
 from nairi_async.amigo.tokens import AmigoToken, TokenStore
 from nairi_async.amigo.user import AmigoUser
+from nairi_async.amigo.webhooks import (
+    ConversationPostProcessingComplete,
+    WebhookError,
+    WebhookEvent,
+    WebhookExpiredError,
+    WebhookReplayedError,
+    Webhooks,
+    WebhookSignatureError,
+)
 
 __all__ = [
     "AmigoAskMany",
     "AmigoConversation",
     "AmigoConversations",
+    "AmigoInsights",
     "AmigoMessage",
     "AmigoMessages",
     "AmigoOutcome",
@@ -97,6 +191,7 @@ __all__ = [
     "AmigoUsers",
     "ConversationCreated",
     "ConversationInfo",
+    "ConversationPostProcessingComplete",
     "CreatedUser",
     "CurrentAgentAction",
     "ErrorEvent",
@@ -114,4 +209,10 @@ __all__ = [
     "UserMessageAvailable",
     "UserStats",
     "VersionSetInfo",
+    "WebhookError",
+    "WebhookEvent",
+    "WebhookExpiredError",
+    "WebhookReplayedError",
+    "WebhookSignatureError",
+    "Webhooks",
 ]

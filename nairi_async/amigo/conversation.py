@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 from nairi_async._core import checks
 from nairi_async.amigo.finishing import ConversationStatus, finish_or_be_finished, read_status
 from nairi_async.amigo.interaction import Interaction, InteractionEnd
+from nairi_async.amigo.last_reply import find_last_reply, reply_ids
 from nairi_async.amigo.outgoing_message import OutgoingMessage, first_message, next_message
 from nairi_async.amigo.recovery import Recovery
 from nairi_async.amigo.sent_interaction import SentInteraction
 from nairi_async.amigo.stream import AmigoStream
-from nairi_async.errors import InvalidArgumentError
+from nairi_async.amigo.stream_deadline import StreamDeadline
+from nairi_async.errors import InvalidArgumentError, NairiError, WatchTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -157,6 +159,43 @@ class AmigoConversation:
             reply = await Recovery(self._api, turn, lock, self._locks.is_taken).settle(timeout)
             self._locks.settled(lock, turn, reply)
             return reply
+
+    async def last_reply(
+        self, *, after: AmigoReply | str | None = None, timeout: Duration | None = checks.DEFAULT_TIMEOUT
+    ) -> AmigoReply | None:
+        """Return the reply of the newest interaction of the conversation, whichever process sent its message.
+
+        It finds the reply to a message that a process had sent when it ended. Nothing is sent again. The service lists
+        an interaction when it is saved, so the messages are read for up to the session's `idle_timeout`.
+
+        Args:
+            after: The last reply that is known, or the id of one of its messages: only a later one counts. Without it
+                the newest reply that is listed is returned at once.
+            timeout: Seconds for the whole wait; `None` for no limit but `idle_timeout`.
+
+        Returns:
+            The reply; `None` only where that is certain, because the conversation is over or has not begun.
+
+        Raises:
+            InteractionUnknownError: nothing newer is listed, and an interaction may still be running.
+            WatchTimeoutError: the timeout is over.
+            InvalidArgumentError: `after` is no id, or this task still reads a stream of the conversation.
+            NairiError: the messages could not be read.
+        """
+        known = reply_ids(after)
+        deadline = StreamDeadline(self._api.executor.clock, checks.timeout(timeout))
+        try:
+            async with deadline.bound(), await self._lock.reserve():
+                lock = self._lock
+                return await find_last_reply(self._api, lock, known) if lock.id is not None else None
+        except TimeoutError as error:
+            if isinstance(error, NairiError):
+                raise
+            late = WatchTimeoutError("no reply was found within the timeout")
+            late.conversation_id = self.id
+            raise late from error
+        finally:
+            deadline.close()
 
     async def finish(self) -> None:
         """Finish the conversation, after the turns before; harmless if it is over, or never began.

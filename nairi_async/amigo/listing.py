@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from nairi_async._core.loop_lock import LoopLock
 from nairi_async.amigo.directory_models import ServiceInfo, UserInfo
 from nairi_async.amigo.models import AmigoMessage, ConversationInfo
-from nairi_async.errors import DecodeError
+from nairi_async.errors import DecodeError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Sequence
     from typing import Self
 
+    from nairi_async.amigo.models import Insights
     from nairi_async.amigo.wire import Page
 
 _T = TypeVar("_T")
@@ -110,3 +111,41 @@ class AmigoUsers(_Listing[UserInfo]):
     def _identity(row: Any) -> str:
         identity: str = row.user_id
         return identity
+
+
+class AmigoInsights:
+    """The insights of each interaction of a conversation, oldest first, as pairs of its id and `Insights`.
+
+    Made by `AmigoSession.conversation_insights`. A `__anext__` that was cancelled or failed can be called again; an
+    interaction of which the service knows no insights raises `NotFoundError` once, and is then left out.
+    """
+
+    def __init__(self, messages: AmigoMessages, read: Callable[[str], Awaitable[Insights]]) -> None:
+        self._messages = messages
+        self._read = read
+        self._seen: set[str] = set()
+        self._next: str | None = None
+        self._reading = LoopLock()
+
+    def __repr__(self) -> str:
+        return f"<AmigoInsights: {len(self._seen)} interactions so far>"
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[str, Insights]:
+        """Return the next interaction and its insights; one request for each, within the limit of the endpoint."""
+        async with self._reading:
+            while self._next is None:
+                interaction = (await anext(self._messages)).interaction_id
+                if interaction and interaction not in self._seen:
+                    self._seen.add(interaction)
+                    self._next = interaction
+            interaction = self._next
+            try:
+                insights = await self._read(interaction)
+            except NotFoundError:
+                self._next = None
+                raise
+            self._next = None
+            return interaction, insights

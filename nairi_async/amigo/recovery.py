@@ -151,9 +151,9 @@ class Recovery:
 
     async def _replies(self, conversation_id: str, earliest: float) -> list[AmigoReply]:
         page = await self._api.messages(conversation_id, [("sort_by", "-created_at"), ("limit", "50")])
-        rows: list[AmigoMessage] = sorted(page.rows, key=_created_at)
+        rows: list[AmigoMessage] = sorted(page.rows, key=created_at)
         groups = dict.fromkeys(row.interaction_id for row in rows if self._is_it(row, earliest))
-        replies = [_reply(conversation_id, [row for row in rows if row.interaction_id == group]) for group in groups]
+        replies = [reply_of(conversation_id, [row for row in rows if row.interaction_id == group]) for group in groups]
         self._unanswered = next((reply for reply in replies if reply.message_id is None), None)
         return [reply for reply in replies if reply.message_id is not None]
 
@@ -183,7 +183,7 @@ class Recovery:
         return earliest - _PRECISION
 
 
-def _reply(conversation_id: str, rows: Sequence[AmigoMessage]) -> AmigoReply:
+def reply_of(conversation_id: str, rows: Sequence[AmigoMessage]) -> AmigoReply:
     """Return the reply in the messages of one interaction; without `message_id` while the agent has said nothing."""
     replied = [row for row in rows if row.message_type == "agent-message"]
     asked = next((row for row in rows if row.message_type in {"user-message", "external-event"}), None)
@@ -202,5 +202,6 @@ def _is_since(created_at: object, earliest: float) -> bool:
     return timestamp is None or timestamp() >= earliest
 
 
-def _created_at(row: AmigoMessage) -> float:
+def created_at(row: AmigoMessage) -> float:
+    """Return when a message was made, in Unix time; 0 if the service did not say."""
     return row.created_at.timestamp() if row.created_at is not None else 0.0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nairi_async._core import checks as common
 from nairi_async.amigo import checks
-from nairi_async.amigo.listing import AmigoConversations, AmigoMessages
+from nairi_async.amigo.listing import AmigoConversations, AmigoInsights, AmigoMessages
 from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -163,6 +163,15 @@ class ResourceMethods:
         interaction = checks.identifier("interaction_id", interaction_id)
         insights: Insights = await self._api.insights(conversation, interaction)
         return insights
+
+    def conversation_insights(self, conversation_id: str) -> AmigoInsights:
+        """Iterate over the insights of a whole conversation: pairs of an interaction's id and its `Insights`.
+
+        Args:
+            conversation_id: The conversation.
+        """
+        conversation = checks.identifier("conversation_id", conversation_id)
+        return AmigoInsights(self.messages(conversation), lambda each: self._api.insights(conversation, each))
 
     async def starters(
         self,

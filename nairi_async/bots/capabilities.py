@@ -24,6 +24,21 @@ class HasAttachments(Protocol):
 
 
 @runtime_checkable
+class NamesMessages(Protocol):
+    """An answer of a service that names the messages of a turn, by which `RecallsReplies` recognises it."""
+
+    @property
+    def user_message_id(self) -> str | None:
+        """The prompt; `None` where the service did not name it."""
+        ...
+
+    @property
+    def message_id(self) -> str | None:
+        """The agent's message."""
+        ...
+
+
+@runtime_checkable
 class KnowsWhetherRunning(Protocol):
     """A dialogue that says whether a prompt may be running; one that follows `Dialogue` to the letter does."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import evolve, frozen
 
-from nairi_async.bots.capabilities import CanComplete, RecallsReplies
+from nairi_async.bots.capabilities import RecallsReplies
 from nairi_async.bots.chat_dialogue import open_dialogue
 from nairi_async.dialogue import Answer
 from nairi_async.errors import OutcomeUnknownError, TurnFailedError
@@ -112,12 +112,17 @@ class OpenPrompts:
         if not isinstance(dialogue, RecallsReplies):
             if record.prompt is None or not is_recovery:
                 return Outcome()
-            over = " when the agent next speaks" if isinstance(dialogue, CanComplete) else ""
-            raise OutcomeUnknownError(f"the service cannot be asked for the reply to an earlier message{over}")
+            raise OutcomeUnknownError("the service cannot be asked for the reply to an earlier message")
         deadline, wait = self._clock.monotonic() + self._arrival_time(record.prompt), _FIRST_WAIT
         while True:
             is_late = self._clock.monotonic() >= deadline
-            answer = await dialogue.last_reply(after=record.last_message_id, **options)
+            try:
+                answer = await dialogue.last_reply(after=record.last_message_id, **options)
+            except OutcomeUnknownError:
+                if is_recovery:
+                    raise
+                # The next prompt waits for the turn if it still runs.
+                return Outcome()
             if answer is not None or record.prompt is None:
                 return Outcome(answer)
             if is_late and record.last_message_id is None and is_recovery:

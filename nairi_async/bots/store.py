@@ -8,6 +8,7 @@ from uuid import uuid4
 from attrs import asdict, evolve, field, frozen
 
 from nairi_async._nairi.results import Reply
+from nairi_async.bots.capabilities import NamesMessages
 from nairi_async.errors import TurnFailedError
 
 if TYPE_CHECKING:
@@ -141,7 +142,9 @@ class Record:
 
 
 def message_id_of(outcome: Answer | TurnFailedError | None) -> str | None:
-    """Return the service's id of the prompt behind an outcome, if the service names it."""
+    """Return the service's id of the prompt behind an outcome, or of its reply, if the service names one."""
+    if isinstance(outcome, NamesMessages):
+        return outcome.user_message_id or outcome.message_id
     turn = outcome.turn if isinstance(outcome, Reply | TurnFailedError) else None
     return turn.message_id if turn else None
 

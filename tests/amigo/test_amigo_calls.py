@@ -21,6 +21,7 @@ from nairi_async import (
     DecodeError,
     InvalidArgumentError,
     NairiError,
+    NotFoundError,
     OutcomeUnknownError,
     RequestTimeoutError,
     RetryPolicy,
@@ -267,6 +268,18 @@ async def test_suggestions_and_insights(amigo: AmigoSession, service: AmigoSimul
     assert 2 <= len(starters) <= 3
     assert isinstance(starters[0], Starter)
     assert starters[0].prompt
+
+
+async def test_the_insights_of_a_whole_conversation(amigo: AmigoSession, service: AmigoSimulator) -> None:
+    """Each interaction once, oldest first; one that is not known is raised and then left out."""
+    dialogue = amigo.conversation(service.service_id)
+    replies = [await dialogue.ask(text) for text in ("a", "b", "c")]
+    service.refuse(404, on="insights")
+    insights = amigo.conversation_insights(str(dialogue.id))
+    with pytest.raises(NotFoundError):
+        await anext(insights)
+    found = [(interaction, each.current_state_name) async for interaction, each in insights]
+    assert found == [(reply.interaction_id, "main") for reply in replies[1:]]
 
 
 async def test_the_source_of_a_voice_message(amigo: AmigoSession, service: AmigoSimulator) -> None:
