@@ -50,7 +50,7 @@ asyncio.run(main())
 
 Because of that limit each visitor is a user of the organisation. One session serves them all: `as_user` gives cheap
 handles over its connections, its limits and its one queue of sign-ins. 200 visitors who come at once are all served, in
-the 40 minutes that 5 conversations a minute take, and nobody is refused; a session for each visitor serves 10 of them.
+the 40 minutes that 5 conversations a minute take, and none is refused; a session for each visitor serves 10 of them.
 
 ```python
 import asyncio
@@ -84,7 +84,7 @@ async def main() -> None:
 asyncio.run(main())
 ```
 
-* **A token is kept until it expires**, whatever handles there are, and with `tokens=` over a restart. The service
+* **A token is kept until it expires**, whichever handle asked for it, and with `tokens=` over a restart. The service
   allows 5 sign-ins a minute: without a store, a restart with 200 open conversations takes 40 minutes to sign in again.
 * **A key signs in only users whose role is less permissive than its own**
   (https://docs.amigo.ai/developer-guide/getting-started/authentication).

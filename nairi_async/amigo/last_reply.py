@@ -32,7 +32,7 @@ def reply_ids(after: AmigoReply | str | None) -> frozenset[str]:
     return ids
 
 
-async def find_last_reply(api: Api, lock: ConversationLock, after: frozenset[str]) -> AmigoReply | None:
+async def find_last_reply(calls: Api, lock: ConversationLock, after: frozenset[str]) -> AmigoReply | None:
     """Return the reply of the newest interaction of a conversation, unless one of its ids is in `after`.
 
     An interaction may be listed only when it has ended. So where the newest one is known already, or has no reply, the
@@ -43,11 +43,11 @@ async def find_last_reply(api: Api, lock: ConversationLock, after: frozenset[str
         InteractionUnknownError: after that time there is none, and an interaction may still be running.
     """
     assert lock.id is not None  # noqa: S101 - checked by the caller
-    clock, conversation_id, is_over = api.executor.clock, lock.id, lock.is_over
-    deadline = clock.monotonic() + api.idle_timeout
+    clock, conversation_id, is_over = calls.executor.clock, lock.id, lock.is_over
+    deadline = clock.monotonic() + calls.idle_timeout
     for wait in waits():
         try:
-            newest = await _newest(api, conversation_id)
+            newest = await _newest(calls, conversation_id)
         except NotFoundError:
             lock.finished()
             return None
@@ -62,22 +62,22 @@ async def find_last_reply(api: Api, lock: ConversationLock, after: frozenset[str
             error = InteractionUnknownError(f"{what}, and an interaction may still be running: look again later")
             error.conversation_id = conversation_id
             raise error
-        await api.sleep(min(wait, deadline - clock.monotonic()))
+        await calls.sleep(min(wait, deadline - clock.monotonic()))
         # Before the messages are read once more: what had ended by then is listed.
-        is_over = await _is_over(api, lock, conversation_id)
+        is_over = await _is_over(calls, lock, conversation_id)
     raise AssertionError("unreachable")  # pragma: no cover
 
 
-async def _newest(api: Api, conversation_id: str) -> list[AmigoMessage]:
+async def _newest(calls: Api, conversation_id: str) -> list[AmigoMessage]:
     """Return the messages of the newest interaction, oldest first."""
-    page = await api.messages(conversation_id, [("sort_by", "-created_at"), ("limit", "50")])
+    page = await calls.messages(conversation_id, [("sort_by", "-created_at"), ("limit", "50")])
     rows: list[AmigoMessage] = sorted(page.rows, key=created_at)
     return [row for row in rows if row.interaction_id == rows[-1].interaction_id]
 
 
-async def _is_over(api: Api, lock: ConversationLock, conversation_id: str) -> bool:
+async def _is_over(calls: Api, lock: ConversationLock, conversation_id: str) -> bool:
     if not lock.is_over:
-        status = await read_status(api, conversation_id)
+        status = await read_status(calls, conversation_id)
         if status in {ConversationStatus.FINISHED, ConversationStatus.GONE}:
             lock.finished()
     return lock.is_over

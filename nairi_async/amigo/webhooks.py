@@ -149,7 +149,7 @@ class Webhooks:
     def read(self, body: bytes, headers: Mapping[str, str]) -> WebhookEvent:
         """Verify a delivery, and return its event.
 
-        The comparison takes the same time whatever the signature is. Each process remembers what it has accepted, so a
+        The comparison takes the same time for every signature. Each process remembers what it has accepted, so a
         copy that reaches another process within `max_age` is not noticed: ignore an `idempotent_key` that was handled.
 
         Args:
