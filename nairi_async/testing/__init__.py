@@ -1,10 +1,67 @@
 """For tests of programs that use `nairi_async`: simulated services, scripted agents, faults and virtual time.
 
-With pytest the fixtures are there: `nairi`, a session on `nairi_simulator`; both share `nairi_clock`, which jumps
-over waits. They work with anyio's plugin, which is installed with this library, and with pytest-asyncio, strict or
-automatic. `@pytest.mark.nairi_simulator(faults=FaultPlan(rate=0.25))` sets the options of a test's simulator. A
-fixture `nairi_options` of your own returns settings of the session, such as `{"polling": Polling(delay=5)}`. A test
-that is marked for anyio needs pytest-asyncio in strict mode, its default.
+With pytest the fixtures are there: `nairi`, a session on `nairi_simulator`, and `amigo`, a session on
+`amigo_simulator`; they share `nairi_clock`, which jumps over waits. They work with anyio's plugin, which is installed
+with this library, and with pytest-asyncio, strict or automatic. `@pytest.mark.nairi_simulator(faults=FaultPlan(
+rate=0.25))` sets the options of a test's simulator, `@pytest.mark.amigo_simulator(script="Hello.")` those of Amigo's. A
+fixture `nairi_options`, or `amigo_options`, of your own returns settings of the session, such as `{"polling":
+Polling(delay=5)}`. A test that is marked for anyio needs pytest-asyncio in strict mode, its default.
+
+Code that makes its own session is tested in real time: `nairi_environment` is a simulator in a thread, to which
+`NAIRI_API_KEY` and `NAIRI_BASE_URL` are set; `amigo_environment` is the same for Amigo. Both work in any test, also in
+one that is not a coroutine, such as those of FastAPI's `TestClient`:
+
+```python
+from contextlib import asynccontextmanager
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from nairi_async import NairiSession
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI):
+    async with NairiSession() as app.state.nairi:
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.get("/ask")
+async def ask(prompt: str) -> str:
+    return (await app.state.nairi.ask("refunds", prompt)).text
+
+
+def test_the_app(nairi_environment):
+    nairi_environment.agent("refunds", "Refunded.")
+    with TestClient(app) as client:
+        assert client.get("/ask", params={"prompt": "Refund cus_123."}).json() == "Refunded."
+    nairi_environment.assert_asked("Refund cus_123.")
+
+
+@pytest.mark.anyio  # or pytest.mark.asyncio
+async def test_a_session_of_its_own(nairi_environment):
+    nairi_environment.agent("refunds", "Refunded.")
+    async with NairiSession() as nairi:
+        assert (await nairi.ask("refunds", "Refund cus_123.")).text == "Refunded."
+```
+
+And a test of Amigo, in virtual time:
+
+```python
+import pytest
+from nairi_async import InteractionVoidError
+from nairi_async.testing.amigo import Error, Speak
+
+
+@pytest.mark.anyio  # or pytest.mark.asyncio
+@pytest.mark.amigo_simulator(script=[Speak("One moment", every=30), Error()])
+async def test_an_interaction_that_fails(amigo, amigo_simulator):
+    with pytest.raises(InteractionVoidError):
+        await amigo.create_conversation(amigo_simulator.service_id, "Hello").reply()
+```
 
 Without pytest. Give the same clock to both sides; otherwise the test never ends:
 
@@ -81,8 +138,20 @@ async def main() -> None:
 asyncio.run(main())
 ```
 
-`AmigoSimulator` plays the streaming service; the steps of its scripts are in `nairi_async.testing.amigo`. For
-programs in other processes, in any language, `nairi-async simulate` prints the two variables to set.
+`AmigoSimulator` plays the streaming service; the steps of its scripts are in `nairi_async.testing.amigo`.
+`Simulator(concurrency=1)` has agents that run one turn at a time, as the vendor's daemon does by default.
+
+For programs in other processes, in any language, `nairi-async simulate` prints the variables to set; `in_thread` runs a
+simulator beside your test. `--script FILE` reads what agents do from a file of JSON, as `load_scripts` does:
+
+```json
+{
+  "my-agent": [{"tool": "Bash", "input": "ls", "seconds": 2}, {"say": "Refunded.", "after": 1}],
+  "twice": {"turns": ["First reply.", [{"fail": "out of disk", "after": 3}]]},
+  "words": {"prompts": {"refund": "Refunded.", "": "What do you mean?"}},
+  "endless": [{"thinking": "Hm."}, {"done": true, "after": "never"}]
+}
+```
 """
 
 from __future__ import annotations
@@ -105,8 +174,10 @@ from nairi_async.testing.script import (
     Thinking,
     Tool,
 )
+from nairi_async.testing.script_file import ScriptFileError, load_amigo_scripts, load_scripts
 from nairi_async.testing.simulator import Simulator
 from nairi_async.testing.state import RecordedPrompt
+from nairi_async.testing.thread import in_thread
 
 __all__ = [
     "AmigoQuirks",
@@ -121,6 +192,7 @@ __all__ = [
     "RecordedPrompt",
     "RecordedRequest",
     "Say",
+    "ScriptFileError",
     "Simulator",
     "Step",
     "Subagent",
@@ -129,4 +201,7 @@ __all__ = [
     "Tool",
     "VirtualClock",
     "in_memory_session",
+    "in_thread",
+    "load_amigo_scripts",
+    "load_scripts",
 ]

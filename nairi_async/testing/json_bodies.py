@@ -72,3 +72,10 @@ def texts(body: dict[str, Any], name: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise RefusedError(400, f"{name} must be an array of strings")
     return value
+
+
+def whole_number(value: object) -> int | None:
+    """Return a JSON number without a fraction, such as `8` or `8.0`, as JSON Schema defines an integer; else `None`."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -122,6 +122,8 @@ class Middleware:
 
     async def _handled(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
+            if request.method == hdrs.METH_OPTIONS:
+                return await _options(request, handler)
             return await self.access.handle(request, handler)
         except RefusedError as error:
             return self.access.error_response(error)
@@ -132,6 +134,15 @@ class Middleware:
         except web.HTTPException as error:
             copied = {str(name): error.headers[name] for name in _COPIED_HEADERS if name in error.headers}
             return self.access.error_response(RefusedError(error.status, error.reason.lower(), copied))
+
+
+async def _options(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Return the methods of an endpoint, as RFC 9110 defines OPTIONS; browsers send it without the key."""
+    try:
+        return await handler(request)
+    except web.HTTPMethodNotAllowed as error:
+        methods = {*error.allowed_methods, hdrs.METH_OPTIONS}
+        return web.Response(status=204, headers={hdrs.ALLOW: ", ".join(sorted(methods))})
 
 
 def bearer(request: web.Request) -> str:

@@ -1,4 +1,6 @@
-"""The fixtures `nairi`, `nairi_simulator` and `nairi_clock`, for pytest-asyncio and for anyio's plugin.
+"""The fixtures of pytest: sessions on simulators in virtual time, and simulators in real time, of both services.
+
+They work with pytest-asyncio and with anyio's plugin.
 
 The wheel contains this file as the module `_nairi_async_pytest`, outside the package: pytest imports its plugins in
 every project of an environment, before coverage measurement begins. So this module imports the package only when a test
@@ -13,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
 
     from nairi_async._nairi.session import NairiSession
-    from nairi_async.testing import Simulator, VirtualClock
+    from nairi_async.amigo import AmigoSession
+    from nairi_async.testing import AmigoSimulator, Simulator, VirtualClock
 
 MARKER = "nairi_simulator"
+AMIGO_MARKER = "amigo_simulator"
 _NEITHER = (
-    "the fixtures `nairi` and `nairi_simulator` need a test that runs on an event loop: an `async def` test with "
-    "@pytest.mark.anyio (anyio's plugin, which comes with nairi_async) or @pytest.mark.asyncio (pytest-asyncio)"
+    "the fixtures `nairi`, `amigo` and those of their simulators need a test that runs on an event loop: an `async def`"
+    " test with @pytest.mark.anyio (anyio's plugin, which comes with nairi_async) or @pytest.mark.asyncio (pytest-asyncio)"
 )
 
 
@@ -30,6 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         f"{MARKER}(**options): settings of this test's simulator, such as faults=, seed=; in_memory=True",
+    )
+    config.addinivalue_line(
+        "markers", f"{AMIGO_MARKER}(**options): settings of this test's simulator of Amigo, such as script=, quirks="
     )
     if config.pluginmanager.hasplugin("asyncio") and not config.pluginmanager.hasplugin("nairi_async_asyncio"):
         config.pluginmanager.register(_asyncio_fixtures(), "nairi_async_asyncio")
@@ -55,15 +62,58 @@ def nairi_options() -> dict[str, Any]:
 @pytest.fixture
 def nairi_simulator(request: pytest.FixtureRequest) -> Simulator:
     """Run a simulated service during the test; the marker `nairi_simulator(faults=…)` sets its options."""
-    simulator, _ = _running(request)
+    simulator: Simulator = _running(request)[0]
     return simulator
 
 
 @pytest.fixture
 def nairi(request: pytest.FixtureRequest) -> NairiSession:
     """Open a session on `nairi_simulator`, in virtual time."""
-    _, session = _running(request)
+    session: NairiSession = _running(request)[1]
     return session
+
+
+@pytest.fixture
+def nairi_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
+    """Run a simulated service in a thread, in real time, and set `NAIRI_API_KEY` and `NAIRI_BASE_URL` to it.
+
+    For code that makes its own session, and for tests that are not coroutines. Options as for `nairi_simulator`.
+    """
+    from nairi_async.testing import Simulator, in_thread  # noqa: PLC0415
+
+    with in_thread(Simulator(**_options(request, MARKER, virtual=False))) as simulator:
+        _set_environment(monkeypatch, simulator)
+        yield simulator
+
+
+@pytest.fixture
+def amigo_options() -> dict[str, Any]:
+    """Return settings of the session with Amigo; override this fixture to change them."""
+    return {}
+
+
+@pytest.fixture
+def amigo_simulator(request: pytest.FixtureRequest) -> AmigoSimulator:
+    """Run a simulated Amigo during the test; the marker `amigo_simulator(script=…)` sets its options."""
+    simulator: AmigoSimulator = _running(request, "_amigo")[0]
+    return simulator
+
+
+@pytest.fixture
+def amigo(request: pytest.FixtureRequest) -> AmigoSession:
+    """Open a session on `amigo_simulator`, in virtual time."""
+    session: AmigoSession = _running(request, "_amigo")[1]
+    return session
+
+
+@pytest.fixture
+def amigo_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[AmigoSimulator]:
+    """Run a simulated Amigo in a thread, in real time, and set the variables `AMIGO_…` to it."""
+    from nairi_async.testing import AmigoSimulator, in_thread  # noqa: PLC0415
+
+    with in_thread(AmigoSimulator(**_options(request, AMIGO_MARKER, virtual=False))) as simulator:
+        _set_environment(monkeypatch, simulator)
+        yield simulator
 
 
 @pytest.fixture
@@ -74,7 +124,15 @@ async def _nairi_on_anyio(
         yield running
 
 
-def _running(request: pytest.FixtureRequest) -> tuple[Simulator, NairiSession]:
+@pytest.fixture
+async def _amigo_on_anyio(
+    request: pytest.FixtureRequest, nairi_clock: VirtualClock, amigo_options: dict[str, Any]
+) -> AsyncGenerator[tuple[AmigoSimulator, AmigoSession]]:
+    async for running in _simulated_amigo(request, nairi_clock, amigo_options):
+        yield running
+
+
+def _running(request: pytest.FixtureRequest, service: str = "_nairi") -> tuple[Any, Any]:
     """Return the simulator and the session of a test, opened on the test's own event loop."""
     item = request.node
     # In pytest-asyncio's automatic mode a test may have both marks; then pytest-asyncio runs it.
@@ -82,9 +140,9 @@ def _running(request: pytest.FixtureRequest) -> tuple[Simulator, NairiSession]:
     if not inspect.iscoroutinefunction(getattr(item, "obj", None)):
         pytest.fail(_NEITHER, pytrace=False)
     if "anyio_backend" in request.fixturenames and not is_asyncio:
-        return request.getfixturevalue("_nairi_on_anyio")  # type: ignore[no-any-return]
+        return request.getfixturevalue(f"{service}_on_anyio")  # type: ignore[no-any-return]
     if is_asyncio and request.config.pluginmanager.hasplugin("nairi_async_asyncio"):
-        return request.getfixturevalue("_nairi_on_asyncio")  # type: ignore[no-any-return]
+        return request.getfixturevalue(f"{service}_on_asyncio")  # type: ignore[no-any-return]
     pytest.fail(_NEITHER, pytrace=False)
 
 
@@ -100,7 +158,27 @@ def _asyncio_fixtures() -> object:
             async for running in _simulated(request, nairi_clock, nairi_options):
                 yield running
 
+        @pytest_asyncio.fixture
+        async def _amigo_on_asyncio(
+            self, request: pytest.FixtureRequest, nairi_clock: VirtualClock, amigo_options: dict[str, Any]
+        ) -> AsyncGenerator[tuple[AmigoSimulator, AmigoSession]]:
+            async for running in _simulated_amigo(request, nairi_clock, amigo_options):
+                yield running
+
     return AsyncioFixtures()
+
+
+def _options(request: pytest.FixtureRequest, name: str, *, virtual: bool) -> dict[str, Any]:
+    """Return what the marker of a test sets; in real time a clock, and being in memory, have no meaning."""
+    marker = request.node.get_closest_marker(name)
+    options = dict(marker.kwargs) if marker else {}
+    return options if virtual else {key: value for key, value in options.items() if key not in {"clock", "in_memory"}}
+
+
+def _set_environment(monkeypatch: pytest.MonkeyPatch, simulator: Simulator | AmigoSimulator) -> None:
+    for name, value in simulator.environment.items():
+        monkeypatch.setenv(name, value)
+        monkeypatch.delenv(f"{name}_FILE", raising=False)
 
 
 async def _simulated(
@@ -109,8 +187,7 @@ async def _simulated(
     from nairi_async._nairi.session import NairiSession  # noqa: PLC0415
     from nairi_async.testing import Simulator, in_memory_session  # noqa: PLC0415
 
-    marker = request.node.get_closest_marker(MARKER)
-    simulated: dict[str, Any] = {"clock": clock, **(marker.kwargs if marker else {})}
+    simulated: dict[str, Any] = {"clock": clock, **_options(request, MARKER, virtual=True)}
     if simulated.pop("in_memory", False):
         simulator = Simulator(**simulated)
         async with in_memory_session(simulator, **options) as session:
@@ -120,3 +197,16 @@ async def _simulated(
         settings: dict[str, Any] = {"base_url": simulator.url, "clock": clock, **options}
         async with NairiSession(simulator.api_key, **settings) as session:
             yield simulator, session
+
+
+async def _simulated_amigo(
+    request: pytest.FixtureRequest, clock: VirtualClock, options: dict[str, Any]
+) -> AsyncGenerator[tuple[AmigoSimulator, AmigoSession]]:
+    from nairi_async.amigo import AmigoSession  # noqa: PLC0415
+    from nairi_async.testing import AmigoSimulator  # noqa: PLC0415
+
+    async with (
+        AmigoSimulator(**{"clock": clock, **_options(request, AMIGO_MARKER, virtual=True)}) as simulator,
+        AmigoSession(**{**simulator.settings, "clock": clock, **options}) as session,
+    ):
+        yield simulator, session

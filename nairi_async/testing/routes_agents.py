@@ -9,7 +9,7 @@ from aiohttp import web
 from attrs import frozen
 
 from nairi_async.clock import Clock
-from nairi_async.testing.json_bodies import RefusedError, flag, json_response, read_object, required_text
+from nairi_async.testing.json_bodies import RefusedError, flag, json_response, read_object, required_text, whole_number
 from nairi_async.testing.state import NairiState
 from nairi_async.testing.views import View
 
@@ -47,8 +47,8 @@ class AgentRoutes:
         """Create an agent."""
         body = await read_object(request)
         name = required_text(body, "name")
-        instances = body.get("instances_count", 1)
-        if type(instances) is not int or instances < 1:
+        instances = whole_number(body.get("instances_count", 1))
+        if instances is None or instances < 1:
             raise RefusedError(400, "instances_count must be a positive integer")
         changes = _changes(body)
         agent = self.state.make_agent(self._free_slug(name), self.clock.time(), name=name)

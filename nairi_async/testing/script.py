@@ -170,6 +170,8 @@ class Tool(ScriptStep):
     """Its id; generated unless given."""
     parent_tool_use_id: str | None = field(default=None, kw_only=True, validator=optional(instance_of(str)))
     """The id of the tool call whose subagent made this one."""
+    description: str | None = field(default=None, kw_only=True, validator=optional(instance_of(str)))
+    """What the call is for, as the agent says: `tool_description`, which the service has for `Bash`."""
 
 
 @frozen

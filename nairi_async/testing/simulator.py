@@ -33,7 +33,8 @@ class Simulator(Server):
     """An HTTP server that follows Nairi's documentation (https://nairi.ai/docs/api), and `quirks` elsewhere.
 
     Use it in `async with`. The agent `my-agent` always exists. Any other slug that a start names becomes an agent with
-    a default script; with `strict_agents` an unknown agent is a 404. Equal seeds and equal calls make equal ids.
+    a default script; with `strict_agents` an unknown agent is a 404. With `concurrency=1` each agent runs one turn at a
+    time, as the vendor's daemon does by default; `None` is any number. Equal seeds and equal calls make equal ids.
     `faults` make a share of the requests fail.
 
     With a `VirtualClock`, scripts of hours take milliseconds. Give the same clock to the simulator and to the session;
@@ -51,12 +52,13 @@ class Simulator(Server):
         seed: int = 0,
         agents: Mapping[str, Script] | None = None,
         strict_agents: bool = False,
+        concurrency: int | None = None,
         faults: FaultPlan | None = None,
     ) -> None:
         super().__init__(host, port, clock)
         self.api_key = api_key
         """The one valid key; assign another to revoke it."""
-        self._state = NairiState(quirks, IdMaker(seed), strict_agents)
+        self._state = NairiState(quirks, IdMaker(seed), strict_agents, concurrency)
         self._configure(_AccessPolicy(self), application_routes(self._state, self._clock))
         self.faults = faults or FaultPlan()
         for slug, script in {DEFAULT_AGENT: default_script, **(agents or {})}.items():
@@ -114,8 +116,8 @@ class Simulator(Server):
     ) -> Self:
         """Create an agent, or change the one with that slug for its next turns; return the simulator.
 
-        At most `instances` turns run at a time, any number if `None`; others are `queued` until one ends. Each turn is
-        queued for at least `queued` seconds.
+        At most `instances` turns run at a time, by default the simulator's `concurrency`; others are `queued` until one
+        ends. Each turn is queued for at least `queued` seconds.
         """
         if not callable(script):
             steps_of(script, "", 1)
@@ -123,7 +125,7 @@ class Simulator(Server):
         agent = known or self._state.make_agent(slug, self._clock.time(), name=name)
         agent.script, agent.description, agent.system_prompt = script, description, system_prompt
         agent.name = name or agent.name
-        agent.set_capacity(instances, queued)
+        agent.set_capacity(self._state.concurrency if instances is None else instances, queued)
         return self
 
     def attachment(self, filename: str, data: bytes) -> str:

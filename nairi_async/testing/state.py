@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 
 from nairi_async.testing.jobs import Agent, Job
 from nairi_async.testing.json_bodies import RefusedError
-from nairi_async.testing.script import steps_of
+from nairi_async.testing.script import Script, default_script, steps_of
 from nairi_async.testing.timeline import MessageVersion, ScriptedMessage, TurnTimeline, error_notice, play_script
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class NairiState:
     quirks: Quirks
     ids: IdMaker
     strict_agents: bool = False
+    concurrency: int | None = None
+    script: Script = default_script
     agents: dict[str, Agent] = field(factory=dict)
     jobs: dict[str, Job] = field(factory=dict)
     messages: dict[str, ScriptedMessage] = field(factory=dict)
@@ -83,7 +85,8 @@ class NairiState:
 
     def make_agent(self, slug: str, now: float, *, name: str | None = None) -> Agent:
         """Create an agent with that slug, and replace any that had it."""
-        agent = Agent(self.ids.make("cci", now), slug, name or slug, now, now)
+        agent = Agent(self.ids.make("cci", now), slug, name or slug, now, now, self.script)
+        agent.set_capacity(self.concurrency)
         self.agents[slug] = agent
         return agent
 

@@ -143,15 +143,16 @@ class _ScriptPlayer:
         common: dict[str, object] = {"tool_name": step.name, "tool_input": step.input, "tool_use_id": use_id}
         if step.parent_tool_use_id is not None:
             common["parent_tool_use_id"] = step.parent_tool_use_id
+        described = {} if step.description is None else {"tool_description": step.description}
         begin, end = self.at, self.at + step.seconds
-        self._progress(self._of_turn({"progress_type": "tool_use", **common, "tool_status": "running"}))
+        self._progress(self._of_turn({"progress_type": "tool_use", **common, **described, "tool_status": "running"}))
         if step.heartbeat:
             for elapsed in takewhile(lambda elapsed: elapsed < step.seconds, HEARTBEATS):
                 self.at = begin + elapsed
                 summary = f"{step.name} is still running ({elapsed} s)"
                 self._progress(self._of_turn({"progress_type": "tool_heartbeat", "summary": summary, **common}))
         self.at = end
-        result = {"tool_output": step.output, "tool_status": step.status}
+        result = {**described, "tool_output": step.output, "tool_status": step.status}
         self._progress(self._of_turn({"progress_type": "tool_use", **common, **result}))
 
 

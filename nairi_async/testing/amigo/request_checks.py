@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from aiohttp import BodyPartReader, hdrs
 from aiohttp.http_exceptions import HttpProcessingError
 
+from nairi_async.testing import json_bodies
 from nairi_async.testing.amigo.state import UserMessage
 from nairi_async.testing.json_bodies import RefusedError
 
@@ -141,8 +142,8 @@ def text(body: Mapping[str, Any], name: str, default: str | None = None, *, shor
 
 def whole_number(body: Mapping[str, Any], name: str, lowest: int, highest: int) -> int:
     """Return a required whole number within bounds."""
-    value = body.get(name)
-    if type(value) is not int or not lowest <= value <= highest:
+    value = json_bodies.whole_number(body.get(name))
+    if value is None or not lowest <= value <= highest:
         invalid(f"{name} must be an integer from {lowest} to {highest}")
     return value
 

@@ -205,6 +205,8 @@ class _AccessPolicy:
         now, endpoint = self._clock.time(), request.match_info.route.name
         response_lost = await self._faults.apply(endpoint, self._clock)
         if endpoint is None:
+            # Without a token nothing is said about what there is.
+            self._state.user_of(bearer(request), now)
             return await handler(request)
         user = "" if endpoint == "sign_in" else self._state.user_of(bearer(request), now)
         if request.match_info["organization"] != self._state.credentials.organization:
