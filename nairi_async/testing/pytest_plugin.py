@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 MARKER = "nairi_simulator"
 AMIGO_MARKER = "amigo_simulator"
 _NEITHER = (
-    "the fixtures `nairi`, `amigo` and those of their simulators need a test that runs on an event loop: an `async def`"
-    " test with @pytest.mark.anyio (anyio's plugin, which comes with nairi_async) or @pytest.mark.asyncio (pytest-asyncio)"
+    "the fixtures `nairi`, `amigo` and those of their simulators need a test that runs on an event loop: an"
+    " `async def` test with @pytest.mark.anyio (anyio's plugin, which comes with nairi_async) or"
+    " @pytest.mark.asyncio (pytest-asyncio)"
 )
 
 

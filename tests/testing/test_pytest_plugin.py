@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import nairi_async.testing
 from nairi_async.testing import Simulator
 
 # Plugins of the environment that these projects do not need, and that take seconds to import.
@@ -66,6 +67,26 @@ class TestInAClass:
     @MARK
     async def test_options(self, nairi):
         assert nairi._executor.request_timeout == 7.0
+
+@MARK
+@pytest.mark.amigo_simulator(script="Hello there")
+async def test_amigo(amigo, amigo_simulator, nairi_clock):
+    assert (await amigo.create_conversation(amigo_simulator.service_id, "Hi").reply()).text == "Hello there"
+    assert [asked.message for asked in amigo_simulator.asked] == ["Hi"]
+    assert amigo._executor.clock is nairi_clock
+
+@MARK
+@pytest.mark.nairi_simulator(strict_agents=True, concurrency=1)
+async def test_code_that_makes_its_own_session(nairi_environment, amigo_environment):
+    from nairi_async import AgentNotFoundError, NairiSession
+    from nairi_async.amigo import AmigoSession
+    async with NairiSession() as nairi, AmigoSession() as amigo:
+        nairi_environment.agent("quick", "Hi")
+        assert (await nairi.ask("quick", "go")).text == "Hi"
+        with pytest.raises(AgentNotFoundError):
+            await nairi.start("other", "go")
+        assert (await amigo.create_conversation(amigo_environment.service_id).reply()).text
+    nairi_environment.assert_asked("go")
 """
 MODES = {
     "anyio": ("@pytest.mark.anyio", "@pytest.fixture", ["-p", "no:asyncio"]),
@@ -107,7 +128,7 @@ def test_the_fixtures_work_with_each_plugin(tmp_path: Path, mode: str) -> None:
     """Sessions live on the test's own loop, in virtual time, one for each test, and can be set up as the user likes."""
     mark, fixture, options = MODES[mode]
     ran = run(tmp_path, TESTS.replace("@MARK", mark).replace("@FIXTURE", fixture), *options)
-    assert (ran.returncode, "6 passed" in ran.stdout) == (0, True), ran.stdout
+    assert (ran.returncode, "8 passed" in ran.stdout) == (0, True), ran.stdout
 
 
 @pytest.mark.parametrize("test", ["def test_sync(nairi): pass", "async def test_unmarked(nairi_simulator): pass"])
@@ -119,12 +140,18 @@ def test_a_test_without_a_loop_fails_with_one_sentence(tmp_path: Path, test: str
     assert "pytest_plugin.py" not in ran.stdout
 
 
-def test_the_test_in_the_readme_runs(tmp_path: Path) -> None:
-    """As it is printed."""
-    blocks = [block.split("```")[0] for block in README.read_text().split("```python\n")[1:]]
-    (code,) = [block for block in blocks if "def test_" in block]
-    ran = run(tmp_path, code, "-p", "no:asyncio")
-    assert ran.returncode == 0, ran.stdout
+@pytest.mark.parametrize("mode", ["anyio", "strict"])
+def test_the_tests_in_the_readme_and_the_guide_run(tmp_path: Path, mode: str) -> None:
+    """As they are printed, for anyio and, with the other mark, for pytest-asyncio."""
+    texts = (README.read_text(), nairi_async.testing.__doc__ or "")
+    blocks = [block.split("```")[0] for text in texts for block in text.split("```python\n")[1:]]
+    codes = [block for block in blocks if "def test_" in block]
+    for number, code in enumerate(codes):
+        marked = code.replace("@pytest.mark.anyio  # or pytest.mark.asyncio", MODES[mode][0])
+        (tmp_path / f"test_{number}.py").write_text(marked)
+    # What Starlette says about its own dependency is not ours.
+    ran = run(tmp_path, "", *MODES[mode][2], "-W", "ignore:Using `httpx`")
+    assert (ran.returncode, len(codes), "4 passed" in ran.stdout) == (0, 3, True), ran.stdout
 
 
 def test_the_plugin_costs_nothing_where_it_is_not_used() -> None:
