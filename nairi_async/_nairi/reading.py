@@ -11,7 +11,7 @@ from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.request import Request
 from nairi_async._nairi import arguments, wire
 from nairi_async._nairi.many import WatchMany
-from nairi_async._nairi.polling.replica_lag import read_through_lag
+from nairi_async._nairi.polling.replica_lag import through_replica_lag
 from nairi_async.models import Turn
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class ReadingMethods:
         """
         id_ = arguments.message_id(message_id)
         read = partial(self._executor.call, Request(method="GET", path=path("messages", id_)), wire.decode_message)
-        message = await read_through_lag(self._context, id_, read)
+        message = await through_replica_lag(self._context, id_, read)
         self._meter.count_final([message])
         return message
 
@@ -58,7 +58,7 @@ class ReadingMethods:
         location = path("conversations", job, "messages")
         decode = partial(wire.decode_timeline, progress=checks.flag("progress", progress))
         read = partial(self._executor.call, Request(method="GET", path=location), decode)
-        messages = list(await read_through_lag(self._context, job, read))
+        messages = list(await through_replica_lag(self._context, job, read))
         self._meter.count_final(messages)
         return messages
 

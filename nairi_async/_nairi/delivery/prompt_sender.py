@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, evolve, field
@@ -14,6 +15,7 @@ from nairi_async._core.request import CallState, Request
 from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME, Reconciler, SearchWindow
 from nairi_async._nairi.polling.context import TurnOrigin
+from nairi_async._nairi.polling.replica_lag import through_replica_lag
 from nairi_async._nairi.wire import decode_turn, encode_continue, encode_start
 from nairi_async.errors import InvalidArgumentError, NairiError, NotFoundError, OutcomeUnknownError
 from nairi_async.hooks import TurnStarted
@@ -170,7 +172,10 @@ class PendingPrompt:
         job_id = self._fingerprint.job_id
         previous = None if job_id is None else context.latest_prompt(job_id)
         try:
-            turn = await context.executor.call(self._request, decode_turn, deadline=deadline, state=self._call)
+            if job_id is None:
+                turn = await self._call_once(deadline)
+            else:
+                turn = await through_replica_lag(context, job_id, partial(self._call_once, deadline), deadline=deadline)
         except OutcomeUnknownError:
             self.is_lost = True
             raise
@@ -196,6 +201,15 @@ class PendingPrompt:
             # A 404 to a new conversation can only mean its agent.
             await self._sender.agents.explain(self._agent_id, not_found)
         raise not_found
+
+    async def _call_once(self, deadline: float) -> Turn:
+        executor = self._sender.context.executor
+        try:
+            return await executor.call(self._request, decode_turn, deadline=deadline, state=self._call)
+        except NotFoundError:
+            # Refused: a cancellation before the next attempt does not make the prompt a lost one.
+            self._call.write_started = False
+            raise
 
     def _accept(self, turn: Turn, origin: TurnOrigin) -> Turn:
         context = self._sender.context

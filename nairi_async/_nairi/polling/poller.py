@@ -10,7 +10,7 @@ from attrs import define, evolve, frozen
 
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.retry import is_transient
-from nairi_async._nairi.polling.replica_lag import read_through_lag
+from nairi_async._nairi.polling.replica_lag import through_replica_lag
 from nairi_async._nairi.polling.schedule import Schedule
 from nairi_async._nairi.polling.subscription import Subscription
 from nairi_async.errors import NairiError, WatchTimeoutError
@@ -172,7 +172,7 @@ class Poller:
         try:
             if not may_lag:
                 return await read_once()
-            return await read_through_lag(context, self.target.job_id, read_once, deadline=self._deadline)
+            return await through_replica_lag(context, self.target.job_id, read_once, deadline=self._deadline)
         except NairiError as error:
             if self._is_over and is_transient(error, idempotent=True, unreadable=True):
                 raise self.target.timeout_error() from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-def lagging(simulator: Simulator, clock: VirtualClock, seconds: float, path: str = "/messages") -> None:
-    """Let reads whose path holds `path` get 404 for so long from now on."""
+def lagging(
+    simulator: Simulator, clock: VirtualClock, seconds: float, path: str = "/messages", method: str = "GET"
+) -> None:
+    """Let requests whose path holds `path` get 404 for so long from now on."""
     until = clock.monotonic() + seconds
 
     async def not_found(request: web.Request) -> web.StreamResponse | None:
-        is_read = request.method == "GET" and path in request.path
-        return web.json_response({"error": "not found"}, status=404) if is_read and clock.monotonic() < until else None
+        is_missed = request.method == method and path in request.path and clock.monotonic() < until
+        return web.json_response({"error": "not found"}, status=404) if is_missed else None
 
     simulator.intercept = not_found
 
@@ -95,6 +98,39 @@ async def test_a_new_prompt_of_an_old_conversation_may_lag_too(
     await clock.sleep(100)
     lagging(simulator, clock, 2, "/messages/")
     assert (await conversation.ask("more")).text == "done"
+
+
+async def test_a_prompt_for_a_new_conversation_that_is_not_found_is_sent_again(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock
+) -> None:
+    """A 404 refuses the prompt, so it is sent again while the conversation is new, and runs once."""
+    turn = await nairi.start("my-agent", "go")
+    lagging(simulator, clock, 2, "/continue", "POST")
+    await nairi.continue_(turn.job_id, "more")
+    assert [asked.prompt for asked in simulator.prompts] == ["go", "more"]
+    lagging(simulator, clock, 1e6, "/continue", "POST")
+    started_at = clock.monotonic()
+    with pytest.raises(NotFoundError):
+        await nairi.continue_(turn.job_id, "even more")
+    assert clock.monotonic() - started_at < 20
+    assert len(simulator.prompts) == 2
+
+
+async def test_a_prompt_cancelled_before_it_is_sent_again_is_not_lost(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock
+) -> None:
+    """The service has refused it, so the conversation goes on at once."""
+    conversation = nairi.conversation("my-agent")
+    await conversation.ask("go")
+    lagging(simulator, clock, 2, "/continue", "POST")
+    asking = asyncio.create_task(conversation.ask("more"))
+    await clock.sleep(1)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert any(request.status == 404 for request in simulator.requests)
+    assert await conversation.ask("more")
+    simulator.assert_asked("go", "more")
 
 
 async def test_what_is_not_found_for_long_is_raised(
