@@ -23,7 +23,10 @@ class ClosingSignal:
 
     def __init__(self, is_closed_by_owner: Callable[[], bool] | None = None) -> None:
         self._is_closed_by_owner = is_closed_by_owner
+        self.on_closed_by_owner: Callable[[], object] | None = None
+        """Called when the owner of a lent pool has closed it: aiohttp then never wakes who reads a stream."""
         self._waits: set[asyncio.Timeout] = set()
+        self._open_streams = 0
         self._timer: asyncio.TimerHandle | None = None
 
     async def wait(self, awaitable: Awaitable[_T]) -> _T:
@@ -45,6 +48,15 @@ class ClosingSignal:
         finally:
             self._waits.discard(scope)
 
+    def stream_opened(self) -> None:
+        """Note that a stream is open, which may be read for minutes."""
+        self._open_streams += 1
+        self._watch()
+
+    def stream_closed(self) -> None:
+        """Note that it is not open any more."""
+        self._open_streams -= 1
+
     def wake(self) -> None:
         """End all waits: the session is closed."""
         waits, self._waits = self._waits, set()
@@ -52,7 +64,7 @@ class ClosingSignal:
             scope.reschedule(0)
 
     def _watch(self) -> None:
-        """Look at a lent pool from time to time while something waits."""
+        """Look at a lent pool from time to time while something waits or is read."""
         if self._is_closed_by_owner is not None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_CHECK_EVERY, self._check)
 
@@ -60,7 +72,9 @@ class ClosingSignal:
         self._timer = None
         if self._is_closed_by_owner is not None and self._is_closed_by_owner():
             self.wake()
-        elif self._waits:
+            if self.on_closed_by_owner is not None:
+                self.on_closed_by_owner()
+        elif self._waits or self._open_streams:
             self._watch()
 
 

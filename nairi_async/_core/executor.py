@@ -225,7 +225,13 @@ class RequestExecutor:
 
     def _open_stream(self, request: Request, response: Response) -> Stream:
         assert response.stream is not None  # noqa: S101 - a success of a request that asked for a stream
-        return Stream(response.stream, lambda: self.limiter.release(request.bucket), self._counters)
+        self.closing.stream_opened()
+
+        def release() -> None:
+            self.closing.stream_closed()
+            self.limiter.release(request.bucket)
+
+        return Stream(response.stream, release, self._counters)
 
     def _decode(self, request: Request, response: Response, decode: Callable[[bytes], _T]) -> _T:
         try:

@@ -267,6 +267,8 @@ class ConversationLocks:
         lock = self._by_id.get(conversation_id)
         if lock is None:
             lock = self._by_id[conversation_id] = ConversationLock(conversation_id)
+            # A process that has ended may have left a call running.
+            lock.may_be_busy = True
         self._keep(conversation_id, lock)
         return lock
 

@@ -31,7 +31,7 @@ class _Queue:
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.callers = 0
-        self.unfinished: AmigoConversation | None = None
+        self.unfinished: list[AmigoConversation] = []
 
 
 class OneShots:
@@ -52,7 +52,7 @@ class OneShots:
             async with queue.lock:
                 # One that cannot be finished may prevent the next one; then the service says so.
                 await _finish_quietly(queue)
-                queue.unfinished = conversation
+                queue.unfinished.append(conversation)
                 try:
                     return await conversation.ask(prompt, timeout=timeout)
                 finally:
@@ -61,7 +61,7 @@ class OneShots:
                         await self._finish_soon(queue)
         finally:
             queue.callers -= 1
-            if not queue.callers and queue.unfinished is None:
+            if not queue.callers and not queue.unfinished:
                 del self._queues[whose]
 
     async def _finish_soon(self, queue: _Queue) -> None:
@@ -78,18 +78,16 @@ class OneShots:
             group.cancel_scope.cancel()
 
 
-async def _finish(queue: _Queue) -> None:
-    if queue.unfinished is not None:
-        await queue.unfinished.finish()
-        queue.unfinished = None
-
-
 async def _finish_quietly(queue: _Queue) -> None:
-    try:
-        await _finish(queue)
-    except NairiError as error:
-        # The next prompt tries again.
-        log.warning("a conversation could not be finished: %s", error)
+    """Finish what is left, the last first: it is the one that may prevent the next conversation."""
+    for conversation in reversed(tuple(queue.unfinished)):
+        try:
+            await conversation.finish()
+        except NairiError as error:
+            # The next prompt tries again.
+            log.warning("a conversation could not be finished: %s", error)
+        else:
+            queue.unfinished.remove(conversation)
 
 
 def _is_cancelling() -> bool:

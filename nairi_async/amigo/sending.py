@@ -163,11 +163,11 @@ class Sending:
                 return await self._api.executor.stream(request, state=self._call)
             except ConflictError as conflict:
                 conversation_id = self.lock.id
-                if not was_busy or conversation_id is None or request.is_spent:
+                if conversation_id is None:
                     raise
                 self._call.write_started = False
                 await explain_conflict(self._api, self.lock, conversation_id, conflict)
-                if clock.monotonic() >= deadline:
+                if not was_busy or request.is_spent or clock.monotonic() >= deadline:
                     raise
             await self._api.sleep(min(wait, deadline - clock.monotonic()))
         raise AssertionError("unreachable")  # pragma: no cover

@@ -164,6 +164,7 @@ class AmigoSession(ConversationMethods, ServiceSession):
             hooks=hooks,
         )
         self._api = Api(self._executor, organization, user, tokens_of_user, idle_timeout=idle_timeout)
+        self._closing.on_closed_by_owner = self._api.close
         self._locks = ConversationLocks()
         self._one_shots = OneShots(self._executor.clock)
 
