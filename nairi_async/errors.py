@@ -22,6 +22,7 @@
     │   ├── InteractionUnknownError  … because a streamed reply broke off
     │   ├── ServerOutcomeError       … because the response was a 5xx (also a ServerError)
     │   └── UnreadableOutcomeError   … because the response was unreadable (also a DecodeError)
+    ├── JournalError                 a session cannot use the file of its keys; the recorded turns are kept
     ├── LedgerError                  a batch cannot use its ledger or its output; the recorded entries are kept
     │   └── OtherPromptsError        the ledger was begun with other prompts
     ├── InteractionVoidError         an interaction failed, and the service saved nothing
@@ -60,6 +61,7 @@ __all__ = [
     "InteractionUnknownError",
     "InteractionVoidError",
     "InvalidArgumentError",
+    "JournalError",
     "LedgerError",
     "NairiError",
     "NotAnApiJobError",
@@ -81,8 +83,9 @@ __all__ = [
     "WatchTimeoutError",
 ]
 
-# attrs builds each class. `auto_exc` keeps the fields in `args`, which pickle and copy need; it works with positional
-# fields only. The classes are not slotted, since an exception has a `__dict__` anyway and several bases must combine.
+# attrs builds each class with fields. `auto_exc` keeps the fields in `args`, which pickle and copy need; it works with
+# positional fields only. The classes are not slotted, since an exception has a `__dict__` anyway and several bases must
+# combine.
 
 
 class NairiError(Exception):
@@ -100,24 +103,20 @@ class NairiError(Exception):
 
 
 @define(auto_exc=True, slots=False)
-class ConfigurationError(NairiError, ValueError):
+class _PlainError(NairiError):
+    message: str
+
+
+class ConfigurationError(_PlainError, ValueError):
     """The settings of a session or a policy are invalid."""
 
-    message: str
 
-
-@define(auto_exc=True, slots=False)
-class InvalidArgumentError(NairiError, ValueError):
+class InvalidArgumentError(_PlainError, ValueError):
     """An argument is invalid; nothing was sent."""
 
-    message: str
 
-
-@define(auto_exc=True, slots=False)
-class SessionClosedError(NairiError):
+class SessionClosedError(_PlainError):
     """A session, batch, store or stream was used before it was opened, after it was closed, or in another loop."""
-
-    message: str
 
 
 @define(auto_exc=True, slots=False)
@@ -221,11 +220,8 @@ class AgentNotFoundError(NotFoundError):
         return f"{text}; did you mean {', '.join(self.close_names)}?" if self.close_names else text
 
 
-@define(auto_exc=True, slots=False)
-class AttachmentExistsError(NairiError, FileExistsError):
+class AttachmentExistsError(_PlainError, FileExistsError):
     """An attachment was not saved, because a file of that name exists."""
-
-    message: str
 
 
 @define(auto_exc=True, slots=False)
@@ -288,21 +284,29 @@ class UnreadableOutcomeError(OutcomeUnknownError, DecodeError):
 
 
 @define(auto_exc=True, slots=False)
-class LedgerError(NairiError):
-    """The ledger of a batch, or the file of its replies, cannot be used or written.
-
-    The batch sends nothing more, and the ledger keeps its entries. Run the batch again once the cause is fixed.
-    """
-
+class _FileError(NairiError):
     message: str
     file: str = ""
-    """Path of the ledger or the output."""
+    """Path of the file."""
 
     def __str__(self) -> str:
         return f"{self.file}: {self.message}" if self.file else self.message
 
 
-@define(auto_exc=True, slots=False)
+class LedgerError(_FileError):
+    """The ledger of a batch, or the file of its replies, cannot be used or written.
+
+    The batch sends nothing more, and the ledger keeps its entries. Run the batch again once the cause is fixed.
+    """
+
+
+class JournalError(_FileError):
+    """The journal of a session, which holds its durable keys, cannot be used or written; recorded turns are kept.
+
+    The prompt of the failed call may run: call again with its key once the cause is fixed, and it is looked up.
+    """
+
+
 class OtherPromptsError(LedgerError):
     """The batch's ledger was begun with other prompts. Nothing was sent."""
 
@@ -375,25 +379,16 @@ class AlreadyAskedError(NairiError):
     """The service's id of the chat's dialogue; `None` if it is unknown or the dialogue has ended."""
 
 
-@define(auto_exc=True, slots=False)
-class ChatBusyError(NairiError):
+class ChatBusyError(_PlainError):
     """Too many prompts of the chat are waiting; this one was not accepted."""
 
-    message: str
 
-
-@define(auto_exc=True, slots=False)
-class TooManyStreamsError(NairiError):
+class TooManyStreamsError(_PlainError):
     """The web application has reached its limit of open event streams; this one was not opened."""
 
-    message: str
 
-
-@define(auto_exc=True, slots=False)
-class StoreError(NairiError):
+class StoreError(_PlainError):
     """A bot's records of its chats could not be read or written; the prompt was not sent."""
-
-    message: str
 
 
 def _with_hint(text: str, hint: str) -> str:

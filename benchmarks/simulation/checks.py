@@ -102,14 +102,15 @@ class Session:
         self.process, self.plan = process, process.universe.plan
         self.chance: Random = self.plan.random(f"{purpose} {process.universe.time.now}")
 
-    def open(self) -> NairiSession:
-        """Return a session with drawn settings."""
+    def open(self, **settings: Any) -> NairiSession:
+        """Return a session with drawn settings, and these."""
         chance = self.plan.random("settings")
         return self.process.session(
             retry=RetryPolicy(attempts=chance.choice((1, 3, 8)), total=chance.choice((5.0, 60.0))),
             polling=Polling(delay=chance.choice((0.2, 1.0, 5.0))),
             request_timeout=chance.choice((2.0, 10.0)),
             max_connections=chance.choice((1, 3, 100)),
+            **settings,
         )
 
     async def maybe_cancelled(self, call: Awaitable[Any]) -> Any:

@@ -11,6 +11,7 @@ from nairi_async.batch import Batch
 from nairi_async.bots import AlreadyAskedError, Chats, SQLiteStore
 from nairi_async.errors import LedgerError, StoreError
 from simulation.checks import AGENT, LIVES, PATIENCE, Checks, Session, whole_reply
+from simulation.keyed_lives import KeyLives
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -229,4 +230,4 @@ class ChatLives:
         return any(text == whole or (is_late and text and set(text.split("\n\n")) <= parts) for text in texts)
 
 
-MANY_LIVES: Final[dict[str, Callable[[Universe], Any]]] = {"batch": BatchLives, "chats": ChatLives}
+MANY_LIVES: Final[dict[str, Callable[[Universe], Any]]] = {"batch": BatchLives, "chats": ChatLives, "keys": KeyLives}

@@ -13,7 +13,7 @@ from nairi_async.testing.faults import FAULT_KINDS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PROGRAMS: Final = ("ask", "watch", "conversation", "ask_many", "batch", "chats")
+PROGRAMS: Final = ("ask", "watch", "conversation", "ask_many", "batch", "chats", "keys")
 
 HAZARDS: Final = (
     "faults", "gateways", "cancels", "crashes", "errors", "lags", "orders", "skews", "holds", "latency", "queues",

@@ -31,6 +31,7 @@ from attrs import evolve
 import nairi_async.batch.writer
 import nairi_async.bots.sqlite_store
 from nairi_async import NairiSession
+from nairi_async._core import commit_thread
 from nairi_async.testing import FaultPlan, Simulator, in_memory_session
 from nairi_async.testing.deterministic import DeterministicLoop, InlineExecutor, LoopClock, StuckError, VirtualTime
 
@@ -256,6 +257,8 @@ class Process:
         changes: list[tuple[Any, str, Any]] = [
             (writer, "Thread", Thread),
             (writer, "SimpleQueue", Queue),
+            (commit_thread, "Thread", Thread),
+            (commit_thread, "SimpleQueue", Queue),
             (writer, "time", self.clock),
             (store, "ThreadPoolExecutor", InlineExecutor),
             (sqlite3, "connect", connecting),

@@ -7,6 +7,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from nairi_async.errors import InvalidArgumentError
+
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -39,3 +41,17 @@ def check_private(path: str | os.PathLike[str]) -> None:
         raise PermissionError(f"{os.fspath(path)!r} belongs to another user: use a file of your own")
     if status.st_mode & _WRITABLE_BY_OTHERS:
         raise PermissionError(f"other users may write {os.fspath(path)!r}: remove that right with `chmod 600`")
+
+
+def resolved_path(path: str | os.PathLike[str]) -> Path:
+    """Return the resolved path: two ways to a file are one file.
+
+    Raises:
+        InvalidArgumentError: it is not a path, or cannot be resolved.
+    """
+    try:
+        return Path(path).resolve()
+    except TypeError as error:
+        raise InvalidArgumentError(f"a path is needed, not {type(path).__name__}") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InvalidArgumentError(f"{os.fspath(path)!r} cannot be resolved: {error}") from error

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
+
+from anyio import to_thread
 
 from nairi_async._core import checks
 from nairi_async._core.address import path
@@ -27,6 +31,9 @@ AT_ONCE: Final = 4
 MIN_BYTES_PER_SECOND: Final = 256 * 1024
 """The slowest transfer that does not time out; the session's `request_timeout` is added."""
 
+_BYTES: Final = (bytes, bytearray, memoryview)
+# Bytes that are hashed without a thread.
+_HASHED_AT_ONCE: Final = 1 << 20
 # The base64 of the largest file, its name, and fields that the service may add.
 _MAX_BODY: Final = 72 * 1024 * 1024
 
@@ -102,6 +109,20 @@ class PendingUploads:
         self._uploads: list[Upload] = []
         self._uploaded: dict[int, str] = {}
 
+    async def digest(self) -> str:
+        """Return what identifies the files: their ids, paths or bytes. Files that can be read once have no identity."""
+        known = [None if isinstance(source, _BYTES) else _name_of(source) for source in self._sources]
+        content = [bytes(source) for source in self._sources if isinstance(source, _BYTES)]
+
+        def compute() -> str:
+            digest = hashlib.blake2b(json.dumps([self._ids, known]).encode(), digest_size=16)
+            for data in content:
+                digest.update(hashlib.blake2b(data, digest_size=16).digest())
+            return digest.hexdigest()
+
+        is_small = sum(map(len, content)) < _HASHED_AT_ONCE
+        return compute() if is_small else await to_thread.run_sync(compute)
+
     async def ids(self, *, deadline: float = math.inf) -> tuple[str, ...]:
         """Upload what was not uploaded yet, a few files at a time, and return all ids of the prompt."""
         if len(self._uploads) < len(self._sources):
@@ -115,6 +136,10 @@ class PendingUploads:
         if upload.is_spent:
             raise InvalidArgumentError("a stream that was read in part cannot be read again; give a new one")
         self._uploaded[index] = await self._files.upload(upload, deadline=deadline)
+
+
+def _name_of(source: Source) -> str:
+    return f"path {os.fsdecode(source)}" if isinstance(source, str | os.PathLike) else "stream"
 
 
 def _sources(attachments: object) -> tuple[Source, ...]:

@@ -12,6 +12,7 @@ from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.loop_lock import LoopLock
 from nairi_async._nairi import arguments
 from nairi_async._nairi.delivery.prompt_sender import checked_on_unknown
+from nairi_async._nairi.journal.keyed_prompts import derived_key
 from nairi_async._nairi.polling.watch import SentWatch
 from nairi_async._nairi.structured import check_type
 from nairi_async._nairi.turn_reader import RECOVERY_PATIENCE
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from nairi_async._nairi.attachments import Files, PendingUploads
     from nairi_async._nairi.delivery.prompt_sender import PendingPrompt, PromptSender
+    from nairi_async._nairi.journal.keyed_prompts import KeyedPrompt, KeyedPrompts
     from nairi_async._nairi.polling.tracker import Tracker
     from nairi_async._nairi.results import Reply
     from nairi_async._nairi.turn_reader import TurnReader
@@ -42,8 +44,9 @@ class _QueuedPrompt:
     uploads: PendingUploads
     timeout: float
     on_unknown: OnUnknown
+    key: str | None
     deadline: float | None = None
-    pending: PendingPrompt | None = None
+    pending: PendingPrompt | KeyedPrompt | None = None
 
 
 class Conversation:
@@ -59,6 +62,7 @@ class Conversation:
         sender: PromptSender,
         reader: TurnReader,
         files: Files,
+        keys: KeyedPrompts,
         *,
         agent_id: str | None,
         job_id: str | None,
@@ -67,6 +71,7 @@ class Conversation:
         self._sender = sender
         self._reader = reader
         self._files = files
+        self._keys = keys
         self._clock = sender.context.clock
         self._agent_id = agent_id
         self._job_id = job_id
@@ -79,7 +84,7 @@ class Conversation:
         self._tracker: Tracker | None = None
         self._is_sending = False
         # A prompt that was sent, and of which it is unknown whether it runs.
-        self._lost: PendingPrompt | None = None
+        self._lost: PendingPrompt | KeyedPrompt | None = None
         # A turn that this handle did not begin may be running.
         self._is_resumed = False
 
@@ -127,6 +132,7 @@ class Conversation:
         self,
         prompt: str,
         *,
+        key: str | None = None,
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
         timeout: Duration | None = DEFAULT_TIMEOUT,
@@ -140,6 +146,7 @@ class Conversation:
         self,
         prompt: str,
         *,
+        key: str | None = None,
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
         timeout: Duration | None = DEFAULT_TIMEOUT,
@@ -152,6 +159,7 @@ class Conversation:
         self,
         prompt: str,
         *,
+        key: str | None = None,
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
         timeout: Duration | None = DEFAULT_TIMEOUT,
@@ -163,6 +171,8 @@ class Conversation:
 
         Args:
             prompt: What to say; not blank.
+            key: As for `NairiSession.start`. A first prompt whose turn is known makes this the handle of its
+                conversation. Repairs have the same key with `/repair-1` and so on behind it.
             attachment_ids: Ids of uploaded files.
             attachments: Files to upload first, as for `NairiSession.upload`; at most ten together with the ids.
             timeout: Seconds for the whole wait, turns before this one included; `None` for no limit.
@@ -185,7 +195,7 @@ class Conversation:
         repairs_left = arguments.repairs(repair, into)
         if into is not None:
             check_type(into)
-        queued = self._queued(prompt, attachment_ids, attachments, timeout, on_unknown)
+        queued = self._queued(prompt, attachment_ids, attachments, timeout, on_unknown, key=key)
         reply = await self._ask(queued)
         while into is not None:
             try:
@@ -196,8 +206,11 @@ class Conversation:
                 follow_up = (
                     f"T{error.message[1:_MAX_PROBLEM]}. Reply once more, with nothing but the corrected JSON value."
                 )
+            repair_key = derived_key(queued.key, f"repair-{repair - repairs_left + 1}")
             repairs_left -= 1
-            reply = await self._ask(self._queued(follow_up, (), (), self._remaining(queued), on_unknown))
+            reply = await self._ask(
+                self._queued(follow_up, (), (), self._remaining(queued), on_unknown, key=repair_key)
+            )
         return reply
 
     async def _ask(self, queued: _QueuedPrompt) -> Reply:
@@ -216,6 +229,7 @@ class Conversation:
         self,
         prompt: str,
         *,
+        key: str | None = None,
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
         progress: bool = False,
@@ -228,7 +242,7 @@ class Conversation:
         (`watch = await conversation.send(…)`), whichever comes first, and never twice. Arguments as for `ask`;
         `progress` adds progress messages.
         """
-        queued = self._queued(prompt, attachment_ids, attachments, timeout, on_unknown)
+        queued = self._queued(prompt, attachment_ids, attachments, timeout, on_unknown, key=key)
         with_progress = checks.flag("progress", progress)
 
         async def prepare() -> Tracker:
@@ -298,14 +312,20 @@ class Conversation:
         async with self._lock:
             pending = queued.pending
             if pending is None or pending.is_unsent:
+                # A turn that the journal knows needs neither its files nor the end of the turns before it.
+                keyed = self._keyed(queued)
+                is_known = keyed is not None and await keyed.is_known()
                 # Uploads keep the order of the prompts, and go on while the turn before may still run.
-                files = await queued.uploads.ids(deadline=queued.deadline)
-                await self._wait_for_turn(queued)
+                files = () if is_known else await queued.uploads.ids(deadline=queued.deadline)
+                if not is_known or self.may_be_running:
+                    await self._wait_for_turn(queued)
                 if queued.timeout == DEFAULT_TIMEOUT:
                     # The default bounds each turn by itself: how many turns run before this one says nothing about it.
                     queued.deadline = self._clock.monotonic() + queued.timeout
                 # Made only now, and anew after a cancellation: another prompt may have begun the conversation.
-                pending = queued.pending = self._pending(queued.text, files)
+                pending = queued.pending = keyed or self._pending(queued.text, files)
+                # Behind a turn of an earlier process others may be running.
+                self._is_resumed = self._is_resumed or is_known
             self._is_sending = True
             try:
                 turn = await pending.send(on_unknown=queued.on_unknown, deadline=queued.deadline)
@@ -341,6 +361,20 @@ class Conversation:
         assert self._agent_id is not None  # noqa: S101 - a conversation has an agent or a job
         return self._sender.start(self._agent_id, text, ask_mode=self._ask_mode, attachment_ids=files)
 
+    def _keyed(self, queued: _QueuedPrompt) -> KeyedPrompt | None:
+        if queued.key is None:
+            return None
+        return self._keys.prompt(
+            queued.key,
+            queued.text,
+            queued.uploads,
+            agent_id=self._agent_id,
+            job_id=self._job_id,
+            ask_mode=self._ask_mode,
+            previous=None if self._turn is None else self._turn.message_id,
+            is_of_handle=True,
+        )
+
     def _queued(
         self,
         prompt: object,
@@ -348,10 +382,13 @@ class Conversation:
         attachments: Iterable[Source],
         timeout: Duration | None,
         on_unknown: object,
+        *,
+        key: object,
     ) -> _QueuedPrompt:
         return _QueuedPrompt(
             checks.prompt(prompt),
             self._files.pending(attachments, attachment_ids),
             checks.timeout(timeout),
             checked_on_unknown(on_unknown),
+            self._keys.checked(key),
         )

@@ -126,8 +126,9 @@ class ResourceMethods:
         fingerprint = PromptFingerprint.of(None, text, checks.attachment_ids(attachment_ids))
         bound = checks.timeout(settled, "settled")
         copies = checks.limit(copies, "copies")
-        return await self._sender.find_start(
-            agent, fingerprint, sent=(first, last), exclude=exclude, settled=bound, copies=copies
+        times = (first.timestamp(), last.timestamp())
+        return await self._sender.find_sent(
+            agent, fingerprint, sent=times, exclude=exclude, settled=bound, copies=copies
         )
 
     def sync(self, agent_id: str, *, since: Checkpoint | None = None) -> Sync:

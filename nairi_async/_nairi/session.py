@@ -14,6 +14,8 @@ from nairi_async._core import checks
 from nairi_async._core.address import base_url as checked_base_url
 from nairi_async._core.api_key import ApiKey
 from nairi_async._core.checks import DEFAULT_TIMEOUT
+from nairi_async._core.closing import run_shielded
+from nairi_async._core.private_files import resolved_path
 from nairi_async._core.proxies import ProxySetting
 from nairi_async._core.service_session import ServiceSession
 from nairi_async._nairi import arguments
@@ -21,6 +23,7 @@ from nairi_async._nairi.agents import Agents
 from nairi_async._nairi.attachments import Files
 from nairi_async._nairi.conversation import Conversation
 from nairi_async._nairi.delivery.prompt_sender import PromptSender, checked_on_unknown
+from nairi_async._nairi.journal.keyed_prompts import KeyedPrompts
 from nairi_async._nairi.many import DEFAULT_LIMIT, AskMany
 from nairi_async._nairi.polling.context import PollingContext
 from nairi_async._nairi.polling.settings import Polling
@@ -29,10 +32,13 @@ from nairi_async._nairi.resources import ResourceMethods
 from nairi_async._nairi.service import SERVICE
 from nairi_async._nairi.turn_reader import TurnReader
 from nairi_async._nairi.usage import UsageMeter
-from nairi_async.errors import ConfigurationError
+from nairi_async.errors import ConfigurationError, InvalidArgumentError
+from nairi_async.models import Turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Mapping
+    from pathlib import Path
+    from typing import Self
 
     import aiohttp
 
@@ -43,7 +49,6 @@ if TYPE_CHECKING:
     from nairi_async._nairi.results import Reply
     from nairi_async.clock import Clock
     from nairi_async.hooks import Hook
-    from nairi_async.models import Turn
     from nairi_async.typing import Duration, OnUnknown, Source, Tls
 
 _T = TypeVar("_T")
@@ -79,12 +84,15 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         polling: How soon the session discovers new messages.
         max_connections: Maximum number of requests at once, for all conversations together.
         requests_per_second: Maximum rate of requests; by default no limit.
+        journal: A file for durable keys, created if it is missing: the same `key=` of a prompt gives the same turn,
+            also in a later process. One process uses it at a time; the guide is in `help(nairi_async)`.
         cadence: What another session has learnt about its agents, from `session.cadence.export()`.
         hooks: Functions that the session calls with an event for everything it does; see `nairi_async.hooks`.
         clock: The clock to use; in tests a `nairi_async.testing.VirtualClock`.
 
     Raises:
         ConfigurationError: the key, the URL or a setting is not valid.
+        JournalError: in `async with`, the journal is in use, is another kind of file, or cannot be written.
     """
 
     def __init__(
@@ -101,6 +109,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         polling: Polling | None = None,
         max_connections: int = 100,
         requests_per_second: float | None = None,
+        journal: str | os.PathLike[str] | None = None,
         cadence: Mapping[str, Any] | None = None,
         hooks: Iterable[Hook] = (),
         clock: Clock | None = None,
@@ -111,6 +120,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         key.check(_NO_KEY)
         if base_url is None:
             base_url = os.environ.get("NAIRI_BASE_URL") or API_URL
+        path = None if journal is None else _journal_path(journal)
         if polling is not None and not isinstance(polling, Polling):
             raise ConfigurationError(f"polling must be a Polling, not {type(polling).__name__}")
         super().__init__(
@@ -136,6 +146,23 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         self._meter = UsageMeter()
         self._sender = PromptSender(self._context, self._agents, self._meter.learn)
         self._reader = TurnReader(self._context, self._files, self._meter)
+        self._keys = KeyedPrompts(self._sender, path, self._base_url)
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        try:
+            await self._keys.open()
+        except BaseException:
+            await run_shielded(self.aclose())
+            raise
+        return self
+
+    async def aclose(self) -> None:
+        """Close the connections that the session opened, and its journal. Harmless when repeated."""
+        try:
+            await super().aclose()
+        finally:
+            await self._keys.aclose()
 
     @property
     def stats(self) -> Stats:
@@ -152,6 +179,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         agent_id: str,
         prompt: str,
         *,
+        key: str | None = None,
         ask_mode: bool = False,
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
@@ -162,6 +190,9 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         Args:
             agent_id: Slug or id of the agent.
             prompt: What to say; not blank.
+            key: Your own name for the prompt, unique in the session's `journal`. The same key gives the same turn, also
+                in a later process: from the journal, without a request, or looked up at the service if an earlier
+                call's response was lost. The prompt is sent again only if it provably did not run.
             ask_mode: Restrict the agent to reading, without tools.
             attachment_ids: Ids of uploaded files.
             attachments: Files to upload first, as for `upload`; at most ten together with the ids.
@@ -170,13 +201,15 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
                 with the same text and files, created since then, that belongs to no other prompt of this session. Of
                 several identical prompts each gets its own turn. The prompt is never sent again. A session does not
                 know what other processes send: if one sends the same text and files within seconds, the turns may be
-                exchanged.
+                exchanged. A prompt with a key is sent again after the lookup if it provably did not run.
 
         Returns:
             The turn, for `watch`, `wait` or `reply`.
 
         Raises:
-            InvalidArgumentError: an argument is not valid; nothing was sent.
+            InvalidArgumentError: an argument is not valid, the key was used for another prompt, agent or files, or the
+                session has no journal; nothing was sent.
+            JournalError: the journal cannot be written.
             AgentNotFoundError: there is no such agent; the error lists similar names.
             OutcomeUnknownError: the prompt was sent, and it is unknown whether it runs. After a lookup, `candidates`
                 holds the turns that may have been started by it.
@@ -184,7 +217,11 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         """
         agent, text = checks.identifier("agent_id", agent_id), checks.prompt(prompt)
         is_reading, unknown = checks.flag("ask_mode", ask_mode), checked_on_unknown(on_unknown)
-        ids = await self._files.pending(attachments, attachment_ids).ids()
+        uploads = self._files.pending(attachments, attachment_ids)
+        if (name := self._keys.checked(key)) is not None:
+            keyed = self._keys.prompt(name, text, uploads, agent_id=agent, ask_mode=is_reading)
+            return await keyed.send(on_unknown=unknown)
+        ids = await uploads.ids()
         return await self._sender.start(agent, text, ask_mode=is_reading, attachment_ids=ids).send(on_unknown=unknown)
 
     async def continue_(
@@ -192,6 +229,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         job_id: Turn | str,
         prompt: str,
         *,
+        key: str | None = None,
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
         on_unknown: OnUnknown = "raise",
@@ -201,6 +239,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         Args:
             job_id: The conversation: its job id, or one of its turns.
             prompt: What to say; not blank.
+            key: As for `start`. Give the turn before it, not the bare job id, so that a lookup can rely on their order.
             attachment_ids: As for `start`.
             attachments: As for `start`.
             on_unknown: As for `start`.
@@ -211,11 +250,16 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         Raises:
             NotAnApiJobError: the conversation was not started through this API.
             NotFoundError: the organisation has no such conversation.
-            OutcomeUnknownError, InvalidArgumentError, NairiError: as for `start`.
+            OutcomeUnknownError, InvalidArgumentError, JournalError, NairiError: as for `start`.
         """
         job, text = arguments.job_id(job_id), checks.prompt(prompt)
         agent, unknown = arguments.agent_id(job_id), checked_on_unknown(on_unknown)
-        ids = await self._files.pending(attachments, attachment_ids).ids()
+        uploads = self._files.pending(attachments, attachment_ids)
+        if (name := self._keys.checked(key)) is not None:
+            previous = job_id.message_id if isinstance(job_id, Turn) else None
+            keyed = self._keys.prompt(name, text, uploads, agent_id=agent, job_id=job, previous=previous)
+            return await keyed.send(on_unknown=unknown)
+        ids = await uploads.ids()
         pending = self._sender.continue_(job, text, attachment_ids=ids, agent_id=agent)
         return await pending.send(on_unknown=unknown)
 
@@ -225,6 +269,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         agent_id: str,
         prompt: str,
         *,
+        key: str | None = None,
         ask_mode: bool = False,
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
@@ -240,6 +285,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         agent_id: str,
         prompt: str,
         *,
+        key: str | None = None,
         ask_mode: bool = False,
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
@@ -254,6 +300,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         agent_id: str,
         prompt: str,
         *,
+        key: str | None = None,
         ask_mode: bool = False,
         attachment_ids: Iterable[str] = (),
         attachments: Iterable[Source] = (),
@@ -267,6 +314,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         Args:
             agent_id: As for `start`.
             prompt: As for `start`.
+            key: As for `start`.
             ask_mode: As for `start`.
             attachment_ids: As for `start`.
             attachments: As for `start`.
@@ -280,7 +328,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
             NairiError: as for `start` and `reply`. If the turn was started, `error.turn` is that turn.
         """
         conversation = self.conversation(agent_id, ask_mode=ask_mode)
-        ask = partial(conversation.ask, prompt, attachment_ids=attachment_ids, attachments=attachments)
+        ask = partial(conversation.ask, prompt, key=key, attachment_ids=attachment_ids, attachments=attachments)
         return await ask(timeout=timeout, on_unknown=on_unknown, into=into, repair=repair)
 
     def ask_many(
@@ -317,7 +365,8 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
             else:
                 job_id = arguments.job_id(prompt.job_id)
                 conversation = conversations.setdefault(job_id, self.resume(prompt.job_id))
-            ask = partial(conversation.ask, prompt.text, attachments=prompt.attachments)
+            key = prompt.key if self._keys.has_journal else None
+            ask = partial(conversation.ask, prompt.text, key=key, attachments=prompt.attachments)
             return await ask(timeout=bound, on_unknown=unknown)
 
         return AskMany(prompts, ask, limit=checks.limit(limit))
@@ -339,5 +388,12 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         self, *, agent_id: str | None = None, job_id: str | None = None, ask_mode: bool = False
     ) -> Conversation:
         return Conversation(
-            self._sender, self._reader, self._files, agent_id=agent_id, job_id=job_id, ask_mode=ask_mode
+            self._sender, self._reader, self._files, self._keys, agent_id=agent_id, job_id=job_id, ask_mode=ask_mode
         )
+
+
+def _journal_path(given: str | os.PathLike[str]) -> Path:
+    try:
+        return resolved_path(given)
+    except InvalidArgumentError as error:
+        raise ConfigurationError(f"journal: {error.message}") from error

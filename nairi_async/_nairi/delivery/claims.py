@@ -97,6 +97,11 @@ class Claims:
         groups = (group for fingerprint, group in self._open.items() if fingerprint.job_id is None)
         return [claim for group in groups for claim in group.claims if claim.is_in_flight]
 
+    def continuations_in_flight(self, job_id: str) -> list[Claim]:
+        """Return the claims of all prompts that continue a conversation and whose responses are awaited."""
+        groups = (group for fingerprint, group in self._open.items() if fingerprint.job_id == job_id)
+        return [claim for group in groups for claim in group.claims if claim.is_in_flight]
+
     def match(self, claim: Claim, found: Sequence[Turn]) -> Match:
         """Decide which of the turns found, oldest first, is the claim's.
 
@@ -132,6 +137,28 @@ class StartedConversation:
     """The digest of the prompt."""
     sent_at: float
     """When the prompt was sent, by the session's monotonic clock."""
+
+
+class ReceivedTurns:
+    """The turns that this session handed over to callers which record nothing: no lost prompt can be one of these.
+
+    A container of the ids of their messages and of the conversations that they started. Beyond a fixed number, the
+    oldest is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[str, None] = OrderedDict()
+
+    def __contains__(self, id_: object) -> bool:
+        return id_ in self._ids
+
+    def add(self, turn: Turn, *, is_first: bool) -> None:
+        """Remember a turn."""
+        self._ids[turn.message_id] = None
+        if is_first:
+            self._ids[turn.job_id] = None
+        while len(self._ids) > 2 * _REMEMBERED:
+            self._ids.popitem(last=False)
 
 
 class StartedConversations:

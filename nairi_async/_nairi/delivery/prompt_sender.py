@@ -23,7 +23,6 @@ from nairi_async.hooks import TurnStarted
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
     from contextlib import AbstractContextManager
-    from datetime import datetime
 
     from nairi_async._nairi.agents import Agents
     from nairi_async._nairi.delivery.claims import Claim
@@ -49,31 +48,55 @@ class PromptSender:
         self.on_turn = on_turn
         self.reconciler = Reconciler(context, agents)
 
-    def start(self, agent_id: str, prompt: str, *, ask_mode: bool, attachment_ids: Sequence[str]) -> PendingPrompt:
-        """Return the first prompt of a new conversation, not yet sent."""
+    def start(
+        self, agent_id: str, prompt: str, *, ask_mode: bool, attachment_ids: Sequence[str], is_recorded: bool = False
+    ) -> PendingPrompt:
+        """Return the first prompt of a new conversation, not yet sent.
+
+        `is_recorded` says that the caller records the turn (`recording`), and can look it up if that fails.
+        """
         body = encode_start(agent_id, prompt, ask_mode=ask_mode, attachment_ids=attachment_ids)
         fingerprint = PromptFingerprint.of(None, prompt, attachment_ids)
-        return PendingPrompt(self, _post(path("conversations", "start"), body), fingerprint, agent_id)
+        return PendingPrompt(self, _post(path("conversations", "start"), body), fingerprint, agent_id, is_recorded)
 
     def continue_(
-        self, job_id: str, prompt: str, *, attachment_ids: Sequence[str], agent_id: str | None = None
+        self,
+        job_id: str,
+        prompt: str,
+        *,
+        attachment_ids: Sequence[str],
+        agent_id: str | None = None,
+        is_recorded: bool = False,
     ) -> PendingPrompt:
-        """Return a further prompt of a conversation, not yet sent."""
+        """Return a further prompt of a conversation, not yet sent; `is_recorded` as for `start`."""
         body = encode_continue(prompt, attachment_ids=attachment_ids)
         fingerprint = PromptFingerprint.of(job_id, prompt, attachment_ids)
-        return PendingPrompt(self, _post(path("conversations", job_id, "continue"), body), fingerprint, agent_id)
+        request = _post(path("conversations", job_id, "continue"), body)
+        return PendingPrompt(self, request, fingerprint, agent_id, is_recorded)
 
-    async def find_start(
+    async def find_sent(
         self,
-        agent_id: str,
+        agent_id: str | None,
         fingerprint: PromptFingerprint,
         *,
-        sent: tuple[datetime, datetime],
+        sent: tuple[float, float],
         exclude: Container[str],
         settled: float,
         copies: int = 1,
+        previous: str | None = None,
+        deadline: float = math.inf,
     ) -> Turn | None:
-        """Return the turn of a prompt that another process sent between two times; `None` if there is none.
+        """Return the turn of a prompt that was sent between two times, by any process; `None` if it does not run.
+
+        Args:
+            agent_id: The agent; required for a prompt that started a conversation.
+            fingerprint: The prompt.
+            sent: The times, in Unix time by this machine's clock.
+            exclude: Conversations that other prompts started; for a prompt that continued one, ids of other messages.
+            settled: Seconds after the second time for which it may still appear.
+            copies: Number of identical lost prompts, including this one.
+            previous: A user message that the conversation had before the prompt.
+            deadline: A time of the clock's `monotonic` at which the search ends undecided.
 
         Raises:
             OutcomeUnknownError: several turns match, or not everything could be compared.
@@ -82,12 +105,12 @@ class PromptSender:
         clock = self.context.clock
         now = clock.monotonic()
         # Where the machine's clock was set back meanwhile, the times may be in the wrong order, or in the future.
-        recorded = sorted(at.timestamp() for at in sent)
+        recorded = sorted(sent)
         first, last = (min(now, at - clock.time() + now) for at in recorded)
-        recorded_at = recorded[0]
         until = last + settled
-        window = SearchWindow(agent_id, first, until, arrived_by=until, recorded_at=recorded_at)
-        return await self.reconciler.find_start(fingerprint, window, exclude, copies=copies)
+        window = SearchWindow(agent_id, first, until, previous, arrived_by=until, recorded_at=recorded[0])
+        find = self.reconciler.find_start if fingerprint.job_id is None else self.reconciler.find_continuation
+        return await find(fingerprint, window, exclude, copies=copies, deadline=deadline)
 
     def recording(self, turn: Turn) -> AbstractContextManager[None]:
         """Return a context in which the caller records a turn that it received, so that no search takes it.
@@ -97,11 +120,12 @@ class PromptSender:
         """
         return self.reconciler.started_conversations.recording(turn)
 
-    async def observe_server_time(self, agent_id: str) -> None:
+    async def observe_server_time(self, agent_id: str | None) -> None:
         """Read the service's time once, if no response has stated it yet. A failure costs precision only."""
         executor = self.context.executor
         if math.isinf(executor.server_clock.at(executor.clock.monotonic())[0]):
-            request = Request(method="GET", path=path("agents", agent_id), observe_date=True)
+            location = path("agents") if agent_id is None else path("agents", agent_id)
+            request = Request(method="GET", path=location, observe_date=True)
             with suppress(NairiError):
                 await executor.call(request, bool, deadline=executor.clock.monotonic() + _TIME_REQUEST_LIMIT)
 
@@ -123,6 +147,7 @@ class PendingPrompt:
     _request: Request
     _fingerprint: PromptFingerprint
     _agent_id: str | None
+    _is_recorded: bool = False
     is_lost: bool = field(default=False, init=False)
     """Whether it was sent and its response did not come."""
     _call: CallState = field(factory=CallState, init=False)
@@ -218,6 +243,8 @@ class PendingPrompt:
         context.record_origin(self._turn, origin)
         if self._is_first:
             self._sender.reconciler.record_start(self._fingerprint, self._turn, origin.sent_at)
+        if not self._is_recorded:
+            self._sender.reconciler.received.add(self._turn, is_first=self._is_first)
         self._sender.on_turn(self._turn)
         started = TurnStarted(turn=self._turn, is_first=self._is_first, is_found=origin.answered_at is None)
         context.executor.hooks.emit(log, started)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import evolve, field, frozen
 
-from nairi_async._nairi.delivery.claims import Claims, Match, StartedConversation, StartedConversations
+from nairi_async._nairi.delivery.claims import Claims, Match, ReceivedTurns, StartedConversation, StartedConversations
 from nairi_async._nairi.delivery.prompt_search import PromptSearch, UserMessage
 from nairi_async._nairi.polling.context import TurnOrigin
 from nairi_async.errors import NairiError, OutcomeUnknownError
@@ -108,6 +108,7 @@ class Reconciler:
 
     def __init__(self, context: PollingContext, agents: Agents) -> None:
         self.claims = Claims()
+        self.received = ReceivedTurns()
         self.started_conversations = StartedConversations()
         self._context = context
         self._search = PromptSearch(context.executor, agents)
@@ -151,7 +152,13 @@ class Reconciler:
         raise error
 
     async def find_start(
-        self, fingerprint: PromptFingerprint, window: SearchWindow, exclude: Container[str], *, copies: int = 1
+        self,
+        fingerprint: PromptFingerprint,
+        window: SearchWindow,
+        exclude: Container[str],
+        *,
+        copies: int,
+        deadline: float,
     ) -> Turn | None:
         """Return the turn of a prompt that started a conversation; `None` if it provably does not run.
 
@@ -159,32 +166,77 @@ class Reconciler:
 
         Raises:
             OutcomeUnknownError: more turns match than that, or some conversation remains unexplained: `candidates`
-                names them. Or some conversation could not be read.
+                names them. Or some conversation could not be read, or not until the deadline.
             NairiError: reading failed for good.
         """
         exclusion = _Exclusion(self.started_conversations, exclude)
+
+        async def search(claim: Claim) -> _Findings:
+            return await self._search_starts(claim, window, exclusion, margin=_WIDE_MARGIN)
+
+        turn = await self._find_or_refute(
+            fingerprint, window, search, copies=copies, deadline=deadline, searched="conversations of that time"
+        )
+        if turn is not None:
+            self.record_start(fingerprint, turn, window.sent_from)
+        return turn
+
+    async def find_continuation(
+        self,
+        fingerprint: PromptFingerprint,
+        window: SearchWindow,
+        exclude: Container[str],
+        *,
+        copies: int,
+        deadline: float,
+    ) -> Turn | None:
+        """Return the turn of a prompt that continued a conversation; `None` if it provably does not run.
+
+        As `find_start`, but `exclude` holds ids of messages: a user message is explained if it is excluded, if this
+        session received it as the turn of another prompt, or if it is no later than the one that the prompt followed.
+
+        Raises:
+            OutcomeUnknownError: as for `find_start`; also if the service does not date the messages.
+            NairiError: reading failed for good.
+        """
+
+        async def search(claim: Claim) -> _Findings:
+            return await self._search_later(claim, window, exclude)
+
+        return await self._find_or_refute(
+            fingerprint, window, search, copies=copies, deadline=deadline, searched="messages of the conversation"
+        )
+
+    async def _find_or_refute(
+        self,
+        fingerprint: PromptFingerprint,
+        window: SearchWindow,
+        search: Callable[[Claim], Awaitable[_Findings]],
+        *,
+        copies: int,
+        deadline: float,
+        searched: str,
+    ) -> Turn | None:
         with self.claims.open(fingerprint, copies=copies) as claim:
             self.claims.mark_lost(claim)
-            found = await self._repeat(
-                lambda: self._search_starts(claim, window, exclusion, margin=_WIDE_MARGIN), window, math.inf
-            )
+            found = await self._repeat(lambda: search(claim), window, deadline)
             if found.match.turn is not None:
                 turn = evolve(found.match.turn, agent_id=window.agent_id)
                 self.claims.assign(claim, turn)
-                self.record_start(fingerprint, turn, window.sent_from)
-                self._context.record_origin(turn, TurnOrigin(window.sent_from, None, is_first=True))
+                is_first = fingerprint.job_id is None
+                self._context.record_origin(turn, TurnOrigin(window.sent_from, None, is_first=is_first))
                 return turn
         if found.match.candidates:
             unknown = OutcomeUnknownError(_several(found.match.candidates))
             unknown.candidates = found.match.candidates
             raise unknown
         if found.unexplained:
-            text = f"not found, but {len(found.unexplained)} conversations of that time are not known to be others'"
+            text = f"not found, but {len(found.unexplained)} {searched} are not known to be others'"
             unknown = OutcomeUnknownError(text)
             unknown.candidates = found.unexplained
             raise unknown
         if not found.is_complete:
-            raise OutcomeUnknownError("not found, but some conversations of that time could not be read")
+            raise OutcomeUnknownError(f"not found, but some {searched} could not be read in time")
         return None
 
     async def _repeat(
@@ -208,10 +260,10 @@ class Reconciler:
             # search that began after the settling time can have seen everything.
             proofs += server_clock.contradictions == contradictions
             is_late = searched_at >= window.search_until
-            if now >= deadline or (proofs > 1 and is_late and found.is_clear):
+            if proofs > 1 and is_late and found.is_clear:
                 return found
             late_searches += is_late
-            if late_searches == _LATE_SEARCHES:
+            if late_searches == _LATE_SEARCHES or now >= deadline:
                 return evolve(found, is_complete=False)
             rest = window.search_until - now if now < window.search_until else math.inf
             await clock.sleep(min(wait * (0.5 + self._context.random()), _LONGEST_WAIT, rest, deadline - now))
@@ -256,6 +308,48 @@ class Reconciler:
         return _Findings(
             self.claims.match(claim, [one.turn for one in later if one.content == claim.fingerprint.content])
         )
+
+    async def _search_later(self, claim: Claim, window: SearchWindow, exclude: Container[str]) -> _Findings:
+        """Search the conversation that the prompt continued, and account for each of its user messages."""
+        job_id = claim.fingerprint.job_id
+        assert job_id is not None  # noqa: S101 - such a prompt names its conversation
+        messages = await self._search.user_messages(job_id)
+        # Responses in flight may name messages that were read. Prompts sent from now on cannot have become them.
+        await _wait_until_settled(self.claims.continuations_in_flight(job_id))
+        later, is_dated = self._unexplained(messages, window, exclude)
+        content = claim.fingerprint.content
+        identical = [one for one in later if one.content == content and self._is_in(window, one, _MARGIN)]
+        match = self.claims.match(claim, [one.turn for one in identical])
+        if not is_dated:
+            # It may be an earlier message: only its time could tell them apart.
+            match = match.without_turn()
+        identical_ids = {one.turn.message_id for one in identical}
+        unexplained = tuple(one.turn for one in later if one.turn.message_id not in identical_ids)
+        # A replica may lag: without the message that the prompt followed, this is no complete answer.
+        previous = window.previous_message_id
+        is_complete = previous is None or any(one.turn.message_id == previous for one in messages)
+        return _Findings(match, unexplained, is_complete)
+
+    def _unexplained(
+        self, messages: Sequence[UserMessage], window: SearchWindow, exclude: Container[str]
+    ) -> tuple[list[UserMessage], bool]:
+        """Return the user messages that may be the prompt, and whether their times can be believed."""
+        times = {one.created_at for one in messages}
+        is_dated = not any(math.isnan(time) for time in times) and (len(messages) == 1 or len(times) > 1)
+        previous = window.previous_message_id
+        at = next((one.created_at for one in messages if one.turn.message_id == previous), -math.inf)
+        left = [
+            evolve(one, created_at=one.created_at if is_dated else math.nan)
+            for one in messages
+            if not (
+                one.turn.message_id == previous
+                or one.turn.message_id in self.received
+                or one.turn.message_id in exclude
+            )
+        ]
+        if is_dated:
+            left = [one for one in left if one.created_at >= at and self._is_in(window, one, _WIDE_MARGIN)]
+        return left, is_dated
 
     def _as_message(self, start: StartedConversation) -> UserMessage:
         return UserMessage(start.turn, start.prompt_digest, self._service_time(start.sent_at)[0])

@@ -1,0 +1,244 @@
+"""The thread of a database: it runs calls from the event loop, many of them in one commit.
+
+A commit waits for the disk. All calls that are submitted meanwhile go into the next commit together: with hundreds of
+prompts at once each pays a small part of one wait, and a single prompt does not wait for others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+
+from nairi_async._core.closing import run_shielded
+from nairi_async.errors import NairiError, SessionClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from nairi_async._core.sqlite_file import FileKind
+    from nairi_async.clock import Clock
+
+_T = TypeVar("_T")
+
+log = logging.getLogger("nairi_async.disk")
+
+# Calls in one commit: bounds how long the first of them waits.
+_MAX_CALLS: Final = 1000
+# Seconds after which a disk is considered dead.
+_DISK_TIMEOUT: Final = 120.0
+
+
+class Database(Protocol):
+    """What the thread owns. All of its methods block."""
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        ...
+
+    def commit(self) -> None:
+        """Make everything since `begin` durable."""
+        ...
+
+    def rollback(self) -> None:
+        """Undo everything since `begin`, where it was not undone already."""
+        ...
+
+    def close(self) -> None:
+        """Release the file."""
+        ...
+
+
+DatabaseT = TypeVar("DatabaseT", bound=Database)
+_Call = tuple["Callable[[DatabaseT], Any]", "asyncio.Future[Any]"]
+
+
+class CommitThread(Generic[DatabaseT]):
+    """A database, used from the event loop on which it was opened.
+
+    Calls run in the order in which they were submitted.
+
+    Args:
+        kind: What the file is: it makes the errors.
+        path: The file.
+        clock: Bounds the waits for the disk.
+        ends_on_failure: Whether no more calls run after a commit that failed: each one then raises the same error.
+            Otherwise the calls of that commit raise it, and the next ones run.
+    """
+
+    def __init__(self, kind: FileKind, path: Path, clock: Clock, *, ends_on_failure: bool) -> None:
+        self._kind, self._path, self._clock = kind, path, clock
+        self._ends_on_failure = ends_on_failure
+        self._is_closing = False
+        self._loop = asyncio.get_running_loop()
+        self._calls: SimpleQueue[_Call[DatabaseT] | None] = SimpleQueue()
+        self._opened: asyncio.Future[DatabaseT] = self._loop.create_future()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        # A daemon, since a loop that is closed too early cannot end it.
+        self._thread = Thread(target=self._run, name="nairi-disk", daemon=True)
+
+    async def start(self) -> None:
+        """Open the database.
+
+        Raises:
+            NairiError: it cannot be used.
+        """
+        self._thread.start()
+        try:
+            await asyncio.shield(self._opened)
+        except asyncio.CancelledError:
+            await run_shielded(self.aclose())
+            raise
+
+    @property
+    def database(self) -> DatabaseT:
+        """The database, once it is open."""
+        return self._opened.result()
+
+    def submit(self, call: Callable[[DatabaseT], _T]) -> asyncio.Future[_T]:
+        """Submit a call; its future, to be awaited with `wait`, gets the result once that is durable."""
+        future: asyncio.Future[_T] = self._loop.create_future()
+        if self._is_closing:
+            future.set_exception(SessionClosedError("the file is closed"))
+            future.exception()
+        else:
+            self._calls.put((call, future))
+        return future
+
+    async def wait(self, future: asyncio.Future[_T]) -> _T:
+        """Wait for the result of a submitted call; virtual time stands still meanwhile."""
+        try:
+            async with self._clock.timeout(_DISK_TIMEOUT):
+                return await future
+        except TimeoutError as error:
+            text = f"the disk has not responded for {_DISK_TIMEOUT:.0f} s"
+            raise self._kind.error(text, str(self._path)) from error
+
+    async def call(self, call: Callable[[DatabaseT], _T]) -> _T:
+        """Run a call in the thread, and wait until its result is durable."""
+        return await self.wait(self.submit(call))
+
+    async def decided(self, future: asyncio.Future[_T]) -> asyncio.CancelledError | None:
+        """Wait until it is known whether a submitted call succeeded, however often the caller is cancelled meanwhile.
+
+        Returns:
+            The cancellation that came meanwhile, for the caller to raise; the call has succeeded.
+
+        Raises:
+            NairiError: the call failed.
+            CancelledError: the call failed, and the caller was cancelled.
+        """
+        try:
+            await self.wait(asyncio.shield(future))
+        except asyncio.CancelledError as error:
+            with suppress(asyncio.CancelledError):
+                await run_shielded(asyncio.wait((future,), timeout=_DISK_TIMEOUT))
+            if not future.done() or future.exception() is not None:
+                raise
+            return error
+        return None
+
+    async def aclose(self) -> None:
+        """Finish the submitted calls, and close the database. Harmless when repeated.
+
+        Runs to its end if it is cancelled meanwhile, so that the file is free afterwards, unless the disk hangs.
+        """
+        self._is_closing = True
+        self._calls.put(None)
+        await run_shielded(asyncio.wait((self._closed,), timeout=_DISK_TIMEOUT))
+        if not self._closed.done():
+            log.error("%s stays locked: the disk has not responded for %.0f s", self._path, _DISK_TIMEOUT)
+
+    def open_database(self) -> DatabaseT:
+        """Open the database; called in the thread."""
+        raise NotImplementedError
+
+    def before_commit(self, database: DatabaseT, *, is_last: bool) -> None:
+        """Prepare a transaction; called in the thread."""
+
+    def after_commit(self, database: DatabaseT, *, is_last: bool) -> None:
+        """Go on after a transaction; called in the thread, before its results are delivered."""
+
+    def after_close(self) -> None:
+        """Release what else was opened; called in the thread, also if the database could not be opened."""
+
+    def _run(self) -> None:
+        database = None
+        try:
+            database = self.open_database()
+            # What opening has changed must be durable before the first call.
+            self._commit(database, [], is_last=False)
+            self._resolve_all([(self._opened, database)])
+            self._serve(database)
+        except Exception as error:  # noqa: BLE001 - raised by `start`
+            self._resolve_all([(self._opened, error)])
+        finally:
+            if database is not None:
+                database.close()
+            self.after_close()
+            self._resolve_all([(self._closed, None)])
+
+    def _serve(self, database: DatabaseT) -> None:
+        is_open = True
+        failure: Exception | None = None
+        while is_open:
+            calls, is_open = self._take()
+            results: list[Any] = [failure] * len(calls)
+            if failure is None:
+                try:
+                    results = self._commit(database, [call for call, _ in calls], is_last=not is_open)
+                except Exception as error:  # noqa: BLE001 - all of them, or calls would wait forever
+                    database.rollback()
+                    results = [error] * len(calls)
+                    failure = error if self._ends_on_failure else None
+            self._resolve_all([(future, result) for (_, future), result in zip(calls, results, strict=True)])
+
+    def _commit(self, database: DatabaseT, calls: Sequence[Callable[[DatabaseT], Any]], *, is_last: bool) -> list[Any]:
+        """Run some calls in one transaction; return the result or error of each, once all is durable."""
+        self.before_commit(database, is_last=is_last)
+        with self._kind.errors(self._path):
+            database.begin()
+            results = [_result(call, database) for call in calls]
+            database.commit()
+        self.after_commit(database, is_last=is_last)
+        return results
+
+    def _take(self) -> tuple[list[_Call[DatabaseT]], bool]:
+        """Return the waiting calls, once there is one, and whether more may come."""
+        calls: list[_Call[DatabaseT]] = []
+        call = self._calls.get()
+        with suppress(Empty):
+            while call is not None:
+                calls.append(call)
+                if len(calls) == _MAX_CALLS:
+                    return calls, True
+                call = self._calls.get_nowait()
+        return calls, call is not None
+
+    def _resolve_all(self, results: list[tuple[asyncio.Future[Any], object]]) -> None:
+        # Nothing waits in a loop that is closed.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(_set_results, results)
+
+
+def _result(call: Callable[[DatabaseT], Any], database: DatabaseT) -> object:
+    try:
+        return call(database)
+    except NairiError as error:
+        return error
+
+
+def _set_results(results: list[tuple[asyncio.Future[Any], object]]) -> None:
+    for future, result in results:
+        if future.done():
+            continue
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+            # Some calls are not awaited; a failure reaches the caller through another call.
+            future.exception()
+        else:
+            future.set_result(result)
