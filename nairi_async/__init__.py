@@ -23,6 +23,47 @@ Begin with `NairiSession`: its methods are the calls of the library. Every error
 for tests), `nairi_async.errors`, `nairi_async.typing`. The command `nairi-async demo` shows the library at work without
 an account.
 
+**Durable keys.** A process may be killed at any time. With a journal, an SQLite file, each prompt can have a key: the
+same key gives the same turn in every later process. Kill this program and run it again, as often as you like, with
+hundreds of tickets: what was answered is read, what was running is awaited, what was being sent is looked up, and
+nothing is asked twice.
+
+```python
+import asyncio
+
+from nairi_async import NairiSession
+
+
+async def talk(nairi: NairiSession, ticket: str) -> None:
+    conversation = nairi.conversation("my-agent")
+    await conversation.ask(f"Summarise {ticket}.", key=f"{ticket}, summary")
+    reply = await conversation.ask("And in French?", key=f"{ticket}, French")
+    print(ticket, reply.text)
+
+
+async def main() -> None:
+    async with NairiSession(journal="run.sqlite") as nairi, asyncio.TaskGroup() as tasks:
+        for number in range(20):
+            tasks.create_task(talk(nairi, f"ticket {number}"))
+
+
+asyncio.run(main())
+```
+
+`start`, `continue_`, `ask` and `Conversation.send` take a `key` as well, and with a journal the keys of `ask_many`'s
+`Prompt`s are durable.
+
+* A key belongs to one prompt: with another text, agent, conversation or other files it is an `InvalidArgumentError`
+  before any request. Files are compared by their ids, their paths, or their bytes. A prompt that was refused frees its
+  key.
+* A lost response raises `OutcomeUnknownError`, as without a key. The next call with the key looks the prompt up, or the
+  same one with `on_unknown="reconcile"`. It is sent again only if it provably did not run, a minute after it was sent.
+  Where that cannot be decided, the error names the turns that it may be: someone else wrote to the conversation in
+  those minutes, or started one with the agent.
+* One process at a time uses a journal; a second one gets a `JournalError`. It holds keys, digests and turns, no text.
+  It is created for its owner alone (0600), and belongs to one service. Delete it when its keys are not needed any more,
+  with the `-lock`, `-wal` and `-shm` files next to it.
+
 Networks: `proxy=` names a proxy, `ssl=` a file of certificates or an `ssl.SSLContext`, and `trust_env=True` reads
 `HTTPS_PROXY`, `NO_PROXY` and `SSL_CERT_FILE`. Crash reports: the API key is in no frame of this
 library, but prompts are; a reporter that collects local variables collects them.

@@ -316,12 +316,12 @@ class Reconciler:
         messages = await self._search.user_messages(job_id)
         # Responses in flight may name messages that were read. Prompts sent from now on cannot have become them.
         await _wait_until_settled(self.claims.continuations_in_flight(job_id))
-        later, is_dated = self._unexplained(messages, window, exclude)
+        later = self._unexplained(messages, window, exclude)
         content = claim.fingerprint.content
         identical = [one for one in later if one.content == content and self._is_in(window, one, _MARGIN)]
         match = self.claims.match(claim, [one.turn for one in identical])
-        if not is_dated:
-            # It may be an earlier message: only its time could tell them apart.
+        if any(math.isnan(one.created_at) for one in identical):
+            # Without a time, the message may be an earlier one.
             match = match.without_turn()
         identical_ids = {one.turn.message_id for one in identical}
         unexplained = tuple(one.turn for one in later if one.turn.message_id not in identical_ids)
@@ -332,14 +332,11 @@ class Reconciler:
 
     def _unexplained(
         self, messages: Sequence[UserMessage], window: SearchWindow, exclude: Container[str]
-    ) -> tuple[list[UserMessage], bool]:
-        """Return the user messages that may be the prompt, and whether their times can be believed."""
-        times = {one.created_at for one in messages}
-        is_dated = not any(math.isnan(time) for time in times) and (len(messages) == 1 or len(times) > 1)
+    ) -> list[UserMessage]:
+        """Return the user messages of a conversation that may be the prompt."""
         previous = window.previous_message_id
-        at = next((one.created_at for one in messages if one.turn.message_id == previous), -math.inf)
         left = [
-            evolve(one, created_at=one.created_at if is_dated else math.nan)
+            one
             for one in messages
             if not (
                 one.turn.message_id == previous
@@ -347,9 +344,12 @@ class Reconciler:
                 or one.turn.message_id in exclude
             )
         ]
-        if is_dated:
-            left = [one for one in left if one.created_at >= at and self._is_in(window, one, _WIDE_MARGIN)]
-        return left, is_dated
+        times = {one.created_at for one in messages}
+        if any(math.isnan(time) for time in times) or len(times) == 1 < len(messages):
+            # Messages without times of their own cannot be excluded by them.
+            return left
+        at = next((one.created_at for one in messages if one.turn.message_id == previous), -math.inf)
+        return [one for one in left if one.created_at >= at and self._is_in(window, one, _WIDE_MARGIN)]
 
     def _as_message(self, start: StartedConversation) -> UserMessage:
         return UserMessage(start.turn, start.prompt_digest, self._service_time(start.sent_at)[0])
