@@ -69,7 +69,7 @@ class KeyLives:
                         # Looked up, and not decided.
                         return
                 except NairiError as error:
-                    self.universe.note(f"{key}: {type(error).__name__}: {error}")
+                    self.universe.note(f"{key}: {type(error).__name__}: {getattr(error, 'message', '')}")
                     await asyncio.sleep(session.chance.choice((0.0, 1.0, 15.0)))
                 else:
                     self._take(process, (number, turn), reply.turn, reply.text)
