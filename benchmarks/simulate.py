@@ -75,6 +75,8 @@ def _narrowed(plan: Plan, arguments: argparse.Namespace) -> Plan:
         plan = evolve(plan, size=arguments.size)
     if arguments.turns:
         plan = evolve(plan, turns=arguments.turns)
+    if arguments.pace:
+        plan = evolve(plan, pace=arguments.pace)
     if arguments.hazards:
         plan = evolve(plan, hazards=frozenset(arguments.hazards.split(",")) & set(HAZARDS))
     return evolve(plan, hazards=plan.hazards - set((arguments.without or "").split(",")))
@@ -91,6 +93,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--program", choices=PROGRAMS)
     parser.add_argument("--size", type=int, help="conversations")
     parser.add_argument("--turns", type=int, help="prompts in each")
+    parser.add_argument("--pace", type=float, help="how long turns take; 1 is up to half a minute")
     parser.add_argument("--hazards", help="separated by commas, of " + ", ".join(HAZARDS) + "; or none")
     parser.add_argument("--without", help="hazards to leave out, separated by commas")
     parser.add_argument("--shrink", type=int, default=0, help="how many failing seeds to shrink")

@@ -22,6 +22,8 @@ HAZARDS: Final = (
 """What can go wrong; each is drawn by itself, so that one left out leaves the others as they are."""
 
 
+# Short turns cost fewer polls, and meet lags that are longer than they are.
+PACES: Final = (0.03, 0.03, 0.1, 0.1, 0.3, 1.0)
 ORDERS: Final = (
     ("oldest first", "kept"), ("newest first", "kept"), ("shuffled", "kept"), ("oldest first", "equal"),
     ("newest first", "equal"), ("oldest first", "omitted"), ("newest first", "omitted"),
@@ -40,6 +42,8 @@ class Plan:
     turns: int
     """Prompts in each conversation, where the program has several."""
     hazards: frozenset[str]
+    pace: float = 1.0
+    """How long the agent's turns take: 1 is up to half a minute."""
 
     @property
     def command(self) -> str:
@@ -47,7 +51,7 @@ class Plan:
         hazards = ",".join(sorted(self.hazards)) or "none"
         return (
             f"python benchmarks/simulate.py --seed {self.seed} --program {self.program} --size {self.size} "
-            f"--turns {self.turns} --hazards {hazards}"
+            f"--turns {self.turns} --hazards {hazards} --pace {self.pace:g}"
         )
 
     def random(self, purpose: str) -> Random:
@@ -127,10 +131,12 @@ def draw(seed: int, program: str | None = None) -> Plan:
     """Return the run of a seed."""
     random = Random(f"{seed} plan")
     chosen = random.choice(PROGRAMS)
-    size = random.choice((1, 2, 3, 5, 8, 12))
+    # Now and then large: one process for many turns costs less than many processes.
+    size = random.choice((1, 2, 3, 5, 8, 12)) * Random(f"{seed} bulk").choice((1, 1, 2, 4))
     turns = random.choice((1, 2, 3, 4))
     hazards = frozenset(hazard for hazard in HAZARDS if random.random() < 0.6)
-    return Plan(seed, program or chosen, size, turns, hazards)
+    pace = Random(f"{seed} pace").choice(PACES)
+    return Plan(seed, program or chosen, size, turns, hazards, pace)
 
 
 def smaller(plan: Plan) -> list[Plan]:

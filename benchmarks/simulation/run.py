@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import warnings
+from functools import partial
 from typing import Any
 
 from attrs import field, frozen
@@ -83,7 +84,7 @@ def run_program(universe: Universe) -> None:
     plan = universe.plan
     agent_chance = plan.random("agent")
     instances = agent_chance.choice((None, 1, 3)) if plan.has("queues") else None
-    universe.simulator.agent(AGENT, script, instances=instances, queued=0.0)
+    universe.simulator.agent(AGENT, partial(script, pace=plan.pace), instances=instances, queued=0.0)
     if plan.program in ONE_LIFE:
         Process(universe, 0, None).run(ONE_LIFE[plan.program])
         return

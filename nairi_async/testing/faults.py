@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import cache
 from random import Random
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -120,10 +121,12 @@ class FaultPlan:
 
     def concerns(self, method: str, path: str) -> bool:
         """Return whether the plan covers a request."""
-        return re.search(self.where, f"{method} {path}") is not None
+        return not self.where or re.search(self.where, f"{method} {path}") is not None
 
     def draw(self, method: str, path: str, nth: int) -> Fault | None:
         """Return the fault of the nth request of that method and path, leaving the script aside."""
+        if not self.rate and not self.rates:
+            return None
         random = Random(f"{self.seed} {method} {path} {nth}")
         threshold, roll = random.random(), random.randrange(_ROLLS)
         for kind, share in self._shares(method, path):
@@ -133,16 +136,17 @@ class FaultPlan:
         return None
 
     def _shares(self, method: str, path: str) -> list[tuple[FaultKind, float]]:
-        kinds: list[FaultKind] = [kind for kind in FAULT_KINDS if _fits(kind, method, path)]
+        kinds = _fitting(is_read=method == "GET", is_list=path.endswith("/messages"))
         if self.rates:
             return [(kind, self.rates[kind]) for kind in kinds if kind in self.rates]
         return [(kind, self.rate / len(kinds)) for kind in kinds]
 
 
-def _fits(kind: FaultKind, method: str, path: str) -> bool:
-    if kind in _OF_LISTS:
-        return method == "GET" and path.endswith("/messages")
-    return method == "GET" or kind not in _OF_READS
+@cache
+def _fitting(*, is_read: bool, is_list: bool) -> tuple[FaultKind, ...]:
+    """Return the kinds that a request can have."""
+    excluded = (frozenset() if is_read else _OF_READS) | (frozenset() if is_read and is_list else _OF_LISTS)
+    return tuple(kind for kind in FAULT_KINDS if kind not in excluded)
 
 
 @define

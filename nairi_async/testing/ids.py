@@ -9,7 +9,9 @@ from random import Random
 from attrs import field, frozen
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_ULID_LENGTH = 26
+# The 26 digits of a ULID, of five bits each, two at a time.
+_PAIRS = tuple(first + second for first in _CROCKFORD for second in _CROCKFORD)
+_SHIFTS = range(120, -1, -10)
 _RANDOM_BITS = 80
 _LATEST = (1 << 48) - 1
 _LATEST_SECOND = (1 << 32) - 1
@@ -28,7 +30,7 @@ class IdMaker:
     def make(self, prefix: str, at: float) -> str:
         """Return an id such as `job_01KRK1V46BXS73CSNK2VR35NPJ`, sorting by `at` (seconds since the epoch)."""
         number = ((int(min(at * 1000, _LATEST))) << _RANDOM_BITS) | self._random.getrandbits(_RANDOM_BITS)
-        digits = (_CROCKFORD[(number >> 5 * place) & 31] for place in reversed(range(_ULID_LENGTH)))
+        digits = [_PAIRS[(number >> shift) & 1023] for shift in _SHIFTS]
         return f"{prefix}_{''.join(digits)}"
 
     def object_id(self, at: float) -> str:

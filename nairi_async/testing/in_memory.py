@@ -174,14 +174,10 @@ class InMemoryService:
         return await self._middleware.respond(cast("web.Request", request), handler)
 
     def _match(self, method: str, path: str) -> tuple[_Handler, dict[str, str]]:
-        allowed: list[str] = []
         for route in self._routes:
-            match = route.pattern.fullmatch(path)
-            if match is None:
-                continue
-            if route.method == method:
+            if route.method == method and (match := route.pattern.fullmatch(path)) is not None:
                 return route.handler, {name: unquote(value) for name, value in match.groupdict().items()}
-            allowed.append(route.method)
+        allowed = [route.method for route in self._routes if route.pattern.fullmatch(path) is not None]
         refused = web.HTTPMethodNotAllowed(method, allowed) if allowed else web.HTTPNotFound()
 
         async def refuse(_request: web.Request) -> web.StreamResponse:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 class RefusedError(Exception):
     """A simulated service refuses a request: HTTP status, text of the error, and headers that go with it."""
 
@@ -23,8 +26,9 @@ class RefusedError(Exception):
 
 def json_response(payload: object, status: int = 200) -> web.Response:
     """Return a JSON response; text stays UTF-8 and is not escaped."""
-    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
-    return web.Response(body=text.encode("utf-8", "replace"), status=status, content_type="application/json")
+    return web.Response(
+        body=_encode(payload).encode("utf-8", "replace"), status=status, content_type="application/json"
+    )
 
 
 def error_response(error: RefusedError) -> web.Response:

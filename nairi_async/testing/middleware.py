@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from aiohttp import hdrs, web
@@ -109,7 +110,7 @@ class Middleware:
 
     def _dated(self, response: web.StreamResponse, skew: float) -> web.StreamResponse:
         if not response.prepared:
-            response.headers.setdefault(hdrs.DATE, formatdate(self.clock.time() + skew, usegmt=True))
+            response.headers.setdefault(hdrs.DATE, _http_date(int(self.clock.time() + skew)))
         return response
 
     async def _hooked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -143,6 +144,11 @@ async def _options(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPMethodNotAllowed as error:
         methods = {*error.allowed_methods, hdrs.METH_OPTIONS}
         return web.Response(status=204, headers={hdrs.ALLOW: ", ".join(sorted(methods))})
+
+
+@lru_cache(maxsize=16)
+def _http_date(seconds: int) -> str:
+    return formatdate(seconds, usegmt=True)
 
 
 def bearer(request: web.Request) -> str:

@@ -62,7 +62,7 @@ def test_promises_hold(program: str) -> None:
 )
 def test_what_was_found_stays_mended(seed: int, program: str, size: int, turns: int) -> None:
     """The seeds that found a fault in the library find it no more."""
-    assert run(evolve(draw(seed, program), size=size, turns=turns)).violations == ()
+    assert run(evolve(draw(seed, program), size=size, turns=turns, pace=1.0)).violations == ()
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_what_was_found_stays_mended(seed: int, program: str, size: int, turns: 
 )
 def test_what_was_found_in_chats_stays_mended(seed: int, size: int, turns: int, hazards: str | None) -> None:
     """The runs that found a fault in `Chats` find it no more."""
-    plan = evolve(draw(seed, "chats"), size=size, turns=turns)
+    plan = evolve(draw(seed, "chats"), size=size, turns=turns, pace=1.0)
     if hazards is not None:
         plan = evolve(plan, hazards=frozenset(hazards.split(",")))
     assert run(plan).violations == ()
@@ -109,4 +109,4 @@ def test_a_broken_promise_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -
     assert failed.violations
     smallest = shrink(failed)
     assert (smallest.plan.size, smallest.plan.hazards) == (2, frozenset())
-    assert smallest.plan.command.endswith("--program ask --size 2 --turns 1 --hazards none")
+    assert smallest.plan.command.endswith("--program ask --size 2 --turns 1 --hazards none --pace 0.03")
