@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import socket
 import struct
@@ -31,6 +32,16 @@ KEY = "nr_01JQ-a-key-that-nobody-may-see"
 PREFIX = "/api/public/v1"
 STARTED = b'{"job_id":"job_1","message_id":"cmsg_1"}'
 MESSAGE = b'{"id":"cmsg_1","job_id":"job_1","role":"user","status":"completed","content":"Hello"}'
+
+
+class Lazy:
+    """A module that is imported when it is used, because every worker imports all tests."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self._name), name)
 
 
 class Act(Enum):

@@ -47,20 +47,22 @@ def described(body: list[ast.stmt]) -> Iterator[str]:
                 yield from (target.id for target in targets if isinstance(target, ast.Name))
 
 
-TREES = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))]
+@functools.cache
+def trees() -> list[ast.Module]:
+    return [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
 @functools.cache
 def described_names() -> frozenset[str]:
     """Return all names of the package's modules that have a docstring below."""
-    return frozenset(name for tree in TREES for name in described(tree.body))
+    return frozenset(name for tree in trees() for name in described(tree.body))
 
 
 @functools.cache
 def described_fields() -> dict[str, frozenset[str]]:
     """Return, for every class of the package, the attributes that have a docstring below."""
     fields: dict[str, frozenset[str]] = {}
-    for node in (node for tree in TREES for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+    for node in (node for tree in trees() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
         fields[node.name] = fields.get(node.name, frozenset()) | frozenset(described(node.body))
     return fields
 

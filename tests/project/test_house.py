@@ -45,7 +45,7 @@ def dotted(path: Path) -> str:
 def imports(path: Path) -> frozenset[str]:
     """Return the modules that a file imports, for its types as well, without the package's name."""
     found: set[str] = set()
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nairi_async":
             for alias in node.names:
                 name = f"{node.module}.{alias.name}".removeprefix("nairi_async.")
@@ -59,7 +59,11 @@ def imports(path: Path) -> frozenset[str]:
 
 _DOTTED = {dotted(path) for path in MODULES}
 TEXTS = {path: path.read_text(encoding="utf-8") for path in MODULES}
-TREES = {path: ast.parse(text) for path, text in TEXTS.items()}
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(TEXTS[path])
 
 
 def test_imports_point_one_way() -> None:
@@ -119,7 +123,7 @@ def test_files_are_small() -> None:
     """A file has at most 400 lines, and its first line is a sentence about its contents."""
     for path, text in TEXTS.items():
         assert len(text.splitlines()) <= 400, path
-        first_line = (ast.get_docstring(TREES[path]) or "").partition("\n")[0]
+        first_line = (ast.get_docstring(tree(path)) or "").partition("\n")[0]
         assert len(first_line) > 20, path
         assert first_line.endswith((".", ":")), path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import inspect
 from pathlib import Path
 from types import ModuleType
@@ -13,15 +14,13 @@ import bare_chats
 import discord_bot
 import pytest
 import yarl
-from aiogram import Bot
-from aiogram.client.session.aiohttp import AiohttpSession
-from aiogram.client.telegram import TelegramAPIServer
 from bench_web import lines_of  # pyright: ignore[reportMissingImports]
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
 from platforms import Discord, Platform, SentMessage, Slack, Telegram
 from slack_bolt.app.async_app import AsyncApp
 from slack_sdk.web.async_client import AsyncWebClient
+from support import Lazy
 
 from nairi_async.amigo import AmigoSession
 from nairi_async.bots import Chats
@@ -68,8 +67,8 @@ def bind_discord(platform: Platform, recipe: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def bind_telegram(platform: Platform, recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    api = TelegramAPIServer.from_base(platform.url)
-    monkeypatch.setattr(recipe, "Bot", lambda token: Bot(token, session=AiohttpSession(api=api)))
+    bot, api = recipe.Bot, telegram.TelegramAPIServer.from_base(platform.url)
+    monkeypatch.setattr(recipe, "Bot", lambda token: bot(token, session=sessions.AiohttpSession(api=api)))
     monkeypatch.setenv("TELEGRAM_TOKEN", "1:token")
     monkeypatch.setenv("TELEGRAM_USERS", "2 7")
 
@@ -82,6 +81,12 @@ def bind_slack(platform: Platform, recipe: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("SLACK_APP_TOKEN", "xapp-app")
 
 
+sessions: Any = Lazy("aiogram.client.session.aiohttp")
+telegram: Any = Lazy("aiogram.client.telegram")
+HAS_AIOGRAM = importlib.util.find_spec("aiogram") is not None
+"""It does not install on the newest Pythons; there its recipe is not run."""
+TELEGRAM = pytest.mark.xdist_group("aiogram")
+"""By one worker, since it takes five seconds to import."""
 PLATFORMS: dict[str, tuple[type[Platform], Callable[..., None]]] = {
     "discord_bot": (Discord, bind_discord),
     "aiogram_bot": (Telegram, bind_telegram),
@@ -109,7 +114,13 @@ class User:
         return [sent.text for sent in self.platform.sent]
 
 
-@pytest.fixture(params=PLATFORMS)
+def named(*names: str) -> list[Any]:
+    """Return the recipes whose library is installed."""
+    marks = {"aiogram_bot": [TELEGRAM]}
+    return [pytest.param(name, marks=marks.get(name, [])) for name in names if name != "aiogram_bot" or HAS_AIOGRAM]
+
+
+@pytest.fixture(params=named(*PLATFORMS))
 async def bot(
     request: pytest.FixtureRequest, service: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[User, Callable[[], Any]]]:
@@ -150,18 +161,19 @@ async def test_a_bot_talks(bot: tuple[User, Callable[[], Any]], service: Simulat
     assert "".join("".join(user.texts()[:-1]).split()) == "".join(LONG.split())
 
 
-async def test_a_bot_talks_with_either_service(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", named("aiogram_bot"))
+async def test_a_bot_talks_with_either_service(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The recipe's handlers serve Amigo unchanged; a message that the service undid may be delivered again."""
 
     def script(message: str, number: int) -> list[Any]:
         return [Error(500, "overloaded")] if message == "fail" and number < 3 else [f"{number}: {message}"]
 
-    recipe: Any = importlib.import_module("aiogram_bot")
+    recipe: Any = importlib.import_module(name)
     async with AmigoSimulator(script) as amigo, Telegram() as platform:
         bind_telegram(platform, recipe, monkeypatch)
 
-        for name, value in amigo.environment.items():
-            monkeypatch.setenv(name, value)
+        for variable, value in amigo.environment.items():
+            monkeypatch.setenv(variable, value)
 
         async def main() -> None:
             async with AmigoSession() as session:
@@ -250,7 +262,7 @@ async def test_discord_recognises_what_is_sent_again(service: Simulator, monkeyp
     assert platform.nonces[0] == platform.nonces[1] is not None
 
 
-@pytest.mark.parametrize("name", ["discord_bot", "aiogram_bot"])
+@pytest.mark.parametrize("name", named("discord_bot", "aiogram_bot"))
 async def test_a_slow_indicator_delays_no_reply(service: Simulator, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The platform does not respond to the typing indicator, or refuses it late: replies are sent all the same."""
     recipe: Any = importlib.import_module(name)
@@ -269,9 +281,10 @@ async def test_a_slow_indicator_delays_no_reply(service: Simulator, monkeypatch:
             await asyncio.sleep(0.1)
 
 
-async def test_telegram_serves_the_named_users(service: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", named("aiogram_bot"))
+async def test_telegram_serves_the_named_users(service: Simulator, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Anyone can write to a bot of Telegram: a user who is not named spends nothing."""
-    recipe: Any = importlib.import_module("aiogram_bot")
+    recipe: Any = importlib.import_module(name)
     async with Telegram() as platform:
         bind_telegram(platform, recipe, monkeypatch)
         monkeypatch.setenv("TELEGRAM_USERS", "7")

@@ -8,13 +8,11 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import amigo_sdk.generated.model as wire
 import httpx
 import pydantic
 import pytest
-from amigo_sdk import errors
-from amigo_sdk.sdk_client import AsyncAmigoClient
 from attrs import frozen
+from support import Lazy
 
 from nairi_async.testing import VirtualClock
 from nairi_async.testing.amigo import (
@@ -34,7 +32,12 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-pytestmark = pytest.mark.anyio
+# By one worker, since its modules take more than a second to import.
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("amigo_sdk")]
+
+errors: Any = Lazy("amigo_sdk.errors")
+wire: Any = Lazy("amigo_sdk.generated.model")
+sdk_client: Any = Lazy("amigo_sdk.sdk_client")
 
 TOOL = {"tool_round_index": 0, "tool_id": "t", "tool_version": "1", "input_params": {"order": 7}}
 
@@ -44,7 +47,7 @@ class Vendor:
     """The vendor's client on a simulator, with its objects made from plain values."""
 
     simulator: AmigoSimulator
-    client: AsyncAmigoClient
+    client: Any
 
     async def create(self, **body: Any) -> list[Any]:
         """Return the events of a new conversation."""
@@ -84,7 +87,7 @@ async def vendor(*script: Any, **options: Any) -> AsyncIterator[Vendor]:
     clock = VirtualClock(time.time())
     async with (
         AmigoSimulator(script or "Hello there", clock=clock, **options) as simulator,
-        AsyncAmigoClient(**simulator.settings) as client,
+        sdk_client.AsyncAmigoClient(**simulator.settings) as client,
     ):
         yield Vendor(simulator, client)
 

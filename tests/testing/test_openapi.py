@@ -1,93 +1,28 @@
+"""The simulators against the services' OpenAPI documents."""
+
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
-import schemathesis
-from hypothesis import settings
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    ignored_auth,
-    negative_data_rejection,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
-from simulated import SimulatorThread
+from forking import PIPE, STDOUT, fork
 
-from nairi_async.testing import Fail, Say, Simulator, Tool
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-SAMPLE = Path(__file__).parents[1] / "samples" / "nairi.openapi.yaml"
-CONFORMANCE = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-    response_headers_conformance,
-]
-Case: TypeAlias = schemathesis.Case[Any]
-
-schema = schemathesis.openapi.from_path(SAMPLE)
+HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    script = (Tool("Bash"), Say("reply", usage={"cost_usd": 0.25, "model": "m"}, attachment_ids=["att_1"]), Fail("no"))
-    with SimulatorThread(Simulator(agents={"my-agent": script})) as running:
-        yield running
+@pytest.mark.anyio
+@pytest.mark.parametrize("service", ["nairi", "amigo"])
+async def test_the_simulator_is_the_documented_service(service: str) -> None:
+    """Responses to valid requests conform to the document, and requests that it does not allow are refused.
 
-
-@pytest.fixture(scope="module")
-def known(simulator: Simulator) -> dict[str, str]:
-    """Path parameters that name things that exist."""
-    attachment_id = simulator.attachment("a.txt", b"data")
-    body: Any = {"agent_id": "my-agent", "prompt": "p", "attachment_ids": [attachment_id]}
-    started = schema["/conversations/start"]["POST"].Case(body=body, media_type="application/json")
-    made = started.call(**target(simulator)).json()
-    return {"agent_id": "my-agent", "attachment_id": attachment_id, **made}
-
-
-def target(simulator: Simulator) -> dict[str, Any]:
-    """Return what a case needs to reach the simulator."""
-    return {
-        "base_url": f"{simulator.url}/api/public/v1",
-        "headers": {"Authorization": f"Bearer {simulator.api_key}"},
-    }
-
-
-@schema.parametrize()
-@settings(max_examples=12, derandomize=True, deadline=None)
-def test_answers_conform(case: Case, simulator: Simulator) -> None:
-    """Every response is one that the OpenAPI document describes."""
-    case.call_and_validate(**target(simulator), checks=[*CONFORMANCE, ignored_auth])
-
-
-@schema.parametrize()
-@settings(max_examples=8, derandomize=True, deadline=None)
-def test_answers_about_known_things_conform(case: Case, simulator: Simulator, known: dict[str, str]) -> None:
-    """The same about jobs, messages, attachments and agents that exist."""
-    case.path_parameters = {name: known[name] for name in case.path_parameters}
-    case.call_and_validate(**target(simulator), checks=CONFORMANCE)
-
-
-# A form that holds two files is invalid by the document, and taken by the service: it ignores other parts.
-@schema.exclude(path="/attachments").parametrize()
-@settings(max_examples=8, derandomize=True, deadline=None)
-def test_invalid_requests_are_refused(case: Case, simulator: Simulator) -> None:
-    """What the document does not allow gets an error."""
-    case.call_and_validate(**target(simulator), checks=[negative_data_rejection])
-
-
-def originals() -> list[Path]:
-    """Return the document that the sample was copied from, if it is next to the project."""
-    return [path for path in SAMPLE.parents[2].parent.glob("shared/api/nairi.openapi.yaml") if path.is_file()]
-
-
-def test_sample_is_the_document() -> None:
-    """The sample is the same as the document it was copied from."""
-    assert {path.read_bytes() for path in originals()} <= {SAMPLE.read_bytes()}
+    In a process of its own: only there the requests are generated, which takes long wherever tests are collected.
+    """
+    words = ("-m", "pytest", "-q", "-p", "schemathesis.pytest.plugin", "-p", "no:cacheprovider", "-n", "0")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    path = str(HERE / f"openapi_{service}.py")
+    process = await fork(*words, path, env=environment, stdout=PIPE, stderr=STDOUT, imported=("pytest", "aiohttp.web"))
+    out, _ = await asyncio.wait_for(process.communicate(), 55)
+    assert process.returncode == 0, out.decode()
+    assert " passed" in out.decode()
