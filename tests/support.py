@@ -35,12 +35,14 @@ MESSAGE = b'{"id":"cmsg_1","job_id":"job_1","role":"user","status":"completed","
 
 
 class Lazy:
-    """A module that is imported when it is used, because every worker imports all tests."""
+    """The classes of a module that is imported when the first of them is used: every worker imports all tests."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
+        if not name[0].isupper():
+            raise AttributeError(name)  # pytest looks for its marks on everything
         return getattr(importlib.import_module(self._name), name)
 
 
