@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import amigo_sessions
@@ -13,7 +14,7 @@ from nairi_async.testing import Quirks, Say, Simulator, VirtualClock
 from nairi_async.testing.amigo import AmigoSimulator
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from nairi_async.amigo import AmigoSession
@@ -27,6 +28,14 @@ settings.load_profile("suite")
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Handle SIGINT: a command inherits an ignored one, as in a background job."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, TextIO
 
 from nairi_async.cli import log_handler
-from nairi_async.cli.arguments import PROGRAM, PROGRAM_OPTIONS
+from nairi_async.cli.arguments import HELP, PROGRAM, PROGRAM_OPTIONS, Command
 from nairi_async.cli.command_table import COMMANDS
 from nairi_async.cli.formatting import error_line, watch_command
 from nairi_async.cli.screen import Screen
@@ -79,7 +79,7 @@ def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     options, unknown = parser.parse_known_args(argv)
     if options.run is None:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}") if unknown else parser.print_help()
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}") if unknown else options.parser.print_help()
         return 0
     try:
         _refuse_unknown(parser, options, unknown)
@@ -100,8 +100,8 @@ def _run(argv: Sequence[str] | None) -> int:
 def _refuse_unknown(parser: argparse.ArgumentParser, options: argparse.Namespace, unknown: Sequence[str]) -> None:
     if not unknown:
         return
-    if options.run == "conversation:ask" and not any(word.startswith("-") for word in unknown):
-        prompt = " ".join((options.prompt, *unknown))
+    if hasattr(options, "prompt") and not any(word.startswith("-") for word in unknown):
+        prompt = " ".join((options.prompt or "", *unknown))
         raise InvalidArgumentError(f'the prompt must be one argument; quote it: "{prompt}"')
     parser.error(f"unrecognized arguments: {' '.join(unknown)}")
 
@@ -137,15 +137,23 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         add_help=False,
     )
-    parser.set_defaults(run=None)
+    parser.set_defaults(run=None, parser=parser)
     for argument in PROGRAM_OPTIONS:
         parser.add_argument(*argument.names, help=argument.help, **argument.settings)
-    commands = parser.add_subparsers(metavar="COMMAND")
-    for command in COMMANDS:
-        added = commands.add_parser(
+    _add_commands(parser, COMMANDS)
+    return parser
+
+
+def _add_commands(parser: argparse.ArgumentParser, commands: Sequence[Command]) -> None:
+    parsers = parser.add_subparsers(metavar="COMMAND")
+    for command in commands:
+        added = parsers.add_parser(
             command.name, help=command.summary, description=command.description, allow_abbrev=False, add_help=False
         )
-        added.set_defaults(run=command.run, base_url=None)
+        added.set_defaults(run=command.run, parser=added, base_url=None)
+        if command.commands:
+            added.add_argument(*HELP.names, help=HELP.help, **HELP.settings)
+            _add_commands(added, command.commands)
+            continue
         for argument in (*command.options, *(one for one in command.arguments if not one.is_option)):
             added.add_argument(*argument.names, help=argument.help, **argument.settings)
-    return parser

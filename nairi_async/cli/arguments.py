@@ -12,6 +12,7 @@ from nairi_async._core.checks import DEFAULT_TIMEOUT
 
 PROGRAM: Final = "nairi-async"
 _HIGHEST_PORT: Final = 65535
+_LARGEST_FACTOR: Final = 1e6
 
 
 @frozen(init=False)
@@ -44,8 +45,8 @@ class Argument:
 
     @property
     def summary(self) -> str:
-        """The help text with its default value filled in."""
-        return self.help % {"default": self.settings.get("default")}
+        """The help text with its values filled in."""
+        return self.help % {"default": None, **self.settings}
 
 
 @frozen
@@ -53,22 +54,27 @@ class Command:
     """A command."""
 
     name: str
-    run: str
+    run: str | None
     """Its function, as `module:name` below this package: a module is imported only when its command runs."""
     summary: str
     """One line for the list of commands."""
     description: str
-    arguments: tuple[Argument, ...]
+    arguments: tuple[Argument, ...] = ()
+    commands: tuple[Command, ...] = ()
+    """The commands below it, of which one must be named."""
 
     @property
     def options(self) -> tuple[Argument, ...]:
-        """Its options, in the order of the help."""
-        return (HELP, *(argument for argument in self.arguments if argument.is_option))
+        """Its options, in the order of the help, and those of the commands below it."""
+        given = [argument for argument in self.arguments if argument.is_option]
+        below = [argument for command in self.commands for argument in command.options]
+        return tuple({argument.names: argument for argument in (HELP, *given, *below)}.values())
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values of its positional arguments, if they are a closed set."""
-        return tuple(value for argument in self.arguments if not argument.is_option for value in argument.choices)
+        """The values of its positional arguments, if they are a closed set: the commands below it, or words."""
+        words = [value for argument in self.arguments if not argument.is_option for value in argument.choices]
+        return (*(command.name for command in self.commands), *words)
 
 
 def count(text: str) -> int:
@@ -76,6 +82,22 @@ def count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+def share(text: str) -> float:
+    """Read a number between 0 and 1."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return number
+
+
+def factor(text: str) -> float:
+    """Read a positive number."""
+    number = float(text)
+    if not 0 < number <= _LARGEST_FACTOR:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return number
 
 
@@ -118,6 +140,25 @@ CONNECTION: Final = (
     *LOGGING,
 )
 """The options of every command that speaks to the service."""
+PROMPT: Final = Argument("prompt", help="the prompt, in quotes; - reads it from standard input", metavar="PROMPT")
+ATTACHMENTS: Final = (
+    Argument(
+        "--attachment-id",
+        help="an uploaded file; may be repeated",
+        dest="attachment_ids",
+        action="append",
+        default=[],
+        metavar="ID",
+    ),
+    Argument(
+        "--attach",
+        help="a file to upload first; may be repeated",
+        dest="attachments",
+        action="append",
+        default=[],
+        metavar="FILE",
+    ),
+)
 PROGRESS: Final = Argument("--progress", help="show what the agent is doing", action="store_true")
 TIMEOUT: Final = Argument(
     "--timeout",

@@ -8,18 +8,23 @@ from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.listing.listing import JOB_STATUSES
 from nairi_async._nairi.listing.paging import SORTS
+from nairi_async.cli.amigo_commands import AMIGO
 from nairi_async.cli.arguments import (
     AGENT,
     ASK_MODE,
+    ATTACHMENTS,
     CONNECTION,
     JOB,
     PROGRESS,
+    PROMPT,
     TIMEOUT,
     Argument,
     Command,
     count,
+    factor,
     json_option,
     port,
+    share,
 )
 
 SHELLS: Final = ("bash", "fish", "zsh")
@@ -40,27 +45,36 @@ COMMANDS: Final = (
         "Send a prompt. The reply's text goes to standard output, everything else to standard error.",
         (
             AGENT,
-            Argument("prompt", help="the prompt, in quotes; - reads it from standard input", metavar="PROMPT"),
+            PROMPT,
             ASK_MODE,
-            Argument(
-                "--attachment-id",
-                help="an uploaded file; may be repeated",
-                dest="attachment_ids",
-                action="append",
-                default=[],
-                metavar="ID",
-            ),
-            Argument(
-                "--attach",
-                help="a file to upload first; may be repeated",
-                dest="attachments",
-                action="append",
-                default=[],
-                metavar="FILE",
-            ),
+            *ATTACHMENTS,
             PROGRESS,
             TIMEOUT,
             json_option("the reply"),
+            *CONNECTION,
+        ),
+    ),
+    Command(
+        "continue",
+        "conversation:continue_",
+        "send a further prompt to a conversation",
+        "Send a further prompt to a conversation. The reply's text goes to standard output, everything else to standard"
+        " error.",
+        (JOB, PROMPT, *ATTACHMENTS, PROGRESS, TIMEOUT, json_option("the reply"), *CONNECTION),
+    ),
+    Command(
+        "chat",
+        "chat:chat",
+        "talk to an agent, line by line",
+        "Talk to an agent: each line is a prompt, and a line that ends in a backslash goes on. What the agent does is"
+        " shown while it runs. Ctrl-C stops the wait, and not the turn: an empty line waits again. Ctrl-D, or Ctrl-C at"
+        " the prompt, ends the chat and prints the command that goes on with it.",
+        (
+            Argument("agent", help="slug or id of the agent", metavar="AGENT", nargs="?"),
+            Argument("--job", help="go on with this conversation", metavar="JOB"),
+            ASK_MODE,
+            TIMEOUT,
+            json_option("each reply"),
             *CONNECTION,
         ),
     ),
@@ -83,11 +97,37 @@ COMMANDS: Final = (
         "simulate",
         "simulate:simulate",
         "run the simulated service until Ctrl-C",
-        "Run a simulated service on this machine until Ctrl-C or SIGTERM.",
+        "Run a simulated service on this machine until Ctrl-C or SIGTERM, for programs in any language. The variables"
+        " to set are printed first, then each request.",
         (
             Argument("--host", help="address to listen on (%(default)s)", default="127.0.0.1"),
             Argument("--port", help="port to listen on (0: any free one)", type=port, default=0),
-            Argument("--api-key", help="the key to accept, not a real one (%(default)s)", default="nr_simulator"),
+            Argument("--api-key", help="the key to accept, not a real one", metavar="KEY"),
+            Argument("--amigo", help="simulate Amigo instead of Nairi", action="store_true"),
+            Argument(
+                "--script",
+                help="what each agent, or service of Amigo, does: a file of JSON, see help(nairi_async.testing)",
+                metavar="FILE",
+            ),
+            Argument(
+                "--slow",
+                help="let everything take so many times as long (%(const)s without a number)",
+                type=factor,
+                nargs="?",
+                const=20.0,
+                metavar="FACTOR",
+            ),
+            Argument(
+                "--faults",
+                help="let this share of the requests fail (%(const)s without a number)",
+                type=share,
+                nargs="?",
+                const=0.1,
+                metavar="SHARE",
+            ),
+            Argument("--seed", help="selects the requests that fail (%(default)s)", type=int, default=0, metavar="N"),
+            Argument("--concurrency", help="turns that each agent runs at a time", type=count, metavar="N"),
+            Argument("--strict-agents", help="refuse agents that the script does not name", action="store_true"),
         ),
     ),
     Command(
@@ -202,6 +242,7 @@ COMMANDS: Final = (
             *CONNECTION,
         ),
     ),
+    AMIGO,
     Command(
         "completion",
         "completion:completion",

@@ -1,10 +1,10 @@
-"""`nairi-async ask` and `nairi-async watch`: one conversation, from a shell."""
+"""`nairi-async ask`, `continue` and `watch`: one turn or one conversation, from a shell."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nairi_async._core.json_body import json_line
 from nairi_async._nairi.results import Reply
@@ -17,6 +17,7 @@ from nairi_async.errors import InvalidArgumentError, NairiError, TurnFailedError
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Awaitable, Callable
 
     from nairi_async._nairi.session import NairiSession
     from nairi_async.models import Message, Turn
@@ -24,10 +25,14 @@ if TYPE_CHECKING:
 
 def ask(options: Namespace) -> None:
     """Run the command `ask`."""
-    nairi = open_session(options)
-    # Read before the event loop runs: while it runs, the first Ctrl-C would not interrupt the reading.
-    prompt = _read_prompt(options.prompt)
-    asyncio.run(_ask(nairi, prompt, options))
+    _send(
+        options, lambda nairi, prompt: nairi.start(options.agent, prompt, ask_mode=options.ask_mode, **_files(options))
+    )
+
+
+def continue_(options: Namespace) -> None:
+    """Run the command `continue`."""
+    _send(options, lambda nairi, prompt: nairi.continue_(options.job, prompt, **_files(options)))
 
 
 def watch(options: Namespace) -> None:
@@ -35,17 +40,18 @@ def watch(options: Namespace) -> None:
     asyncio.run(_watch(open_session(options), options))
 
 
-async def _ask(session: NairiSession, prompt: str, options: Namespace) -> None:
+def _send(options: Namespace, send: Callable[[NairiSession, str], Awaitable[Turn]]) -> None:
+    nairi = open_session(options)
+    # Read before the event loop runs: while it runs, the first Ctrl-C would not interrupt the reading.
+    prompt = read_prompt(options.prompt)
+    asyncio.run(_ask(nairi, lambda nairi: send(nairi, prompt), options))
+
+
+async def _ask(session: NairiSession, send: Callable[[NairiSession], Awaitable[Turn]], options: Namespace) -> None:
     out, err = Screen.on(sys.stdout), Screen.on(sys.stderr)
     narrator = Narrator(err, SystemClock())
     async with session as nairi:
-        turn = await nairi.start(
-            options.agent,
-            prompt,
-            ask_mode=options.ask_mode,
-            attachment_ids=options.attachment_ids,
-            attachments=options.attachments,
-        )
+        turn = await send(nairi)
         err.show(clean(f"job {turn.job_id}"), "dim")
         try:
             reply = await _reply(nairi, turn, narrator, options)
@@ -57,7 +63,7 @@ async def _ask(session: NairiSession, prompt: str, options: Namespace) -> None:
             err.show(f"\nThe agent continues. See what it does: {again}")
             raise
     out.show(json_line(reply) if options.json else clean(reply.text))
-    facts = (f"completed in {narrator.elapsed:.1f} s", usage_text(reply.usage), _files(reply))
+    facts = (f"completed in {narrator.elapsed:.1f} s", usage_text(reply.usage), files_text(reply))
     err.show("; ".join(fact for fact in facts if fact), "dim")
 
 
@@ -113,7 +119,7 @@ async def _watch(session: NairiSession, options: Namespace) -> None:
         raise TurnFailedError("the last turn of the conversation failed")
 
 
-def _read_prompt(given: str) -> str:
+def read_prompt(given: str) -> str:
     """Return the prompt, which `-` reads from standard input."""
     if given != "-":
         return given
@@ -123,5 +129,10 @@ def _read_prompt(given: str) -> str:
         raise InvalidArgumentError(f"the prompt on standard input is not {error.encoding} text") from error
 
 
-def _files(reply: Reply) -> str:
+def files_text(reply: Reply) -> str:
+    """Return the ids of a reply's files; empty if it has none."""
     return clean(f"files: {', '.join(reply.attachment_ids)}") if reply.attachment_ids else ""
+
+
+def _files(options: Namespace) -> dict[str, Any]:
+    return {"attachment_ids": options.attachment_ids, "attachments": options.attachments}

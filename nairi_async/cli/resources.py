@@ -81,7 +81,7 @@ async def _conversations(nairi: NairiSession, options: Namespace) -> None:
         if options.json:
             screen.show(json_line(row))
         else:
-            cells = (row.id, row.status, _timestamp(row.updated_at))
+            cells = (row.id, row.status, timestamp(row.updated_at))
             table.fit([cells, ("", "abandoned", "")])
             table.show(*cells)
         count += 1
@@ -125,7 +125,7 @@ async def _download(nairi: NairiSession, options: Namespace) -> None:
             screen.show(one_line(str(path)))
 
 
-def _timestamp(at: datetime | None) -> str:
+def timestamp(at: datetime | None) -> str:
     """Return a time in RFC 3339, in UTC and to the second."""
     return "" if at is None else f"{at:%Y-%m-%dT%H:%M:%SZ}"
 

@@ -33,8 +33,8 @@ class Simulator(Server):
     """An HTTP server that follows Nairi's documentation (https://nairi.ai/docs/api), and `quirks` elsewhere.
 
     Use it in `async with`. The agent `my-agent` always exists. Any other slug that a start names becomes an agent with
-    a default script; with `strict_agents` an unknown agent is a 404. With `concurrency=1` each agent runs one turn at a
-    time, as the vendor's daemon does by default; `None` is any number. Equal seeds and equal calls make equal ids.
+    the script `default`; with `strict_agents` an unknown agent is a 404. With `concurrency=1` each agent runs one turn
+    at a time, as the vendor's daemon does by default; `None` is any number. Equal seeds and equal calls make equal ids.
     `faults` make a share of the requests fail.
 
     With a `VirtualClock`, scripts of hours take milliseconds. Give the same clock to the simulator and to the session;
@@ -51,6 +51,7 @@ class Simulator(Server):
         quirks: Quirks = _PLAIN,
         seed: int = 0,
         agents: Mapping[str, Script] | None = None,
+        default: Script = default_script,
         strict_agents: bool = False,
         concurrency: int | None = None,
         faults: FaultPlan | None = None,
@@ -58,10 +59,10 @@ class Simulator(Server):
         super().__init__(host, port, clock)
         self.api_key = api_key
         """The one valid key; assign another to revoke it."""
-        self._state = NairiState(quirks, IdMaker(seed), strict_agents, concurrency)
+        self._state = NairiState(quirks, IdMaker(seed), strict_agents, concurrency, default)
         self._configure(_AccessPolicy(self), application_routes(self._state, self._clock))
         self.faults = faults or FaultPlan()
-        for slug, script in {DEFAULT_AGENT: default_script, **(agents or {})}.items():
+        for slug, script in {DEFAULT_AGENT: default, **(agents or {})}.items():
             self.agent(slug, script)
 
     @property

@@ -14,7 +14,7 @@ from nairi_async import __version__
 from nairi_async.testing import Done, Fail, Notice, Say, Simulator, Tool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
 pytestmark = pytest.mark.anyio
 
@@ -25,14 +25,6 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil"
 async def simulator() -> AsyncIterator[Simulator]:
     async with Simulator(agents={"quick": "Done.", "slow": [Done(after=math.inf)]}) as running:
         yield running
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Handle SIGINT: a command inherits an ignored one, as in a background job."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 async def job_of(simulator: Simulator, agent: str = "quick") -> str:

@@ -14,6 +14,8 @@ from nairi_async.testing.amigo.routes import AmigoRoutes
 from nairi_async.testing.amigo.script import Script, default_script, steps_of
 from nairi_async.testing.amigo.state import AmigoState, Credentials, Service, User
 from nairi_async.testing.amigo.stream import RequestContext, request_context
+from nairi_async.testing.faults import FaultPlan
+from nairi_async.testing.faults import Faults as RandomFaults
 from nairi_async.testing.ids import IdMaker
 from nairi_async.testing.json_bodies import RefusedError, json_response
 from nairi_async.testing.middleware import bearer
@@ -42,6 +44,8 @@ class AmigoSimulator(Server):
     text, a list of steps, or a function of the message and the number of the turn that returns one of them (the
     message is empty where the agent speaks first). Equal seeds and equal calls make equal ids.
 
+    `faults` make a share of the requests fail before the service acts; other kinds fit calls that do not stream.
+
     With a `VirtualClock`, streams of minutes take milliseconds, up to the client's `idle_timeout` and `timeout=`. Give
     the same clock to the simulator and to the session; otherwise the test never ends, because each side waits for a
     time that only the other side reaches.
@@ -60,6 +64,7 @@ class AmigoSimulator(Server):
         clock: Clock | None = None,
         quirks: AmigoQuirks = _PLAIN,
         seed: int = 0,
+        faults: FaultPlan | None = None,
     ) -> None:
         super().__init__(host, port, clock)
         user_ids = tuple(users)
@@ -71,6 +76,7 @@ class AmigoSimulator(Server):
             _AccessPolicy(self._state, self._faults, self._clock),
             [*AmigoRoutes(self._state, self._clock).table(), *DirectoryRoutes(self._state, self._clock).table()],
         )
+        self._middleware.faults = RandomFaults(faults or FaultPlan())
         self.service_id = self.service(script)
         """Id of the service that is always there."""
 
