@@ -30,7 +30,8 @@ from attrs import asdict, define, evolve
 from soak import QUIRKS, RATE, faults
 
 from nairi_async import LedgerError, NairiSession
-from nairi_async.batch import Batch, ledger_file, read_status
+from nairi_async._core import sqlite_file
+from nairi_async.batch import Batch, read_status
 from nairi_async.testing import FaultPlan, Quirks, Say, Simulator, VirtualClock
 from nairi_async.testing.faults import FAULT_KINDS
 
@@ -228,7 +229,7 @@ async def cancelled(
 
             for _ in range(kills):
                 # Another program that holds the ledger is waited for in real time.
-                with patch.object(ledger_file, "_BUSY_TIMEOUT", 0.02):
+                with patch.object(sqlite_file, "_BUSY_TIMEOUT", 0.02):
                     await asyncio.wait([asyncio.create_task(interrupted())])
                 counted.in_doubt += read_status(ledger).sending if ledger.exists() else 0
             for _ in range(_RUNS):

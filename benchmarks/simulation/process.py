@@ -255,8 +255,6 @@ class Process:
 
         writer, store = nairi_async.batch.writer, nairi_async.bots.sqlite_store
         changes: list[tuple[Any, str, Any]] = [
-            (writer, "Thread", Thread),
-            (writer, "SimpleQueue", Queue),
             (commit_thread, "Thread", Thread),
             (commit_thread, "SimpleQueue", Queue),
             (writer, "time", self.clock),

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from nairi_async.errors import InvalidArgumentError
+from nairi_async.errors import ConfigurationError, InvalidArgumentError
 
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
@@ -41,6 +41,18 @@ def check_private(path: str | os.PathLike[str]) -> None:
         raise PermissionError(f"{os.fspath(path)!r} belongs to another user: use a file of your own")
     if status.st_mode & _WRITABLE_BY_OTHERS:
         raise PermissionError(f"other users may write {os.fspath(path)!r}: remove that right with `chmod 600`")
+
+
+def setting_path(name: str, given: str | os.PathLike[str]) -> Path:
+    """Return the resolved path of a setting.
+
+    Raises:
+        ConfigurationError: it is not a path, or cannot be resolved.
+    """
+    try:
+        return resolved_path(given)
+    except InvalidArgumentError as error:
+        raise ConfigurationError(f"{name}: {error.message}") from error
 
 
 def resolved_path(path: str | os.PathLike[str]) -> Path:

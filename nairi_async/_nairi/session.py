@@ -15,7 +15,7 @@ from nairi_async._core.address import base_url as checked_base_url
 from nairi_async._core.api_key import ApiKey
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.closing import run_shielded
-from nairi_async._core.private_files import resolved_path
+from nairi_async._core.private_files import setting_path
 from nairi_async._core.proxies import ProxySetting
 from nairi_async._core.service_session import ServiceSession
 from nairi_async._nairi import arguments
@@ -30,14 +30,14 @@ from nairi_async._nairi.polling.settings import Polling
 from nairi_async._nairi.reading import ReadingMethods
 from nairi_async._nairi.resources import ResourceMethods
 from nairi_async._nairi.service import SERVICE
+from nairi_async._nairi.session_parts import SessionParts
 from nairi_async._nairi.turn_reader import TurnReader
 from nairi_async._nairi.usage import UsageMeter
-from nairi_async.errors import ConfigurationError, InvalidArgumentError
+from nairi_async.errors import ConfigurationError
 from nairi_async.models import Turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Mapping
-    from pathlib import Path
     from typing import Self
 
     import aiohttp
@@ -120,7 +120,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         key.check(_NO_KEY)
         if base_url is None:
             base_url = os.environ.get("NAIRI_BASE_URL") or API_URL
-        path = None if journal is None else _journal_path(journal)
+        path = None if journal is None else setting_path("journal", journal)
         if polling is not None and not isinstance(polling, Polling):
             raise ConfigurationError(f"polling must be a Polling, not {type(polling).__name__}")
         super().__init__(
@@ -146,6 +146,13 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         self._meter = UsageMeter()
         self._sender = PromptSender(self._context, self._agents, self._meter.learn)
         self._reader = TurnReader(self._context, self._files, self._meter)
+        self._parts = SessionParts(
+            clock=self._executor.clock,
+            base_url=self._base_url,
+            sender=self._sender,
+            reader=self._reader,
+            files=self._files,
+        )
         self._keys = KeyedPrompts(self._sender, path, self._base_url)
 
     async def __aenter__(self) -> Self:
@@ -390,10 +397,3 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         return Conversation(
             self._sender, self._reader, self._files, self._keys, agent_id=agent_id, job_id=job_id, ask_mode=ask_mode
         )
-
-
-def _journal_path(given: str | os.PathLike[str]) -> Path:
-    try:
-        return resolved_path(given)
-    except InvalidArgumentError as error:
-        raise ConfigurationError(f"journal: {error.message}") from error

@@ -13,14 +13,16 @@ from nairi_async._core import checks
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.closing import run_shielded
 from nairi_async._core.fan_out import TaskPool
+from nairi_async._core.private_files import resolved_path
 from nairi_async._core.service_session import hooks_of
+from nairi_async._core.sqlite_file import companions
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.many import DEFAULT_LIMIT
 from nairi_async._nairi.session import NairiSession
+from nairi_async._nairi.session_parts import parts_of
 from nairi_async.batch.feed import BatchFeed
 from nairi_async.batch.item_runner import BatchOptions, ItemRunner
 from nairi_async.batch.items import BatchItem, BatchOutcome, UnusableItem
-from nairi_async.batch.ledger_file import companions, ledger_path
 from nairi_async.batch.ledger_store import LedgerStore
 from nairi_async.batch.lost_prompts import LostPrompts
 from nairi_async.batch.run import BatchRun
@@ -116,8 +118,8 @@ class Batch:
             raise InvalidArgumentError(f"on_unknown must be 'reconcile' or 'report', not {on_unknown!r}")
         self._session = session
         self._prompts = prompts
-        self._path = ledger_path(ledger)
-        self._output = None if output is None else ledger_path(output)
+        self._path = resolved_path(ledger)
+        self._output = None if output is None else resolved_path(output)
         if self._output in companions(self._path):
             raise InvalidArgumentError("the output must be another file than the ledger and SQLite's files next to it")
         self._limit = checks.limit(limit)
@@ -126,7 +128,7 @@ class Batch:
         self._options = BatchOptions(
             agent_id=checks.identifier("agent_id", agent_id),
             ask_mode=checks.flag("ask_mode", ask_mode),
-            attachments_from=None if attachments_from is None else ledger_path(attachments_from),
+            attachments_from=None if attachments_from is None else resolved_path(attachments_from),
             timeout=checks.timeout(timeout),
             on_unknown=on_unknown,
         )
@@ -141,8 +143,8 @@ class Batch:
     async def __aenter__(self) -> Self:
         if self._run is not None:
             raise InvalidArgumentError("a batch runs once; make another one to go on")
-        clock = self._session._executor.clock  # noqa: SLF001 - parts of one package
-        base_url = self._session._base_url  # noqa: SLF001 - as above
+        parts = parts_of(self._session)
+        clock, base_url = parts.clock, parts.base_url
         writer = await Writer.open(self._path, self._options.agent_id, self._output, clock, base_url=base_url)
         try:
             store = LedgerStore(writer)

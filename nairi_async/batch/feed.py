@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 from attrs import define, field
 
 from nairi_async._core.fan_out import ItemReader
+from nairi_async._nairi.session_parts import parts_of
 from nairi_async.batch.items import BatchItem, UnusableItem, unusable_outcome
 from nairi_async.batch.jsonl import JsonLines
 from nairi_async.batch.ledger import Ledger
-from nairi_async.batch.ledger_file import ledger_errors
+from nairi_async.batch.ledger_file import LEDGER
 from nairi_async.batch.source_check import SourceCheck, check_attachments
 from nairi_async.errors import InvalidArgumentError
 
@@ -61,7 +62,7 @@ class BatchFeed:
             await self._feed_outcomes()
             await self._check_source()
             # A lost prompt can then be looked up by the service's time, even if this machine's clock is set meanwhile.
-            await run.runner.session._sender.observe_server_time(run.runner.options.agent_id)  # noqa: SLF001 - parts of one package
+            await parts_of(run.runner.session).sender.observe_server_time(run.runner.options.agent_id)
             if self.retry_failed:
                 await run.writer.call(Ledger.retry_failed)
             await self._feed_known(Ledger.open_entries)
@@ -76,7 +77,7 @@ class BatchFeed:
         while recorded := await run.writer.call(partial(Ledger.outcomes, after=after, count=_PAGE_SIZE)):
             for one in recorded:
                 await run.pool.capacity.acquire()
-                with ledger_errors(run.writer.ledger.path):
+                with LEDGER.errors(run.writer.ledger.path):
                     outcome = run.restore_outcome(one)
                 run.pool.put((outcome, one.sequence))
                 after = one.sequence

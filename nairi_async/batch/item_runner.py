@@ -14,6 +14,7 @@ from attrs import define, evolve, field
 
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._nairi.results import Reply
+from nairi_async._nairi.session_parts import parts_of
 from nairi_async._nairi.turn_reader import RECOVERY_PATIENCE
 from nairi_async.batch.item_state import next_step
 from nairi_async.batch.item_store import TurnTakenError
@@ -157,7 +158,7 @@ class ItemRunner:
 
     def now(self) -> float:
         """Return the time that the store records for a prompt about to leave."""
-        return self.session._sender.timestamp()  # noqa: SLF001 - parts of one package
+        return parts_of(self.session).sender.timestamp()
 
     async def run(self, entry: Entry, *, is_new: bool, sent_before: float) -> Ending:
         """Go on with an item until it has ended, or until this run can do no more about it.
@@ -207,8 +208,7 @@ class ItemRunner:
                 is_default = self.options.timeout == DEFAULT_TIMEOUT
                 timeout = DEFAULT_TIMEOUT if is_default else max(0.0, deadline - started_at)
                 # An empty reply is recorded for good, and the batch has time: it is read again for longer.
-                reader = self.session._reader  # noqa: SLF001 - parts of one package
-                return await reader.reply(turn, timeout, patience=RECOVERY_PATIENCE)
+                return await parts_of(self.session).reader.reply(turn, timeout, patience=RECOVERY_PATIENCE)
             except NotFoundError:
                 if self.clock.monotonic() - started_at > sum(_NOT_FOUND_WAITS):
                     waits = iter(_NOT_FOUND_WAITS)

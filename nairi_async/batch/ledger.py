@@ -25,7 +25,7 @@ from attrs import frozen
 
 from nairi_async.batch.item_state import Entry
 from nairi_async.batch.items import BatchStatus, place_name
-from nairi_async.batch.ledger_file import OPEN, ledger_errors, open_ledger
+from nairi_async.batch.ledger_file import LEDGER, OPEN, open_ledger
 from nairi_async.batch.record_keys import CONTENT_PREFIX, RecordKeys
 from nairi_async.errors import InvalidArgumentError
 from nairi_async.models import Turn
@@ -73,9 +73,10 @@ class Ledger:
     def __init__(self, path: Path, agent_id: str, base_url: str) -> None:
         self.path = path
         self._agent_id, self._base_url = agent_id, base_url
-        self._db, self._lock = open_ledger(path, agent_id, base_url)
+        self._file = open_ledger(path, agent_id, base_url)
+        self._db = self._file.connection
         try:
-            with ledger_errors(path):
+            with LEDGER.errors(path):
                 # Temporary tables: on the disk, since a batch may be larger than memory; dropped with the connection.
                 self._db.execute("CREATE TEMP TABLE seen_this_run (number INTEGER PRIMARY KEY)")
                 self._db.execute("CREATE TEMP TABLE unusable_this_run (number INTEGER PRIMARY KEY)")
@@ -89,8 +90,7 @@ class Ledger:
                 self.totals = self._read_totals()
                 self._last = self._last_sequence()
         except BaseException:
-            self._db.close()
-            self._lock.close()
+            self._file.close()
             raise
 
     def close(self) -> None:
@@ -99,8 +99,7 @@ class Ledger:
         with suppress(sqlite3.Error):
             self.begin()
             self.commit()
-        self._db.close()
-        self._lock.close()
+        self._file.close()
 
     def begin(self) -> None:
         """Begin a transaction."""

@@ -6,10 +6,11 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
+from nairi_async._core.sqlite_file import StoredKeys
 from nairi_async._nairi.results import Reply
 from nairi_async.batch.documents import encode_result
 from nairi_async.batch.ledger import Ledger
-from nairi_async.batch.ledger_views import KnownJobs
+from nairi_async.batch.ledger_file import LEDGER
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -26,7 +27,7 @@ class LedgerStore:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
-        self.known_jobs = KnownJobs(writer.ledger.path)
+        self.known_jobs = StoredKeys(LEDGER, writer.ledger.path, "SELECT 1 FROM jobs WHERE id = ?")
 
     def close(self) -> None:
         """Close the connection for reading. Harmless when repeated."""

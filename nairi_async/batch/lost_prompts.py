@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 from nairi_async._core.closing import run_shielded
+from nairi_async._nairi.session_parts import parts_of
 from nairi_async.batch.item_store import TurnTakenError
 from nairi_async.errors import OutcomeUnknownError
 
@@ -72,7 +73,7 @@ class LostPrompts:
             TurnTakenError: an identical item of another process has it.
         """
         cancellation: asyncio.CancelledError | None = None
-        with self._session._sender.recording(turn):  # noqa: SLF001 - parts of one package
+        with parts_of(self._session).sender.recording(turn):
             recording = asyncio.ensure_future(self._store.mark_running(entry, turn))
             try:
                 await asyncio.shield(recording)

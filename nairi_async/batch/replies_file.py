@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from nairi_async.batch.documents import output_line
-from nairi_async.batch.ledger_file import ledger_errors
+from nairi_async.batch.ledger_file import LEDGER
 from nairi_async.errors import LedgerError
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ class RepliesFile:
         self._path = path
         self._sequence = self._size = 0
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        with ledger_errors(path):
+        with LEDGER.errors(path):
             self._is_new = not path.exists()
             self._file = os.fdopen(os.open(path, flags, 0o600), "r+b", 0)
         try:
             if not has_ledger:
-                with ledger_errors(path):
+                with LEDGER.errors(path):
                     self._check_end()
         except BaseException:
             self._file.close()
@@ -60,7 +60,7 @@ class RepliesFile:
         Raises:
             LedgerError: it is not what this ledger has written so far.
         """
-        with ledger_errors(self._path):
+        with LEDGER.errors(self._path):
             self._sequence, self._size = self._known_part(ledger)
             if self._sequence:
                 self._check_last_line(ledger)
@@ -81,14 +81,14 @@ class RepliesFile:
 
     def catch_up(self, ledger: Ledger) -> None:
         """Write the lines of all outcomes that the ledger holds and the file does not."""
-        with ledger_errors(self._path):
+        with LEDGER.errors(self._path):
             while outcomes := ledger.outcomes(self._sequence, _PAGE_SIZE):
                 self._append(b"".join(_line(outcome, ledger) for outcome in outcomes))
                 self._sequence = outcomes[-1].sequence
 
     def sync(self, ledger: Ledger) -> None:
         """Make the file durable; the ledger's next commit records it."""
-        with ledger_errors(self._path):
+        with LEDGER.errors(self._path):
             os.fsync(self._file.fileno())
         ledger.output = (self._sequence, self._size)
 
@@ -115,7 +115,7 @@ class RepliesFile:
 
     def _check_last_line(self, ledger: Ledger) -> None:
         """Check that the last known line is the one that the batch wrote."""
-        with ledger_errors(ledger.path):
+        with LEDGER.errors(ledger.path):
             last = ledger.outcomes(self._sequence - 1, 1)[0]
         expected = _line(last, ledger)
         self._file.seek(max(0, self._size - len(expected)))
@@ -163,5 +163,5 @@ class RepliesFile:
 
 
 def _line(outcome: RecordedOutcome, ledger: Ledger) -> bytes:
-    with ledger_errors(ledger.path):
+    with LEDGER.errors(ledger.path):
         return output_line(outcome.id, outcome.document)

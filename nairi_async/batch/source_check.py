@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nairi_async._core.sqlite_file import open_read_only
 from nairi_async.batch.items import BatchItem, UnusableItem, unusable_outcome
 from nairi_async.batch.ledger import changed_record_error, taken_id_error
-from nairi_async.batch.ledger_file import check_format, ledger_errors, open_read_only
+from nairi_async.batch.ledger_file import LEDGER
 from nairi_async.batch.record_keys import CONTENT_PREFIX, RecordKeys
 from nairi_async.errors import InvalidArgumentError, OtherPromptsError
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from nairi_async.batch.items import BatchOutcome
-
 
 # New records that are looked for under another identity.
 _SAMPLE: Final = 20
@@ -39,7 +39,7 @@ class SourceCheck:
         self._path = path
         self._attachments_from = attachments_from
         self._has_ledger = False
-        with ledger_errors(path or Path()):
+        with LEDGER.errors(path or Path()):
             self._db = self._open()
             try:
                 self._db.execute("CREATE TEMP TABLE ids_this_run (id TEXT PRIMARY KEY, place INTEGER) WITHOUT ROWID")
@@ -78,7 +78,7 @@ class SourceCheck:
             item = BatchItem.of(given, self._place)
             self._place = item.place or self._place
             check_attachments(item.attachments, self._attachments_from)
-            with ledger_errors(self._path or Path()):
+            with LEDGER.errors(self._path or Path()):
                 self._compare(item, self._place)
         except InvalidArgumentError as error:
             self.unusable += 1
@@ -94,14 +94,14 @@ class SourceCheck:
         """
         if not self._has_ledger or self.known:
             return
-        with ledger_errors(self._path or Path()):
+        with LEDGER.errors(self._path or Path()):
             if any(self._is_held_otherwise(item) for item in self._first_new):
                 reason = "holds the same prompts, but with ids where these have none, or without where these have some"
                 raise OtherPromptsError(f"{reason}: give the records as they were", str(self._path))
         if not self._new_without_id:
             return
         query = "SELECT count(*) FROM items WHERE key LIKE ? || '%' AND state <> 'unusable'"
-        with ledger_errors(self._path or Path()):
+        with LEDGER.errors(self._path or Path()):
             held = self._db.execute(query, (CONTENT_PREFIX,)).fetchone()[0]
         if held:
             advice = "name another ledger, or give each record an id to add it to this batch"
@@ -111,7 +111,7 @@ class SourceCheck:
         if self._path is not None and self._path.exists():
             connection = open_read_only(self._path)
             try:
-                self._has_ledger = not check_format(connection, self._path)
+                self._has_ledger = not LEDGER.check_format(connection, self._path)
             except BaseException:
                 connection.close()
                 raise

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.json_body import json_line, plain_decimal
+from nairi_async._core.private_files import resolved_path
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async.batch import BatchItem, read_status
-from nairi_async.batch.ledger_file import ledger_path
 from nairi_async.batch.source_check import SourceCheck
 from nairi_async.cli.arguments import PROGRAM
 from nairi_async.cli.formatting import clean, one_line, outcome_label
@@ -55,8 +55,8 @@ def show_check(lines: JsonLines, options: Namespace) -> int:
         LedgerError: the records do not continue the ledger, or it cannot be read.
     """
     out, err = Screen.on(sys.stdout), Screen.on(sys.stderr)
-    directory = None if options.attachments_from is None else ledger_path(options.attachments_from)
-    check = SourceCheck(None if options.ledger is None else ledger_path(options.ledger), directory)
+    directory = None if options.attachments_from is None else resolved_path(options.attachments_from)
+    check = SourceCheck(None if options.ledger is None else resolved_path(options.ledger), directory)
     missing = 0
     try:
         for given in lines:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from aiohttp import web
+from attrs import evolve
 from batches import AGENT, Runs, is_start, lost
 from support import until
 
@@ -174,7 +175,7 @@ async def test_turns_are_not_lost_to_another_organisation(
     ):
         elsewhere.agent(AGENT, "done")
         # Two organisations at one address, as far as the ledger can see.
-        other._base_url = nairi._base_url
+        other._parts = evolve(other._parts, base_url=nairi._parts.base_url)
         runs.nairi = other
         outcomes_ = await runs.all([])
         assert elsewhere.prompts == []

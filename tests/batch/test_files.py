@@ -12,8 +12,8 @@ import pytest
 from batches import AGENT, Runs
 
 from nairi_async import LedgerError
+from nairi_async._core.sqlite_file import companions, lock_path
 from nairi_async.batch import read_status
-from nairi_async.batch.ledger_file import companions, lock_path
 from nairi_async.testing import Say, Simulator
 
 if TYPE_CHECKING:

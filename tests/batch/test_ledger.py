@@ -18,11 +18,11 @@ import pytest
 from batches import AGENT, Runs
 
 from nairi_async import InvalidArgumentError, LedgerError, NairiSession
+from nairi_async._core.sqlite_file import lock_path
 from nairi_async._nairi.results import Reply
 from nairi_async.batch import BatchItem, read_status
 from nairi_async.batch.documents import decode_result, encode_result, output_line
 from nairi_async.batch.ledger import Ledger
-from nairi_async.batch.ledger_file import lock_path
 from nairi_async.batch.writer import Writer
 from nairi_async.clock import SystemClock
 from nairi_async.errors import RateLimitedError, StatusError, TurnFailedError
@@ -221,7 +221,7 @@ async def test_a_process_without_files_left_frees_the_ledger(runs: Runs, monkeyp
         raise sqlite3.OperationalError("unable to open database file")
 
     with monkeypatch.context() as patched:
-        patched.setattr("nairi_async.batch.ledger_views.open_read_only", refuse)
+        patched.setattr("nairi_async._core.sqlite_file.open_read_only", refuse)
         with pytest.raises(LedgerError, match="cannot be opened"):
             await runs.all(["a"])
     assert len(await runs.all(["a"])) == 1
@@ -310,7 +310,7 @@ async def test_one_call_that_fails_costs_no_other(tmp_path: Path) -> None:
 
 async def test_a_disk_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for the disk is bounded."""
-    monkeypatch.setattr("nairi_async.batch.writer._DISK_TIMEOUT", 0.05)
+    monkeypatch.setattr("nairi_async._core.commit_thread._DISK_TIMEOUT", 0.05)
     writer = await Writer.open(tmp_path / "run.sqlite", AGENT, None, SystemClock())
     held = asyncio.Event()
     loop = asyncio.get_running_loop()

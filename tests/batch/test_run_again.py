@@ -60,7 +60,7 @@ async def test_a_ledger_that_was_held_runs_nothing_twice(
     runs: Runs, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, count: int, held_at: int
 ) -> None:
     """Prompts whose turns could not be recorded are found, although this very session has sent them."""
-    monkeypatch.setattr("nairi_async.batch.ledger_file._BUSY_TIMEOUT", 0.1)
+    monkeypatch.setattr("nairi_async._core.sqlite_file._BUSY_TIMEOUT", 0.1)
     prompts = [f"p{number - number % 3 if number < 9 else number}" for number in range(count)]
     backup = Backup(runs, simulator, held_at)
     with pytest.raises(LedgerError, match="locked"):

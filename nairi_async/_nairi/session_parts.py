@@ -1,0 +1,34 @@
+"""The parts of a session, for the rooms of this package that are built on one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from attrs import frozen
+
+from nairi_async._nairi.attachments import Files
+from nairi_async._nairi.delivery.prompt_sender import PromptSender
+from nairi_async._nairi.turn_reader import TurnReader
+from nairi_async.clock import Clock
+
+
+@frozen(kw_only=True)
+class SessionParts:
+    """What a batch uses of a session beyond its public methods."""
+
+    clock: Clock
+    base_url: str
+    sender: PromptSender
+    reader: TurnReader
+    files: Files
+
+
+class HasParts(Protocol):
+    """A session of Nairi."""
+
+    _parts: SessionParts
+
+
+def parts_of(nairi: HasParts) -> SessionParts:
+    """Return the parts of a session: the one way into it for other rooms."""
+    return nairi._parts  # noqa: SLF001 - for the session's own package only
