@@ -67,6 +67,9 @@ class Clock(Protocol):
 class SystemClock:
     """The clock of the machine and of the running event loop."""
 
+    def __init__(self) -> None:
+        self._alarm: _Alarm | None = None
+
     def monotonic(self) -> float:
         """Return the seconds of the machine's monotonic clock."""
         return time.monotonic()
@@ -82,64 +85,120 @@ class SystemClock:
 
     def timeout(self, seconds: float) -> AbstractAsyncContextManager[object]:
         """Bound a block by the event loop's time."""
-        return LoopTimeout(seconds)
+        loop = asyncio.get_running_loop()
+        if self._alarm is None or self._alarm.loop is not loop:
+            self._alarm = _Alarm(loop)
+        return LoopTimeout(seconds, self._alarm)
 
     def idle_timeout(self, seconds: float, expired: Callable[[], object]) -> IdleTimeout:
         """Bound each of many waits by the event loop's time."""
         return LoopIdleTimeout(seconds, expired)
 
 
+class _Alarm:
+    """Expires the timeouts of one event loop, with one timer for all: most blocks end long before they are due.
+
+    The timer is set for the earliest of them, and not again when that one ends. So a request costs an entry in a set,
+    where a timer of its own would cost twenty times as much.
+    """
+
+    __slots__ = ("_set_for", "_timeouts", "_timer", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._timeouts: set[LoopTimeout] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._set_for = math.inf
+
+    def add(self, timeout: LoopTimeout) -> None:
+        """Expire a timeout when it is due."""
+        self._timeouts.add(timeout)
+        if timeout.due < self._set_for:
+            self._set(timeout.due)
+
+    def remove(self, timeout: LoopTimeout) -> None:
+        """Forget a timeout. Harmless when repeated."""
+        self._timeouts.discard(timeout)
+
+    def _set(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._set_for, self._timer = due, self.loop.call_at(due, self._ring)
+
+    def _ring(self) -> None:
+        self._set_for, self._timer = math.inf, None
+        now = self.loop.time()
+        for timeout in [timeout for timeout in self._timeouts if timeout.due <= now]:
+            self._timeouts.remove(timeout)
+            timeout.expire(now)
+        if self._timeouts:
+            self._set(min(timeout.due for timeout in self._timeouts))
+
+
 class LoopTimeout:
     """Bounds a block by the running event loop's time, as `asyncio.timeout` does, and leaves out what was no wait.
 
-    While the loop is blocked, or the process is stopped, responses arrive unread. A timer that fires late is therefore
-    set again, for as long as it was late: in all for a second at least, and for the timeout's own length at most.
+    While the loop is blocked, or the process is stopped, responses arrive unread. A timeout that expires late is
+    therefore extended, for as long as it was late: in all for a second at least, and for its own length at most.
     """
 
-    __slots__ = ("_due", "_grace", "_loop", "_seconds", "_timeout", "_timer")
+    __slots__ = ("_alarm", "_cancelling", "_expiry", "_extended", "_has_cancelled", "_seconds", "_task", "due")
 
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = math.inf if seconds is None else seconds
-        self._loop = asyncio.get_running_loop()
-        self._timeout = asyncio.timeout(None)
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = math.inf
-        self._grace = max(_GRACE, self._seconds)
+    def __init__(self, seconds: float, alarm: _Alarm | None = None) -> None:
+        self._seconds = seconds
+        self._alarm = alarm or _Alarm(asyncio.get_running_loop())
+        self._extended = 0.0
+        self._expiry: asyncio.Handle | None = None
+        self._has_cancelled = False
+        self.due = math.inf
+        """When it expires, by the loop's time."""
 
     def restart(self, seconds: float) -> None:
         """Bound the rest of the block anew, from now on."""
-        self._grace = max(_GRACE, seconds)
+        self._seconds, self._extended = seconds, 0.0
         self._set(seconds)
 
     async def __aenter__(self) -> Self:
-        await self._timeout.__aenter__()
+        task = asyncio.current_task(self._alarm.loop)
+        if task is None:
+            raise RuntimeError("a timeout can be used inside of a task only")
+        self._task = task
+        # A task may have been cancelled before, and catch it.
+        self._cancelling = task.cancelling()
         self._set(self._seconds)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        await self._timeout.__aexit__(kind, error, traceback)
+        self._alarm.remove(self)
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self._has_cancelled and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
-    def _set(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if seconds != math.inf:
-            self._due = self._loop.time() + seconds
-            self._timer = self._loop.call_at(self._due, self._expire)
-
-    def _expire(self) -> None:
-        now = self._loop.time()
-        late = now - self._due
-        if late > _LATE and self._grace > 0:
-            more = min(max(_GRACE, late), self._grace)
-            self._grace -= more
+    def expire(self, now: float) -> None:
+        """End the block, unless the loop was blocked meanwhile."""
+        late = now - self.due
+        grace = max(_GRACE, self._seconds) - self._extended
+        if late > _LATE and grace > 0:
+            more = min(max(_GRACE, late), grace)
+            self._extended += more
             self._set(more)
         else:
-            self._timeout.reschedule(now)
+            # After what this pass of the loop has read: it may be what the block waits for.
+            self._expiry = self._alarm.loop.call_soon(self._cancel)
+
+    def _cancel(self) -> None:
+        self._has_cancelled = True
+        self._task.cancel()
+
+    def _set(self, seconds: float) -> None:
+        self.due = self._alarm.loop.time() + seconds
+        if seconds == math.inf:
+            self._alarm.remove(self)
+        else:
+            self._alarm.add(self)
 
 
 class LoopIdleTimeout:

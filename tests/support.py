@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from nairi_async._core.rate_limits import RateLimiter
+
 KEY = "nr_01JQ-a-key-that-nobody-may-see"
 PREFIX = "/api/public/v1"
 STARTED = b'{"job_id":"job_1","message_id":"cmsg_1"}'
@@ -44,6 +46,17 @@ class Lazy:
         if not name[0].isupper():
             raise AttributeError(name)  # pytest looks for its marks on everything
         return getattr(importlib.import_module(self._name), name)
+
+
+@asynccontextmanager
+async def slot(limiter: RateLimiter, deadline: float, bucket: str | None = None) -> AsyncIterator[None]:
+    """Hold a permit in a block, taken as the executor does it."""
+    if not limiter.acquire_now(limiter._clock.monotonic(), bucket):
+        await limiter.acquire(deadline, bucket)
+    try:
+        yield
+    finally:
+        limiter.release(bucket)
 
 
 class Act(Enum):

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import aiohttp
+from aiohttp import hdrs
 
 from nairi_async._core.failures import drop_frames
 from nairi_async._core.request import is_success
@@ -115,18 +116,35 @@ def make_payload(request: Request, on_write: OnWrite) -> JsonPayload | Streaming
     return StreamingPayload(request.body, on_write)
 
 
-async def read_body(response: aiohttp.ClientResponse, request: Request) -> bytes:
-    """Read a whole body, or the beginning of that of an error; more than the limit is refused, decompressed."""
+async def read_body(response: aiohttp.ClientResponse, request: Request, *, is_traced: bool) -> bytes:
+    """Read a whole body, or the beginning of that of an error; more than the limit is refused, decompressed.
+
+    The connection is released: kept if the body was read to its end, closed otherwise. `is_traced` says whether
+    aiohttp's session may have hooks that are called with what is read.
+    """
     is_wanted = is_success(response.status)
     limit = request.max_body if is_wanted else _MAX_ERROR_BODY
-    if request.sink is not None and is_wanted:
-        return await _pour(response, request, request.sink())
+    sink = request.sink if is_wanted else None
     length = response.content_length
-    if length is not None and length > limit and is_wanted:
-        response.close()
-        raise _too_large(request)
-    if length is not None and length <= limit and "Content-Encoding" not in response.headers:
-        return await response.read()
+    is_bounded = length is not None and length <= limit and hdrs.CONTENT_ENCODING not in response.headers
+    if is_bounded and sink is None:
+        # The usual case. A small body has come with its headers, and its connection is released already.
+        content = response.content
+        is_here = content.is_eof() and content.exception() is None and not is_traced
+        return content.read_nowait() if is_here else await response.read()
+    try:
+        if length is not None and length > limit and is_wanted:
+            response.close()
+            raise _too_large(request)
+        if sink is not None:
+            return await _pour(response, request, sink())
+        return await _collect(response, request, limit, is_wanted=is_wanted)
+    finally:
+        response.release()
+
+
+async def _collect(response: aiohttp.ClientResponse, request: Request, limit: int, *, is_wanted: bool) -> bytes:
+    """Read a body whose length is not known before."""
     chunks: list[bytes] = []
     size = 0
     async for chunk in response.content.iter_any():

@@ -134,11 +134,11 @@ class AiohttpTransport:
         """
         session, outer = self._require_session(), sys.exception()
         idle_timeout = request.idle_timeout
-        until_written = LoopTimeout(None if idle_timeout is None else timeout)
+        until_written = None if idle_timeout is None else LoopTimeout(timeout)
 
         def on_write() -> None:
             state.write_started = True
-            if idle_timeout is not None:
+            if until_written is not None and idle_timeout is not None:
                 until_written.restart(idle_timeout)
 
         body = make_payload(request, on_write)
@@ -148,8 +148,11 @@ class AiohttpTransport:
             query = f"?{request.query}" if request.query else ""
             request.address = URL(f"{self.base_url}{request.path}{query}", encoded=True)
         try:
-            async with self._clock.timeout(timeout + (idle_timeout or 0.0)), until_written:
-                return await self._exchange(session, request, state, body)
+            async with self._clock.timeout(timeout + (idle_timeout or 0.0)):
+                if until_written is None:
+                    return await self._exchange(session, request, state, body)
+                async with until_written:
+                    return await self._exchange(session, request, state, body)
         except BaseException as error:
             failure = body.failure if isinstance(body, StreamingPayload) else None
             # The frames of aiohttp hold the headers, and so the key, in local variables.
@@ -190,11 +193,7 @@ class AiohttpTransport:
                 response, request, self._clock, lambda error: self._raise_failure(request, state, error)
             )
             return Response(response.status, response.headers, b"", stream)
-        try:
-            content = await read_body(response, request)
-        finally:
-            # A connection whose body was not read to its end is closed by this; others are kept.
-            response.release()
+        content = await read_body(response, request, is_traced=self._lent is not None)
         return Response(response.status, response.headers, content)
 
     def check_open(self) -> None:
@@ -212,7 +211,7 @@ class AiohttpTransport:
             )
         if asyncio.get_running_loop() is not self._loop:
             raise SessionClosedError("the session belongs to another event loop; make one session per loop")
-        if self._session.closed:
+        if self._lent is not None and self._lent.closed:
             raise SessionClosedError("the aiohttp session given as http= was closed by its owner")
         return self._session
 

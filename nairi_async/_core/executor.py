@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 from copy import copy
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from attrs import evolve
 
@@ -29,7 +29,7 @@ from nairi_async.errors import AuthenticationError, DecodeError, NairiError, Rat
 from nairi_async.hooks import Hooks, RequestDone, RetryPlanned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from nairi_async._core.aiohttp_transport import AiohttpTransport
     from nairi_async._core.rate_limits import RateLimiter
@@ -87,7 +87,7 @@ class RequestExecutor:
             waiting_calls=self.limiter.waiting,
         )
 
-    async def call(
+    def call(
         self,
         request: Request,
         decode: Callable[[bytes], _T],
@@ -96,7 +96,7 @@ class RequestExecutor:
         deadline: float = math.inf,
         grace: float = 0.0,
         state: CallState | None = None,
-    ) -> _T:
+    ) -> Coroutine[Any, Any, _T]:
         """Send a request until it succeeds, and return the decoded body of its response.
 
         Args:
@@ -111,7 +111,8 @@ class RequestExecutor:
             NairiError: the last failure, when the policy allows no further attempt.
             OutcomeUnknownError: a request that must not run twice left, and it is unknown whether it ran.
         """
-        return await self._call(
+        # Returned and not awaited here: a frame less for every request.
+        return self._call(
             request,
             state or CallState(),
             lambda response: self._decode(request, response, decode),
@@ -139,17 +140,16 @@ class RequestExecutor:
     ) -> _T:
         credentials = request.credentials or self.http.credentials
         is_second, state.started_at, state.write_started = False, None, False
-        fresh = _FreshCredentials(credentials, self.call)
+        fresh = None if request.bucket is None else _FreshCredentials(credentials, self.call)
         for attempt in itertools.count(1):
             # In front of the limiter, because acquiring them may take a request of its own.
             await credentials.acquire(self.call)
-            may_be_cut = False
+            response: Response | None = None
             try:
                 response = await self._attempt(request, state, deadline + grace, attempt, fresh)
-                may_be_cut = _may_be_cut(response)
                 return take(response)
             except NairiError as error:
-                if error is fresh.failure:
+                if fresh is not None and error is fresh.failure:
                     raise
                 if (
                     isinstance(error, AuthenticationError)
@@ -161,7 +161,7 @@ class RequestExecutor:
                 if request.is_spent or not is_transient(
                     error,
                     idempotent=request.idempotent,
-                    unreadable=unreadable_is_transient or may_be_cut,
+                    unreadable=unreadable_is_transient or (response is not None and _may_be_cut(response)),
                     busy_statuses=request.busy_statuses,
                 ):
                     raise_final(request, error)
@@ -192,36 +192,49 @@ class RequestExecutor:
         raise AssertionError("unreachable")  # pragma: no cover
 
     async def _attempt(
-        self, request: Request, state: CallState, deadline: float, attempt: int, fresh: _FreshCredentials
+        self, request: Request, state: CallState, deadline: float, attempt: int, fresh: _FreshCredentials | None
     ) -> Response:
-        # Before the wait for a slot, which would never end in another event loop than the session's.
+        # Before the wait for a permit, which would never end in another event loop than the session's.
         self.http.check_open()
+        started_at = self.clock.monotonic()
+        if not self.limiter.acquire_now(started_at, request.bucket):
+            started_at = await self._acquire(request, deadline, fresh)
+        is_kept = False
         try:
-            async with self.limiter.slot(deadline, request.bucket, fresh.acquire) as slot:
-                started_at = self.clock.monotonic()
-                if state.started_at is None:
-                    state.started_at = started_at
-                timeout = self._timeout(request, deadline)
-                self._counters.requests += 1
-                state.credential_version = (request.credentials or self.http.credentials).credential_version
-                try:
-                    response = await self.http.send(request, state, timeout)
-                except NairiError as error:
-                    if self.hooks.listens(log):
-                        self._emit_done(request, attempt, started_at, error=error)
-                    raise
-                if response.stream is not None:
-                    slot.keep()
-        except TimeoutError as error:
-            if isinstance(error, NairiError):
+            if state.started_at is None:
+                state.started_at = started_at
+            timeout = self._timeout(request, deadline - started_at)
+            self._counters.requests += 1
+            state.credential_version = (request.credentials or self.http.credentials).credential_version
+            try:
+                response = await self.http.send(request, state, timeout)
+            except NairiError as error:
+                if self.hooks.listens(log):
+                    self._emit_done(request, attempt, started_at, error=error)
                 raise
-            raise RequestTimeoutError(str(error), request.method, request.path) from error
-        self._observe(request, state, response)
+            is_kept = response.stream is not None
+        finally:
+            # An open stream keeps the permit, and releases it when it is closed.
+            if not is_kept:
+                self.limiter.release(request.bucket)
+        self._counters.bytes_received += len(response.body)
+        if request.observe_date or request.bucket is not None:
+            self._observe(request, state, response)
         if self.hooks.listens(log):
             self._emit_done(request, attempt, started_at, response=response)
         if not response.is_success:
             self._raise_status(request, response)
         return response
+
+    async def _acquire(self, request: Request, deadline: float, fresh: _FreshCredentials | None) -> float:
+        """Wait for a permit, and return when it came."""
+        try:
+            await self.limiter.acquire(deadline, request.bucket, fresh.acquire if fresh is not None else None)
+        except TimeoutError as error:
+            if isinstance(error, NairiError):
+                raise
+            raise RequestTimeoutError(str(error), request.method, request.path) from error
+        return self.clock.monotonic()
 
     def _open_stream(self, request: Request, response: Response) -> Stream:
         assert response.stream is not None  # noqa: S101 - a success of a request that asked for a stream
@@ -265,15 +278,14 @@ class RequestExecutor:
         )
         self.hooks.emit(log, done)
 
-    def _timeout(self, request: Request, deadline: float) -> float:
+    def _timeout(self, request: Request, remaining: float) -> float:
         timeout = request.timeout or self.request_timeout
         if not request.idempotent:
             # A deadline does not cut short what must not run twice: its outcome would be unknown.
             return timeout
-        remaining = deadline - self.clock.monotonic()
         if remaining <= 0:
-            raise TimeoutError("no connection was free in time")
-        return min(timeout, remaining)
+            raise RequestTimeoutError("no connection was free in time", request.method, request.path)
+        return timeout if timeout < remaining else remaining  # noqa: FURB136 - `min` takes four times as long
 
     def _raise_status(self, request: Request, response: Response) -> NoReturn:
         service = self.http.service
@@ -288,7 +300,6 @@ class RequestExecutor:
 
     def _observe(self, request: Request, state: CallState, response: Response) -> None:
         """Learn from the headers of a response: the service's time, and how much of a rate limit is left."""
-        self._counters.bytes_received += len(response.body)
         if request.observe_date:
             state.answered_at = self.clock.monotonic()
             self.server_clock.observe(parse_date(response.headers.get("Date")), state.answered_at)

@@ -25,11 +25,10 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from nairi_async._core.closing import ClosingSignal
+from nairi_async._core.permits import Permits
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
-    from types import TracebackType
-    from typing import Self
 
     from nairi_async.clock import Clock
 
@@ -118,8 +117,8 @@ class RateLimiter:
         most_streams, of_streams = streams
         self._connections = connections + most_streams
         self._most_streams = most_streams
-        self._semaphore = asyncio.Semaphore(connections)
-        stream_semaphore = asyncio.Semaphore(most_streams) if most_streams else self._semaphore
+        self._semaphore = Permits(connections)
+        stream_semaphore = Permits(most_streams) if most_streams else self._semaphore
         self._gate = RateGate(per_second)
         # With a rate, calls proceed one by one: only the head of the queue waits for the clock.
         self._turnstile = asyncio.Lock() if per_second else None
@@ -158,36 +157,45 @@ class RateLimiter:
         """Hold back the calls of a bucket, or all calls."""
         self._gate_of(bucket).throttle(self._clock.monotonic(), seconds)
 
-    def slot(self, deadline: float, bucket: str | None = None, before_sending: BeforeSending | None = None) -> Slot:
-        """Return a permit for one request, as an async context manager.
-
-        Entering it raises `TimeoutError` if a limit holds the call back until the deadline. The wait for other
-        requests to end is bounded by their timeouts, not by the deadline. With `per_second`, a call that waits for its
-        time holds a permit.
-
-        `before_sending` is awaited only with a bucket, when this caller reaches the head of the bucket's queue. That
-        may be long after the call. The caller holds no permit then, since `before_sending` may need one itself.
-        """
-        return Slot(self, deadline, bucket, before_sending)
+    def acquire_now(self, now: float, bucket: str | None = None) -> bool:
+        """Take a permit if nothing holds the call back; return whether that is so. In a bucket, calls always queue."""
+        if bucket is not None or self._turnstile is not None or self._gate.is_throttled(now):
+            return False
+        is_acquired = self._semaphore.acquire_now()
+        self.in_use += is_acquired
+        return is_acquired
 
     async def acquire(
         self, deadline: float, bucket: str | None = None, before_sending: BeforeSending | None = None
     ) -> None:
-        """Wait for a permit; see `slot`."""
+        """Wait for a permit for one request, to be given back by `release`.
+
+        With `per_second`, a call that waits for its time holds a permit.
+
+        Args:
+            deadline: When to stop waiting for a limit. The wait for other requests to end is bounded by their timeouts.
+            bucket: The bucket of the request.
+            before_sending: Awaited only with a bucket, when this caller reaches the head of the bucket's queue. That
+                may be long after the call. The caller holds no permit then, since it may need one itself.
+
+        Raises:
+            TimeoutError: a limit holds the call back until the deadline.
+        """
         self.waiting += 1
         try:
             if bucket is None:
                 await self._acquire_at_rate(deadline, self._semaphore)
             else:
                 await self._acquire_in_bucket(self._buckets[bucket], deadline, before_sending)
-            self._count(bucket, 1)
+            self._count(self._semaphore_of(bucket), 1)
         finally:
             self.waiting -= 1
 
     def release(self, bucket: str | None = None) -> None:
         """Give the permit back: the request of that bucket is over."""
-        self._count(bucket, -1)
-        self._semaphore_of(bucket).release()
+        semaphore = self._semaphore_of(bucket)
+        self._count(semaphore, -1)
+        semaphore.release()
 
     async def _acquire_in_bucket(self, bucket: _Bucket, deadline: float, before_sending: BeforeSending | None) -> None:
         # The bucket first: a wait of a minute must not hold a permit that calls of other buckets could use.
@@ -201,7 +209,7 @@ class RateLimiter:
         finally:
             bucket.turnstile.release()
 
-    async def _acquire_at_rate(self, deadline: float, semaphore: asyncio.Semaphore) -> None:
+    async def _acquire_at_rate(self, deadline: float, semaphore: Permits) -> None:
         await self._acquire_permit(deadline, semaphore)
         if self._turnstile is not None:
             try:
@@ -215,11 +223,11 @@ class RateLimiter:
                 semaphore.release()
                 raise
 
-    async def _lock(self, lock: asyncio.Lock | asyncio.Semaphore) -> None:
+    async def _lock(self, lock: asyncio.Lock | Permits) -> None:
         """Acquire a lock; closing the session ends the wait."""
         await (self._closing.wait(lock.acquire()) if lock.locked() else lock.acquire())
 
-    async def _acquire_permit(self, deadline: float, semaphore: asyncio.Semaphore) -> None:
+    async def _acquire_permit(self, deadline: float, semaphore: Permits) -> None:
         """Wait for a permit. Without a rate, hold none while throttled.
 
         Otherwise only `max_connections` callers would draw a jittered restart, and the rest would follow in a burst.
@@ -242,12 +250,12 @@ class RateLimiter:
     def _time_until_next(self, now: float, jitter: float) -> float:
         return max(self._gate.time_until_next(now), self._gate.time_until_restart(now, jitter))
 
-    def _count(self, bucket: str | None, difference: int) -> None:
+    def _count(self, semaphore: Permits, difference: int) -> None:
         self.in_use += difference
-        if self._semaphore_of(bucket) is not self._semaphore:
+        if semaphore is not self._semaphore:
             self._streams_in_use += difference
 
-    def _semaphore_of(self, bucket: str | None) -> asyncio.Semaphore:
+    def _semaphore_of(self, bucket: str | None) -> Permits:
         return self._semaphore if bucket is None else self._buckets[bucket].semaphore
 
     def _gate_of(self, bucket: str | None) -> RateGate:
@@ -257,7 +265,7 @@ class RateLimiter:
 class _Bucket:
     """One of several limits of a service. Its calls proceed one by one, in order."""
 
-    def __init__(self, per_minute: int | None, semaphore: asyncio.Semaphore) -> None:
+    def __init__(self, per_minute: int | None, semaphore: Permits) -> None:
         self.turnstile = asyncio.Lock()
         self.semaphore = semaphore
         self.gate = RateGate(None)
@@ -265,32 +273,3 @@ class _Bucket:
 
     def time_until_next(self, now: float, jitter: float) -> float:
         return max(self.window.time_until_next(now), self.gate.time_until_restart(now, jitter))
-
-
-class Slot:
-    """A permit for one request. A class, because a generator would cost several times as much."""
-
-    __slots__ = ("_before_sending", "_bucket", "_deadline", "_is_kept", "_limiter")
-
-    def __init__(
-        self, limiter: RateLimiter, deadline: float, bucket: str | None, before_sending: BeforeSending | None
-    ) -> None:
-        self._limiter = limiter
-        self._deadline = deadline
-        self._bucket = bucket
-        self._before_sending = before_sending
-        self._is_kept = False
-
-    def keep(self) -> None:
-        """Do not release the permit at the end of the block: the request's new owner calls `RateLimiter.release`."""
-        self._is_kept = True
-
-    async def __aenter__(self) -> Self:
-        await self._limiter.acquire(self._deadline, self._bucket, self._before_sending)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if not self._is_kept:
-            self._limiter.release(self._bucket)

@@ -5,10 +5,12 @@ Nothing here knows aiohttp.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from attrs import define, field, frozen
+from attrs import define, field
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 MAX_BODY: Final = 64 * 1024 * 1024
 """Largest response body that is read, in bytes after decompression: far above a real timeline, far below a machine."""
@@ -159,9 +161,9 @@ class CallState:
     """When the last response came, by the session's monotonic clock."""
 
 
-@frozen
+@define(eq=False)
 class Response:
-    """A response of any status."""
+    """A response of any status. Not frozen, because that would take three times as long to make."""
 
     status: int
     """HTTP status."""

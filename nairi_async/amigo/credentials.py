@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from nairi_async._core.address import path
 from nairi_async._core.api_key import ApiKey, redacted
-from nairi_async._core.loop_lock import LoopLock
+from nairi_async._core.permits import LoopLock
 from nairi_async._core.request import Request
 from nairi_async.amigo.tokens import AmigoToken
 from nairi_async.amigo.wire import decode_token, is_sendable_token

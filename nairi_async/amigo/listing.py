@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from nairi_async._core.loop_lock import LoopLock
+from nairi_async._core.permits import LoopLock
 from nairi_async.amigo.directory_models import ServiceInfo, UserInfo
 from nairi_async.amigo.models import AmigoMessage, ConversationInfo
 from nairi_async.errors import DecodeError, NotFoundError

@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from nairi_async._core.loop_lock import LoopLock
+from nairi_async._core.permits import LoopLock
 from nairi_async.amigo.event_reader import EventReader
 from nairi_async.amigo.interaction import InteractionEnd
 from nairi_async.amigo.recovery import Recovery

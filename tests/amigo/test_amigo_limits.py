@@ -9,7 +9,7 @@ import pytest
 from amigo_sessions import ID, SIGNED_IN, session
 from hypothesis import given
 from hypothesis import strategies as st
-from support import RawServer, answer, refusal
+from support import RawServer, answer, refusal, slot
 
 from nairi_async import RateLimitedError, RetryPolicy
 from nairi_async._core.rate_limits import WINDOW, RateLimiter, SlidingWindow
@@ -164,11 +164,11 @@ async def test_waiting_for_a_bucket_holds_no_connection() -> None:
     """While one endpoint's calls wait for the next minute, the only connection serves another's."""
     clock = VirtualClock()
     limiter = RateLimiter(clock, lambda: 0.5, connections=1, buckets={"a": 1, "b": None})
-    async with limiter.slot(math.inf, "a"):
+    async with slot(limiter, math.inf, "a"):
         pass
     waiting = asyncio.ensure_future(limiter.acquire(math.inf, "a"))
     await asyncio.sleep(0)
-    async with limiter.slot(math.inf, "b"):
+    async with slot(limiter, math.inf, "b"):
         assert clock.monotonic() == 0
     await waiting
     assert clock.monotonic() >= 60
@@ -180,7 +180,7 @@ async def test_a_cancelled_call_leaves_its_bucket() -> None:
     """A call that is cancelled in its bucket delays no other, and takes no place in the window."""
     clock = VirtualClock()
     limiter = RateLimiter(clock, lambda: 0.5, connections=1, buckets={"a": 2})
-    async with limiter.slot(math.inf, "a"):
+    async with slot(limiter, math.inf, "a"):
         waiting = [asyncio.ensure_future(limiter.acquire(math.inf, "a")) for _ in range(2)]
         await asyncio.sleep(0)
         waiting[0].cancel()

@@ -64,7 +64,7 @@ async def test_at_most_so_many_at_once() -> None:
 
     async def call() -> None:
         nonlocal inside, most
-        async with limiter.slot(math.inf):
+        async with support.slot(limiter, math.inf):
             inside += 1
             most = max(most, inside)
             await asyncio.sleep(0)
@@ -80,9 +80,9 @@ async def test_a_call_that_fails_releases_its_slot() -> None:
     limiter = RateLimiter(VirtualClock(), lambda: 0.5, connections=1)
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
-            async with limiter.slot(math.inf):
+            async with support.slot(limiter, math.inf):
                 raise ZeroDivisionError
-    async with limiter.slot(math.inf):
+    async with support.slot(limiter, math.inf):
         assert limiter.waiting == 0
 
 
@@ -93,7 +93,7 @@ async def test_a_cancelled_waiter_holds_no_slot() -> None:
     release = asyncio.Event()
 
     async def call(name: str) -> None:
-        async with limiter.slot(math.inf):
+        async with support.slot(limiter, math.inf):
             order.append(name)
             await release.wait()
 
@@ -112,7 +112,7 @@ async def test_cancelled_waiters_leave_the_rate_to_others() -> None:
     limiter = RateLimiter(clock, lambda: 0.5, connections=100, per_second=1)
 
     async def call() -> None:
-        async with limiter.slot(math.inf):
+        async with support.slot(limiter, math.inf):
             pass
 
     await call()
@@ -131,13 +131,13 @@ async def test_a_call_cancelled_by_the_rate_releases_its_connection() -> None:
     """A call that is cancelled while the rate holds it back does not keep the connection that it had taken."""
     clock = VirtualClock()
     limiter = RateLimiter(clock, lambda: 0.5, connections=1, per_second=1)
-    async with limiter.slot(math.inf):
+    async with support.slot(limiter, math.inf):
         pass
     call = asyncio.create_task(limiter.acquire(math.inf))
     await support.until(lambda: limiter.waiting)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
-    async with asyncio.timeout(5), limiter.slot(math.inf):
+    async with asyncio.timeout(5), support.slot(limiter, math.inf):
         assert (limiter.in_use, limiter.available, limiter.waiting) == (1, 0, 0)
 
 
@@ -148,7 +148,7 @@ async def test_the_rate_holds_for_calls_that_waited_for_a_connection() -> None:
     limiter = RateLimiter(clock, lambda: 0.5, connections=1, per_second=1)
 
     async def call(seconds: float) -> None:
-        async with limiter.slot(math.inf):
+        async with support.slot(limiter, math.inf):
             left.append(clock.monotonic())
             await clock.sleep(seconds)
 
@@ -163,7 +163,7 @@ async def test_a_deadline_bounds_the_wait_while_throttled() -> None:
     limiter = RateLimiter(clock, lambda: 0.5, connections=1)
     limiter.throttle(60)
     with pytest.raises(TimeoutError):
-        async with limiter.slot(5.0):
+        async with support.slot(limiter, 5.0):
             pytest.fail("the limiter was throttled")
     assert clock.monotonic() == 5.0
 
@@ -176,7 +176,7 @@ async def test_calls_beyond_the_connections_start_again_staggered_too() -> None:
     limiter.throttle(60)
 
     async def call() -> None:
-        async with limiter.slot(math.inf):
+        async with support.slot(limiter, math.inf):
             left.append(clock.monotonic())
 
     await asyncio.gather(*(call() for _ in range(300)))
@@ -194,7 +194,7 @@ async def test_calls_beyond_the_connections_keep_their_deadlines_while_throttled
     limiter.throttle(60)
 
     async def call() -> None:
-        async with limiter.slot(5.0):
+        async with support.slot(limiter, 5.0):
             pytest.fail("the limiter was throttled")
 
     ended = await asyncio.gather(*(call() for _ in range(10)), return_exceptions=True)
@@ -239,7 +239,7 @@ async def test_a_read_whose_time_is_over_is_not_sent() -> None:
     async with support.RawServer(support.answer(200)) as server, support.session(server.url, clock=clock) as nairi:
         executor = nairi._executor
         executor.limiter = RateLimiter(clock, lambda: 0.5, connections=1)
-        async with executor.limiter.slot(math.inf):
+        async with support.slot(executor.limiter, math.inf):
             late = asyncio.create_task(executor.call(request, bytes, deadline=5.0))
             await support.until(lambda: executor.limiter.waiting)
             clock.advance(60)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from nairi_async._core import checks
 from nairi_async._core.address import path
-from nairi_async._core.loop_lock import LoopLock
+from nairi_async._core.permits import LoopLock
 from nairi_async._core.request import Request
 from nairi_async._nairi.listing.checkpoint import OVERLAP, Checkpoint
 from nairi_async._nairi.listing.paging import LIMIT, PRECISION, SORTS, Paging

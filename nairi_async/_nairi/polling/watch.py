@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
-from nairi_async._core.loop_lock import LoopLock
+from nairi_async._core.permits import LoopLock
 from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
