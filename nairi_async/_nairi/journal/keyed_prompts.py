@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from attrs import define, evolve, field, frozen
 
-from nairi_async._core.loop_lock import LoopLock
+from nairi_async._core.permits import LoopLock
 from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.journal.entry import Entry
