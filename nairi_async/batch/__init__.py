@@ -60,7 +60,7 @@ run again. To start over, delete them all and the output, which is appended to. 
 cannot hold a ledger.
 
 From a shell, with a progress bar, from lines of JSON (a string, or an object with `prompt` and optionally `id` and
-`attachments`):
+`attachments`), a table with such columns (`.csv`, `.tsv`), or plain text, one prompt a line (`.txt`):
 
 ```console
 $ nairi-async batch prompts.jsonl --check --ledger run.sqlite
@@ -79,6 +79,7 @@ from nairi_async.batch.item_runner import BatchOnUnknown
 from nairi_async.batch.items import BatchItem, BatchOutcome, BatchStatus, UnusableItem
 from nairi_async.batch.jsonl import JsonLines
 from nairi_async.batch.ledger_views import read_status
+from nairi_async.batch.text_files import CsvRows, TextLines
 
 __all__ = [
     "Batch",
@@ -86,7 +87,9 @@ __all__ = [
     "BatchOnUnknown",
     "BatchOutcome",
     "BatchStatus",
+    "CsvRows",
     "JsonLines",
+    "TextLines",
     "UnusableItem",
     "read_status",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import evolve
@@ -11,7 +12,7 @@ from nairi_async.batch.items import BatchItem, UnusableItem
 from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
 LONGEST_LINE: Final = 16 * 1024 * 1024
@@ -41,19 +42,30 @@ class JsonLines:
         """All items, once a pass has read the whole file."""
 
     def __iter__(self) -> Iterator[BatchItem | UnusableItem]:
-        number = self.bytes_read = self.items_read = 0
+        self.bytes_read = self.items_read = 0
         if self.is_rereadable:
             self._stream.seek(self._start)
+        for item in self._items(self._lines()):
+            self.items_read += 1
+            yield item
+        self.total = self.items_read
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines with their numbers; a line that is too long is empty."""
+        number = 0
         while line := self._stream.readline(LONGEST_LINE + 1):
             number += 1
             self.bytes_read += len(line)
             is_too_long = len(line) > LONGEST_LINE
             if is_too_long:
                 self._skip_rest(line)
-            if line.strip():
-                self.items_read += 1
-                yield _read_item(b"" if is_too_long else line, number)
-        self.total = self.items_read
+            yield number, b"" if is_too_long else line
+
+    def _items(self, lines: Iterator[tuple[int, bytes]]) -> Iterator[BatchItem | UnusableItem]:
+        """Yield the items of the lines."""
+        for number, line in lines:
+            if line.strip() or not line:
+                yield read_item(partial(_parse, line), number)
 
     def _skip_rest(self, line: bytes) -> None:
         while line and not line.endswith(b"\n"):
@@ -61,9 +73,10 @@ class JsonLines:
             self.bytes_read += len(line)
 
 
-def _read_item(line: bytes, number: int) -> BatchItem | UnusableItem:
+def read_item(parse: Callable[[], object], number: int) -> BatchItem | UnusableItem:
+    """Return the item that a line holds, or what is wrong with it."""
     try:
-        return evolve(BatchItem.of(_parse(line)), place=number)
+        return evolve(BatchItem.of(parse()), place=number)
     except InvalidArgumentError as error:
         return UnusableItem(error=error, place=number)
 

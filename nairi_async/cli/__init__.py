@@ -6,7 +6,9 @@ import argparse
 import importlib
 import io
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Final, TextIO
 
@@ -31,25 +33,31 @@ _BROKEN_PIPE: Final = 141
 _EXAMPLES: Final = """\
 examples:
   nairi-async demo
-  nairi-async ask refund-agent "Refund the failed charge for cus_123." > reply.txt
+  nairi-async ask my-agent "Which charges failed?" > reply.txt
   git diff | nairi-async ask reviewer - --ask-mode --progress
   nairi-async watch JOB --json | jq -r .content
   nairi-async upload report.pdf | cut -f 1
-  nairi-async batch prompts.jsonl --agent AGENT --ledger run.sqlite --output replies.jsonl
+  nairi-async batch prompts.csv --agent A --ledger run.sqlite
   source <(nairi-async completion bash)
-
-environment:
-  NAIRI_API_KEY        the organisation's public key (nr_...); not an option, which other users could see
-  NAIRI_API_KEY_FILE   instead of it, a file that holds the key and that only you can read
-  NAIRI_BASE_URL       another service than the real one, such as the one that "nairi-async simulate" runs
-  HTTPS_PROXY          URL of a proxy; NO_PROXY names the hosts that are reached without it
-  SSL_CERT_FILE        a file with the certificates of the authorities that are trusted
-  NO_COLOR             anything: print without colours
-
-exit status:
-  0 done   1 error   2 wrong usage or settings   3 the agent's turn, or some of a batch, failed   4 timeout
-  5 some of a batch have not ended: the same command resumes   130 interrupted
 """
+_ENVIRONMENT: Final = {
+    "NAIRI_API_KEY": "the organisation's public key (nr_...); not an option, which other users could see",
+    "NAIRI_API_KEY_FILE": "instead of it, a file that holds the key and that only you can read",
+    "NAIRI_BASE_URL": "another service than the real one, such as the one that `nairi-async simulate` runs",
+    "HTTPS_PROXY": "URL of a proxy; NO_PROXY names the hosts that are reached without it",
+    "SSL_CERT_FILE": "a file with the certificates of the authorities that are trusted",
+    "NO_COLOR": "anything: print without colours",
+}
+_STATUSES: Final = {
+    "0": "done",
+    "1": "error",
+    "2": "wrong usage or settings; nothing was sent",
+    "3": "the agent's turn, or some of a batch, failed, or records cannot be used",
+    "4": "timeout; the turn goes on",
+    "5": "some of a batch have not ended: the same command resumes",
+    "130": "interrupted",
+    "141": "the reader of the output is gone",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -132,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         PROGRAM,
         description="Conversations with Nairi agents: ask, watch, or try a simulated service.",
-        epilog=_EXAMPLES,
+        epilog=_epilog(shutil.get_terminal_size().columns - 2),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         add_help=False,
@@ -157,3 +165,17 @@ def _add_commands(parser: argparse.ArgumentParser, commands: Sequence[Command]) 
             continue
         for argument in (*command.options, *(one for one in command.arguments if not one.is_option)):
             added.add_argument(*argument.names, help=argument.help, **argument.settings)
+
+
+def _epilog(columns: int) -> str:
+    """Return what stands below the help: examples, variables, and statuses, as lines of at most so many columns."""
+    parts = [_EXAMPLES]
+    for title, rows in (("environment", _ENVIRONMENT), ("exit status", _STATUSES)):
+        label = max(map(len, rows)) + 4
+        room, below = max(columns, label + 20), " " * label
+        lines = [
+            textwrap.fill(text, room, initial_indent=f"  {name}".ljust(label), subsequent_indent=below)
+            for name, text in rows.items()
+        ]
+        parts.append("\n".join((f"{title}:", *lines, "")))
+    return "\n".join(parts)

@@ -100,7 +100,7 @@ async def _stream(stream: AmigoStream, options: Namespace) -> None:
 
 async def _list(amigo: AmigoSession, options: Namespace) -> None:
     screen = Screen.on(sys.stdout)
-    table = Table(screen, ("CONVERSATION", "SERVICE", "CREATED", "MESSAGES", "STATE"))
+    table = Table(screen, ("CONVERSATION", "SERVICE", "CREATED", "MESSAGES", "STATE"), is_cuttable=False)
     is_finished = False if options.open else None
     count = 0
     async for row in amigo.conversations(
@@ -111,7 +111,7 @@ async def _list(amigo: AmigoSession, options: Namespace) -> None:
         else:
             state = "finished" if row.is_finished else "open"
             number = "" if row.num_messages is None else str(row.num_messages)
-            cells = (row.id, row.service_id, timestamp(row.created_at), number, state)
+            cells = (row.id, row.service_id, timestamp(row.created_at, screen.style), number, state)
             table.fit([cells, ("", "", "", "", "finished")])
             table.show(*cells)
         count += 1

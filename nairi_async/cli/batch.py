@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nairi_async.batch import Batch, JsonLines, read_status
+from nairi_async.batch import Batch, CsvRows, JsonLines, TextLines, read_status
 from nairi_async.batch.documents import encode_result, output_line
 from nairi_async.cli import log_handler
 from nairi_async.cli.batch_reports import final_summary, how_to_correct, next_command, show_check, show_status
@@ -49,7 +49,7 @@ def batch(options: Namespace) -> int:
     try:
         _check_apart(stream, options)
         if session is None:
-            return _FAILED if show_check(JsonLines(stream), options) else 0
+            return _FAILED if show_check(_records(stream, options), options) else 0
         return asyncio.run(_batch(session, stream, options))
     except (asyncio.CancelledError, KeyboardInterrupt):
         if session is not None:
@@ -75,7 +75,7 @@ def _check_options(options: Namespace) -> None:
 
 async def _batch(session: NairiSession, stream: BinaryIO, options: Namespace) -> int:
     err = Screen.on(sys.stderr)
-    lines = JsonLines(stream)
+    lines = _records(stream, options)
     run = Batch(
         session,
         options.agent,
@@ -175,6 +175,14 @@ def _interrupts(run: Batch, progress: ProgressBar) -> Generator[Callable[[], boo
 
 def _show_next_command(screen: Screen, options: Namespace) -> None:
     screen.show(f"Nothing is lost. To go on: {next_command(options)}", "dim")
+
+
+def _records(stream: BinaryIO, options: Namespace) -> JsonLines:
+    """Return the records of a file in its format."""
+    kinds = {"json": JsonLines, "csv": CsvRows, "text": TextLines}
+    by_name = {".csv": CsvRows, ".tsv": CsvRows, ".txt": TextLines}
+    kind = by_name.get(Path(options.prompts).suffix.lower(), JsonLines)
+    return (kind if options.format is None else kinds[options.format])(stream)
 
 
 def _open(name: str) -> BinaryIO:

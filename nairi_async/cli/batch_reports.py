@@ -98,6 +98,7 @@ def how_to_correct(unusable: int) -> str:
 def next_command(options: Namespace) -> str:
     """Return the command that resumes the batch."""
     words = [PROGRAM, "batch", options.prompts, "--agent", options.agent, "--ledger", options.ledger]
+    words += ["--format", options.format] if options.format is not None else []
     words += ["--output", options.output] if options.output is not None else []
     words += ["--attachments-from", options.attachments_from] if options.attachments_from is not None else []
     words += ["--limit", str(options.limit)]

@@ -201,9 +201,13 @@ COMMANDS: Final = (
         "send many prompts, and go on where an earlier run ended",
         "Send all prompts of a file, and go on where an earlier run ended. Replies go to --output, else they are"
         ' printed. Each line of the file is a JSON string, or an object with "prompt" and optionally "id" and'
-        ' "attachments" (paths).',
+        ' "attachments" (paths). A file .csv or .tsv is a table whose first row names the same columns; of a file .txt'
+        " each line is a prompt.",
         (
-            Argument("prompts", help="file of JSON lines; - reads standard input", metavar="PROMPTS", nargs="?"),
+            Argument("prompts", help="file of prompts; - reads standard input", metavar="PROMPTS", nargs="?"),
+            Argument(
+                "--format", help="what the file holds (by default its name says)", choices=("json", "csv", "text")
+            ),
             Argument("--agent", help="slug or id of the agent", metavar="AGENT"),
             Argument("--ledger", help="the file that records prompts and outcomes", metavar="FILE"),
             Argument("--output", help="append each outcome, once, as a line of JSON", metavar="FILE"),

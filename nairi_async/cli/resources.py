@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from contextlib import suppress
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from nairi_async._core.json_body import json_line
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from nairi_async._nairi.session import NairiSession
+    from nairi_async.cli.screen import Style
 
 
 def agents(options: Namespace) -> None:
@@ -75,13 +78,13 @@ async def _agents(nairi: NairiSession, options: Namespace) -> None:
 
 async def _conversations(nairi: NairiSession, options: Namespace) -> None:
     screen = Screen.on(sys.stdout)
-    table = Table(screen, ("JOB", "STATUS", "UPDATED"))
+    table = Table(screen, ("JOB", "STATUS", "UPDATED"), is_cuttable=False)
     count = 0
     async for row in nairi.conversations(options.agent, status=options.status, sort=options.sort):
         if options.json:
             screen.show(json_line(row))
         else:
-            cells = (row.id, row.status, timestamp(row.updated_at))
+            cells = (row.id, row.status, timestamp(row.updated_at, screen.style))
             table.fit([cells, ("", "abandoned", "")])
             table.show(*cells)
         count += 1
@@ -125,9 +128,16 @@ async def _download(nairi: NairiSession, options: Namespace) -> None:
             screen.show(one_line(str(path)))
 
 
-def timestamp(at: datetime | None) -> str:
-    """Return a time in RFC 3339, in UTC and to the second."""
-    return "" if at is None else f"{at:%Y-%m-%dT%H:%M:%SZ}"
+def timestamp(at: datetime | None, style: Style) -> str:
+    """Return a time: local and to the minute on a terminal; elsewhere in RFC 3339, in UTC and to the second."""
+    if at is None:
+        return ""
+    if style.width is None:
+        return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    # Not every time zone has the first and last day of the calendar.
+    with suppress(OverflowError, OSError, ValueError):
+        return f"{at.astimezone():%Y-%m-%d %H:%M}"
+    return f"{at:%Y-%m-%d %H:%M}"
 
 
 def _json(**fields: object) -> str:

@@ -1,7 +1,8 @@
-"""Rows for people and for programs: aligned on a terminal, separated by tabs in a pipe."""
+"""Rows for people and for programs: aligned or stacked on a terminal, separated by tabs in a pipe."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, field
@@ -16,20 +17,25 @@ if TYPE_CHECKING:
 _GAP: Final = "  "
 # A line that is cut keeps at least this many characters.
 _MIN_LINE: Final = 8
+# Columns that the last cell needs to be worth reading when it is cut.
+_MIN_LAST: Final = 16
 
 
 @define
 class Table:
     """A table whose rows are written one by one, so that the reader of a pipe gets the first one at once.
 
-    A terminal shows headings, and rows are cut to its width. A pipe gets whole rows without headings, with one tab
-    between cells, as `cut`, `awk` and spreadsheets expect.
+    A terminal shows headings, and the last cell of a row is cut to its width. Where nothing useful would be left of it,
+    the cells of each row stand below each other, whole. A pipe gets whole rows without headings, with one tab between
+    cells, as `cut`, `awk` and spreadsheets expect.
     """
 
     screen: Screen
     headings: Sequence[str]
+    is_cuttable: bool = field(default=True, kw_only=True)
+    """Whether half of the last cell is of use; not so for a time."""
     widths: list[int] = field(init=False)
-    _has_headings: bool = field(default=False, init=False)
+    _is_stacked: bool | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.widths = [len(heading) for heading in self.headings]
@@ -46,10 +52,30 @@ class Table:
         if width is None:
             self.screen.show("\t".join(shown))
             return
-        if not self._has_headings:
-            self._has_headings = True
+        is_first = self._is_stacked is None
+        if self._is_stacked is None:
+            self._is_stacked = not self._fits(width)
+        if self._is_stacked:
+            self._show_stacked(shown, width, is_first=is_first)
+            return
+        if is_first:
             self.screen.show(self._line(self.headings, width), "bold")
         self.screen.show(self._line(shown, width))
+
+    def _fits(self, columns: int) -> bool:
+        before = sum(self.widths[:-1]) + len(_GAP) * (len(self.widths) - 1)
+        last = min(self.widths[-1], _MIN_LAST) if self.is_cuttable else self.widths[-1]
+        return before + last <= columns
+
+    def _show_stacked(self, cells: Sequence[str], columns: int, *, is_first: bool) -> None:
+        if not is_first:
+            self.screen.show("")
+        label = max(map(len, self.headings))
+        room = max(columns - label - len(_GAP), _MIN_LINE)
+        for heading, cell in zip(self.headings, cells, strict=True):
+            for number, line in enumerate(textwrap.wrap(cell, room)):
+                name = self.screen.style.paint(f"{'' if number else heading:<{label}}", "dim")
+                self.screen.show(f"{name}{_GAP}{line}")
 
     def _line(self, cells: Sequence[str], columns: int) -> str:
         line = _GAP.join(f"{cell:<{width}}" for cell, width in zip(cells, self.widths, strict=True)).rstrip()

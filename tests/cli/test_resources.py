@@ -139,11 +139,18 @@ def table(width: int | None, *rows: tuple[str, str], color: bool = False) -> lis
 
 
 def test_a_table_is_aligned_on_a_terminal() -> None:
-    """People get headings and columns, cut to the width of the terminal; pipes get every character."""
+    """People get headings and columns, cut to the width of the terminal or stacked; pipes get every character."""
     rows = [("a", "one"), ("longer", "x" * 40)]
     assert table(24, *rows) == ["NAME    TEXT", "a       one", "longer  " + "x" * 13 + "..."]
     assert table(None, *rows) == ["a\tone", "longer\t" + "x" * 40]
     assert table(80, *rows, color=True)[0].startswith("\x1b[1m")
+    assert table(20, *rows) == [
+        "NAME  a",
+        "TEXT  one",
+        "",
+        "NAME  longer",
+        *("TEXT  " + "x" * 14, *["      " + "x" * 14], "      " + "x" * 12),
+    ]
     assert table(None, ("a\tb", "c\nd")) == ["a b\tc d"]
 
 
