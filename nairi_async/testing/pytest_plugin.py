@@ -10,12 +10,13 @@ uses a fixture.
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
     from nairi_async._nairi.session import NairiSession
     from nairi_async.amigo import AmigoSession
@@ -28,6 +29,18 @@ _NEITHER = (
     " `async def` test with @pytest.mark.anyio (anyio's plugin, which comes with nairi_async) or"
     " @pytest.mark.asyncio (pytest-asyncio)"
 )
+
+
+_TWO_LOOPS = (
+    "the fixtures and the test would run on two event loops: anyio's plugin runs a test with @pytest.mark.anyio, and"
+    " pytest-asyncio in automatic mode claims it and its fixtures as well. Set `asyncio_mode = strict` in the"
+    " configuration of pytest, or remove the mark of anyio"
+)
+_TRIO = (
+    "nairi_async needs asyncio, and this run of the test is on {}: a fixture `anyio_backend` that returns 'asyncio'"
+    " leaves such runs out"
+)
+_LOOP_SCOPES: Final = ("function", "class", "module", "package", "session")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -96,14 +109,14 @@ def amigo_options() -> dict[str, Any]:
 @pytest.fixture
 def amigo_simulator(request: pytest.FixtureRequest) -> AmigoSimulator:
     """Run a simulated Amigo during the test; the marker `amigo_simulator(script=…)` sets its options."""
-    simulator: AmigoSimulator = _running(request, "_amigo")[0]
+    simulator: AmigoSimulator = _running(request, "amigo")[0]
     return simulator
 
 
 @pytest.fixture
 def amigo(request: pytest.FixtureRequest) -> AmigoSession:
     """Open a session on `amigo_simulator`, in virtual time."""
-    session: AmigoSession = _running(request, "_amigo")[1]
+    session: AmigoSession = _running(request, "amigo")[1]
     return session
 
 
@@ -133,40 +146,57 @@ async def _amigo_on_anyio(
         yield running
 
 
-def _running(request: pytest.FixtureRequest, service: str = "_nairi") -> tuple[Any, Any]:
+def _running(request: pytest.FixtureRequest, service: str = "nairi") -> tuple[Any, Any]:
     """Return the simulator and the session of a test, opened on the test's own event loop."""
     item = request.node
-    # In pytest-asyncio's automatic mode a test may have both marks; then pytest-asyncio runs it.
-    is_asyncio = item.get_closest_marker("asyncio") is not None
+    asyncio_mark = item.get_closest_marker("asyncio")
     if not inspect.iscoroutinefunction(getattr(item, "obj", None)):
         pytest.fail(_NEITHER, pytrace=False)
-    if "anyio_backend" in request.fixturenames and not is_asyncio:
-        return request.getfixturevalue(f"{service}_on_anyio")  # type: ignore[no-any-return]
-    if is_asyncio and request.config.pluginmanager.hasplugin("nairi_async_asyncio"):
-        return request.getfixturevalue(f"{service}_on_asyncio")  # type: ignore[no-any-return]
+    # Also where a fixture of the test's own asks for it first.
+    request.getfixturevalue(f"{service}_options")
+    if "anyio_backend" in request.fixturenames:
+        if asyncio_mark is not None:
+            pytest.fail(_TWO_LOOPS, pytrace=False)
+        if (backend := request.getfixturevalue("anyio_backend_name")) != "asyncio":
+            pytest.skip(_TRIO.format(backend))
+        return request.getfixturevalue(f"_{service}_on_anyio")  # type: ignore[no-any-return]
+    if asyncio_mark is not None and request.config.pluginmanager.hasplugin("nairi_async_asyncio"):
+        scope = _loop_scope(asyncio_mark, request.config)
+        return request.getfixturevalue(f"_{service}_on_asyncio_{scope}")  # type: ignore[no-any-return]
     pytest.fail(_NEITHER, pytrace=False)
 
 
+def _loop_scope(mark: pytest.Mark, config: pytest.Config) -> str:
+    """Return the scope of the event loop on which pytest-asyncio runs a test with this mark."""
+    scope = mark.kwargs.get("loop_scope") or mark.kwargs.get("scope")
+    try:
+        return str(scope or config.getini("asyncio_default_test_loop_scope") or _LOOP_SCOPES[0])
+    except (KeyError, ValueError):
+        # The setting came with pytest-asyncio 0.25.
+        return _LOOP_SCOPES[0]
+
+
 def _asyncio_fixtures() -> object:
-    """Return the plugin for pytest-asyncio, which in strict mode runs only fixtures that it decorated."""
+    """Return the plugin for pytest-asyncio, which in strict mode runs only fixtures that it decorated.
+
+    It has a fixture for each scope of an event loop, since the fixture must run on the loop of the test.
+    """
     import pytest_asyncio  # noqa: PLC0415 - imported only if it runs the tests
 
-    class AsyncioFixtures:
-        @pytest_asyncio.fixture
-        async def _nairi_on_asyncio(
-            self, request: pytest.FixtureRequest, nairi_clock: VirtualClock, nairi_options: dict[str, Any]
-        ) -> AsyncGenerator[tuple[Simulator, NairiSession]]:
-            async for running in _simulated(request, nairi_clock, nairi_options):
-                yield running
+    fixtures = ModuleType("nairi_async_asyncio")
+    for service, simulated in (("nairi", _simulated), ("amigo", _simulated_amigo)):
+        for scope in _LOOP_SCOPES:
+            name = f"_{service}_on_asyncio_{scope}"
+            setattr(fixtures, name, pytest_asyncio.fixture(loop_scope=scope, name=name)(_opened(service, simulated)))
+    return fixtures
 
-        @pytest_asyncio.fixture
-        async def _amigo_on_asyncio(
-            self, request: pytest.FixtureRequest, nairi_clock: VirtualClock, amigo_options: dict[str, Any]
-        ) -> AsyncGenerator[tuple[AmigoSimulator, AmigoSession]]:
-            async for running in _simulated_amigo(request, nairi_clock, amigo_options):
-                yield running
 
-    return AsyncioFixtures()
+def _opened(service: str, simulated: Callable[..., AsyncGenerator[Any]]) -> Callable[..., AsyncGenerator[Any]]:
+    async def opened(request: pytest.FixtureRequest, nairi_clock: VirtualClock) -> AsyncGenerator[Any]:
+        async for running in simulated(request, nairi_clock, request.getfixturevalue(f"{service}_options")):
+            yield running
+
+    return opened
 
 
 def _options(request: pytest.FixtureRequest, name: str, *, virtual: bool) -> dict[str, Any]:

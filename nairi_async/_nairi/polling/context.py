@@ -11,6 +11,7 @@ from attrs import evolve, frozen
 
 from nairi_async._nairi.polling.cadence import Cadence
 from nairi_async._nairi.polling.change_feed import ChangeFeeds
+from nairi_async._nairi.polling.list_order import KnownPrompts
 from nairi_async._nairi.polling.shared_reads import SharedReads
 from nairi_async._nairi.polling.statistics import PollCounters
 from nairi_async.models import TERMINAL_STATUSES
@@ -57,6 +58,8 @@ class PollingContext:
         # Only for as long as a turn is referenced, so that nothing piles up.
         self._origins: WeakKeyDictionary[Turn, TurnOrigin] = WeakKeyDictionary()
         self._latest_turns: OrderedDict[str, tuple[Turn, float]] = OrderedDict()
+        # The first turn that this session began in a conversation, and whether it began the conversation too.
+        self._first_turns: dict[str, tuple[str, bool]] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._unknown_statuses: set[str] = set()
 
@@ -66,8 +69,10 @@ class PollingContext:
         # A copy: the turn itself would keep its entry in the weak dictionary alive.
         self._latest_turns[turn.job_id] = evolve(turn), self.clock.monotonic()
         self._latest_turns.move_to_end(turn.job_id)
+        self._first_turns.setdefault(turn.job_id, (turn.message_id, origin.is_first))
         if len(self._latest_turns) > _REMEMBERED:
-            self._latest_turns.popitem(last=False)
+            forgotten, _ = self._latest_turns.popitem(last=False)
+            del self._first_turns[forgotten]
 
     def record_end(self, turn: Turn) -> bool:
         """Count the end of a turn once, and return whether this was the first call for the turn."""
@@ -92,6 +97,11 @@ class PollingContext:
         """Return the user message of the turn that this session began last in a conversation."""
         turn, _ = self._latest_turns.get(job_id, (None, 0.0))
         return turn.message_id if turn is not None else None
+
+    def known_prompts(self, job_id: str) -> KnownPrompts:
+        """Return what this session knows of the order of a conversation's user messages."""
+        oldest, has_begun = self._first_turns.get(job_id, (None, False))
+        return KnownPrompts(self.latest_prompt(job_id), oldest, has_begun)
 
     def begun_at(self, id_: str) -> float | None:
         """Return when this session began the newest turn with this job id or message id; `None` if it did not."""

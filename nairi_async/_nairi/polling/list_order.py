@@ -9,23 +9,40 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from attrs import frozen
+
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
     from nairi_async.models import Message
 
 
+@frozen
+class KnownPrompts:
+    """What a session knows of the order of a conversation's user messages, because it sent them."""
+
+    newest: str | None = None
+    """The newest that is known; a newer one may be on its way."""
+    oldest: str | None = None
+    """The oldest that is known."""
+    has_begun: bool = False
+    """Whether the oldest that is known began the conversation."""
+
+
+NOTHING_KNOWN = KnownPrompts()
+
+
 class ListOrder:
     """The order of the lists of one conversation.
 
     Args:
-        newest: The newest user message that is known; a newer one may be on its way.
+        prompts: What is known of its user messages.
     """
 
-    __slots__ = ("_is_newest_first", "_newest")
+    __slots__ = ("_is_newest_first", "_prompts")
 
-    def __init__(self, newest: str | None = None) -> None:
-        self._newest = newest
+    def __init__(self, prompts: KnownPrompts = NOTHING_KNOWN) -> None:
+        self._prompts = prompts
         self._is_newest_first = False
 
     def oldest_first(self, listed: Sequence[Message], known: Container[str]) -> Sequence[Message]:
@@ -39,7 +56,7 @@ class ListOrder:
             roles, times = self._by_ends(listed), self._by_times(listed)
             # Where they contradict each other, the times are wrong, and the order is that of the documented examples.
             evidence = 1 if roles * times < 0 else roles or times
-            evidence = evidence or self._by_newest(listed) or self._by_growth(listed, known)
+            evidence = evidence or self._by_prompts(listed) or self._by_growth(listed, known)
             if evidence:
                 self._is_newest_first = evidence < 0
         return listed[::-1] if self._is_newest_first else listed
@@ -55,17 +72,22 @@ class ListOrder:
         """Return what the ends of the list show: each conversation begins with a user message."""
         return (listed[0].role == "user") - (listed[-1].role == "user")
 
-    def _by_newest(self, listed: Sequence[Message]) -> int:
-        """Return what two user messages at the ends show: the open one is newer, or the newest is known."""
-        first, last = listed[0], listed[-1]
-        if first.role != "user" or last.role != "user":
+    def _by_prompts(self, listed: Sequence[Message]) -> int:
+        """Return what user messages show: the one that began the conversation, the open one, or the newest known."""
+        first, last, prompts = listed[0], listed[-1], self._prompts
+        if prompts.has_begun and prompts.oldest in {first.id, last.id}:
+            return 1 if first.id == prompts.oldest else -1
+        if first.role == last.role == "user":
+            if first.is_terminal != last.is_terminal:
+                # Before the known one: a prompt whose response is on its way is newer, and not known yet.
+                return first.is_terminal - last.is_terminal
+            if first.id != last.id and prompts.newest in {first.id, last.id}:
+                return 1 if last.id == prompts.newest else -1
+        if prompts.oldest == prompts.newest:
             return 0
-        if first.is_terminal != last.is_terminal:
-            # Before the known one: a prompt whose response is on its way is newer, and not known yet.
-            return first.is_terminal - last.is_terminal
-        if self._newest is not None and first.id != last.id and self._newest in {first.id, last.id}:
-            return 1 if last.id == self._newest else -1
-        return 0
+        places = {message.id: place for place, message in enumerate(listed)}
+        oldest, newest = (places.get(known or "") for known in (prompts.oldest, prompts.newest))
+        return 0 if oldest is None or newest is None else newest - oldest
 
     @staticmethod
     def _by_growth(listed: Sequence[Message], known: Container[str]) -> int:

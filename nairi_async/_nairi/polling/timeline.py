@@ -12,7 +12,7 @@ import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from nairi_async._nairi.polling.list_order import ListOrder
+from nairi_async._nairi.polling.list_order import NOTHING_KNOWN, KnownPrompts, ListOrder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +33,7 @@ class Timeline:
         after: The message behind which to begin; it was delivered before.
         progress: Whether progress messages are delivered as well.
         latest: A user message that is known to exist: until a read has shown it, the conversation has not ended.
-        newest: A user message that is known to be the newest, to learn the order of the list from.
+        prompts: The user messages that are known, to learn the order of the list from.
 
     A message is delivered once: as soon as it is final and everything before it was delivered, or by `finish`. Only
     progress is delivered again, under its old id, when its content has changed since: a running commentary may grow.
@@ -47,13 +47,13 @@ class Timeline:
         after: str | None = None,
         progress: bool = False,
         latest: str | None = None,
-        newest: str | None = None,
+        prompts: KnownPrompts = NOTHING_KNOWN,
     ) -> None:
         self._turn = turn
         self._latest = latest
         self._anchors = tuple(anchor for anchor in (turn, after) if anchor is not None)
         self._progress = progress
-        self._order = ListOrder(newest or latest)
+        self._order = ListOrder(prompts)
         self._places: dict[str, _Place] = {}
         self._single_reads: dict[str, Message] = {}
         self._users: dict[str, Message] = {}

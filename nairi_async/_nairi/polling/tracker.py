@@ -68,14 +68,14 @@ class Tracker:
         turn = target.turn
         origin = context.origin(turn) if after is None else None
         self._poller = Poller(context, target, timeout, "progress" if progress else "first", origin)
-        newest = context.latest_prompt(target.job_id)
+        prompts = context.known_prompts(target.job_id)
         # A watch that follows outlives its turn, so it watches the conversation and only begins at the turn.
         self._timeline = Timeline(
             turn=turn.message_id if turn is not None and not follow else None,
             after=after if after is not None or turn is None or not follow else turn.message_id,
             progress=progress,
-            latest=newest if turn is None or follow else None,
-            newest=newest,
+            latest=prompts.newest if turn is None or follow else None,
+            prompts=prompts,
         )
         self._reader = ConversationReader(context, self._poller, target.job_id, progress=progress, cursor=after)
         self._prompts = 0
@@ -136,8 +136,8 @@ class Tracker:
         turn, prompt = self._target.turn, self._timeline.user
         if not self.is_finished or self._timeline.has_failed or turn is None or prompt is None:
             return None
-        newest = self._context.latest_prompt(turn.job_id)
-        messages, _ = turn_messages(turn, prompt, self._last_read, self._messages, newest=newest)
+        prompts = self._context.known_prompts(turn.job_id)
+        messages, _ = turn_messages(turn, prompt, self._last_read, self._messages, prompts=prompts)
         return Reply.of(turn, messages)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from nairi_async._core.json_body import one_line, shortened
+from nairi_async._nairi.polling.list_order import NOTHING_KNOWN, KnownPrompts
 from nairi_async._nairi.polling.timeline import Timeline
 from nairi_async.errors import InvalidArgumentError, TurnFailedError
 
@@ -39,7 +40,12 @@ def turn_failed(turn: Turn | None, messages: Sequence[Message]) -> TurnFailedErr
 
 
 def turn_messages(
-    turn: Turn, prompt: Message, listed: Sequence[Message], known: Sequence[Message] = (), *, newest: str | None = None
+    turn: Turn,
+    prompt: Message,
+    listed: Sequence[Message],
+    known: Sequence[Message] = (),
+    *,
+    prompts: KnownPrompts = NOTHING_KNOWN,
 ) -> tuple[list[Message], bool]:
     """Pick the messages of an ended turn from a read of its conversation.
 
@@ -48,7 +54,7 @@ def turn_messages(
         prompt: Its user message, with the status of its end.
         listed: The read.
         known: Messages of the turn that earlier reads showed.
-        newest: The newest user message of the conversation, where that is known.
+        prompts: What is known of the user messages of the conversation.
 
     Returns:
         The messages that follow the prompt, and whether what a caller waits for is among them: a reply, or the reason
@@ -56,7 +62,7 @@ def turn_messages(
     """
     # A list that shows the turn still running is older than its end, and so may lack some of the reply.
     is_listed = any(message.id == turn.message_id and message.is_terminal for message in listed)
-    timeline = Timeline(turn=turn.message_id, newest=newest)
+    timeline = Timeline(turn=turn.message_id, prompts=prompts)
     timeline.observe_message(prompt)
     found = [*timeline.observe(listed), *timeline.observe(known, is_ordered=True), *timeline.finish()]
     messages = timeline.in_order(found)

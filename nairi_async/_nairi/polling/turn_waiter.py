@@ -59,20 +59,20 @@ class TurnWaiter:
         """
         prompt, ended_at, whole, end = await self._wait_for_end()
         messages: list[Message] = []
-        newest = self._context.latest_prompt(self._turn.job_id)
+        prompts = self._context.known_prompts(self._turn.job_id)
         wait = self._context.polling.settle
         patience = max(wait, patience)
         read_at = ended_at
         try:
             if whole is None:
                 whole = await self._poller.read(self._conversation(), ended_at)
-            messages, is_complete = turn_messages(self._turn, prompt, whole.value, newest=newest)
+            messages, is_complete = turn_messages(self._turn, prompt, whole.value, prompts=prompts)
             while not is_complete and read_at < ended_at + patience:
                 read_at = min(ended_at + patience, read_at + wait)
                 wait = max(2.0 * wait, _FIRST_PATIENCE)
                 await self._context.clock.sleep(read_at - self._context.clock.monotonic())
                 whole = await self._poller.read(self._conversation(), read_at)
-                messages, is_complete = turn_messages(self._turn, prompt, whole.value, messages, newest=newest)
+                messages, is_complete = turn_messages(self._turn, prompt, whole.value, messages, prompts=prompts)
         finally:
             # Also where the reply could not be read: that the turn has ended is known all the same.
             self._poller.emit_end(end, self._turn, prompt.status, Usage.total(message.usage for message in messages))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nairi_async import Message, NairiSession, Turn
-from nairi_async._nairi.polling.list_order import ListOrder
+from nairi_async._nairi.polling.list_order import KnownPrompts, ListOrder
 from nairi_async._nairi.polling.timeline import Timeline
 from nairi_async._nairi.polling.turn_messages import turn_messages
 from nairi_async.testing import Done, Quirks, Say, Simulator, VirtualClock
@@ -95,7 +95,7 @@ def test_a_prompt_without_a_reply_does_not_get_the_one_before(newest_first: bool
     """Prompt, reply, prompt reads the same from both ends: the open or the known newest prompt decides."""
     listed = [message("u1", "user", None), message("a1", "assistant", None), message("u2", "user", None)]
     prompt, shown = listed[-1], listed[::-1] if newest_first else listed
-    messages, _ = turn_messages(Turn("job", "u2"), prompt, shown, newest="u2")
+    messages, _ = turn_messages(Turn("job", "u2"), prompt, shown, prompts=KnownPrompts("u2"))
     assert messages == []
     opened = [*listed[:2], message("u2", "user", None, "pending")]
     assert ListOrder().oldest_first(opened[::-1] if newest_first else opened, ()) == opened
@@ -106,9 +106,23 @@ def test_a_prompt_on_its_way_is_newer_than_the_newest_known_one(newest_first: bo
     """The next prompt is listed before its response is here: the session still takes the one before for the newest."""
     listed = [message("u1", "user", 0), message("a1", "assistant", 0), message("u2", "user", 0, "pending")]
     messages, is_complete = turn_messages(
-        Turn("job", "u1"), listed[0], listed[::-1] if newest_first else listed, newest="u1"
+        Turn("job", "u1"), listed[0], listed[::-1] if newest_first else listed, prompts=KnownPrompts("u1")
     )
     assert (ids(messages), is_complete) == (["a1"], True)
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+@pytest.mark.parametrize(
+    "known", [KnownPrompts("u2", "u1", has_begun=True), KnownPrompts("u2", "u1")], ids=["the first", "two"]
+)
+def test_the_order_of_prompts_that_were_sent_decides(newest_first: bool, known: KnownPrompts) -> None:  # noqa: FBT001
+    """Prompts at both ends, all ended, the newest of them unknown: the session has sent the one before the other."""
+    listed = [message(id_, "user" if id_[0] == "u" else "assistant", None) for id_ in ("u1", "a1", "u2", "a2", "u3")]
+    if not known.has_begun:
+        listed = [message("u0", "user", None), message("a0", "assistant", None), *listed]
+    shown = listed[::-1] if newest_first else listed
+    prompt = next(one for one in listed if one.id == "u2")
+    assert ids(turn_messages(Turn("job", "u2"), prompt, shown, prompts=known)[0]) == ["a2"]
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
