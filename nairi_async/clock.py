@@ -105,7 +105,7 @@ class _Alarm:
     __slots__ = ("_set_for", "_timeouts", "_timer", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+        self.loop: asyncio.AbstractEventLoop = loop
         self._timeouts: set[LoopTimeout] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._set_for = math.inf
@@ -150,7 +150,7 @@ class LoopTimeout:
         self._extended = 0.0
         self._expiry: asyncio.Handle | None = None
         self._has_cancelled = False
-        self.due = math.inf
+        self.due: float = math.inf
         """When it expires, by the loop's time."""
 
     def restart(self, seconds: float) -> None:

@@ -55,7 +55,7 @@ __all__ = [
     "TurnStarted",
 ]
 
-log = logging.getLogger("nairi_async.hooks")
+log: logging.Logger = logging.getLogger("nairi_async.hooks")
 
 News = Literal["ends of turns", "messages", "anything"]
 """What a listing can announce."""

@@ -58,13 +58,13 @@ class RequestExecutor:
         closing: ClosingSignal | None = None,
     ) -> None:
         self.http = http
-        self.closing = closing or ClosingSignal()
+        self.closing: ClosingSignal = closing or ClosingSignal()
         self.limiter = limiter
         self.clock = clock
         self.random = random
-        self.hooks = hooks or Hooks()
+        self.hooks: Hooks = hooks or Hooks()
         self._address = host_and_port(http.base_url)
-        self.server_clock = server_clock or ServerClock()
+        self.server_clock: ServerClock = server_clock or ServerClock()
         self.request_timeout = request_timeout
         self._policy = policy
         self._counters = RequestCounters()

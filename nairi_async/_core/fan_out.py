@@ -58,7 +58,7 @@ class TaskPool(Generic[_T]):
 
     def __init__(self, capacity: int) -> None:
         self.tasks: set[asyncio.Task[None]] = set()
-        self.capacity = asyncio.Semaphore(capacity)
+        self.capacity: asyncio.Semaphore = asyncio.Semaphore(capacity)
         self._items: deque[_T] = deque()
         self._error: BaseException | None = None
         self._changed = asyncio.Event()

@@ -23,7 +23,7 @@ class Proxy:
     __slots__ = ("_authorization", "_password", "url")
 
     def __init__(self, url: str, user: str | None, password: str | None) -> None:
-        self.url = url
+        self.url: str = url
         """The URL, without user name and password."""
         self._password = password or ""
         self._authorization = ""

@@ -126,10 +126,10 @@ class RateLimiter:
             name: _Bucket(limit, stream_semaphore if name in of_streams else self._semaphore)
             for name, limit in (buckets or {}).items()
         }
-        self.in_use = 0
+        self.in_use: int = 0
         """Permits that calls hold right now."""
         self._streams_in_use = 0
-        self.waiting = 0
+        self.waiting: int = 0
         """Calls that wait for a permit right now."""
 
     @property

@@ -23,7 +23,7 @@ class ServerClock:
         self._earlier = (-math.inf, math.inf)
         self._outlier: float | None = None
         self._agreeing = 0
-        self.contradictions = 0
+        self.contradictions: int = 0
         """Responses whose time contradicts that of earlier ones."""
 
     def observe(self, date: float | None, received_at: float) -> None:

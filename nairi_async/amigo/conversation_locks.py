@@ -45,7 +45,7 @@ class Hold:
     __slots__ = ("_granted", "_is_released", "_is_shared", "_steps", "lock", "reader", "stream")
 
     def __init__(self, lock: ConversationLock) -> None:
-        self.lock = lock
+        self.lock: ConversationLock = lock
         self.reader: asyncio.Task[object] | None = asyncio.current_task()
         """The task that makes the call, or reads its stream."""
         self.stream: ref[OpenStream] | None = None
@@ -111,13 +111,13 @@ class ConversationLock:
     def __init__(self, conversation_id: str | None = None) -> None:
         self.id = conversation_id
         """The service's id; `None` until it is known."""
-        self.has_id = asyncio.Event()
+        self.has_id: asyncio.Event = asyncio.Event()
         """Set as soon as the id is known."""
-        self.is_over = False
+        self.is_over: bool = False
         """Whether the conversation accepts no further message: it was finished, ended by the agent, or is gone."""
-        self.may_be_busy = False
+        self.may_be_busy: bool = False
         """Whether a call may be running at the service although this session does not hold its stream."""
-        self.finish_was_sent = False
+        self.finish_was_sent: bool = False
         """Whether a finish was sent of which no response came."""
         self.first: SentInteraction | None = None
         """The interaction that created the conversation, if this session sent it."""

@@ -43,7 +43,7 @@ _MANY_USERS: Final = 256
 # As many characters of a token are worth hiding.
 _TELLING: Final = 8
 
-log = logging.getLogger("nairi_async.amigo")
+log: logging.Logger = logging.getLogger("nairi_async.amigo")
 
 
 class AmigoKey(ApiKey):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nairi_async.amigo.interaction import Interaction
     from nairi_async.clock import Clock
 
-log = logging.getLogger("nairi_async.amigo")
+log: logging.Logger = logging.getLogger("nairi_async.amigo")
 
 
 class EventReader:
@@ -37,7 +37,7 @@ class EventReader:
     ) -> None:
         self.interaction = interaction
         """What the events have said so far."""
-        self.is_ended = False
+        self.is_ended: bool = False
         """Whether no other event comes."""
         self._quote = quote
         self._lines = LineSplitter()

@@ -84,9 +84,9 @@ class Interaction:
         """The event that says that the interaction is saved."""
         self.error: events.ErrorEvent | None = None
         """The event that says that something failed."""
-        self.understood = 0
+        self.understood: int = 0
         """Number of events of a known type."""
-        self.excerpt = ""
+        self.excerpt: str = ""
         """The beginning of the first line that is no event."""
         # The text alone: the events belong to the caller, and a stream may have very many.
         self._pieces: list[str] = []

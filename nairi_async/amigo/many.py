@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CLEANUP_TIMEOUT: Final = 5.0
 """Seconds for which a reply or an error waits until its conversation is finished."""
 
-log = logging.getLogger("nairi_async.amigo")
+log: logging.Logger = logging.getLogger("nairi_async.amigo")
 
 
 class _Queue:

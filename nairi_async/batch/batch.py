@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from nairi_async.batch.items import BatchStatus
     from nairi_async.typing import Duration
 
-log = logging.getLogger("nairi_async.batch")
+log: logging.Logger = logging.getLogger("nairi_async.batch")
 
 Prompt = str | BatchItem | Mapping[str, object] | UnusableItem
 """What a source may contain: a plain prompt, or a record with `prompt` and optionally `id` and `attachments`."""

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from nairi_async.clock import Clock
     from nairi_async.models import Turn
 
-log = logging.getLogger("nairi_async.batch")
+log: logging.Logger = logging.getLogger("nairi_async.batch")
 
 BatchOnUnknown = Literal["reconcile", "report"]
 """What a batch does about a prompt whose response was lost: look it up, or only report it."""
@@ -99,7 +99,7 @@ class StopSwitch:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[object]] = set()
-        self.is_stopped = False
+        self.is_stopped: bool = False
         """Whether nothing more is started."""
 
     def stop(self) -> None:

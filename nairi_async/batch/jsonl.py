@@ -31,12 +31,12 @@ class JsonLines:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self.is_rereadable = stream.seekable()
+        self.is_rereadable: bool = stream.seekable()
         """Whether it may be iterated over again."""
         self._start = stream.tell() if self.is_rereadable else 0
-        self.bytes_read = 0
+        self.bytes_read: int = 0
         """Bytes of the lines that this pass has read."""
-        self.items_read = 0
+        self.items_read: int = 0
         """Items that this pass has read."""
         self.total: int | None = None
         """All items, once a pass has read the whole file."""

@@ -85,9 +85,9 @@ class Ledger:
                 self._written = dict(self._meta)
                 # This run reads those records again.
                 self._meta["passed_over"] = 0
-                self.handled = self._count("handled")
+                self.handled: int = self._count("handled")
                 """The last outcome that the consumer has handled, by its place in the order of outcomes."""
-                self.totals = self._read_totals()
+                self.totals: BatchStatus = self._read_totals()
                 self._last = self._last_sequence()
         except BaseException:
             self._file.close()

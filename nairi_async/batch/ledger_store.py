@@ -27,7 +27,7 @@ class LedgerStore:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
-        self.known_jobs = StoredKeys(LEDGER, writer.ledger.path, "SELECT 1 FROM jobs WHERE id = ?")
+        self.known_jobs: StoredKeys = StoredKeys(LEDGER, writer.ledger.path, "SELECT 1 FROM jobs WHERE id = ?")
 
     def close(self) -> None:
         """Close the connection for reading. Harmless when repeated."""

@@ -47,11 +47,11 @@ class SourceCheck:
             except BaseException:
                 self._db.close()
                 raise
-        self.records = 0
+        self.records: int = 0
         """Records that were checked."""
-        self.new = 0
+        self.new: int = 0
         """Records that the ledger does not know."""
-        self.unusable = 0
+        self.unusable: int = 0
         """Records that cannot be sent."""
         self._place = 0
         self._new_without_id = 0

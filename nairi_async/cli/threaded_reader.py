@@ -32,7 +32,7 @@ class ThreadedReader(Generic[_T]):
         self._queue: asyncio.Queue[tuple[_T, ...] | BaseException | None] = asyncio.Queue()
         self._peeked: deque[tuple[_T, ...] | BaseException | None] = deque()
         self._is_started = False
-        self.is_at_end = False
+        self.is_at_end: bool = False
         """Whether `peek` has returned everything."""
 
     def __aiter__(self) -> Self:

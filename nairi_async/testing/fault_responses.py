@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from nairi_async.testing.quirks import Quirks
 
 
-class TruncatedResponse(web.Response):
-    """Stands, in memory, for a response whose body breaks off."""
+_IS_TRUNCATED: Final = "nairi_async.is_truncated"
+
+
+def is_truncated(response: web.StreamResponse) -> bool:
+    """Return whether a response stands, in memory, for one whose body breaks off."""
+    return _IS_TRUNCATED in response
 
 
 Respond: TypeAlias = Callable[[], Awaitable[web.StreamResponse]]
@@ -156,7 +160,9 @@ async def _open_stream(request: web.Request, response: web.StreamResponse) -> we
 
 async def _truncated(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
     if request.transport is None:
-        return _same_head(response, TruncatedResponse())
+        truncated = _same_head(response, web.Response())
+        truncated[_IS_TRUNCATED] = True
+        return truncated
     body = _body(response)
     stream = await _open_stream(request, response)
     await stream.write(body[: len(body) // 2])

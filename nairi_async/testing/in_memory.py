@@ -29,7 +29,7 @@ from nairi_async.errors import (
     RequestTimeoutError,
     SessionClosedError,
 )
-from nairi_async.testing.fault_responses import TruncatedResponse
+from nairi_async.testing.fault_responses import is_truncated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,7 +44,7 @@ _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _URL: Final = "https://simulator.invalid"
 _PARAMETER: Final = re.compile(r"\{(\w+)(?::([^}]*))?\}")
 
-log = logging.getLogger("nairi_async.testing")
+log: logging.Logger = logging.getLogger("nairi_async.testing")
 
 
 def in_memory_session(
@@ -81,8 +81,9 @@ class InMemoryRequest:
 
     def __init__(self, method: str, url: URL, headers: Mapping[str, str], body: bytes) -> None:
         self.method = method
-        self.rel_url = self.url = url
-        self.headers = CIMultiDictProxy(CIMultiDict(headers))
+        self.rel_url: URL = url
+        self.url: URL = url
+        self.headers: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict(headers))
         self.match_info: dict[str, str] = {}
         self._body = body
 
@@ -255,7 +256,7 @@ class InMemoryTransport(AiohttpTransport):
                     await self._travel()
                 incoming = await self._incoming(request, state)
                 response = await self._respond(incoming)
-                if isinstance(response, TruncatedResponse):
+                if is_truncated(response):
                     raise ConnectionResetError  # noqa: TRY301 - as a real connection would
                 if self._travel is not None:
                     await self._travel()

@@ -21,7 +21,7 @@ class RefusedError(Exception):
         super().__init__(status, text)
         self.status = status
         self.text = text
-        self.headers = dict(headers or {})
+        self.headers: dict[str, str] = dict(headers or {})
 
 
 def json_response(payload: object, status: int = 200) -> web.Response:

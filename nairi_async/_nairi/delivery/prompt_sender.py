@@ -46,7 +46,7 @@ class PromptSender:
         self.context = context
         self.agents = agents
         self.on_turn = on_turn
-        self.reconciler = Reconciler(context, agents)
+        self.reconciler: Reconciler = Reconciler(context, agents)
 
     def start(
         self, agent_id: str, prompt: str, *, ask_mode: bool, attachment_ids: Sequence[str], is_recorded: bool = False

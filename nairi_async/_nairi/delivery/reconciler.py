@@ -107,9 +107,9 @@ class Reconciler:
     """Finds the lost prompts of one session."""
 
     def __init__(self, context: PollingContext, agents: Agents) -> None:
-        self.claims = Claims()
-        self.received = ReceivedTurns()
-        self.started_conversations = StartedConversations()
+        self.claims: Claims = Claims()
+        self.received: ReceivedTurns = ReceivedTurns()
+        self.started_conversations: StartedConversations = StartedConversations()
         self._context = context
         self._search = PromptSearch(context.executor, agents)
 

@@ -76,7 +76,7 @@ class Paging:
         self._is_unchanged = False
         self._previous: list[str] = []
         self._repeats = 0
-        self.is_finished = False
+        self.is_finished: bool = False
         """Whether the list was read to its end."""
 
     @property

@@ -65,11 +65,11 @@ class ChangeFeed:
         self._executor = executor
         self._clock = executor.clock
         self._agent_id = agent_id
-        self.interval = 2.0 * polling.delay
+        self.interval: float = 2.0 * polling.delay
         """Seconds between two readings. An announcement later than that would cost more delay than is acceptable."""
-        self.ends = FeedTrust()
+        self.ends: FeedTrust = FeedTrust()
         """Whether it announces the ends of turns."""
-        self.messages = FeedTrust()
+        self.messages: FeedTrust = FeedTrust()
         """Whether it announces each message."""
         self._reader = ListingReader(executor, lane, counters, agent_id, self.interval)
         self._failures = 0

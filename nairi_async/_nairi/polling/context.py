@@ -17,8 +17,11 @@ from nairi_async._nairi.polling.statistics import PollCounters
 from nairi_async.models import TERMINAL_STATUSES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nairi_async._core.executor import RequestExecutor
     from nairi_async._nairi.polling.settings import Polling
+    from nairi_async.clock import Clock
     from nairi_async.models import Turn
 
 log = logging.getLogger("nairi_async.polling")
@@ -48,13 +51,13 @@ class PollingContext:
 
     def __init__(self, executor: RequestExecutor, polling: Polling) -> None:
         self.executor = executor
-        self.clock = executor.clock
-        self.random = executor.random
-        self.counters = PollCounters()
+        self.clock: Clock = executor.clock
+        self.random: Callable[[], float] = executor.random
+        self.counters: PollCounters = PollCounters()
         self.polling = polling
-        self.reads = SharedReads(executor, self.counters)
-        self.cadence = Cadence(polling)
-        self.feeds = ChangeFeeds(executor, polling, self.counters)
+        self.reads: SharedReads = SharedReads(executor, self.counters)
+        self.cadence: Cadence = Cadence(polling)
+        self.feeds: ChangeFeeds = ChangeFeeds(executor, polling, self.counters)
         # Only for as long as a turn is referenced, so that nothing piles up.
         self._origins: WeakKeyDictionary[Turn, TurnOrigin] = WeakKeyDictionary()
         self._latest_turns: OrderedDict[str, tuple[Turn, float]] = OrderedDict()

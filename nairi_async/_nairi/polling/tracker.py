@@ -60,7 +60,7 @@ class Tracker:
         progress: bool,
         timeout: float,
     ) -> None:
-        self.is_finished = False
+        self.is_finished: bool = False
         """Whether everything that the watch promises was returned."""
         self._context = context
         self._target = target

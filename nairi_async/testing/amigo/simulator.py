@@ -77,7 +77,7 @@ class AmigoSimulator(Server):
             [*AmigoRoutes(self._state, self._clock).table(), *DirectoryRoutes(self._state, self._clock).table()],
         )
         self._middleware.faults = RandomFaults(faults or FaultPlan())
-        self.service_id = self.service(script)
+        self.service_id: str = self.service(script)
         """Id of the service that is always there."""
 
     @property
