@@ -68,12 +68,19 @@ class RequestExecutor:
         self.request_timeout = request_timeout
         self._policy = policy
         self._counters = RequestCounters()
+        self._twins = [self]
 
     def with_limiter(self, limiter: RateLimiter) -> RequestExecutor:
         """Return an executor that shares everything with this one but the rate limits."""
         twin = copy(self)
         twin.limiter = limiter
+        self._twins.append(twin)
         return twin
+
+    def replace_transport(self, transport: AiohttpTransport) -> None:
+        """Send by another transport from now on, as do the executors that share this one's parts."""
+        for executor in self._twins:
+            executor.http = transport
 
     @property
     def stats(self) -> RequestStats:

@@ -69,7 +69,8 @@ def in_memory_session(
     session = NairiSession(simulator.api_key, **settings)
     service = InMemoryService(simulator._routes, simulator._middleware)  # noqa: SLF001 - as above
     transport = InMemoryTransport(session._http, settings["clock"], service, travel)  # noqa: SLF001 - as above
-    session._http = session._executor.http = transport  # noqa: SLF001 - as above
+    session._http = transport  # noqa: SLF001 - as above
+    session._executor.replace_transport(transport)  # noqa: SLF001 - as above
     return session
 
 

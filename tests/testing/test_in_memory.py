@@ -66,6 +66,14 @@ async def use(nairi: NairiSession) -> list[str]:
     return results
 
 
+async def test_listings_are_read_in_memory_too() -> None:
+    """Many turns of one agent are announced by its listing, so that few are polled for."""
+    simulator = Simulator(clock=VirtualClock(), agents={AGENT: [Say("done", after=60)]})
+    async with in_memory_session(simulator) as nairi:
+        assert all([one.reply async for one in nairi.ask_many(AGENT, map(str, range(60)), limit=20)])
+    assert len([seen for seen in simulator.requests if "/agents/" in seen.path and seen.status == 200]) > 10
+
+
 async def test_everything_is_as_over_http() -> None:
     """Results, errors and the requests that the simulator records are the same in both ways."""
     seen = []
