@@ -20,7 +20,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nairi_async import ConversationSummary, NairiSession, Polling, Turn, WatchTimeoutError
+from nairi_async import ConversationSummary, Polling, Turn, WatchTimeoutError
 from nairi_async._core.server_clock import ServerClock
 from nairi_async._nairi.polling.feed_trust import FeedTrust, TrustState, WatchedJob, trial_patience
 from nairi_async._nairi.polling.listing_pages import PAGE, ListingPages, PageQuery
