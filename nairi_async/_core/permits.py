@@ -71,7 +71,7 @@ class Permits:
 class LoopLock(Permits):
     """A lock for what belongs to a session: used from another event loop, it raises, and never waits without end."""
 
-    __slots__ = ("_holders_loop",)
+    __slots__ = ("__weakref__", "_holders_loop")  # weakly referenced where each key has a lock of its own
 
     def __init__(self) -> None:
         super().__init__(1)
