@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nairi_async.testing.quirks import Quirks
 
 
-_IS_TRUNCATED: Final = "nairi_async.is_truncated"
+_IS_TRUNCATED: Final = web.ResponseKey("nairi_async.is_truncated", bool)
 
 
 def is_truncated(response: web.StreamResponse) -> bool:
