@@ -15,6 +15,9 @@ _VISIBLE: Final = re.compile(rb"[\x21-\x7e]+")
 # The beginning of a base URL without `https://`. Anything else may be a key in the wrong place, and is not shown.
 _BARE_HOST: Final = re.compile(r"(?:[A-Za-z0-9-]{1,30}\.)+[A-Za-z]{2,20}|localhost")
 
+# A path of ids as the services make them, which are sent as they are.
+_PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9_-]+)+")
+
 
 def base_url(given: object, *, prefix: str) -> str:
     """Check a base URL, and return it in the form that paths are appended to, without a slash at its end.
@@ -98,4 +101,8 @@ def path(*segments: str) -> str:
     Raises:
         InvalidArgumentError: a segment cannot be an id.
     """
-    return "/".join(("", *(quote(checks.identifier("an id", segment), safe="") for segment in segments)))
+    plain = "/" + "/".join(segments)
+    # One look at the whole: checking and encoding each segment takes four times as long. A slash may stand in none.
+    if _PLAIN_PATH.fullmatch(plain) and plain.count("/") == len(segments):
+        return plain
+    return "".join(["/" + quote(checks.identifier("an id", segment), safe="") for segment in segments])

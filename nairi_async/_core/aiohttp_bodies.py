@@ -107,13 +107,9 @@ class StreamingPayload(aiohttp.Payload):
                 await writer.write(chunk)
 
 
-def make_payload(request: Request, on_write: OnWrite) -> JsonPayload | StreamingPayload | None:
-    """Return the body of a request for one attempt; `on_write` is called when it is handed to a connection."""
-    if request.body is None:
-        return None
-    if isinstance(request.body, bytes):
-        return JsonPayload(request.body, on_write)
-    return StreamingPayload(request.body, on_write)
+def make_payload(body: bytes | StreamingBody, on_write: OnWrite) -> JsonPayload | StreamingPayload:
+    """Return a body for one attempt; `on_write` is called when it is handed to a connection."""
+    return JsonPayload(body, on_write) if isinstance(body, bytes) else StreamingPayload(body, on_write)
 
 
 async def read_body(response: aiohttp.ClientResponse, request: Request, *, is_traced: bool) -> bytes:

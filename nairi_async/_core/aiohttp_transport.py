@@ -141,7 +141,7 @@ class AiohttpTransport:
             if until_written is not None and idle_timeout is not None:
                 until_written.restart(idle_timeout)
 
-        body = make_payload(request, on_write)
+        body = None if request.body is None else make_payload(request.body, on_write)
         # A request without a body is complete with its headers, so it counts as sent from the start.
         state.write_started = body is None
         if request.address is None:

@@ -114,7 +114,9 @@ class UsageMeter:
 
     def count_final(self, messages: Iterable[Message]) -> None:
         """Count the messages that are in their final form."""
-        self.count(message for message in messages if message.is_terminal)
+        for message in messages:
+            if message.usage is not None and message.is_terminal:
+                self.count((message,))
 
     def _add(self, agent_id: str | None, usage: Usage) -> None:
         key = (agent_id, usage.model)
