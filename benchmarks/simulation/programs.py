@@ -53,19 +53,23 @@ async def watch(process: Process) -> None:
             if checks.runs(prompt):
                 universe.violate("wrong", f"{prompt!r} ran, although start raised {error!r}"[:300])
             return
-        messages = await _watched(session, nairi, turn)
+        messages, is_resumed = await _watched(session, nairi, turn)
         universe.note(f"{prompt}: {messages}")
         if messages is not None:
-            checks.timeline(prompt, messages)
+            checks.timeline(prompt, messages, is_resumed=is_resumed)
 
     async with session.open() as nairi:
         await asyncio.gather(*(one(nairi, f"prompt {number}") for number in range(universe.plan.size)))
     checks.none_ran_twice()
 
 
-async def _watched(session: Session, nairi: NairiSession, turn: Turn) -> list[str] | None:
-    """Watch a turn to its end, going on after errors; return nothing if the service fails all the time."""
+async def _watched(session: Session, nairi: NairiSession, turn: Turn) -> tuple[list[str] | None, bool]:
+    """Watch a turn to its end, going on after errors, and return its messages and whether a cursor was used.
+
+    No messages are returned if the service fails all the time.
+    """
     messages: list[str] = []
+    is_resumed = False
     watching = nairi.watch(turn)
     for _ in range(PATIENCE):
         try:
@@ -73,15 +77,15 @@ async def _watched(session: Session, nairi: NairiSession, turn: Turn) -> list[st
                 message = await session.maybe_cancelled(anext(watching))
                 messages.append(message.content)
                 if session.chance.random() < 0.1:
-                    watching = nairi.watch(turn, after=watching.cursor)
+                    watching, is_resumed = nairi.watch(turn, after=watching.cursor), True
         except StopAsyncIteration:
-            return messages
+            return messages, is_resumed
         except asyncio.CancelledError:
             continue
         except NairiError as error:
             session.process.universe.note(f"watch: {type(error).__name__}")
             await asyncio.sleep(1)
-    return None
+    return None, is_resumed
 
 
 async def conversation(process: Process) -> None:

@@ -27,6 +27,10 @@ class _IdenticalPrompts:
     lock: asyncio.Lock = field(factory=asyncio.Lock)
     count: int = 0
     """How many of them are still being searched for."""
+    undecided: OutcomeUnknownError | None = None
+    """Why the last search could not decide, and how many dialogues were known by then: fewer prompts, or no dialogue
+    more, decide no more, so those that follow need not search for a minute each."""
+    known_dialogues: int = 0
 
 
 class LostStarts:
@@ -55,7 +59,13 @@ class LostStarts:
         group = self._groups[_words(prompt)]
         try:
             async with group.lock:
-                turn = await self._search(prompt, group)
+                if group.undecided is not None and group.known_dialogues == len(self.taken):
+                    raise OutcomeUnknownError(group.undecided.message) from group.undecided
+                try:
+                    turn = await self._search(prompt, group)
+                except OutcomeUnknownError as error:
+                    group.undecided, group.known_dialogues = error, len(self.taken)
+                    raise
                 if turn is not None:
                     self.taken.add(turn.job_id)
                 return turn

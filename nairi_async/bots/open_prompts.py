@@ -10,7 +10,7 @@ from attrs import evolve, frozen
 from nairi_async.bots.capabilities import RecallsReplies
 from nairi_async.bots.chat_dialogue import open_dialogue
 from nairi_async.dialogue import Answer
-from nairi_async.errors import OutcomeUnknownError, TurnFailedError
+from nairi_async.errors import BadRequestError, NotFoundError, OutcomeUnknownError, TurnFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,18 +58,21 @@ class OpenPrompts:
         """
         if not chat.record.is_open:
             return None
-        try:
-            if is_lost_start(chat) and chat.record.prompt is not None:
-                self._starts.announce(chat.record.prompt)
+        if is_lost_start(chat) and chat.record.prompt is not None:
+            self._starts.announce(chat.record.prompt)
+            try:
                 await deadline.bound(self.find_dialogue(chat))
-            if chat.record.dialogue_id is None:
+            except (OutcomeUnknownError, NotFoundError, BadRequestError) as error:
+                # The last two: the service has no listing.
+                text = "a chat begins a new dialogue, since its first message cannot be found: %.500r"
+                _log.warning(text, str(error))
                 return None
+        if chat.record.dialogue_id is None:
+            return None
+        try:
             return (await deadline.bound(self.outcome(chat, deadline.options(), is_recovery=False))).answer
         except TurnFailedError as failed:
             return failed
-        except OutcomeUnknownError as error:
-            _log.warning("a chat begins a new dialogue, since its first message cannot be found: %.500r", str(error))
-            return None
 
     async def find_dialogue(self, chat: ChatRecord) -> bool:
         """Find the dialogue of a first prompt whose response was lost, and save its id.

@@ -20,7 +20,15 @@ from nairi_async.bots.lost_starts import LostStarts
 from nairi_async.bots.open_prompts import OpenPrompts, Outcome, is_lost_start
 from nairi_async.bots.prompt_runner import PromptRunner, is_passing
 from nairi_async.bots.store import Record
-from nairi_async.errors import NairiError, OutcomeUnknownError, SessionClosedError, StoreError, TurnFailedError
+from nairi_async.errors import (
+    BadRequestError,
+    NairiError,
+    NotFoundError,
+    OutcomeUnknownError,
+    SessionClosedError,
+    StoreError,
+    TurnFailedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Generator
@@ -204,7 +212,8 @@ class _ChatRecovery:
                 await self._report(prompt, f"its turn has failed: {error}", may_have_run=True)
                 await chat.save(partial(Record.with_outcome, outcome=error))
                 return
-            except OutcomeUnknownError as error:
+            except (OutcomeUnknownError, NotFoundError, BadRequestError) as error:
+                # The last two: the service has no listing, or no such conversation any more.
                 await self._report(prompt, error.message, may_have_run=True)
                 await chat.save(_without_prompt)
                 return

@@ -5,7 +5,8 @@ With pytest the fixtures are there: `nairi`, a session on `nairi_simulator`, and
 with this library, and with pytest-asyncio, strict or automatic. `@pytest.mark.nairi_simulator(faults=FaultPlan(
 rate=0.25))` sets the options of a test's simulator, `@pytest.mark.amigo_simulator(script="Hello.")` those of Amigo's. A
 fixture `nairi_options`, or `amigo_options`, of your own returns settings of the session, such as `{"polling":
-Polling(delay=5)}`. A test that is marked for anyio needs pytest-asyncio in strict mode, its default.
+Polling(delay=5)}`. The fixtures run on the test's own event loop, of any scope. A test that is marked for anyio needs
+pytest-asyncio in strict mode, its default, and fails with that sentence otherwise; its runs on trio are skipped.
 
 Code that makes its own session is tested in real time: `nairi_environment` is a simulator in a thread, to which
 `NAIRI_API_KEY` and `NAIRI_BASE_URL` are set; `amigo_environment` is the same for Amigo. Both work in any test, also in
@@ -63,7 +64,8 @@ async def test_an_interaction_that_fails(amigo, amigo_simulator):
         await amigo.create_conversation(amigo_simulator.service_id, "Hello").reply()
 ```
 
-Without pytest. Give the same clock to both sides; otherwise the test never ends:
+Without pytest. Give the same clock to both sides: polls of a session with another one are refused with an error that
+says so, since virtual time stands still for them:
 
 ```python
 import asyncio

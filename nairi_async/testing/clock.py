@@ -22,11 +22,11 @@ IDLE_PASSES = 30
 class VirtualClock:
     """A clock that jumps to the next wake-up as soon as no request is under way.
 
-    Give the same clock to the session and to the simulator; otherwise the test never ends, because each side waits for
-    a time that only the other side reaches. Requests take no virtual time; only `sleep` does. The clock stands still
-    while a request is under way, so results do not depend on the speed of the machine. It advances while the service
-    delays its response (`stalled`), up to the request's timeout, or up to the idle timeout in a stream
-    (`stalled(stream=True)`).
+    Give the same clock to the session and to the simulator: a session with another clock polls for a time that never
+    comes, and the simulator refuses such polls after a moment, with an error that says so. Requests take no virtual
+    time; only `sleep` does. The clock stands still while a request is under way, so results do not depend on the speed
+    of the machine. It advances while the service delays its response (`stalled`), up to the request's timeout, or up to
+    the idle timeout in a stream (`stalled(stream=True)`).
 
     It stands still only for requests of the session, and for the work of a `Chats` store that has this clock. Put
     other work that takes real time, in a thread or over another connection, in `timeout`.
@@ -58,6 +58,11 @@ class VirtualClock:
     def time(self) -> float:
         """Return the virtual seconds since the Unix epoch."""
         return self._start + self._elapsed
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether no request is under way and nothing waits: time goes on only by `advance`, or by a new wait."""
+        return not self._busy and not self._reading and self._next_event() == math.inf
 
     def advance(self, seconds: float) -> None:
         """Move time on, and wake the sleepers whose time has come."""
@@ -120,8 +125,6 @@ class VirtualClock:
 
     def _step(self, loop: asyncio.AbstractEventLoop, passes: int) -> None:
         self._driver = None
-        while self._sleepers and self._sleepers[0][2].cancelled():
-            heapq.heappop(self._sleepers)
         next_event = self._next_event()
         if self._busy > self._stalled or self._reading > self._stalled_streams or next_event == math.inf:
             return
@@ -134,6 +137,8 @@ class VirtualClock:
 
     def _next_event(self) -> float:
         """Return the virtual time of the next wake-up or timeout."""
+        while self._sleepers and self._sleepers[0][2].cancelled():
+            heapq.heappop(self._sleepers)
         wake_up = self._sleepers[0][0] if self._sleepers else math.inf
         timeouts = min(self._timeouts.values(), default=math.inf) if self._stalled else math.inf
         idle_timeouts = min(self._idle_timeouts.values(), default=math.inf) if self._stalled_streams else math.inf

@@ -60,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def nairi_clock() -> VirtualClock:
     """Return the clock that the session and the simulator share.
 
-    Give it to every session and simulator of the test; with another clock the test never ends.
+    Give it to every session and simulator of the test: the simulator refuses the polls of sessions with another clock.
     """
     from nairi_async.testing import VirtualClock  # noqa: PLC0415
 

@@ -16,11 +16,13 @@ from nairi_async.testing.jobs import JobStatus
 from nairi_async.testing.json_bodies import RefusedError, flag, json_response, read_object, required_text, texts
 from nairi_async.testing.quirks import quirks_in_effect
 from nairi_async.testing.routes_agents import AgentRoutes
+from nairi_async.testing.standing_clock import StandingClock
 from nairi_async.testing.state import NairiState, RecordedPrompt
+from nairi_async.testing.timeline import TERMINAL
 from nairi_async.testing.views import SORTS, ListingQuery, View
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 BASE_PATH = "/api/public/v1"
 
@@ -36,6 +38,7 @@ class ConversationRoutes:
 
     state: NairiState
     clock: Clock
+    standing: StandingClock
 
     def table(self) -> list[web.RouteDef]:
         """Return the endpoints, without the base path."""
@@ -71,13 +74,17 @@ class ConversationRoutes:
         """Return all of a job's messages."""
         job = self.state.find_job(request.match_info["job_id"])
         view = _view()
-        return json_response(view.extended({"messages": view.messages(job, self._read_time(view))}))
+        shown = view.messages(job, self._read_time(view))
+        self._refuse_other_clocks(request, shown)
+        return json_response(view.extended({"messages": shown}))
 
     async def message(self, request: web.Request) -> web.Response:
         """Return one message."""
         entry = self.state.find_message(request.match_info["message_id"])
         view = _view()
-        return json_response(view.message(entry, self.state.jobs[entry.job_id], self._read_time(view)))
+        shown = view.message(entry, self.state.jobs[entry.job_id], self._read_time(view))
+        self._refuse_other_clocks(request, [shown])
+        return json_response(shown)
 
     async def conversations(self, request: web.Request) -> web.Response:
         """Return a page of an agent's jobs."""
@@ -88,6 +95,10 @@ class ConversationRoutes:
         jobs = (job for job in self.state.jobs.values() if job.agent is agent)
         view = _view()
         return json_response(view.extended({"conversations": view.conversations(jobs, query, self._read_time(view))}))
+
+    def _refuse_other_clocks(self, request: web.Request, shown: Iterable[Mapping[str, Any]]) -> None:
+        is_unfinished = any(one["role"] == "user" and one["status"] not in TERMINAL for one in shown)
+        self.standing.observe(request.rel_url.raw_path, is_unfinished=is_unfinished)
 
     def _read_time(self, view: View) -> float:
         return self.state.as_of(self.clock.time(), view.quirks)
@@ -132,7 +143,11 @@ class AttachmentRoutes:
 
 def application_routes(state: NairiState, clock: Clock) -> list[web.RouteDef]:
     """Return all endpoints, under the base path of the API."""
-    families = (ConversationRoutes(state, clock), AttachmentRoutes(state, clock), AgentRoutes(state, clock))
+    families = (
+        ConversationRoutes(state, clock, StandingClock(clock)),
+        AttachmentRoutes(state, clock),
+        AgentRoutes(state, clock),
+    )
     return [
         web.RouteDef(one.method, BASE_PATH + one.path, one.handler, one.kwargs)
         for family in families

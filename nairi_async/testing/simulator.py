@@ -37,8 +37,8 @@ class Simulator(Server):
     at a time, as the vendor's daemon does by default; `None` is any number. Equal seeds and equal calls make equal ids.
     `faults` make a share of the requests fail.
 
-    With a `VirtualClock`, scripts of hours take milliseconds. Give the same clock to the simulator and to the session;
-    otherwise the test never ends, because each side waits for a time that only the other side reaches.
+    With a `VirtualClock`, scripts of hours take milliseconds. Give the same clock to the simulator and to the session:
+    polls of a session with another clock, for which virtual time stands still, are refused with 400 after a moment.
     """
 
     def __init__(

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
+from attrs import evolve
 
 from nairi_async import NairiSession, ServerError, WatchTimeoutError
 from nairi_async.bots import ChatPrompt, ChatReply, Chats, LostPrompt, MemoryStore, Record, StoreError
+from nairi_async.testing import Quirks
 
 if TYPE_CHECKING:
     from nairi_async.dialogue import Answer
@@ -263,6 +265,34 @@ async def test_a_store_that_fails_loses_no_prompt_that_waits(
         store.is_full = False
     assert (delivered.replies, delivered.lost) == (["2: b"], [])
     assert [asked.prompt for asked in echo.prompts] == ["a", "b"]
+
+
+@pytest.mark.parametrize("listing", [False, True], ids=["no listing", "more candidates than prompts"])
+async def test_first_prompts_that_cannot_be_found_are_reported_soon(
+    simulator: Simulator, clock: VirtualClock, *, listing: bool
+) -> None:
+    """Ten chats that began with the same words, on a service that cannot tell which conversation is whose.
+
+    Each is reported once, within some minutes and not one after another, and then goes on.
+    """
+    simulator.quirks = Quirks(listing=listing)
+    store, delivered = MemoryStore(), Delivered()
+    prompt = ChatPrompt("hello", sent_after=clock.time() - 1)
+    for number in range(10):
+        record = Record().with_prompt(evolve(prompt, id=str(number))).with_waiting(ChatPrompt(f"more {number}"))
+        await store.save(f"my-agent {number}", record)
+    async with (
+        NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as strangers,
+        NairiSession(simulator.api_key, base_url=simulator.url, clock=clock) as nairi,
+    ):
+        for _ in range(20):
+            await strangers.start("my-agent", "hello")
+        async with Chats(nairi, "my-agent", store=store, clock=clock).recovering(delivered.deliver, delivered.on_lost):
+            await clock.sleep(200)
+    assert delivered.lost == ["hello"] * 10
+    assert len(delivered.replies) == 10
+    assert [asked.prompt for asked in simulator.prompts].count("hello") == 20
+    assert await store.open_names() == []
 
 
 class NamedAtOnce:

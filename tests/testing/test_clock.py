@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nairi_async import NairiSession
+from nairi_async import BadRequestError, NairiSession
 from nairi_async.bots import Chats
 from nairi_async.testing import FaultPlan, Say, Simulator, Tool, VirtualClock
 from nairi_async.testing import clock as clock_module
@@ -87,3 +87,15 @@ async def test_a_clock_shows_its_time_and_its_waiters() -> None:
     async with simulator:
         assert simulator.url in repr(simulator)
     assert repr(clock) == "<VirtualClock 3.000 s, 0 sleepers, 0 under way>"
+
+
+async def test_polls_of_a_session_with_another_clock_are_refused_with_the_remedy() -> None:
+    """Virtual time stands still for them: without the error the session would wait for hours of real time."""
+    async with Simulator(clock=VirtualClock()) as simulator:
+        simulator.agent(AGENT, [Say("done", after=600)])
+        async with NairiSession(simulator.api_key, base_url=simulator.url) as nairi:
+            with pytest.raises(BadRequestError, match=r"another clock.*`clock=`.*nairi_environment"):
+                await nairi.ask(AGENT, "Hello")
+            watch = nairi.watch(simulator.prompts[0].job_id)
+            with pytest.raises(BadRequestError, match="virtual time stands still"):
+                assert [message async for message in watch]

@@ -131,6 +131,61 @@ def test_the_fixtures_work_with_each_plugin(tmp_path: Path, mode: str) -> None:
     assert (ran.returncode, "8 passed" in ran.stdout) == (0, True), ran.stdout
 
 
+LOOP_SCOPES = """
+import asyncio
+import pytest
+
+loops = []
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_module(nairi):
+    assert await nairi.ask("my-agent", "go")
+    loops.append(asyncio.get_running_loop())
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_same_module(nairi_simulator, nairi):
+    assert await nairi.ask("my-agent", "go")
+    assert loops == [asyncio.get_running_loop()]
+
+@pytest.mark.asyncio(loop_scope="class")
+class TestClass:
+    async def test_class(self, nairi, amigo, amigo_simulator):
+        assert await nairi.ask("my-agent", "go")
+        assert await amigo.create_conversation(amigo_simulator.service_id).reply()
+
+@pytest.mark.asyncio
+async def test_default(nairi):
+    assert await nairi.ask("my-agent", "go")
+"""
+
+
+def test_the_fixtures_run_on_a_loop_of_any_scope(tmp_path: Path) -> None:
+    """The session is opened on the loop of the test, whether the test's mark or the configuration names its scope."""
+    ran = run(tmp_path, LOOP_SCOPES, "-o", "asyncio_mode=strict", "-o", "asyncio_default_test_loop_scope=session")
+    assert (ran.returncode, "4 passed" in ran.stdout) == (0, True), ran.stdout
+
+
+def test_two_plugins_that_claim_one_test_are_named(tmp_path: Path) -> None:
+    """With anyio's mark in pytest-asyncio's automatic mode, the test fails with the cause and the remedy."""
+    code = "import pytest\n@pytest.mark.anyio\nasync def test_mix(nairi): await nairi.ask('my-agent', 'go')\n"
+    ran = run(tmp_path, code, "-o", "asyncio_mode=auto")
+    assert "would run on two event loops" in ran.stdout
+    assert "asyncio_mode = strict" in ran.stdout
+    assert ran.returncode == 1
+    assert "pytest_plugin.py" not in ran.stdout
+
+
+def test_runs_on_trio_are_skipped_with_the_reason(tmp_path: Path) -> None:
+    """A test for both backends of anyio runs on asyncio; the reason says how to leave the other out."""
+    code = (
+        "import pytest\n@pytest.fixture(params=['asyncio', 'trio'])\ndef anyio_backend(request): return request.param\n"
+        "@pytest.mark.anyio\nasync def test_both(nairi): await nairi.ask('my-agent', 'go')\n"
+    )
+    ran = run(tmp_path, code, "-rs", "-p", "no:asyncio")
+    assert "1 passed, 1 skipped" in ran.stdout
+    assert "nairi_async needs asyncio, and this run of the test is on trio" in ran.stdout
+
+
 @pytest.mark.parametrize("test", ["def test_sync(nairi): pass", "async def test_unmarked(nairi_simulator): pass"])
 def test_a_test_without_a_loop_fails_with_one_sentence(tmp_path: Path, test: str) -> None:
     """The sentence says what is missing, without a traceback."""
