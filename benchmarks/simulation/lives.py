@@ -28,10 +28,15 @@ class BatchLives:
         self.universe = universe
         plan = universe.plan
         chance = plan.random("batch")
-        self.records: list[Any] = [f"prompt {number}" for number in range(plan.size * plan.turns)]
-        self.prompts = list(self.records)
+        prompts = [f"prompt {number}" for number in range(plan.size * plan.turns)]
+        self.records: list[Any] = list(prompts)
         if chance.random() < 0.5:
-            self.records = [{"id": f"id {number}", "prompt": one} for number, one in enumerate(self.prompts)]
+            self.records = [{"id": f"id {number}", "prompt": one} for number, one in enumerate(prompts)]
+        self.prompts = [[one] for one in prompts]
+        """The prompts of each record."""
+        if plan.random("several turns").random() < 0.5:
+            self.prompts = [prompts[first :: plan.size] for first in range(plan.size)]
+            self.records = [{"id": f"id {number}", "prompts": some} for number, some in enumerate(self.prompts)]
         self.limit = chance.choice((1, 3, 20))
         self.is_through = False
         self.unknown: set[str] = set()
@@ -70,8 +75,11 @@ class BatchLives:
                 self.universe.note(f"{outcome.prompt}: {type(outcome.error).__name__}")
                 if isinstance(outcome.error, OutcomeUnknownError):
                     unknown.add(outcome.prompt)
-                if outcome.reply is not None:
-                    Checks(self.universe).reply(outcome.prompt, outcome.reply.text)
+                for reply in outcome.replies:
+                    (asked,) = (
+                        one for one in self.universe.simulator.prompts if one.message_id == reply.turn.message_id
+                    )
+                    self._check_reply(asked.prompt, reply.text)
                 if count == stop_after:
                     if session.chance.random() < 0.5:
                         batch.stop()
@@ -93,17 +101,23 @@ class BatchLives:
         for line in lines:
             by_id.setdefault(str(line["id"]), []).append(line)
         names = [one["id"] if isinstance(one, dict) else f"#{place}" for place, one in enumerate(self.records, 1)]
-        for name, prompt in zip(names, self.prompts, strict=True):
+        for name, prompts in zip(names, self.prompts, strict=True):
             found = by_id.get(name, [])
-            if len(found) != 1 and prompt not in self.unknown:
-                universe.violate("lost" if not found else "twice", f"{prompt!r} has {len(found)} lines")
+            if len(found) != 1 and prompts[0] not in self.unknown:
+                universe.violate("lost" if not found else "twice", f"{prompts} have {len(found)} lines")
             for line in found:
-                if line.get("text") is not None:
-                    checks.reply(prompt, line["text"])
-                elif checks.runs(prompt):
-                    universe.note(f"{prompt}: ran, and its line is {line}")
-            if checks.runs(prompt) == 0 and any(line.get("text") for line in found):
-                universe.violate("wrong", f"{prompt!r} has a reply and never ran")
+                texts = [one["text"] for one in line.get("replies", [line] if "text" in line else [])]
+                if line["status"] == "completed" and len(texts) != len(prompts):
+                    universe.violate("lost", f"{prompts} have the replies {texts}")
+                for prompt, text in zip(prompts, texts, strict=False):
+                    self._check_reply(prompt, text)
+                    if checks.runs(prompt) == 0:
+                        universe.violate("wrong", f"{prompt!r} has a reply and never ran")
+
+    def _check_reply(self, prompt: str, text: str) -> None:
+        # Without times, it cannot be told where the reply to an earlier prompt of a conversation ends.
+        if len(self.prompts[0]) == 1 or self.universe.plan.quirks().timestamps == "kept":
+            Checks(self.universe).reply(prompt, text)
 
 
 class ChatLives:

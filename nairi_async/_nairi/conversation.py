@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from attrs import define
 
@@ -14,7 +14,7 @@ from nairi_async._nairi import arguments
 from nairi_async._nairi.delivery.prompt_sender import checked_on_unknown
 from nairi_async._nairi.journal.keyed_prompts import derived_key
 from nairi_async._nairi.polling.watch import SentWatch
-from nairi_async._nairi.structured import check_type
+from nairi_async._nairi.structured import check_type, repair_prompt
 from nairi_async._nairi.turn_reader import RECOVERY_PATIENCE
 from nairi_async.errors import NairiError, ReplyFormatError, TurnFailedError, WatchTimeoutError
 from nairi_async.models import TERMINAL_STATUSES, Turn
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from nairi_async.typing import Duration, OnUnknown, Source
 
 _T = TypeVar("_T")
-
-# Characters of a problem that are quoted to the agent.
-_MAX_PROBLEM: Final = 2000
 
 
 @define
@@ -203,9 +200,7 @@ class Conversation:
             except ReplyFormatError as error:
                 if repairs_left == 0:
                     raise
-                follow_up = (
-                    f"T{error.message[1:_MAX_PROBLEM]}. Reply once more, with nothing but the corrected JSON value."
-                )
+                follow_up = repair_prompt(error.message)
             repair_key = derived_key(queued.key, f"repair-{repair - repairs_left + 1}")
             repairs_left -= 1
             reply = await self._ask(

@@ -26,6 +26,8 @@ _T = TypeVar("_T")
 _FENCE: Final = re.compile(
     r"^[ \t]*(`{3,}|~{3,})[ \t]*(?:json)?[ \t]*\n(.*?)\n[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE | re.IGNORECASE
 )
+# Characters of a problem that are quoted to the agent.
+_MAX_PROBLEM: Final = 2000
 # Braces in prose or code that are not JSON: each costs a time that grows with the length of the text.
 _MAX_FAILURES: Final = 1000
 # An array must begin a line: in the middle of one, `[1]` is more likely to be a reference.
@@ -70,6 +72,11 @@ def check_type(kind: object) -> None:
         raise InvalidArgumentError(
             f"into={kind!r:.80} is not supported: give an attrs class, a dataclass, a TypedDict or a collection"
         ) from error
+
+
+def repair_prompt(problem: str) -> str:
+    """Return the follow-up prompt for a reply that does not fit, from the message of its error."""
+    return f"T{problem[1:_MAX_PROBLEM]}. Reply once more, with nothing but the corrected JSON value."
 
 
 def structure(value: object, kind: type[_T]) -> _T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
@@ -16,10 +16,13 @@ from nairi_async._core.fan_out import TaskPool
 from nairi_async._core.private_files import resolved_path
 from nairi_async._core.service_session import hooks_of
 from nairi_async._core.sqlite_file import companions
+from nairi_async._nairi import arguments
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.many import DEFAULT_LIMIT
+from nairi_async._nairi.prompt import Prompt
 from nairi_async._nairi.session import NairiSession
 from nairi_async._nairi.session_parts import parts_of
+from nairi_async._nairi.structured import check_type
 from nairi_async.batch.feed import BatchFeed
 from nairi_async.batch.item_runner import BatchOptions, ItemRunner
 from nairi_async.batch.items import BatchItem, BatchOutcome, UnusableItem
@@ -41,8 +44,8 @@ if TYPE_CHECKING:
 
 log: logging.Logger = logging.getLogger("nairi_async.batch")
 
-Prompt = str | BatchItem | Mapping[str, object] | UnusableItem
-"""What a source may contain: a plain prompt, or a record with `prompt` and optionally `id` and `attachments`."""
+Record = str | Prompt | BatchItem | Mapping[str, object] | UnusableItem
+"""What a source may contain: a plain prompt, a `Prompt`, or a record; see `BatchItem`."""
 
 
 class Batch:
@@ -69,10 +72,12 @@ class Batch:
     Args:
         session: An open session.
         agent_id: Slug or id of the agent; a ledger belongs to one agent of one service.
-        prompts: An iterable or async iterable of prompts or records. A record with an `id` is
-            identified by it. A record without one is identified by its prompt and attachments, at any place in
-            the source. Identical records without an id are separate items: each is sent once. A collection, or a
-            `JsonLines` of a file, is checked as a whole before anything is sent.
+        prompts: An iterable or async iterable of texts, `Prompt`s whose attachments are paths, or records. A record is
+            a mapping with `prompt`, or with `prompts` for several turns in one conversation, and optionally `id`,
+            `attachments` and `job_id`, the conversation to continue. Its other keys come back as `outcome.fields` and
+            in the output. A record with an `id`, or a `Prompt` with a `key`, is identified by it. One without is
+            identified by its prompts, attachments and conversation, at any place in the source; identical ones are
+            separate items. A collection, or a `JsonLines` of a file, is checked as a whole before anything is sent.
         ledger: The SQLite file, created if it is missing. One process at a time can use it.
         limit: Maximum number of conversations at once.
         attachments_from: The directory that must contain all attachments, once links are resolved. Give it if you do
@@ -84,6 +89,9 @@ class Batch:
         on_unknown: What to do about a prompt whose response was lost: `reconcile` looks it up, `report` does not.
         retry_failed: Send again, once, the prompts that ended without a reply; each new outcome is a further line of
             the output.
+        into: The type of each reply's JSON value, which is `outcome.reply.value`; see `Reply.into`. Of a record with
+            several prompts, it is the last reply's. A reply that does not fit is a `ReplyFormatError`, which has it.
+        repair: Number of follow-up prompts that may be sent if a reply does not fit `into`; each names what was wrong.
         settle: Seconds for which a lost prompt is searched for before it counts as not arrived.
 
     Raises:
@@ -98,7 +106,7 @@ class Batch:
         self,
         session: NairiSession,
         agent_id: str,
-        prompts: Iterable[Prompt] | AsyncIterable[Prompt],
+        prompts: Iterable[Record] | AsyncIterable[Record],
         *,
         ledger: str | os.PathLike[str],
         limit: int = DEFAULT_LIMIT,
@@ -108,6 +116,8 @@ class Batch:
         timeout: Duration | None = DEFAULT_TIMEOUT,
         on_unknown: BatchOnUnknown = "reconcile",
         retry_failed: bool = False,
+        into: type[Any] | None = None,
+        repair: int = 0,
         settle: Duration = SETTLING_TIME,
     ) -> None:
         if not isinstance(session, NairiSession):
@@ -131,7 +141,11 @@ class Batch:
             attachments_from=None if attachments_from is None else resolved_path(attachments_from),
             timeout=checks.timeout(timeout),
             on_unknown=on_unknown,
+            into=into,
+            repair=arguments.repairs(repair, into),
         )
+        if into is not None:
+            check_type(into)
         self._run: BatchRun | None = None
         self._sequence: int | None = None
         """The outcome that was handed over last, by its place in the order of outcomes."""
@@ -157,6 +171,7 @@ class Batch:
             options=self._options,
             store=store,
             lost_prompts=LostPrompts(self._session, self._options.agent_id, store, self._settle),
+            advance=store.advance,
         )
         self._run = BatchRun(
             runner=runner,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from attrs import fields_dict
 
@@ -11,21 +11,27 @@ from nairi_async import errors
 from nairi_async._core.json_body import plain_decimal
 from nairi_async._nairi.results import Reply
 from nairi_async._nairi.wire import read_message
-from nairi_async.errors import NairiError, TurnFailedError
+from nairi_async.errors import NairiError, ReplyFormatError, TurnFailedError
 from nairi_async.models import Turn, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from nairi_async.models import Message
 
 _COUNTS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 
 
-def encode_result(turn: Turn | None, result: Reply | NairiError) -> str:
-    """Encode a result as the ledger stores it: the messages, from which all else follows, and the error."""
-    messages = getattr(result, "messages", ())
+def encode_result(turn: Turn | None, result: Reply | NairiError, earlier: Iterable[str] = ()) -> str:
+    """Encode a result as the ledger stores it: the messages, from which all else follows, and the error.
+
+    `earlier` holds the results of the turns before it, if the item has several.
+    """
+    said = result.reply if isinstance(result, ReplyFormatError) else result
+    messages = getattr(said, "messages", ())
     document: dict[str, Any] = {"messages": [_encode_message(message) for message in messages]}
+    if before := [json.loads(one) for one in earlier]:
+        document["earlier"] = before
     if turn is not None:
         document["turn"] = [turn.job_id, turn.message_id]
     if isinstance(result, NairiError):
@@ -35,7 +41,18 @@ def encode_result(turn: Turn | None, result: Reply | NairiError) -> str:
 
 def decode_result(text: str, agent_id: str) -> tuple[Turn | None, Reply | NairiError]:
     """Return the turn and its result, from the text that the ledger stored."""
+    return _decode(json.loads(text), agent_id)
+
+
+def decode_replies(text: str, agent_id: str) -> tuple[Reply, ...]:
+    """Return the replies of all turns of an item, in order, from the text that the ledger stored."""
     document = json.loads(text)
+    results = [_decode(one, agent_id)[1] for one in (*document.get("earlier", ()), document)]
+    said = [result.reply if isinstance(result, ReplyFormatError) else result for result in results]
+    return tuple(reply for reply in said if isinstance(reply, Reply))
+
+
+def _decode(document: dict[str, Any], agent_id: str) -> tuple[Turn | None, Reply | NairiError]:
     turn = Turn(*document["turn"], agent_id=agent_id) if "turn" in document else None
     messages = tuple(read_message(raw) for raw in document["messages"])
     if "error" in document:
@@ -44,21 +61,46 @@ def decode_result(text: str, agent_id: str) -> tuple[Turn | None, Reply | NairiE
     return turn, Reply.of(turn, messages)
 
 
-def output_line(id_: str, text: str) -> bytes:
-    """Return the output's line for an item: ASCII JSON, made from nothing but the stored text."""
+def output_line(id_: str, text: str, fields: Mapping[str, object] | None = None) -> bytes:
+    """Return the output's line for an item: ASCII JSON, made from nothing but what the ledger stores.
+
+    The record's own fields come first. An item with several turns has the replies of all of them as `replies`, and the
+    sum of their usage.
+    """
     turn, result = decode_result(text, "")
-    document: dict[str, Any] = {"id": id_, "status": "completed"}
+    replies = decode_replies(text, "")
+    document: dict[str, Any] = {**(fields or {}), "id": id_, "status": "completed"}
     if isinstance(result, Reply):
+        usage = Usage.total(reply.usage for reply in replies)
         document |= {
             "text": result.text,
-            "usage": _encode_usage(result.usage) or None,
+            "usage": _encode_usage(usage) or None,
             "attachment_ids": list(result.attachment_ids),
         }
     else:
         document |= {"status": "failed", "error": {"type": type(result).__name__, "message": str(result)}}
+        if isinstance(result, ReplyFormatError):
+            document["text"] = result.reply.text
     if turn is not None:
         document |= {"job_id": turn.job_id, "message_id": turn.message_id}
+    if "earlier" in json.loads(text):
+        document["replies"] = [{"text": one.text, "message_id": one.turn.message_id} for one in replies]
     return json.dumps(document).encode() + b"\n"
+
+
+def outcome_line(
+    id_: str, turn: Turn | None, result: Reply | NairiError, replies: Sequence[Reply], fields: Mapping[str, object]
+) -> bytes:
+    """Return the output's line for an outcome."""
+    has_last = isinstance(result, Reply | ReplyFormatError)
+    earlier = [encode_result(reply.turn, reply) for reply in (replies[:-1] if has_last else replies)]
+    return output_line(id_, encode_result(turn, result, earlier), fields)
+
+
+OUTPUT_KEYS: Final = frozenset(
+    {"id", "status", "text", "usage", "attachment_ids", "error", "job_id", "message_id", "replies"}
+)
+"""The keys of a line that are not the record's own."""
 
 
 def _encode_message(message: Message) -> dict[str, Any]:
@@ -95,6 +137,10 @@ def _encode_error(error: NairiError) -> dict[str, Any]:
 
 def _decode_error(stored: dict[str, Any], turn: Turn | None, messages: Iterable[Message]) -> NairiError:
     name = stored.pop("type")
+    if name == ReplyFormatError.__name__ and turn is not None:
+        unfit = ReplyFormatError(stored["message"], Reply.of(turn, messages))
+        unfit.turn = turn
+        return unfit
     if name == TurnFailedError.__name__ or name not in errors.__all__:
         return TurnFailedError(stored["message"], turn, tuple(messages))
     kind = getattr(errors, name)

@@ -7,39 +7,40 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final, Literal
+from contextlib import AsyncExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, Literal
+from weakref import WeakValueDictionary
 
 from attrs import define, evolve, field
 
 from nairi_async._core.checks import DEFAULT_TIMEOUT
+from nairi_async._core.permits import LoopLock
 from nairi_async._nairi.results import Reply
 from nairi_async._nairi.session_parts import parts_of
+from nairi_async._nairi.structured import repair_prompt
 from nairi_async._nairi.turn_reader import RECOVERY_PATIENCE
+from nairi_async.batch.documents import decode_result, encode_result
+from nairi_async.batch.item_ending import FATAL, Ending, ItemForbiddenError, cost_of, is_refusal
 from nairi_async.batch.item_state import next_step
 from nairi_async.batch.item_store import TurnTakenError
 from nairi_async.batch.source_check import check_attachments
 from nairi_async.errors import (
-    AgentNotFoundError,
-    AuthenticationError,
-    ConfigurationError,
     InvalidArgumentError,
-    LedgerError,
     NairiError,
     NotFoundError,
     OutcomeUnknownError,
     PermissionDeniedError,
-    SessionClosedError,
-    StatusError,
+    ReplyFormatError,
     TurnFailedError,
+    WatchTimeoutError,
 )
-from nairi_async.models import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Awaitable, Callable, Generator
     from decimal import Decimal
     from pathlib import Path
 
+    from nairi_async._nairi.delivery.prompt_sender import PendingPrompt
     from nairi_async._nairi.session import NairiSession
     from nairi_async.batch.item_state import Entry
     from nairi_async.batch.item_store import ItemStore
@@ -57,30 +58,8 @@ _MAX_SENDS: Final = 3
 # Seconds between polls for a turn that the service says it does not know: a replica may lag, a proxy may misroute. If
 # the last wait outlasted the whole schedule, the turn was found meanwhile, and the schedule starts again.
 _NOT_FOUND_WAITS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-# Statuses that refuse this very prompt, its files or its target: it is not sent again unless the caller asks for it.
-# Any other status, such as a redirect to a maintenance page or an unpaid bill, says nothing about the prompt, which can
-# be sent later.
-_REFUSED_STATUSES: Final = frozenset({400, 404, 409, 410, 413, 414, 415, 422, 431})
 # So many prompts in a row refused with 403 mean that the key is not permitted, and not that the prompts are disliked.
 _MAX_FORBIDDEN: Final = 10
-# What would affect every other item as well: the batch ends.
-_FATAL: Final = (
-    LedgerError,
-    SessionClosedError,
-    ConfigurationError,
-    AuthenticationError,
-    PermissionDeniedError,
-    AgentNotFoundError,
-)
-
-
-class _ItemForbiddenError(Exception):
-    """A 403 for one prompt, as a firewall gives that dislikes its text."""
-
-    def __init__(self, error: PermissionDeniedError, *, is_final: bool) -> None:
-        super().__init__(error)
-        self.error = error
-        self.is_final = is_final
 
 
 @define(kw_only=True)
@@ -92,6 +71,8 @@ class BatchOptions:
     attachments_from: Path | None
     timeout: float
     on_unknown: BatchOnUnknown
+    into: type[Any] | None = None
+    repair: int = 0
 
 
 class StopSwitch:
@@ -124,21 +105,6 @@ class StopSwitch:
 
 
 @define(kw_only=True)
-class Ending:
-    """How a run left an item."""
-
-    turn: Turn | None
-    result: Reply | NairiError
-    sequence: int | None
-    """Its place in the order of outcomes; `None` if it has not ended, and another run goes on with it."""
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the store holds it as the end."""
-        return self.sequence is not None
-
-
-@define(kw_only=True)
 class ItemRunner:
     """Runs the items of one batch. Each call may run in a task of its own."""
 
@@ -147,6 +113,8 @@ class ItemRunner:
     options: BatchOptions
     store: ItemStore
     lost_prompts: LostPrompts
+    advance: Callable[[Entry, Decimal | None], Awaitable[None]] | None = None
+    """Stores that a turn has ended and the next prompt is about to leave; needed for items of several turns."""
     switch: StopSwitch = field(factory=StopSwitch)
     counts: dict[Literal["sending", "running"], int] = field(factory=lambda: {"sending": 0, "running": 0})
     _found_earlier_turn: bool = False
@@ -155,6 +123,7 @@ class ItemRunner:
     """Whether a prompt of this run became a turn."""
     _forbidden: int = 0
     """Prompts that were refused with 403 since then."""
+    _conversations: WeakValueDictionary[str, LoopLock] = field(factory=WeakValueDictionary)
 
     def now(self) -> float:
         """Return the time that the store records for a prompt about to leave."""
@@ -172,6 +141,62 @@ class ItemRunner:
             NairiError: what would affect every other item as well.
             CancelledError: the run was stopped.
         """
+        async with AsyncExitStack() as stack:
+            if entry.conversation is not None:
+                # Items of one conversation take turns, in the order in which they were read.
+                lock = self._conversations.setdefault(entry.conversation, LoopLock())
+                with self.switch.stoppable():
+                    await stack.enter_async_context(lock)
+            replies = [reply for reply in map(self._decode, entry.earlier) if isinstance(reply, Reply)]
+            while True:
+                turn, result, is_final = await self._run_turn(entry, sent_before, is_new=is_new)
+                replies += [result] if isinstance(result, Reply) else []
+                follow_up = None
+                if isinstance(result, Reply):
+                    result, follow_up = self._judge(entry, result)
+                if follow_up is None or turn is None:
+                    sequence = await self.store.finish(entry, turn, result, cost_of(result)) if is_final else None
+                    return Ending(entry=entry, turn=turn, result=result, replies=tuple(replies), sequence=sequence)
+                entry, is_new = await self._follow(entry, turn, replies[-1], follow_up), True
+
+    def _decode(self, document: str) -> Reply | NairiError:
+        return decode_result(document, self.options.agent_id)[1]
+
+    def _judge(self, entry: Entry, reply: Reply) -> tuple[Reply | NairiError, str | None]:
+        """Return the result of a turn that has completed, and the prompt that follows it, if any."""
+        if entry.rest:
+            return reply, entry.rest[0]
+        if self.options.into is None:
+            return reply, None
+        try:
+            return reply.with_value(reply.into(self.options.into)), None
+        except ReplyFormatError as error:
+            return error, repair_prompt(error.message) if entry.repairs < self.options.repair else None
+
+    async def _follow(self, entry: Entry, turn: Turn, reply: Reply, prompt: str) -> Entry:
+        """Store the end of a turn, and the prompt that follows it as about to leave."""
+        following = evolve(
+            entry,
+            state="sending",
+            prompt=prompt,
+            rest=entry.rest[1:],
+            repairs=entry.repairs + (not entry.rest),
+            attachments=(),
+            attachment_ids=(),
+            conversation=turn.job_id,
+            previous=turn.message_id,
+            earlier=(*entry.earlier, encode_result(turn, reply)),
+            sent_at=self.now(),
+            turn=None,
+        )
+        assert self.advance is not None  # noqa: S101 - stores without it take single prompts
+        await self.advance(following, cost_of(reply))
+        return following
+
+    async def _run_turn(
+        self, entry: Entry, sent_before: float, *, is_new: bool
+    ) -> tuple[Turn | None, Reply | NairiError, bool]:
+        """Return the turn of an item's prompt, what it ended with, and whether that is its end."""
         turn = entry.turn
         try:
             if turn is None:
@@ -179,13 +204,13 @@ class ItemRunner:
                     turn = await self._find_or_send(entry, sent_before, is_new=is_new)
             with self._counted("running"), self.switch.stoppable():
                 reply = await self._wait_for_reply(turn)
-        except _ItemForbiddenError as forbidden:
-            return await self._end(entry, None, forbidden.error, is_final=forbidden.is_final)
-        except _FATAL:
+        except ItemForbiddenError as forbidden:
+            return None, forbidden.error, forbidden.is_final
+        except FATAL:
             raise
         except NairiError as error:
             if turn is None:
-                is_final = _is_refusal(error)
+                is_final = is_refusal(error)
                 turn = error.turn
                 if isinstance(error, InvalidArgumentError):
                     await self.store.mark_unusable(entry)
@@ -193,9 +218,9 @@ class ItemRunner:
                 is_final = isinstance(error, TurnFailedError)
                 if isinstance(error, NotFoundError):
                     is_final = entry.turn is None or await self._knows_earlier_turns(entry, sent_before) is True
-            return await self._end(entry, turn, error, is_final=is_final)
+            return turn, error, is_final
         else:
-            return await self._end(entry, turn, reply, is_final=True)
+            return turn, reply, True
 
     async def _wait_for_reply(self, turn: Turn) -> Reply:
         """Wait for a turn's reply. It runs and is paid for, so a single 404 does not end the wait."""
@@ -232,10 +257,6 @@ class ItemRunner:
                 return True
         return False if message_ids else None
 
-    async def _end(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, *, is_final: bool) -> Ending:
-        sequence = await self.store.finish(entry, turn, result, _cost(result)) if is_final else None
-        return Ending(turn=turn, result=result, sequence=sequence)
-
     async def _find_or_send(self, entry: Entry, sent_before: float, *, is_new: bool) -> Turn:
         """Return the turn of an item that has none in its store yet; it is found or started, and recorded."""
         unknown: OutcomeUnknownError | None = None
@@ -269,7 +290,7 @@ class ItemRunner:
                 return await self.lost_prompts.find(entry, sent_before)
         except NairiError as error:
             # A service without listings responds with 404 to the path, which says nothing about the agent.
-            if isinstance(error, (OutcomeUnknownError, *_FATAL)) and not isinstance(error, NotFoundError):
+            if isinstance(error, (OutcomeUnknownError, *FATAL)) and not isinstance(error, NotFoundError):
                 raise
             raise OutcomeUnknownError(f"the prompt was sent, and could not be looked up: {error}") from error
 
@@ -278,10 +299,23 @@ class ItemRunner:
         with self.switch.stoppable():
             check_attachments(entry.attachments, self.options.attachments_from)
             ids = tuple([await self.session.upload(path) for path in entry.attachments])
-        now = self.now()
-        entry = evolve(entry, sent_at=now, attachment_ids=ids)
+            previous = entry.previous
+            if entry.conversation is not None and previous is None:
+                previous = await self._wait_until_idle(entry.conversation)
+        entry = evolve(entry, sent_at=self.now(), attachment_ids=ids, previous=previous)
         await self.store.mark_sending(entry)
         return entry
+
+    async def _wait_until_idle(self, job_id: str) -> str | None:
+        """Wait until no turn of a conversation runs; return its last user message."""
+        last = None
+        try:
+            async for message in parts_of(self.session).reader.watch(job_id, self.options.timeout):
+                last = message.id if message.role == "user" else last
+        except WatchTimeoutError as error:
+            text = "the prompt was not sent: the turn before it has not ended within the timeout"
+            raise WatchTimeoutError(text, None, error.status) from error
+        return last
 
     async def _send(self, entry: Entry) -> Turn:
         """Send the prompt, and record the turn that it became."""
@@ -291,12 +325,7 @@ class ItemRunner:
                 await self.store.mark_unsent(entry)
                 raise asyncio.CancelledError
             try:
-                turn = await self.session.start(
-                    self.options.agent_id,
-                    entry.prompt,
-                    ask_mode=self.options.ask_mode,
-                    attachment_ids=entry.attachment_ids,
-                )
+                turn = await self._pending(entry).send()
             except OutcomeUnknownError:
                 raise
             except PermissionDeniedError as error:
@@ -305,9 +334,9 @@ class ItemRunner:
                 if self._forbidden >= _MAX_FORBIDDEN:
                     raise
                 # Until a prompt is accepted the key may be the cause: then the item has not ended.
-                raise _ItemForbiddenError(error, is_final=self._was_accepted) from error
+                raise ItemForbiddenError(error, is_final=self._was_accepted) from error
             except NairiError as error:
-                if not _is_refusal(error):
+                if not is_refusal(error):
                     await self.store.mark_unsent(entry)
                 raise
             self._was_accepted, self._forbidden = True, 0
@@ -318,6 +347,16 @@ class ItemRunner:
                 raise OutcomeUnknownError("the turn was given to an identical prompt") from error
             return turn
 
+    def _pending(self, entry: Entry) -> PendingPrompt:
+        sender, agent_id = parts_of(self.session).sender, self.options.agent_id
+        files, prompt = entry.attachment_ids, entry.prompt
+        if entry.conversation is not None:
+            return sender.continue_(
+                entry.conversation, prompt, attachment_ids=files, agent_id=agent_id, is_recorded=True
+            )
+        is_reading = self.options.ask_mode
+        return sender.start(agent_id, prompt, ask_mode=is_reading, attachment_ids=files, is_recorded=True)
+
     @contextmanager
     def _counted(self, name: Literal["sending", "running"]) -> Generator[None]:
         self.counts[name] += 1
@@ -325,18 +364,3 @@ class ItemRunner:
             yield
         finally:
             self.counts[name] -= 1
-
-
-def _is_refusal(error: NairiError) -> bool:
-    """Return whether the service refused this very prompt, and would refuse it again."""
-    return isinstance(error, StatusError) and error.status in _REFUSED_STATUSES and not isinstance(error, _FATAL)
-
-
-def _cost(result: Reply | NairiError) -> Decimal | None:
-    """Return what a turn has cost; a failed one as well, as its messages say."""
-    if isinstance(result, Reply):
-        usage = result.usage
-    else:
-        messages = result.messages if isinstance(result, TurnFailedError) else ()
-        usage = Usage.total(message.usage for message in messages)
-    return None if usage is None else usage.cost_usd

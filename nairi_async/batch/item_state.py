@@ -16,14 +16,12 @@ stored before it is handed over. What a process left `sending` is looked up at t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Mapping
+from typing import Final, Literal
 
-from attrs import frozen
+from attrs import field, frozen
 
 from nairi_async.models import Turn
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 State = Literal["unsent", "sending", "running", "unusable", "failed", "done"]
 """Where an item stands."""
@@ -72,3 +70,17 @@ class Entry:
     attachment_ids: tuple[str, ...] = ()
     """Ids of the files that the prompt was sent with."""
     turn: Turn | None = None
+    conversation: str | None = None
+    """The conversation that the prompt continues; `None` for one that starts a conversation."""
+    previous: str | None = None
+    """The last user message of that conversation before the prompt, where it is known."""
+    rest: tuple[str, ...] = ()
+    """The prompts that follow, each after the turn before it."""
+    repairs: int = 0
+    """How many follow-ups were sent because a reply did not have the required type; this prompt may be the last."""
+    earlier: tuple[str, ...] = ()
+    """The turns before this one, encoded by `documents`."""
+    prompts: tuple[str, ...] = ()
+    """All prompts of the record; empty in a store that takes single prompts only."""
+    fields: Mapping[str, object] = field(factory=dict)
+    """The record's other fields, which come back in its outcome."""

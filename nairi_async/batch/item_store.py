@@ -23,7 +23,7 @@ class ItemStore(Protocol):
 
     @property
     def known_jobs(self) -> Container[str]:
-        """The conversations that items have become, by job id."""
+        """What belongs to items: the conversations that they started, by job id, and their turns, by message id."""
         ...
 
     async def mark_sending(self, entry: Entry) -> None:

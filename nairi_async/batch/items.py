@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
@@ -11,7 +13,10 @@ from attrs import field, frozen
 
 from nairi_async._core import checks
 from nairi_async._core.outcome import PromptOutcome
+from nairi_async._nairi import arguments
+from nairi_async._nairi.prompt import Prompt
 from nairi_async._nairi.results import Reply
+from nairi_async.batch.documents import OUTPUT_KEYS
 from nairi_async.errors import InvalidArgumentError, NairiError
 from nairi_async.models import Turn
 
@@ -20,52 +25,76 @@ _LONGEST_ID: Final = 1024
 _WIDEST_ID: Final = 1024
 # The largest integer of SQLite.
 _LAST_PLACE: Final = 2**63 - 1
-_FIELDS: Final = ("prompt", "id", "attachments")
-# How like one of these fields another key must be to count as misspelt: `prompts` and `attachment_ids` are.
+_FIELDS: Final = ("prompt", "prompts", "id", "attachments", "job_id")
+# How like one of these fields another key must be to count as misspelt: `promt` and `attachment_ids` are.
 _LIKENESS: Final = 0.85
 
 
 @frozen
 class BatchItem:
-    """One prompt of a batch, with the caller's own name for it."""
+    """One record of a batch: a prompt, or several in one conversation, with the caller's own name for it."""
 
     prompt: str
-    """The prompt's text."""
+    """The text of the prompt, or of the first one."""
     id: str | None = field(default=None, kw_only=True)
     """Its identity in the ledger, unique in the batch. Without one, its prompt and attachments identify it, wherever it
     stands, and outcomes name it by its place, such as `#3`."""
     attachments: tuple[str, ...] = field(default=(), kw_only=True)
     """Paths of files to upload first; at most ten."""
+    follow_ups: tuple[str, ...] = field(default=(), kw_only=True)
+    """Further prompts in the same conversation, each sent after the turn before it has completed."""
+    job_id: str | None = field(default=None, kw_only=True)
+    """The conversation to continue, one of the batch's agent; without one a new conversation is started."""
+    fields: Mapping[str, Any] = field(factory=dict, kw_only=True)
+    """What else stands in the record, as JSON has it; it comes back in the outcome and in the line of the output."""
     place: int | None = field(default=None, kw_only=True)
     """Where it stands in its source, from 1, such as the number of its line; counted by the batch unless given."""
 
     @classmethod
     def of(cls, given: object, place: int | None = None) -> BatchItem:
-        """Return a checked item, made from a plain prompt, a mapping of the same fields, or an item.
+        """Return a checked item, made from a plain prompt, a `Prompt`, a record, or an item.
 
         Args:
-            given: The prompt or record. Other keys of a mapping are ignored, unless they look misspelt.
+            given: The prompt or record. A record has a `prompt`, or `prompts` for several turns in one conversation,
+                and optionally `id`, `attachments` and `job_id`. Its other keys are `fields`, unless they look misspelt.
             place: Where it stands.
 
         Raises:
-            InvalidArgumentError: it cannot be sent, or a key looks misspelt.
+            InvalidArgumentError: it cannot be sent, a key looks misspelt, or is one of the output's own.
         """
+        fields: Mapping[str, Any] = {}
         match given:
             case str():
-                fields: Mapping[str, Any] = {"prompt": given}
+                record: Mapping[str, Any] = {"prompt": given}
+            case Prompt():
+                record = _of_prompt(given)
             case BatchItem():
-                fields = {name: getattr(given, name) for name in _FIELDS}
+                record = {"prompts": (given.prompt, *given.follow_ups), "id": given.id}
+                record |= {"attachments": given.attachments}
+                record |= {} if given.job_id is None else {"job_id": given.job_id}
+                fields = given.fields
                 place = _place(given.place) if given.place is not None else place
             case Mapping():
-                _refuse_misspelt(given)
-                fields = given
+                record = given
+                fields = {key: value for key, value in given.items() if key not in _FIELDS}
             case _:
                 raise InvalidArgumentError(f"expected a prompt or a record, not {type(given).__name__}")
-        id_ = _identity(fields.get("id"))
-        if "prompt" not in fields:
-            raise InvalidArgumentError("the record has no prompt")
-        prompt = _storable("prompt", checks.prompt(fields["prompt"]))
-        return cls(prompt, id=id_, attachments=_paths(fields.get("attachments")), place=place)
+        id_ = _identity(record.get("id"))
+        prompt, *follow_ups = _prompts(record)
+        return cls(
+            prompt,
+            follow_ups=tuple(follow_ups),
+            id=id_,
+            attachments=_paths(record.get("attachments")),
+            job_id=_job_id(record["job_id"]) if "job_id" in record else None,
+            fields=_own_fields(fields),
+            place=place,
+        )
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """All prompts, in their order."""
+        return (self.prompt, *self.follow_ups)
 
     @property
     def name(self) -> str:
@@ -92,13 +121,17 @@ class BatchOutcome(PromptOutcome[Reply]):
     place: int
     """Where it stood in the source when the batch first took it, from 1."""
     prompt: str
-    """The prompt; empty where none could be read."""
+    """The prompt, or the first of several; empty where none could be read."""
     turn: Turn | None = None
-    """The turn, if it is known that one was started."""
+    """The turn, or the last one, if it is known that one was started."""
     reply: Reply | None = None
-    """The reply, if there is one."""
+    """The reply, if there is one; of several prompts, that to the last one."""
+    replies: tuple[Reply, ...] = ()
+    """The replies of all turns, in order: several for a record with several prompts, or after repairs."""
     error: NairiError | None = None
     """Why there is no reply."""
+    fields: Mapping[str, Any] = field(factory=dict)
+    """The record's other fields, as the ledger stored them when it took the record."""
     is_final: bool
     """Whether the ledger holds this as the end: the prompt is not asked again, unless failures are to be retried.
 
@@ -146,15 +179,55 @@ def place_name(place: int) -> str:
 def unusable_outcome(error: InvalidArgumentError, place: int, item: BatchItem | None = None) -> BatchOutcome:
     """Return the outcome of a record that cannot be sent."""
     id_, prompt = (place_name(place), "") if item is None else (item.name, item.prompt)
-    return BatchOutcome(id=id_, place=place, prompt=prompt, error=error, is_final=False)
+    fields = {} if item is None else item.fields
+    return BatchOutcome(id=id_, place=place, prompt=prompt, error=error, fields=fields, is_final=False)
 
 
-def _refuse_misspelt(record: Mapping[Any, Any]) -> None:
-    for key in record:
-        if key in _FIELDS or not isinstance(key, str):
-            continue
+def _own_fields(fields: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the fields of a record that are the caller's own."""
+    for key in fields:
+        if not isinstance(key, str):
+            raise InvalidArgumentError(f"the key {key!r} of the record is no text")
         if likely := get_close_matches(key.strip().lower(), _FIELDS, 1, _LIKENESS):
             raise InvalidArgumentError(f"the key {key!r} is not read: did you mean {likely[0]!r}?")
+        if key in OUTPUT_KEYS:
+            raise InvalidArgumentError(f"the key {key!r} is one of the output's own: give the field another name")
+    try:
+        own: dict[str, Any] = json.loads(json.dumps(dict(fields), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgumentError(f"the record's own fields cannot be written as JSON: {error}") from error
+    return own
+
+
+def _of_prompt(given: Prompt) -> dict[str, Any]:
+    """Return the record of a `Prompt`."""
+    if not all(isinstance(source, str | os.PathLike) for source in given.attachments):
+        raise InvalidArgumentError("the attachments of a batch must be paths: a later run has to read them as well")
+    paths = [os.fsdecode(source) for source in given.attachments]  # type: ignore[arg-type]  # checked above
+    record: dict[str, Any] = {"prompt": given.text, "id": given.key, "attachments": paths}
+    if given.job_id is not None:
+        record["job_id"] = arguments.job_id(given.job_id)
+    return record
+
+
+def _prompts(record: Mapping[str, Any]) -> list[str]:
+    if "prompts" not in record:
+        if "prompt" not in record:
+            raise InvalidArgumentError("the record has no prompt")
+        given: Any = [record["prompt"]]
+    else:
+        given = record["prompts"]
+        if "prompt" in record:
+            raise InvalidArgumentError("the record has `prompt` and `prompts`: give one of them")
+        if not isinstance(given, list | tuple) or not given:
+            raise InvalidArgumentError("prompts must be a list of at least one prompt")
+    return [_storable("prompt", checks.prompt(prompt)) for prompt in given]
+
+
+def _job_id(given: object) -> str:
+    if given is None:
+        raise InvalidArgumentError("job_id is null: leave it out to start a conversation, or name one to continue")
+    return _storable("job_id", arguments.job_id(given))
 
 
 def _identity(given: object) -> str | None:

@@ -31,7 +31,6 @@ from nairi_async.errors import InvalidArgumentError
 from nairi_async.models import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
     from typing import Any
 
@@ -42,7 +41,10 @@ if TYPE_CHECKING:
 _WITNESSES: Final = 3
 # Costs with more digits before or behind the point are not summed: no agent costs that much, or that little.
 _COST_DIGITS: Final = 12
-_COLUMNS: Final = "number, id, place, prompt, attachments, state, sent_at, attachment_ids, job_id, message_id"
+_COLUMNS: Final = (
+    "number, id, place, prompts, step, prompt, attachments, fields, state, sent_at, attachment_ids, job_id, message_id,"
+    " conversation, previous, earlier"
+)
 
 
 @frozen(kw_only=True)
@@ -54,6 +56,7 @@ class RecordedOutcome:
     id: str
     place: int
     prompt: str
+    fields: dict[str, object]
     document: str
     """The result, encoded by `documents`."""
 
@@ -132,8 +135,8 @@ class Ledger:
         """
         key = self._keys.next_key(item)
         query = (
-            "SELECT number, id, place, state = 'unusable', number IN (SELECT number FROM unusable_this_run), prompt,"
-            " attachments FROM items WHERE key = ?"
+            "SELECT number, id, place, state = 'unusable', number IN (SELECT number FROM unusable_this_run), prompts,"
+            " attachments, continues FROM items WHERE key = ?"
         )
         known = self._db.execute(query, (key,)).fetchone()
         if known is None:
@@ -143,7 +146,7 @@ class Ledger:
         number, id_, first_place, is_unusable, was_tried, *content = known
         if not self._db.execute("INSERT OR IGNORE INTO seen_this_run VALUES (?)", (number,)).rowcount:
             raise taken_id_error(item.name, first_place)
-        is_changed = content != [item.prompt, json.dumps(item.attachments)]
+        is_changed = content != [json.dumps(item.prompts), json.dumps(item.attachments), item.job_id]
         if is_unusable and (is_changed or not was_tried):
             self._meta["unusable"] = self._count("unusable") - 1
             return self._insert(number, key, id_, item, now)
@@ -184,9 +187,12 @@ class Ledger:
         return entries
 
     def count_equal_sending(self, entry: Entry) -> int:
-        """Return how many items with this prompt and these files are `sending`, including this one."""
-        query = f"SELECT count(*) FROM items WHERE {OPEN} AND state = 'sending' AND prompt = ? AND attachment_ids = ?"  # noqa: S608
-        found = self._db.execute(query, (entry.prompt, json.dumps(entry.attachment_ids)))
+        """Return how many items with this prompt, files and conversation are `sending`, including this one."""
+        query = (
+            f"SELECT count(*) FROM items WHERE {OPEN} AND state = 'sending'"  # noqa: S608 - ours
+            " AND prompt = ? AND attachment_ids = ? AND conversation IS ?"
+        )
+        found = self._db.execute(query, (entry.prompt, json.dumps(entry.attachment_ids), entry.conversation))
         return int(found.fetchone()[0])
 
     def earlier_messages(self, before: float, excluding: int) -> list[str]:
@@ -197,12 +203,29 @@ class Ledger:
         )
         return [message_id for (message_id,) in self._db.execute(query, (before, excluding, _WITNESSES))]
 
-    def mark_sending(self, number: int, now: float, attachment_ids: Sequence[str]) -> None:
+    def mark_sending(self, entry: Entry) -> None:
         """Record that the prompt is about to leave."""
         self._db.execute(
-            "UPDATE items SET state = 'sending', sent_at = ?, attachment_ids = ? WHERE number = ?",
-            (now, json.dumps(attachment_ids), number),
+            "UPDATE items SET state = 'sending', sent_at = ?, attachment_ids = ?, previous = ? WHERE number = ?",
+            (entry.sent_at, json.dumps(entry.attachment_ids), entry.previous, entry.number),
         )
+
+    def advance(self, entry: Entry, step: int, cost: Decimal | None) -> None:
+        """Record that a turn has ended, and that the prompt that follows it is about to leave, as `entry` has it."""
+        self._db.execute(
+            "UPDATE items SET state = 'sending', step = ?, prompt = ?, conversation = ?, previous = ?, earlier = ?,"
+            " sent_at = ?, attachment_ids = '[]' WHERE number = ?",
+            (
+                step,
+                entry.prompt,
+                entry.conversation,
+                entry.previous,
+                json.dumps(entry.earlier),
+                entry.sent_at,
+                entry.number,
+            ),
+        )
+        self._add_cost(cost)
 
     def mark_unsent(self, number: int) -> None:
         """Record that the prompt provably does not run."""
@@ -220,7 +243,10 @@ class Ledger:
             "UPDATE items SET state = 'running', job_id = ?, message_id = ? WHERE number = ?",
             (turn.job_id, turn.message_id, number),
         )
-        self._db.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?)", (turn.job_id, number))
+        # A conversation that was continued is not the item's own; its message is.
+        started = "SELECT ?, number FROM items WHERE number = ? AND conversation IS NULL"
+        self._db.execute(f"INSERT OR REPLACE INTO jobs {started}", (turn.job_id, number))
+        self._db.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?)", (turn.message_id, number))
 
     def pass_over(self) -> None:
         """Count a record that cannot be claimed."""
@@ -233,10 +259,13 @@ class Ledger:
         self._last += 1
         self._db.execute("INSERT INTO outcomes VALUES (?, ?, ?)", (self._last, number, document))
         self._meta[name] = self._count(name) + 1
+        self._add_cost(cost)
+        return self._last
+
+    def _add_cost(self, cost: Decimal | None) -> None:
         if cost is not None and cost.is_finite() and -_COST_DIGITS < cost.adjusted() < _COST_DIGITS:
             with localcontext(prec=4 * _COST_DIGITS):
                 self._meta["cost_usd"] = str(self._cost() + cost)
-        return self._last
 
     def retry_failed(self) -> None:
         """Make `unsent` what ended without a reply."""
@@ -246,13 +275,19 @@ class Ledger:
     def outcomes(self, after: int, count: int) -> list[RecordedOutcome]:
         """Return outcomes in their order, after one of them."""
         query = (
-            "SELECT sequence, id, place, prompt, document FROM outcomes JOIN items ON number = item"
+            "SELECT sequence, id, place, prompts, fields, document FROM outcomes JOIN items ON number = item"
             " WHERE sequence > ? ORDER BY sequence LIMIT ?"
         )
-        rows = self._db.execute(query, (after, count))
         return [
-            RecordedOutcome(sequence=sequence, id=id_, place=place, prompt=prompt, document=document)
-            for sequence, id_, place, prompt, document in rows
+            RecordedOutcome(
+                sequence=sequence,
+                id=id_,
+                place=place,
+                prompt=json.loads(prompts)[0],
+                fields=json.loads(fields),
+                document=document,
+            )
+            for sequence, id_, place, prompts, fields, document in self._db.execute(query, (after, count))
         ]
 
     @property
@@ -281,38 +316,37 @@ class Ledger:
 
     def _insert(self, number: int | None, key: str, id_: str, item: BatchItem, now: float) -> Entry:
         """Store an item, as a new one or in place of one that could not be used."""
-        state: State = "unsent" if item.attachments else "sending"
-        place = item.place or 0
-        values = (number, key, id_, place, item.prompt, json.dumps(item.attachments), state, now)
-        query = (
-            "INSERT OR REPLACE INTO items (number, key, id, place, prompt, attachments, state, sent_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        )
+        # Before a prompt of a given conversation leaves, its last turn must have ended.
+        state: State = "unsent" if item.attachments or item.job_id is not None else "sending"
+        prompts, attachments, fields = map(json.dumps, (item.prompts, item.attachments, item.fields))
+        names = "number, key, id, place, prompts, attachments, continues, fields, state, sent_at, prompt, conversation"
+        record = (prompts, attachments, item.job_id, fields)
+        values = (number, key, id_, item.place or 0, *record, state, now, item.prompt, item.job_id)
+        query = f"INSERT OR REPLACE INTO items ({names}) VALUES ({', '.join('?' * len(values))})"  # noqa: S608 - ours
         number = self._db.execute(query, values).lastrowid
-        assert number is not None  # noqa: S101 - a row was inserted
-        return Entry(
-            number=number,
-            id=id_,
-            place=place,
-            prompt=item.prompt,
-            attachments=item.attachments,
-            state=state,
-            sent_at=now,
-        )
+        return self._entry(self._db.execute(f"SELECT {_COLUMNS} FROM items WHERE number = ?", (number,)).fetchone())  # noqa: S608
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
-        number, id_, place, prompt, attachments, state, sent_at, attachment_ids, job_id, message_id = row
-        turn = Turn(job_id, message_id, agent_id=self._agent_id) if state == "running" else None
+        number, id_, place, prompts, step, prompt, attachments, fields, state, sent_at, *rest = row
+        attachment_ids, job_id, message_id, conversation, previous, earlier = rest
+        all_prompts = tuple(json.loads(prompts))
         return Entry(
             number=number,
             id=id_,
             place=place,
             prompt=prompt,
-            attachments=tuple(json.loads(attachments)),
+            attachments=() if step else tuple(json.loads(attachments)),
             state=state,
             sent_at=sent_at,
             attachment_ids=tuple(json.loads(attachment_ids)),
-            turn=turn,
+            turn=Turn(job_id, message_id, agent_id=self._agent_id) if state == "running" else None,
+            conversation=conversation,
+            previous=previous,
+            rest=all_prompts[step + 1 :],
+            repairs=max(0, step + 1 - len(all_prompts)),
+            earlier=tuple(json.loads(earlier)),
+            prompts=all_prompts,
+            fields=json.loads(fields),
         )
 
     def _last_sequence(self) -> int:

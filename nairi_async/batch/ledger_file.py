@@ -16,12 +16,14 @@ OPEN: Final = "state IN ('unsent', 'sending', 'running')"
 LEDGER: Final = FileKind(
     name="a batch's ledger",
     application_id=0x4E41_4952,  # "NAIR"
-    version=4,
+    version=5,
     schema=(
         "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
         """CREATE TABLE items (
             number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, id TEXT NOT NULL UNIQUE, place INTEGER NOT NULL,
-            prompt TEXT NOT NULL, attachments TEXT NOT NULL, state TEXT NOT NULL, sent_at REAL,
+            prompts TEXT NOT NULL, attachments TEXT NOT NULL, continues TEXT, fields TEXT NOT NULL,
+            step INTEGER NOT NULL DEFAULT 0, prompt TEXT NOT NULL, conversation TEXT, previous TEXT,
+            earlier TEXT NOT NULL DEFAULT '[]', state TEXT NOT NULL, sent_at REAL,
             attachment_ids TEXT NOT NULL DEFAULT '[]', job_id TEXT, message_id TEXT
         )""",
         f"CREATE INDEX items_open ON items (number) WHERE {OPEN}",

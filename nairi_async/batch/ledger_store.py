@@ -35,9 +35,11 @@ class LedgerStore:
 
     async def mark_sending(self, entry: Entry) -> None:
         """Store that the prompt is about to leave."""
-        now = entry.sent_at or 0.0
-        mark = partial(Ledger.mark_sending, number=entry.number, now=now, attachment_ids=entry.attachment_ids)
-        await self._writer.call(mark)
+        await self._writer.call(partial(Ledger.mark_sending, entry=entry))
+
+    async def advance(self, entry: Entry, cost: Decimal | None) -> None:
+        """Store that a turn has ended, and that the prompt that follows it is about to leave, as `entry` has it."""
+        await self._writer.call(partial(Ledger.advance, entry=entry, step=len(entry.earlier), cost=cost))
 
     async def mark_unsent(self, entry: Entry) -> None:
         """Store that the prompt provably does not run."""
@@ -53,7 +55,7 @@ class LedgerStore:
 
     async def finish(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, cost: Decimal | None) -> int:
         """Store an item's end, and return its place in the order of outcomes."""
-        is_done, document = isinstance(result, Reply), encode_result(turn, result)
+        is_done, document = isinstance(result, Reply), encode_result(turn, result, entry.earlier)
         finish = partial(Ledger.finish, document=document, is_done=is_done, cost=cost)
         return await self._writer.call(partial(finish, number=entry.number))
 

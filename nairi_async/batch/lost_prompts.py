@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from attrs import define, field
 
 from nairi_async._core.closing import run_shielded
+from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 from nairi_async._nairi.session_parts import parts_of
 from nairi_async.batch.item_store import TurnTakenError
 from nairi_async.errors import OutcomeUnknownError
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from nairi_async.batch.item_state import Entry
     from nairi_async.batch.item_store import ItemStore
     from nairi_async.models import Turn
-
-# A prompt and the ids of its files: by these alone can the service's messages be compared with it.
-_Content = tuple[str, tuple[str, ...]]
 
 
 @define(eq=False)
@@ -48,8 +45,8 @@ class LostPrompts:
         self._agent_id = agent_id
         self._store = store
         self._settle = settle
-        self._lookups: dict[_Content, _IdenticalPrompts] = {}
-        self._in_flight: Counter[_Content] = Counter()
+        self._lookups: dict[PromptFingerprint, _IdenticalPrompts] = {}
+        self._in_flight: Counter[PromptFingerprint] = Counter()
 
     @contextmanager
     def sending(self, entry: Entry) -> Generator[None]:
@@ -119,15 +116,14 @@ class LostPrompts:
         copies = await self._count_lost(entry)
         while True:
             try:
-                return await self._session.find_start(
+                return await parts_of(self._session).sender.find_sent(
                     self._agent_id,
-                    entry.prompt,
-                    sent_after=datetime.fromtimestamp(entry.sent_at or 0.0, UTC),
-                    sent_before=datetime.fromtimestamp(sent_before, UTC),
-                    attachment_ids=entry.attachment_ids,
+                    _content(entry),
+                    sent=(entry.sent_at or 0.0, sent_before),
                     exclude=self._store.known_jobs,
                     settled=self._settle,
                     copies=copies,
+                    previous=entry.previous,
                 )
             except OutcomeUnknownError:
                 # More identical prompts may have been lost meanwhile, and explain what was found.
@@ -141,5 +137,5 @@ class LostPrompts:
         return max(1, sending - self._in_flight[_content(entry)])
 
 
-def _content(entry: Entry) -> _Content:
-    return entry.prompt, entry.attachment_ids
+def _content(entry: Entry) -> PromptFingerprint:
+    return PromptFingerprint.of(entry.conversation, entry.prompt, entry.attachment_ids)

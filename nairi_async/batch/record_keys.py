@@ -30,7 +30,7 @@ class RecordKeys:
         """Return the key of the source's next record."""
         if item.id is not None:
             return f"id:{item.id}"
-        content = json.dumps([item.prompt, item.attachments])
+        content = json.dumps([item.prompts, item.attachments, item.job_id])
         digest = hashlib.sha256(content.encode()).hexdigest()
         query = "INSERT INTO contents_this_run VALUES (?, 1) ON CONFLICT (digest) DO UPDATE SET count = count + 1"
         self._db.execute(query, (digest,))

@@ -164,4 +164,4 @@ class RepliesFile:
 
 def _line(outcome: RecordedOutcome, ledger: Ledger) -> bytes:
     with LEDGER.errors(ledger.path):
-        return output_line(outcome.id, outcome.document)
+        return output_line(outcome.id, outcome.document, outcome.fields)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from attrs import define
 
 from nairi_async._nairi.results import Reply
-from nairi_async.batch.documents import decode_result
+from nairi_async.batch.documents import decode_replies, decode_result
+from nairi_async.batch.item_state import Entry
 from nairi_async.batch.items import BatchOutcome, unusable_outcome
 from nairi_async.batch.ledger import Ledger
-from nairi_async.errors import InvalidArgumentError
+from nairi_async.errors import InvalidArgumentError, ReplyFormatError
 
 if TYPE_CHECKING:
     import asyncio
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from nairi_async._core.fan_out import TaskPool
     from nairi_async.batch.item_runner import ItemRunner
-    from nairi_async.batch.item_state import Entry
     from nairi_async.batch.items import BatchItem
     from nairi_async.batch.ledger import RecordedOutcome
     from nairi_async.batch.ledger_store import LedgerStore
@@ -79,8 +79,16 @@ class BatchRun:
 
     def restore_outcome(self, recorded: RecordedOutcome) -> BatchOutcome:
         """Return the outcome of an item that has ended."""
-        turn, result = decode_result(recorded.document, self.runner.options.agent_id)
-        return _outcome(recorded, turn, result, is_final=True)
+        agent_id, into = self.runner.options.agent_id, self.runner.options.into
+        turn, result = decode_result(recorded.document, agent_id)
+        replies = decode_replies(recorded.document, agent_id)
+        if into is not None and isinstance(result, Reply):
+            try:
+                result = result.with_value(result.into(into))
+            except ReplyFormatError as error:
+                # An earlier run asked for another type, or for none.
+                result = error
+        return _outcome(recorded, turn, result, replies, is_final=True)
 
     @contextmanager
     def _stopping_on_error(self) -> Generator[None]:
@@ -94,19 +102,27 @@ class BatchRun:
     async def _run(self, entry: Entry, *, is_new: bool) -> None:
         ending = await self.runner.run(entry, is_new=is_new, sent_before=self.started_at)
         # No await from here on: outcomes are handed over in the order of the ledger.
-        outcome = _outcome(entry, ending.turn, ending.result, is_final=ending.is_final)
+        outcome = _outcome(ending.entry, ending.turn, ending.result, ending.replies, is_final=ending.is_final)
         self.pool.put((outcome, ending.sequence))
 
 
 def _outcome(
-    item: Entry | RecordedOutcome, turn: Turn | None, result: Reply | NairiError, *, is_final: bool
+    item: Entry | RecordedOutcome,
+    turn: Turn | None,
+    result: Reply | NairiError,
+    replies: tuple[Reply, ...],
+    *,
+    is_final: bool,
 ) -> BatchOutcome:
+    prompts = item.prompts if isinstance(item, Entry) else ()
     return BatchOutcome(
         id=item.id,
         place=item.place,
-        prompt=item.prompt,
+        prompt=prompts[0] if prompts else item.prompt,
         turn=turn,
         reply=result if isinstance(result, Reply) else None,
         error=None if isinstance(result, Reply) else result,
+        replies=replies,
+        fields=item.fields,
         is_final=is_final,
     )

@@ -138,19 +138,19 @@ class SourceCheck:
     def _is_held_otherwise(self, item: BatchItem) -> bool:
         """Return whether the ledger holds an identical item that has an id if this one has none, or the reverse."""
         sign = "NOT LIKE" if item.id is None else "LIKE"
-        query = f"SELECT 1 FROM items WHERE prompt = ? AND attachments = ? AND key {sign} ? || '%' LIMIT 1"  # noqa: S608
-        values = (item.prompt, json.dumps(item.attachments), CONTENT_PREFIX)
+        query = f"SELECT 1 FROM items WHERE prompts = ? AND attachments = ? AND key {sign} ? || '%' LIMIT 1"  # noqa: S608
+        values = (json.dumps(item.prompts), json.dumps(item.attachments), CONTENT_PREFIX)
         return self._db.execute(query, values).fetchone() is not None
 
     def _is_known(self, key: str, item: BatchItem) -> bool:
         if not self._has_ledger:
             return False
-        query = "SELECT prompt, attachments, state FROM items WHERE key = ?"
+        query = "SELECT prompts, attachments, continues, state FROM items WHERE key = ?"
         known = self._db.execute(query, (key,)).fetchone()
         if known is None:
             return False
         *content, state = known
-        if content != [item.prompt, json.dumps(item.attachments)] and state != "unusable":
+        if content != [json.dumps(item.prompts), json.dumps(item.attachments), item.job_id] and state != "unusable":
             raise changed_record_error(item.name)
         return True
 

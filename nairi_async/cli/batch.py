@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nairi_async.batch import Batch, CsvRows, JsonLines, TextLines, read_status
-from nairi_async.batch.documents import encode_result, output_line
+from nairi_async.batch.documents import outcome_line
 from nairi_async.cli import log_handler
 from nairi_async.cli.batch_reports import final_summary, how_to_correct, next_command, show_check, show_status
 from nairi_async.cli.connection import open_session
@@ -139,7 +139,7 @@ async def _print(outcomes: Batch, progress: ProgressBar, options: Namespace) -> 
 def _output_line(outcome: BatchOutcome) -> str:
     result = outcome.reply or outcome.error
     assert result is not None  # noqa: S101 - an outcome has one of them
-    return output_line(outcome.id, encode_result(outcome.turn, result)).decode().rstrip("\n")
+    return outcome_line(outcome.id, outcome.turn, result, outcome.replies, outcome.fields).decode().rstrip("\n")
 
 
 @contextmanager

@@ -140,7 +140,7 @@ async def test_what_is_wrong_is_said_first(runs: Runs, simulator: Simulator) -> 
     assert sent(simulator) == ["a", "b", "e", "old"]
 
 
-@pytest.mark.parametrize("key", ["attachements", "attachment", "attachment_ids", "promt", "prompts", "Prompt", "ID"])
+@pytest.mark.parametrize("key", ["attachements", "attachment", "attachment_ids", "promt", "Prompts", "Prompt", "ID"])
 async def test_misspelt_keys_are_errors(runs: Runs, simulator: Simulator, key: str) -> None:
     """A key that looks like one of ours would silently be ignored otherwise; other keys are the caller's own."""
     outcomes = await runs.all([{"prompt": "a", key: "x"}, {"prompt": "b", "topic": 1, "prompt_id": 2, "idx": 3}])

@@ -23,7 +23,7 @@ def test_strings_and_records() -> None:
         b'\xef\xbb\xbf"a"\r\n', b"\n", b' {"prompt": "b", "id": 3, "attachments": ["f"], "x": 1}\n', b'"c"'
     ) == [
         BatchItem("a", place=1),
-        BatchItem("b", id="3", attachments=("f",), place=3),
+        BatchItem("b", id="3", attachments=("f",), fields={"x": 1}, place=3),
         BatchItem("c", place=4),
     ]
 
