@@ -225,8 +225,9 @@ def _prompts(record: Mapping[str, Any]) -> list[str]:
 
 
 def _job_id(given: object) -> str:
-    if given is None:
-        raise InvalidArgumentError("job_id is null: leave it out to start a conversation, or name one to continue")
+    if given is None or given == "":
+        kind = "null" if given is None else "empty"
+        raise InvalidArgumentError(f"job_id is {kind}: leave it out to start a conversation, or name one to continue")
     return _storable("job_id", arguments.job_id(given))
 
 

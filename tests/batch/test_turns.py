@@ -171,7 +171,7 @@ async def test_outcomes_are_restored_as_they_were(runs: Runs, simulator: Simulat
         ({"prompts": ["a", 7]}, "string"),
         ({"prompt": "a", "prompts": ["b"]}, "one of them"),
         ({"prompt": "a", "job_id": None}, "job_id is null"),
-        ({"prompt": "a", "job_id": ""}, "job_id"),
+        ({"prompt": "a", "job_id": ""}, "job_id is empty"),
         ({"prompt": "a", "job_id": 7}, "job_id"),
         ({"prompt": "a", "jobid": "job_1"}, "did you mean 'job_id'"),
         ({"prompt": "a", "text": "mine"}, "output's own"),
