@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 
 from nairi_async.errors import SessionClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
 _T = TypeVar("_T")
 
@@ -26,15 +26,20 @@ class ClosingSignal:
         self.on_closed_by_owner: Callable[[], object] | None = None
         """Called when the owner of a lent pool has closed it: aiohttp then never wakes who reads a stream."""
         self._waits: set[asyncio.Timeout] = set()
+        self._is_closed = False
         self._open_streams = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def wait(self, awaitable: Awaitable[_T]) -> _T:
+    async def wait(self, awaitable: Coroutine[Any, Any, _T]) -> _T:
         """Wait for something that may take long.
 
         Raises:
             SessionClosedError: the session was closed, or the lent pool that it uses.
         """
+        if self._is_closed:
+            # A response may have come at the moment of closing, after which its call would wait.
+            awaitable.close()
+            raise SessionClosedError("the session is closed")
         scope = asyncio.timeout(None)
         try:
             async with scope:
@@ -59,6 +64,7 @@ class ClosingSignal:
 
     def wake(self) -> None:
         """End all waits: the session is closed."""
+        self._is_closed = True
         waits, self._waits = self._waits, set()
         for scope in waits:
             scope.reschedule(0)

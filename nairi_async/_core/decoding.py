@@ -58,29 +58,43 @@ def register_choice(base: type[_T], choose: Callable[[Raw], type[_T]]) -> None:
 def _derived(model: type[Any], computed: Mapping[str, Callable[[Raw], object]] | None = None) -> Callable[..., Any]:
     """Generate `read(raw, _model=None)`, which sets each slot of a new instance."""
     resolve_types(model)
-    names: dict[str, Any] = {"new": object.__new__, "model": model, "text_of": text_of, "str": str, "type": type}
-    lines = ["def read(raw, _model=None):", "    get = raw.get", "    made = new(model)"]
+    names: dict[str, Any] = {
+        "new": object.__new__,
+        "open_model": _open_twin(model),
+        "model": model,
+        "text_of": text_of,
+        "str": str,
+        "type": type,
+    }
+    lines = ["def read(raw, _model=None):", "    get = raw.get", "    made = new(open_model)"]
     for number, field in enumerate(fields(model)):
-        # The slot itself: what a frozen class lets its own `__init__` do, without one call by name for each field.
-        names[f"set{number}"] = getattr(model, field.name).__set__
         if field.name == "raw":
-            lines.append(f"    set{number}(made, raw)")
+            lines.append("    made.raw = raw")
         elif computed and field.name in computed:
             names[f"compute{number}"] = computed[field.name]
-            lines.append(f"    set{number}(made, compute{number}(raw))")
+            lines.append(f"    made.{field.name} = compute{number}(raw)")
         else:
             lines += _value(field, number, names)
-            lines.append(f"    set{number}(made, value)")
-    lines.append("    return made")
+    lines += ["    made.__class__ = model", "    return made"]
     exec(compile("\n".join(lines), f"<reader of {model.__qualname__}>", "exec"), names)  # noqa: S102 - of our own fields
     return cast("Callable[..., Any]", names["read"])
 
 
+def _open_twin(model: type[Any]) -> type[Any]:
+    """Return a class of the same layout that is not frozen.
+
+    A reader fills an instance of it by plain assignments, which the interpreter turns into stores into slots, and then
+    makes it one of the model: an eighth of the time of setting the slots of a frozen class one by one.
+    """
+    is_open = {"__slots__": (), "__setattr__": object.__setattr__, "__delattr__": object.__delattr__}
+    return type(f"_Open{model.__name__}", (model,), {**is_open, "__module__": model.__module__})
+
+
 def _value(field: Attribute[Any], number: int, names: dict[str, Any]) -> list[str]:
-    """Return the lines that read one field into `value`."""
+    """Return the lines that read one field."""
     lines = [f"    value = get({field.name!r})"]
     if field.default is NOTHING:
-        return [*lines, "    if type(value) is not str:", "        value = text_of(value)"]
+        return [*lines, f"    made.{field.name} = value if type(value) is str else text_of(value)"]
     default = f"default{number}"
     # Not by its class, which attrs declares as a function.
     factory = getattr(field.default, "factory", None)
@@ -90,10 +104,10 @@ def _value(field: Attribute[Any], number: int, names: dict[str, Any]) -> list[st
     kind = _plain(field.type)
     if kind in _EXACT:
         names[f"kind{number}"] = kind
-        return [*lines, f"    if type(value) is not kind{number}:", f"        value = {default}"]
+        return [*lines, f"    made.{field.name} = value if type(value) is kind{number} else {default}"]
     names[f"read{number}"] = _reader(kind)
     condition = f"value is None or (value := read{number}(value)) is None"
-    return [*lines, f"    if {condition}:", f"        value = {default}"]
+    return [*lines, f"    made.{field.name} = {default} if {condition} else value"]
 
 
 # Readers of single values: a value of the declared type as it is, anything else as `None`.

@@ -67,6 +67,8 @@ class Hold:
         A step under a timeout may run in a task of its own, so only several steps make a task the stream's reader. Its
         end is the end of the stream, as soon as another call is in line.
         """
+        if task is self.reader and self._steps >= _READER_STEPS:
+            return
         self._is_shared = self._is_shared or (self._steps > 0 and task is not self.reader)
         self.reader, self.stream = task, stream
         self._steps += 1

@@ -59,9 +59,8 @@ class EventReader:
             # The last event may have come whole, though not its newline.
             lines = [line for line in self._lines.end() if decode_event(line).raw]
         # No await from here on, so that a cancellation cannot lose what was read.
-        read = [decode_event(line) for line in lines]
-        for event in read:
-            self.interaction.observe(event)
+        read = list(map(decode_event, lines))
+        self.interaction.observe(read)
         if piece:
             return read, None
         self.is_ended = True

@@ -15,6 +15,8 @@ from nairi_async.amigo.models import AmigoReply
 from nairi_async.errors import DecodeError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from nairi_async.amigo.events import Event
 
 MAX_LINE: Final = 16 * 1024 * 1024
@@ -36,12 +38,15 @@ class LineSplitter:
         Raises:
             DecodeError: a line is longer than the limit.
         """
-        *lines, rest = piece.split(b"\n")
+        lines = piece.split(b"\n")
+        rest = lines.pop()
+        is_short = self._size + len(piece) <= self._limit
         if lines:
             if self._unfinished:
                 lines[0] = b"".join((*self._unfinished, lines[0]))
                 self._unfinished, self._size = [], 0
-            self._check(max(map(len, lines)))
+            if not is_short:
+                self._check(max(map(len, lines)))
         if rest:
             self._size += len(rest)
             self._check(self._size)
@@ -92,12 +97,21 @@ class Interaction:
         self._pieces: list[str] = []
         self._message_id: str | None = None
 
-    def observe(self, event: Event) -> None:
-        """Take in the next event."""
+    def observe(self, read: Iterable[Event]) -> None:
+        """Take in the next events."""
+        pieces = self._pieces
+        for event in read:
+            # First, since nearly all events are of this class.
+            if type(event) is events.NewMessage:
+                pieces.append(event.message)
+                if event.message_id:
+                    self._message_id = event.message_id
+                self.understood += 1
+            else:
+                self._observe_other(event)
+
+    def _observe_other(self, event: Event) -> None:
         match event:
-            case events.NewMessage():
-                self._pieces.append(event.message)
-                self._message_id = event.message_id or self._message_id
             case events.InteractionComplete():
                 self.complete = event
             case events.ErrorEvent():

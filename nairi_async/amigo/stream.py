@@ -8,11 +8,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from nairi_async._core.permits import LoopLock
 from nairi_async.amigo.event_reader import EventReader
 from nairi_async.amigo.interaction import InteractionEnd
 from nairi_async.amigo.recovery import Recovery
 from nairi_async.amigo.sending import Sending
+from nairi_async.amigo.steps import Steps
 from nairi_async.amigo.stream_deadline import StreamDeadline
 from nairi_async.errors import (
     InteractionUnknownError,
@@ -72,7 +72,7 @@ class AmigoStream:
         self._buffer: deque[Event] = deque()
         self._failure: NairiError | None = None
         self._is_closed = False
-        self._step = LoopLock()
+        self._steps = Steps()
         self._ref: ref[OpenStream] = ref(self)
         api.streams.add(self)
 
@@ -139,15 +139,18 @@ class AmigoStream:
         """
         while not self._buffer:
             # Two tasks may iterate over one stream: each event then goes to one of them.
-            async with self._step:
-                if self._buffer:
-                    break
-                if self.is_ended or self._is_closed:
+            if not self._steps.try_begin():
+                await self._steps.wait()
+                continue
+            try:
+                if self._reader.is_ended or self._is_closed:
                     if (failure := self._outcome()) is not None:
                         raise failure
                     raise StopAsyncIteration
                 await self._open()
                 await self._read()
+            finally:
+                self._steps.end()
         return self._buffer.popleft()
 
     async def reply(self) -> AmigoReply:
@@ -232,49 +235,58 @@ class AmigoStream:
             sending.release_anywhere()
 
     async def _started(self) -> Self:
-        async with self._step:
+        while not self._steps.try_begin():
+            await self._steps.wait()
+        try:
             if not self._is_closed and not self.is_ended:
                 await self._open()
+        finally:
+            self._steps.end()
         return self
 
     async def _open(self) -> None:
-        if self._sending.body is None:
+        sending = self._sending
+        if sending.body is None:
             try:
                 async with self._deadline.bound():
-                    await self._sending.open()
+                    await sending.open()
             except TimeoutError as error:
                 if isinstance(error, NairiError):
                     raise
                 raise self._of_conversation(WatchTimeoutError("no stream has begun within the timeout")) from error
         if self._is_closed:
             # Closed by another task, at the moment when the response came.
-            self._sending.release()
-        elif self._sending.hold is not None:
-            self._sending.hold.read_by(asyncio.current_task(), self._ref)
+            sending.release()
+        elif sending.hold is not None:
+            sending.hold.read_by(asyncio.current_task(), self._ref)
 
     async def _read(self) -> None:
         """Read one piece, and note what its events say."""
         body, request = self._sending.body, self._sending.request
         if body is None or request is None:
             return
-        try:
-            async with self._deadline.bound():
-                events, failure = await self._reader.read(body, request)
-        except TimeoutError as error:
-            raise self._of_conversation(
-                WatchTimeoutError("the interaction has not ended within the timeout")
-            ) from error
+        reader, interaction = self._reader, self._turn.interaction
+        if self._deadline.is_unlimited:
+            events, failure = await reader.read(body, request)
+        else:
+            try:
+                async with self._deadline.bound():
+                    events, failure = await reader.read(body, request)
+            except TimeoutError as error:
+                raise self._of_conversation(
+                    WatchTimeoutError("the interaction has not ended within the timeout")
+                ) from error
         lock = self._sending.lock
-        if self.conversation_id is not None:
-            self._locks.bind(lock, self.conversation_id)
+        if interaction.conversation_id is not None and lock.id != interaction.conversation_id:
+            self._locks.bind(lock, interaction.conversation_id)
         if not self._is_closed:
             self._buffer += events
-        if self._interaction.ends_conversation:
+        if interaction.ends_conversation:
             lock.resolve().is_over = True
-        if self.is_ended:
+        if reader.is_ended:
             if failure is not None and not self._is_closed:
                 self._failure = self._of_conversation(failure)
-            is_whole = self._interaction.end is not InteractionEnd.UNKNOWN
+            is_whole = interaction.end is not InteractionEnd.UNKNOWN
             lock.resolve().left(self._turn, is_whole=is_whole)
             self._sending.release()
 

@@ -49,9 +49,24 @@ encode: Final = json_body.encode
 
 def decode_event(line: bytes) -> Event:
     """Read one line of a stream; never fails."""
+    if len(line) > MOST_EVENT_VALUES:
+        # Its values have to be counted before they are decoded.
+        return _read_unusual(line)
+    try:
+        text = line.decode()
+        raw, end = _scan(text)
+        if end != len(text) and text[end:] != "\r":
+            return _read_unusual(line)
+        return _READ_EVENT[raw["type"]](raw)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return _read_unusual(line)
+
+
+def _read_unusual(line: bytes) -> Event:
+    """Read a line that is no event of a known type, or not written as the service writes it."""
     text = line.decode("utf-8", "replace")
     try:
-        raw = None if json_body.is_heavy(text, most=MOST_EVENT_VALUES) else _decode_line(text)
+        raw = None if json_body.is_heavy(text, most=MOST_EVENT_VALUES) else _decoder.decode(text)
     except (ValueError, RecursionError):
         raw = None
     if not isinstance(raw, dict):
@@ -203,7 +218,9 @@ def _action_type(raw: Raw) -> type[actions.Action]:
 decoding.register(ServiceInfo, computed={"tags": _service_tags})
 decoding.register_choice(actions.Action, _action_type)
 # Not the decoder of bodies: its calls for each whole number would cost a stream of small events a tenth of its time.
-_decode_line = json.JSONDecoder().decode
+_decoder: Final = json.JSONDecoder()
+# `decode` would search for white space around each line.
+_scan: Final = _decoder.raw_decode
 _READ_EVENT: Final[Mapping[str, Callable[[Raw], Event]]] = {
     word: decoding.reader(kind) for word, kind in events.BY_TYPE.items()
 }

@@ -35,7 +35,7 @@ def played(pieces: Iterable[bytes]) -> tuple[list[events.Event], Interaction]:
     reader, interaction, seen = LineSplitter(), Interaction(), []
     for line in [*(line for piece in pieces for line in reader.feed(piece)), *reader.end()]:
         event = decode_event(line)
-        interaction.observe(event)
+        interaction.observe([event])
         seen.append(event)
     return seen, interaction
 
@@ -136,7 +136,7 @@ def test_a_stream_that_is_only_iterated_over_keeps_little_of_each_piece() -> Non
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     for number in range(events_of):
-        interaction.observe(decode_event(json.dumps({**PIECE, "sequence_number": number}).encode()))
+        interaction.observe([decode_event(json.dumps({**PIECE, "sequence_number": number}).encode())])
     kept = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert kept / events_of < 150
@@ -286,7 +286,7 @@ def test_fields_of_any_form_cost_nothing_else(word: str, said: dict[str, Any]) -
     event = decode_event(lines(raw))
     assert type(event) is events.BY_TYPE.get(word, events.UnknownEvent)
     assert event.raw == raw
-    Interaction().observe(event)
+    Interaction().observe([event])
 
 
 def test_a_number_beyond_measure_costs_nothing_else() -> None:

@@ -128,3 +128,35 @@ async def test_nothing_is_said_twice_lost_or_claimed_wrongly(seed: int) -> None:
     for text, outcome in talk.outcomes.items():
         assert asked.count(text) <= 1
         assert outcome == "unknown" or (text in kept) == (outcome == "saved"), (text, outcome)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_restart_finds_every_reply_that_was_kept(seed: int) -> None:
+    """The process ends at a random step of a turn; the next one finds its reply if there is one, and sends nothing."""
+    clock = VirtualClock()
+    async with AmigoSimulator(clock=clock) as service:
+        talk = Talk(seed, service, clock)
+        conversation_id = await talk.begin()
+        last = await talk.amigo.resume(conversation_id).last_reply()
+        found: list[str] = []
+        texts = [f"message {number}" for number in range(4)]
+        for text in texts:
+            asking = asyncio.ensure_future(talk.amigo.resume(conversation_id).ask(text))
+            for _ in range(talk.random.randrange(120)):
+                await asyncio.sleep(0)
+            await talk.amigo.aclose()
+            await asyncio.wait([asking])
+            asking.exception()
+            await talk.open()
+            with suppress(InteractionUnknownError):
+                reply = await talk.amigo.resume(conversation_id).last_reply(after=last)
+                if reply is not None:
+                    assert reply.user_message is not None
+                    found.append(reply.user_message)
+                    last = reply
+        kept = [row.message async for row in talk.amigo.messages(conversation_id, message_type="user-message")]
+        assert [text for text in kept if text in texts] == found
+        assert [asked.message for asked in service.asked if asked.message in texts] == [
+            text for text in texts if text in {asked.message for asked in service.asked}
+        ]
+        await talk.amigo.aclose()
