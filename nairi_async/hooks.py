@@ -5,9 +5,8 @@
 
 
     def print_failures(event: Event) -> None:
-        match event:
-            case TurnEnded(status="failed"):
-                print(event)
+        if isinstance(event, TurnEnded) and event.status == "failed":
+            print(event)
 
 
     session = NairiSession(hooks=[print_failures])

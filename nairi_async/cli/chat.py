@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import shlex
 import sys
 from contextlib import suppress
@@ -67,8 +68,9 @@ class _Chat:
         self._messages: list[Message] = []
         self._is_terminal = sys.stdin is not None and sys.stdin.isatty()
         if self._is_terminal:
+            # Gives `input` its editing and its history; Windows has its own.
             with suppress(ImportError):
-                import readline  # noqa: F401, PLC0415 - gives `input` its editing and its history
+                importlib.import_module("readline")
 
     def run(self) -> int:
         """Chat until the input ends, and return the exit status."""

@@ -13,29 +13,32 @@ Code that makes its own session is tested in real time: `nairi_environment` is a
 one that is not a coroutine, such as those of FastAPI's `TestClient`:
 
 ```python
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from nairi_async import NairiSession
+from nairi_async.testing import Simulator
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI):
-    async with NairiSession() as app.state.nairi:
-        yield
+async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, NairiSession]]:
+    async with NairiSession() as nairi:
+        yield {"nairi": nairi}
 
 
 app = FastAPI(lifespan=lifespan)
 
 
 @app.get("/ask")
-async def ask(prompt: str) -> str:
-    return (await app.state.nairi.ask("refunds", prompt)).text
+async def ask(request: Request, prompt: str) -> str:
+    nairi: NairiSession = request.state.nairi
+    return (await nairi.ask("refunds", prompt)).text
 
 
-def test_the_app(nairi_environment):
+def test_the_app(nairi_environment: Simulator) -> None:
     nairi_environment.agent("refunds", "Refunded.")
     with TestClient(app) as client:
         assert client.get("/ask", params={"prompt": "Refund cus_123."}).json() == "Refunded."
@@ -43,7 +46,7 @@ def test_the_app(nairi_environment):
 
 
 @pytest.mark.anyio  # or pytest.mark.asyncio
-async def test_a_session_of_its_own(nairi_environment):
+async def test_a_session_of_its_own(nairi_environment: Simulator) -> None:
     nairi_environment.agent("refunds", "Refunded.")
     async with NairiSession() as nairi:
         assert (await nairi.ask("refunds", "Refund cus_123.")).text == "Refunded."
@@ -54,12 +57,13 @@ And a test of Amigo, in virtual time:
 ```python
 import pytest
 from nairi_async import InteractionVoidError
-from nairi_async.testing.amigo import Error, Speak
+from nairi_async.amigo import AmigoSession
+from nairi_async.testing.amigo import AmigoSimulator, Error, Speak
 
 
 @pytest.mark.anyio  # or pytest.mark.asyncio
 @pytest.mark.amigo_simulator(script=[Speak("One moment", every=30), Error()])
-async def test_an_interaction_that_fails(amigo, amigo_simulator):
+async def test_an_interaction_that_fails(amigo: AmigoSession, amigo_simulator: AmigoSimulator) -> None:
     with pytest.raises(InteractionVoidError):
         await amigo.create_conversation(amigo_simulator.service_id, "Hello").reply()
 ```

@@ -236,8 +236,8 @@ async def _simulated_amigo(
     from nairi_async.amigo import AmigoSession  # noqa: PLC0415
     from nairi_async.testing import AmigoSimulator  # noqa: PLC0415
 
-    async with (
-        AmigoSimulator(**{"clock": clock, **_options(request, AMIGO_MARKER, virtual=True)}) as simulator,
-        AmigoSession(**{**simulator.settings, "clock": clock, **options}) as session,
-    ):
-        yield simulator, session
+    simulated: dict[str, Any] = {"clock": clock, **_options(request, AMIGO_MARKER, virtual=True)}
+    async with AmigoSimulator(**simulated) as simulator:
+        settings: dict[str, Any] = {**simulator.settings, "clock": clock, **options}
+        async with AmigoSession(**settings) as session:
+            yield simulator, session
