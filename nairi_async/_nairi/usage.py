@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-REMEMBERED: Final = 65_536
+# Shares that are kept apart; beyond that the first are counted for an unknown agent.
+_MOST_SHARES: Final = 1000
+
+REMEMBERED: Final = 16_384
 """Number of messages, and of conversations, that are remembered; the least recently seen are forgotten."""
 
 
@@ -39,7 +42,8 @@ class UsageReport:
     """The usage that a session has seen so far, as a snapshot."""
 
     shares: tuple[UsageShare, ...] = ()
-    """One share for each agent and model, in the order in which they were first seen."""
+    """One share for each agent and model, in the order in which they were first seen. Of more than 1,000, the first are
+    joined to those of the unknown agent, so the total stays exact."""
 
     @property
     def total(self) -> Usage | None:
@@ -118,9 +122,14 @@ class UsageMeter:
             if message.usage is not None and message.is_terminal:
                 self.count((message,))
 
-    def _add(self, agent_id: str | None, usage: Usage) -> None:
+    def _add(self, agent_id: str | None, usage: Usage, messages: int = 1) -> None:
         key = (agent_id, usage.model)
         known = self._shares.get(key)
         total = usage if known is None else Usage.total((known.usage, usage)) or usage
-        count = 1 if known is None else known.messages + 1
+        count = messages if known is None else known.messages + messages
         self._shares[key] = UsageShare(agent_id=agent_id, model=usage.model, messages=count, usage=total)
+        if len(self._shares) > _MOST_SHARES:
+            oldest = next((share for (agent, _), share in self._shares.items() if agent is not None), None)
+            if oldest is not None:
+                del self._shares[oldest.agent_id, oldest.model]
+                self._add(None, oldest.usage, oldest.messages)

@@ -111,3 +111,15 @@ async def test_an_unfinished_message_counts_when_it_is_final(simulator: Simulato
     assert nairi.usage.shares == ()
     await nairi.reply(turn)
     assert nairi.usage.by_agent == {"slow": Usage(output_tokens=7)}
+
+
+def test_agents_beyond_a_thousand_are_joined() -> None:
+    """The report of a session that meets ever new agents stays small, and its total exact."""
+    meter = UsageMeter()
+    for number in range(3000):
+        meter.learn(Turn(f"job{number}", f"turn{number}", agent_id=f"agent{number}"))
+        meter.count([message(f"m{number}", spent(tokens=1), f"job{number}")])
+    report = meter.report
+    assert len(report.shares) <= 1001
+    assert sum(share.messages for share in report.shares) == 3000
+    assert report.total == Usage(input_tokens=3000, model="m")

@@ -17,23 +17,29 @@ conversation is read once after the end, or, where replies are watched, as often
 
 **The trial of the listing (`feed_trust`, `change_feed`, `subscription`).** What moves a job's `updated_at` is
 undocumented. So the listing is read next to the watchers' own polls until it has announced what three of them found,
-and then replaces polls: 1.8 requests for each turn instead of 20 with a thousand conversations whose completions are
-listed. It is given up with one log record when a poll finds what it did not announce, or when it costs more than the
-polls that it saves; after a back-off it is tried anew. Where it cannot be read, watchers poll by themselves until it
-can. An outage, a change that a later prompt hides and what happened before the first reading are no evidence against
-it. On the first trial of a listing a panel of 48 conversations polls by itself, and the others wait for the listing,
-but no longer than `trial_patience`. After an announced poll that shows no end, up to three polls of the watcher's own
-follow, because the end may come without an announcement; and a watcher that waits for the listing polls after five
-times `Polling.maximum` in any case.
+and then replaces polls. It is given up with one log record when a poll finds what it did not announce, when it
+announces too late, or when it costs more than the polls that it saves; after a back-off it is tried anew. An outage, a
+change that a later prompt hides and what happened before the first reading are no evidence against it.
 
-**Who reads (`listing_reader`, `listing_pages`, `waiters`, `shared_reads`).** There is no background task. Of the
-watchers that wait for the listing one leads and reads it for all; identical reads at one time are one request.
+| rule | requests | stated risk |
+| --- | --- | --- |
+| On the first trial a panel of 48 polls by itself; of at least 96, the others wait for the listing | 0.7 a turn before the trust, of turns of a minute | while a wrong listing is on trial, about one turn in 48 is found up to 29 s late (`trial_patience`) |
+| A trusted listing is waited for | 1.3 to 2 a turn with a thousand conversations | a single end that it does not announce is found after five times `Polling.maximum` |
+| Up to three own polls follow an announced one that shows no end | at most 3, 1 where they find nothing | a status that turns more than 7 s after an announced reply counts as an end not announced |
+| Its lateness is measured by the service's own times | none | up to nine ends are as late as the listing |
+| A turn that is queued behind others of this session is polled seldom; each end calls the next | 1 to 2 a turn, and those of its own length | an agent that does not run turns in the order of their prompts: found after `Polling.maximum`, a quarter of the time queued, or two delays for each turn before it, until that is noticed; with a trusted listing, when it is read |
+| A conversation that is followed and has no open turn is polled after a fifth of its idle time, at most `Polling.maximum` | 120 an hour; with a trusted listing 24, and 120 readings for all together | a prompt from elsewhere is found so late; with a trusted listing, after five times `Polling.maximum` at most. This session's own prompts are noticed at once |
+| A turn that outlasts all before it learns from its own survival | 360 polls for 50 minutes, at an agent of 5 s | found up to `Polling.maximum` late |
+
+**Who reads (`listing_reader`, `listing_pages`, `waiters`, `shared_reads`, `agent_queue`).** There is no background task.
+Of the watchers that wait for the listing one leads and reads it for all; identical reads at one time are one request.
+For patient watchers alone, of queued turns and idle conversations, it is read every `Polling.maximum` seconds.
 
 **What is new (`timeline`).** From the reads of a conversation it makes the new messages, each once and in
 order. `watch` iterates over
 them, and `turn_messages` makes the reply or the error of a turn that ended.
 
-Pure, without clock or I/O: `cadence`, `feed_trust`, `hazard`, `list_order`, `listing_pages`, `schedule`, `settings`,
+Pure, without clock or I/O: `agent_queue`, `cadence`, `feed_trust`, `hazard`, `list_order`, `listing_pages`, `schedule`, `settings`,
 `timeline` and `turn_messages`. `poller` joins them with the session's clock. How the figures were measured stands in
 `benchmarks/README.md` ("Finding news").
 """

@@ -3,17 +3,22 @@
 While a listing is on trial it is read next to the watchers' own polls. Once it is trusted, watchers wait for it
 instead: one of them leads, reads it at intervals in its own task, and wakes those whose conversation has changed. When
 the leader leaves or is cancelled, another one takes over.
+
+Patient watchers, whose turn is queued behind others or whose conversation is idle, wait in the same way with any
+listing or none: they are also called by what the session itself does. For them alone the listing is read seldom.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet, WeakValueDictionary
 
 from nairi_async._core.rate_limits import RateLimiter
 from nairi_async._core.retry import is_refusal, is_transient
+from nairi_async._nairi.polling.agent_queue import AgentQueue
 from nairi_async._nairi.polling.feed_trust import PANEL, FeedTrust, TrustState, WatchedJob
 from nairi_async._nairi.polling.listing_reader import ListingReader
 from nairi_async._nairi.polling.waiters import Waiters
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
     from nairi_async._nairi.polling.settings import Polling
     from nairi_async._nairi.polling.statistics import PollCounters
     from nairi_async._nairi.polling.waiters import Waiter
-    from nairi_async.models import ConversationSummary
+    from nairi_async.models import ConversationSummary, Turn
 
 log = logging.getLogger("nairi_async.polling")
 
@@ -47,6 +52,8 @@ _RECHECK: Final = 0.1
 # Seconds for which a listing that could not be read is left alone; they double each time.
 _FIRST_SUSPENSION: Final = 4.0
 _LONGEST_SUSPENSION: Final = 300.0
+# Agents that are remembered; beyond that the ones not used for longest are forgotten.
+_REMEMBERED: Final = 1000
 # Connections of a session from which on one may be the listing's own.
 _MANY_CONNECTIONS: Final = 10
 
@@ -60,31 +67,47 @@ class ChangeFeed:
         lane: RequestExecutor,
         polling: Polling,
         counters: PollCounters,
-        agent_id: str,
+        agent_id: str | None,
     ) -> None:
         self._executor = executor
         self._clock = executor.clock
-        self._agent_id = agent_id
+        self._agent_id = agent_id or ""
         self.interval: float = 2.0 * polling.delay
         """Seconds between two readings. An announcement later than that would cost more delay than is acceptable."""
-        self.ends: FeedTrust = FeedTrust()
+        self._long_interval = max(self.interval, polling.maximum)
+        state = TrustState.ON_TRIAL if agent_id is not None else TrustState.OFF
+        self.ends: FeedTrust = FeedTrust(state)
         """Whether it announces the ends of turns."""
-        self.messages: FeedTrust = FeedTrust()
+        self.messages: FeedTrust = FeedTrust(state)
         """Whether it announces each message."""
-        self._reader = ListingReader(executor, lane, counters, agent_id, self.interval)
+        self.queue: AgentQueue = AgentQueue()
+        """The turns of this session that queue at the agent."""
+        self._reader = ListingReader(executor, lane, counters, self._agent_id, self.interval)
         self._failures = 0
         # Until then the listing is not read, because it could not be; watchers poll by themselves.
         self._suspended_until = -math.inf
         self._jobs: WeakValueDictionary[str, WatchedJob] = WeakValueDictionary()
         self._panel: WeakSet[WatchedJob] = WeakSet()
         self._waiters = Waiters()
-        self._lead_until = -math.inf
         self._announced_at = -math.inf
 
+    def may_have_missed(self, trust: FeedTrust, sent_at: float) -> bool:
+        """Return whether the end of a turn may have been announced before it was watched.
+
+        While the listing is on trial, the wait for it is short in any case; the first poll of a new turn needs no haste.
+        """
+        is_new = trust.state is TrustState.ON_TRIAL and sent_at > self._clock.monotonic() - self.interval
+        return self._announced_at > sent_at and not is_new
+
     @property
-    def announced_at(self) -> float:
-        """When the last page was received; long ago before the first."""
-        return self._announced_at
+    def is_of_one_agent(self) -> bool:
+        """Whether it is the feed of a known agent; otherwise it has no listing, and its conversations no queue."""
+        return bool(self._agent_id)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a conversation is watched."""
+        return bool(self._jobs)
 
     def trust_for(self, kind: Kind) -> FeedTrust:
         """Return the trust that counts for those who wait for this kind of news."""
@@ -98,9 +121,27 @@ class ChangeFeed:
         if self._is_suspended:
             return False
         if trust.state is TrustState.TRUSTED:
-            return len(self._jobs) >= _FEW
+            return self._impatient >= _FEW
         is_first_trial = trust.state is TrustState.ON_TRIAL and not trust.reason
-        return is_first_trial and not job.is_of_panel and len(self._jobs) >= 2 * PANEL
+        return is_first_trial and not job.is_of_panel and self._impatient >= 2 * PANEL
+
+    def serves_patient(self, trust: FeedTrust) -> bool:
+        """Return whether a trusted listing is read for those who are patient, so that they hardly need to poll."""
+        return trust.state is TrustState.TRUSTED and self._interval_for(trust) < math.inf
+
+    @property
+    def _impatient(self) -> int:
+        """How many watched conversations may have news soon."""
+        return len(self._jobs) - self._waiters.patient
+
+    def _interval_for(self, trust: FeedTrust) -> float:
+        """Return the seconds between readings that this kind of news is worth; infinity for no reading."""
+        if self._is_suspended or trust.state is TrustState.OFF:
+            return math.inf
+        enough = _FEW if trust.state is TrustState.TRUSTED else _WORTHWHILE
+        if self._impatient >= enough:
+            return self.interval
+        return self._long_interval if len(self._jobs) >= enough else math.inf
 
     @property
     def _is_suspended(self) -> bool:
@@ -126,57 +167,100 @@ class ChangeFeed:
         trust.try_again(now)
         is_trusted = trust.state is TrustState.TRUSTED and self._is_suspended
         is_wanted = is_trusted or trust.state is TrustState.ON_TRIAL
-        if not is_wanted or self._waiters.leader is not None or now < self._suspended_until:
+        if not is_wanted or self._is_read_by_leader or now < self._suspended_until:
             return
-        if self._reader.is_due and len(self._jobs) >= (_FEW if is_trusted else _WORTHWHILE):
+        if is_trusted:
+            due_at = self._reader.next_at if self._impatient >= _FEW else math.inf
+        else:
+            due_at = self._due_at(trust)
+        if self._reader.is_due(due_at):
             await self._read()
 
-    async def wait(self, job: WatchedJob, trust: FeedTrust, since: float, until: float, *, is_own: bool) -> bool:
+    @property
+    def _is_read_by_leader(self) -> bool:
+        return self._waiters.leader is not None and len(self._waiters) > self._waiters.patient
+
+    def _due_at(self, trust: FeedTrust) -> float:
+        """Return when the next reading is due: soon where it is needed to judge a discovery on trial."""
+        due_at = self._reader.due_at(self._interval_for(trust))
+        if due_at < math.inf and trust.state is TrustState.ON_TRIAL:
+            due_at = min(due_at, max(self._reader.next_at, trust.doubted_at + self.interval))
+        return due_at
+
+    async def wait(
+        self, job: WatchedJob, trust: FeedTrust, since: float, until: float, *, is_own: bool, is_patient: bool
+    ) -> bool:
         """Wait for an announcement made after `since`; return false at `until`, or when the trust is lost.
 
-        `is_own` says that the watcher sent the conversation's last prompt, whose own change is no news to it.
+        `is_own` says that the watcher sent the conversation's last prompt, whose own change is no news to it. One that
+        is patient waits also without trust, and until it is called: the result is false then.
         """
-        waiter = self._waiters.join(job, until)
+        waiter = self._waiters.join(job, until, is_patient=is_patient)
         try:
-            while self.replaces_polls(trust, job) and self._clock.monotonic() < until:
-                if job.has_news(since, is_own=is_own):
+            while self._clock.monotonic() < until and (is_patient or self.replaces_polls(trust, job)):
+                if is_own and job.is_doubtful and not job.is_only_prompt:
+                    job.judge(self._executor.server_clock.at)
+                # What may be the prompt itself is not worth a poll where one comes soon, or where news is not likely.
+                is_vague = is_own and job.is_doubtful and (is_patient or trust.state is TrustState.ON_TRIAL)
+                if job.has_news(since, is_own=is_own) and not is_vague:
                     return True
+                if is_patient and job.called_at > since:
+                    return False
                 if self._waiters.leader is None:
-                    await self._lead(waiter)
-                elif until <= self._lead_until:
-                    # Nothing can be announced before.
-                    await self._clock.sleep(until - self._clock.monotonic())
+                    await self._lead(waiter, trust)
                 else:
                     await waiter.sleep()
-            return job.has_news(since, is_own=is_own)
+            return job.has_news(since, is_own=is_own) and not (is_own and job.is_doubtful)
         finally:
             self._waiters.leave(job, waiter)
+
+    def call(self, job: WatchedJob) -> None:
+        """Let patient watchers of a conversation poll now."""
+        job.called_at = self._clock.monotonic()
+        self._waiters.wake(job)
+
+    def call_job(self, job_id: str) -> None:
+        """Let patient watchers of a conversation, if there are any, poll now."""
+        if (job := self._jobs.get(job_id)) is not None:
+            self.call(job)
 
     def observe_discovery(self, trust: FeedTrust, job: WatchedJob, alive: float, found: float) -> None:
         """Take in that a poll found by itself what should have been announced."""
         before, reason = trust.state, trust.reason
-        if before is TrustState.ON_TRIAL and len(self._jobs) < _WORTHWHILE:
+        if self._interval_for(trust) == math.inf:
             return  # It is not read now, so this is neither for nor against it.
-        if self._is_suspended or alive < self._reader.begun_at:
+        if alive < self._reader.begun_at:
             return  # It was not read then.
         trust.observe_discovery(job, alive, found)
         self._emit_if_changed(trust, before, reason)
 
-    async def _lead(self, waiter: Waiter) -> None:
+    def observe_end(self, trust: FeedTrust, job: WatchedJob, ended_at: float) -> None:
+        """Take in that an announced turn ended at `ended_at`, in the service's Unix time."""
+        earliest, latest = self._executor.server_clock.at(job.missed_at)
+        if -math.inf < earliest <= latest < math.inf:
+            before, reason = trust.state, trust.reason
+            trust.observe_lateness(earliest - ended_at, self.interval, self._clock.monotonic())
+            self._emit_if_changed(trust, before, reason)
+
+    async def _lead(self, waiter: Waiter, trust: FeedTrust) -> None:
         """Wait for the next reading on behalf of all, and make it."""
-        waiters = self._waiters
+        waiters, reader = self._waiters, self._reader
         waiters.leader = waiter
         try:
             now = self._clock.monotonic()
-            # A slow reading of another task may still be under way when the next one is due: not asked at each pass.
-            due = now + _RECHECK * self.interval if self._reader.is_reading else max(self._reader.next_at, now)
-            self._lead_until = min(due, waiter.until, max(waiters.next_deadline, now))
-            await self._clock.sleep(self._lead_until - now)
+            is_long = len(waiters) == waiters.patient
+            used = [one for one in (self.ends, self.messages) if one is trust or one.state is TrustState.TRUSTED]
+            due_at = min(map(self._due_at, used)) if is_long else reader.next_at
+            if due_at < math.inf:
+                # A slow reading of another task may still be under way when the next one is due: not asked at each pass.
+                due_at = now + _RECHECK * self.interval if reader.is_reading else max(due_at, now)
+            until = min(due_at, waiter.until, max(waiters.next_deadline, now))
+            await waiters.rest(self._clock, until, is_long=is_long)
             waiters.wake_expired(self._clock.monotonic())
-            if self._reader.is_due:
+            if reader.is_due(due_at):
                 await self._read()
-            else:
-                self._reader.postpone()
+            elif due_at <= self._clock.monotonic():
+                reader.postpone()
         finally:
             waiters.leader = None
 
@@ -194,7 +278,7 @@ class ChangeFeed:
                 trust.observe_reading(started_at, self.interval)
                 self._emit_if_changed(trust, state, reason)
         finally:
-            if len(self._jobs) < _FEW:
+            if self._impatient < _FEW:
                 self._waiters.wake_all()
             self._waiters.wake_expired(self._clock.monotonic())
 
@@ -205,7 +289,7 @@ class ChangeFeed:
         for job_id, row in changed.items():
             job = self._jobs.get(job_id)
             if job is not None:
-                job.announce(row, received_at, self._executor.server_clock.at)
+                job.announce(row, received_at, self._executor.server_clock.at, self._reader.previous_at)
                 self._waiters.wake(job)
 
     def _observe_failure(self, error: Exception) -> None:
@@ -279,18 +363,38 @@ class ChangeFeeds:
 
     def __init__(self, executor: RequestExecutor, polling: Polling, counters: PollCounters) -> None:
         self._executor = executor
-        self._lane = _lane(executor)
+        self._lane: RequestExecutor | None = None
         self._counters = counters
         self._polling = polling
-        self._feeds: dict[str, ChangeFeed] = {}
+        self._feeds: OrderedDict[str | None, ChangeFeed] = OrderedDict()
 
-    def of(self, agent_id: str | None) -> ChangeFeed | None:
-        """Return the feed of an agent; `None` where the agent is not known."""
-        if agent_id is None:
-            return None
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    def of(self, agent_id: str | None) -> ChangeFeed:
+        """Return the feed of an agent; where the agent is not known, one without a listing."""
         feed = self._feeds.get(agent_id)
         if feed is None:
+            # Made at the first use, because a test may have put another transport into the executor.
+            self._lane = self._lane or _lane(self._executor)
             feed = self._feeds[agent_id] = ChangeFeed(
                 self._executor, self._lane, self._polling, self._counters, agent_id
             )
+            if len(self._feeds) > _REMEMBERED:
+                self._forget()
+        self._feeds.move_to_end(agent_id)
         return feed
+
+    def call(self, turn: Turn) -> None:
+        """Let those who follow an idle conversation poll now: this session has sent a prompt there."""
+        for agent_id in {turn.agent_id, None}:
+            if (feed := self._feeds.get(agent_id)) is not None:
+                feed.call_job(turn.job_id)
+
+    def _forget(self) -> None:
+        """Forget the agents not used for longest, unless one of their conversations is watched."""
+        surplus = len(self._feeds) - _REMEMBERED
+        unused = [agent_id for agent_id, feed in self._feeds.items() if not feed.is_watched]
+        # The newest is about to be used.
+        for agent_id in unused[:-1][:surplus]:
+            del self._feeds[agent_id]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from nairi_async._nairi.polling.cadence import Cadence
 from nairi_async._nairi.polling.change_feed import ChangeFeeds
@@ -44,6 +45,8 @@ class TurnOrigin:
     """When the response to the prompt was received, by the same clock."""
     is_first: bool
     """Whether it began its conversation."""
+    number: int = field(factory=itertools.count().__next__, eq=False)
+    """The place of this turn among those that this process began, in the order of the responses to their prompts."""
 
 
 class PollingContext:
@@ -76,6 +79,8 @@ class PollingContext:
         if len(self._latest_turns) > _REMEMBERED:
             forgotten, _ = self._latest_turns.popitem(last=False)
             del self._first_turns[forgotten]
+        self.feeds.call(turn)
+
 
     def record_end(self, turn: Turn) -> bool:
         """Count the end of a turn once, and return whether this was the first call for the turn."""

@@ -7,7 +7,9 @@ session works: it must have announced what polls found by themselves, and cost l
 from __future__ import annotations
 
 import math
+from collections import deque
 from enum import Enum
+from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, field
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 # Seconds that the service's times may be rounded by.
 _ROUNDING: Final = 0.01
 # Seconds to which the service's time must be known to distinguish a prompt's own change from a very short turn.
-_SURE: Final = 0.1
+_SURE: Final = 0.3
 # Seconds that a poll's response may be behind: what was announced so long before may still be news to it.
 _STALE: Final = 1.0
 # A listing is trusted after it has announced this many discoveries.
@@ -33,9 +35,8 @@ _READINGS: Final = 10
 # Conversations of an agent that poll by themselves while its listing is on trial, where there are at least twice as
 # many: enough to find the first news as soon as all would, and few enough to cost little.
 PANEL: Final = 48
-# How long the others wait for a listing on trial, in seconds and as a share of the time waited.
-_TRIAL_PATIENCE: Final = 8.0
-_TRIAL_SHARE: Final = 0.1
+# How long the others wait for a listing on trial, in seconds.
+_TRIAL_PATIENCE: Final = 24.0
 # Pages that are charged at most to a kind of news that no watcher has awaited meanwhile.
 _MOST_PAGES: Final = 100.0
 # Seconds after which a listing that was switched off is tried anew; they double each time.
@@ -46,6 +47,8 @@ _LONGEST_BACKOFF: Final = 3600.0
 _FOLLOW_UPS: Final = 3
 _FOLLOW_UPS_TRIED: Final = 50
 _GAP_SHARE: Final = 0.02
+# Ends whose announcement is compared with the time that the service gives them; their median decides.
+_COMPARED: Final = 9
 
 
 class TrustState(Enum):
@@ -74,6 +77,7 @@ class FeedTrust:
     _unended: float = 0.0
     _gaps: float = 0.0
     _doubts: list[tuple[WatchedJob, float, float]] = field(factory=list)
+    _lateness: deque[float] = field(factory=lambda: deque(maxlen=_COMPARED))
 
     def observe_discovery(self, job: WatchedJob, alive: float, found: float) -> None:
         """Take in that a poll at `found` has found news that was not there at `alive`, both by the session's clock."""
@@ -107,6 +111,11 @@ class FeedTrust:
             self._saved /= 2.0
 
     @property
+    def doubted_at(self) -> float:
+        """When the oldest discovery was made of which it is not known yet whether it is announced; else infinity."""
+        return self._doubts[0][2] if self._doubts else math.inf
+
+    @property
     def follow_ups(self) -> int:
         """How many polls of a watcher's own follow an announced one that shows no end.
 
@@ -122,6 +131,16 @@ class FeedTrust:
         if self._unended > 4 * _FOLLOW_UPS_TRIED:
             self._unended /= 2.0
             self._gaps /= 2.0
+
+    def observe_lateness(self, seconds: float, grace: float, at: float) -> None:
+        """Take in that an announced end was not in a reading that began so many seconds after it; this costs no request.
+
+        Negative where the reading before the announcement began before the end.
+        """
+        self._lateness.append(seconds)
+        is_late = len(self._lateness) == _COMPARED and median(self._lateness) > grace
+        if is_late and self.state is TrustState.TRUSTED:
+            self.switch_off("it announces changes too late", at)
 
     def observe_cost(self, requests: float, saved: float) -> None:
         """Take in what a watcher's poll has cost because of the listing, and how many polls the listing has saved."""
@@ -148,6 +167,7 @@ class FeedTrust:
         if self.state is TrustState.OFF and at >= self.retry_at:
             self.state, self.retry_at, self._doubts = TrustState.ON_TRIAL, math.inf, []
             self._proofs = self._readings = 0
+            self._lateness.clear()
             self._cost = self._saved = self._pages = 0.0
 
     def _was_announced(self, job: WatchedJob, alive: float) -> bool:
@@ -164,13 +184,14 @@ class FeedTrust:
         return True
 
 
-def trial_patience(waited: float, jitter: float) -> float:
+def trial_patience(jitter: float) -> float:
     """Return the seconds that a conversation outside of the panel waits for a listing on trial before it is polled.
 
-    While the trial lasts, this is how late its news can be found if the listing is wrong: eight seconds, or a tenth of
-    the time waited, a fifth more by `jitter` in [0, 1). The trial ends soon after the panel has found its first news.
+    It is spread by `jitter` in [0, 1), and less than thirty: while the trial lasts, so late news can be found if the
+    listing is wrong. The panel polls by itself, and what it finds ends the trial of a wrong listing within seconds, so
+    about one conversation in `PANEL` has news before that.
     """
-    return max(_TRIAL_PATIENCE, _TRIAL_SHARE * waited) * (0.8 + 0.4 * jitter)
+    return _TRIAL_PATIENCE * (0.8 + 0.4 * jitter)
 
 
 @define(eq=False)
@@ -182,17 +203,26 @@ class WatchedJob:
     """Whether its own polls test the listing while that is on trial for the first time."""
     moved_at: float = float("-inf")
     """When the last page that announced it was received, by the session's clock."""
+    missed_at: float = float("-inf")
+    """When the reading before that one began, which did not announce it."""
     is_doubtful: bool = False
     """Whether the last change may have been the prompt itself: to follow it proves nothing about the listing."""
     is_only_prompt: bool = False
     """Whether the last change is the prompt itself: no news for the watcher that sent it."""
+    called_at: float = float("-inf")
+    """When this session last had a reason of its own to poll it: it sent a prompt, or a turn before it has ended."""
     prompted: tuple[float, float] | None = None
     """When its last prompt was sent and answered, by the session's clock, until that change was listed."""
+    _in_question: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def announce(
-        self, row: ConversationSummary, at: float, server_time: Callable[[float], tuple[float, float]]
+        self,
+        row: ConversationSummary,
+        at: float,
+        server_time: Callable[[float], tuple[float, float]],
+        missed_at: float = float("-inf"),
     ) -> None:
-        """Take in that a page received at `at` has listed a change.
+        """Take in that a page received at `at` has listed a change, and the reading begun at `missed_at` had not.
 
         `server_time` returns the bounds of the service's time at a time of the session's clock.
         """
@@ -200,14 +230,18 @@ class WatchedJob:
         prompted, self.prompted = self.prompted, None
         # A job that is no longer active has changed by more than its prompt.
         if prompted is not None and row.status == "active" and row.updated_at is not None:
-            sent_at, answered_at = prompted
-            earliest, latest = server_time(answered_at)
-            # The row was stamped between the sending and the response. Where the service's time is not known closely,
-            # a short turn could have ended by then as well.
-            stamped = row.updated_at.timestamp()
-            self.is_doubtful = server_time(sent_at)[0] - _ROUNDING <= stamped <= latest + _ROUNDING
-            self.is_only_prompt = self.is_doubtful and latest - earliest <= _SURE
-        self.moved_at = at
+            self._in_question = (*prompted, row.updated_at.timestamp())
+            self.judge(server_time)
+        self.moved_at, self.missed_at = at, missed_at
+
+    def judge(self, server_time: Callable[[float], tuple[float, float]]) -> None:
+        """Decide whether the last change is the prompt's own, by what is known of the service's time now."""
+        sent_at, answered_at, stamped = self._in_question
+        earliest, latest = server_time(answered_at)
+        # The row was stamped between the sending and the response. Where the service's time is not known closely, a
+        # short turn could have ended by then as well.
+        self.is_doubtful = server_time(sent_at)[0] - _ROUNDING <= stamped <= latest + _ROUNDING
+        self.is_only_prompt = self.is_doubtful and latest - earliest <= _SURE
 
     def has_news(self, since: float, *, is_own: bool) -> bool:
         """Return whether a change was announced after `since`; a prompt is no news to a watcher whose own it is."""

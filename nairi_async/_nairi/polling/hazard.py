@@ -33,14 +33,14 @@ _ENOUGH: Final = 5.0
 class HazardEstimate:
     """The learnt distribution of one kind of waiting time."""
 
-    __slots__ = ("_events", "_exposure", "_root_hazards", "count")
+    __slots__ = ("_events", "_exposure", "_sum_of_events", "_sum_of_exposure", "count")
 
     def __init__(self) -> None:
         self.count = 0.0
         """Events observed, faded."""
         self._events = [0.0] * _BINS
         self._exposure = [0.0] * _BINS
-        self._root_hazards: list[float] | None = None
+        self._sum_of_events = self._sum_of_exposure = 0.0
 
     @property
     def is_known(self) -> bool:
@@ -50,15 +50,16 @@ class HazardEstimate:
     @property
     def mean_hazard(self) -> float:
         """Events a second over all time observed; zero before any was observed."""
-        exposure = sum(self._exposure)
-        return sum(self._events) / exposure if exposure > 0 else 0.0
+        return self._sum_of_events / self._sum_of_exposure if self._sum_of_exposure > 0 else 0.0
 
     def observe_survival(self, since: float, alive: float) -> None:
         """Learn that something which went on after `since` seconds still did after `alive`.
 
-        Called at each poll and not only at the end: otherwise what ends soon would be known long before what lasts.
+        Called at each poll and not only at the end: otherwise what ends soon would be known long before what lasts. A
+        turn that lasts far longer than all before it so learns from its own survival, and is soon polled less often.
         """
         _spread(self._exposure, since, alive, 1.0)
+        self._sum_of_exposure += max(0.0, alive - since)
 
     def observe_end(self, alive: float, found: float) -> None:
         """Learn that something which still went on after `alive` seconds was found to be over at `found`."""
@@ -68,8 +69,9 @@ class HazardEstimate:
             # It ended somewhere in between: on average it survived half of the interval.
             _spread(self._exposure, alive, found, 0.5)
             _spread(self._events, alive, found, 1.0 / (found - alive))
+            self._sum_of_exposure += 0.5 * (found - alive)
+            self._sum_of_events += 1.0
             self.count += 1.0
-        self._root_hazards = None
 
     def next_interval(self, elapsed: float, integral: float, longest: float) -> float:
         """Return the seconds to the next poll after `elapsed` seconds of waiting, at most `longest`.
@@ -77,15 +79,17 @@ class HazardEstimate:
         The law of optimal inspection: polls are as dense as the square root of the hazard. So the interval ends where
         that root, integrated over time from `elapsed` on, reaches `integral`.
         """
-        roots = self._root_hazards if self._root_hazards is not None else self._estimate()
+        # Where little was seen, the hazard is drawn to its mean.
+        prior_exposure = _PRIOR / (self.mean_hazard or 1.0)
         bin_ = min(bisect_right(BIN_EDGES, elapsed) - 1, _BINS - 1)
         position, left = elapsed, integral
         while True:
             edge = BIN_EDGES[bin_ + 1] if bin_ < _BINS - 1 else math.inf
-            step = left / roots[bin_]
+            root = math.sqrt((self._events[bin_] + _PRIOR) / (self._exposure[bin_] + prior_exposure))
+            step = left / root
             if position + step <= edge or edge - elapsed >= longest:
                 return min(longest, position + step - elapsed)
-            left -= (edge - position) * roots[bin_]
+            left -= (edge - position) * root
             position = edge
             bin_ += 1
 
@@ -106,25 +110,18 @@ class HazardEstimate:
         if not len(events) == len(exposure) == _BINS or not all(0 <= figure < math.inf for figure in figures):
             raise ConfigurationError("this is not an exported cadence, or one of another version")
         estimate._events, estimate._exposure = events, exposure
+        estimate._sum_of_events, estimate._sum_of_exposure = sum(events), sum(exposure)
         return estimate
 
     def _fade(self) -> None:
         kept_share = 1.0 - 1.0 / _MEMORY
         self.count *= kept_share
+        self._sum_of_events *= kept_share
+        self._sum_of_exposure *= kept_share
         for figures in (self._events, self._exposure):
             for bin_, figure in enumerate(figures):
                 if figure:
                     figures[bin_] = figure * kept_share
-
-    def _estimate(self) -> list[float]:
-        """Compute the square root of the hazard in each bin; where little was seen, it is drawn to the mean hazard."""
-        mean = self.mean_hazard or 1.0
-        prior_exposure = _PRIOR / mean
-        self._root_hazards = [
-            math.sqrt((events + _PRIOR) / (exposure + prior_exposure))
-            for events, exposure in zip(self._events, self._exposure, strict=True)
-        ]
-        return self._root_hazards
 
 
 def _spread(figures: list[float], begin: float, end: float, density: float) -> None:

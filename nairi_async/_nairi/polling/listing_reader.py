@@ -40,17 +40,23 @@ class ListingReader:
         self._pages = ListingPages()
         self._rest: PageQuery | None = None
         self.next_at = -math.inf
-        """When the next reading is due."""
+        """When the next reading is due at the earliest."""
         self.begun_at = math.inf
         """When the first reading began: what happened before is not announced. Infinite before that."""
         self.is_reading = False
         """Whether a reading is under way."""
+        self.previous_at = -math.inf
+        """When the reading before the one under way, or before the last one, began; minus infinity before two."""
+        self._started_at = -math.inf
 
-    @property
-    def is_due(self) -> bool:
-        """Whether a reading should begin now: not while the service has asked for less."""
+    def due_at(self, interval: float) -> float:
+        """Return when the next reading is due, where they are at least `interval` seconds apart."""
+        return self.next_at + max(0.0, interval - self._interval) if interval < math.inf else math.inf
+
+    def is_due(self, at: float) -> bool:
+        """Return whether a reading that is due at `at` should begin now: not while the service has asked for less."""
         is_throttled = self._executor.limiter.is_throttled() or self._lane.limiter.is_throttled()
-        return not self.is_reading and not is_throttled and self._executor.clock.monotonic() >= self.next_at
+        return not self.is_reading and not is_throttled and self._executor.clock.monotonic() >= at
 
     def postpone(self) -> None:
         """Let the next reading be due no earlier than an interval from now, if it should be due before."""
@@ -61,6 +67,7 @@ class ListingReader:
     def reset(self) -> None:
         """Forget what was listed: the next reading is a first one."""
         self._pages, self._rest, self.begun_at = ListingPages(), None, math.inf
+        self._started_at = -math.inf
 
     async def read(self, on_page: Callable[[dict[str, ConversationSummary], float], object]) -> bool:
         """Read what has changed since the last reading, and return whether that was all of it.
@@ -74,6 +81,7 @@ class ListingReader:
         executor = self._executor
         self.is_reading = True
         started_at = executor.clock.monotonic()
+        self.previous_at, self._started_at = self._started_at, started_at
         # Not in step with the service's seconds, nor with other sessions.
         self.next_at = started_at + self._interval * (1.0 + _JITTER * (2.0 * executor.random() - 1.0))
         try:

@@ -17,12 +17,13 @@ from nairi_async.errors import NairiError, WatchTimeoutError
 from nairi_async.hooks import PollPlanned, TurnEnded
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from typing import Any
 
     from nairi_async._nairi.polling.cadence import Kind
     from nairi_async._nairi.polling.context import PollingContext, TurnOrigin
     from nairi_async._nairi.polling.shared_reads import SharedRead, Snapshot
-    from nairi_async.models import Turn, Usage
+    from nairi_async.models import Message, Turn, Usage
 
 log = logging.getLogger("nairi_async.polling")
 
@@ -30,6 +31,11 @@ _T = TypeVar("_T")
 
 # Seconds that the last poll may take after the end of the whole wait.
 _GRACE: Final = 2.0
+# Seconds that the service's times may be rounded by.
+_ROUNDING: Final = 0.5
+# Stated delays within which it must be known when a queued turn began, to learn from its length; and the longest
+# interval, in stated delays, of a queued turn with none before it, until a share of the time queued is longer.
+_LONG_QUEUED: Final = 8.0
 
 
 @define
@@ -67,16 +73,21 @@ class Poller:
     """
 
     __slots__ = (
+        "_came_at",
         "_context",
         "_deadline",
         "_is_exhausted",
         "_kind",
         "_origin",
+        "_patience",
         "_polls",
+        "_queued_at",
+        "_queued_since",
         "_schedule",
         "_started_at",
         "_subscription",
         "_timeout",
+        "_updated_at",
         "target",
     )
 
@@ -93,9 +104,18 @@ class Poller:
         self._subscription: Subscription | None = None
         self._started_at = -math.inf
         self._deadline = math.inf
+        # When the service says that the prompt came.
+        self._came_at: datetime | None = None
+        # And when it last changed: at the end of its turn, once that is over.
+        self._updated_at: datetime | None = None
         # Whether a poll after the deadline has shown that the turn is still running.
         self._is_exhausted = False
         self._polls = 0
+        # Seconds between two polls while no news is likely; `None` while there may be some at any time.
+        self._patience: float | None = None
+        # When the turn was last seen queued, and when first.
+        self._queued_at: float | None = None
+        self._queued_since = -math.inf
 
     @property
     def started_at(self) -> float:
@@ -110,6 +130,11 @@ class Poller:
         return max(0.0, self._deadline - self._context.clock.monotonic())
 
     @property
+    def patience(self) -> float:
+        """Seconds from the last poll to the next while no news is likely; zero otherwise."""
+        return self._patience or 0.0
+
+    @property
     def was_announced(self) -> bool:
         """Whether the poll that is due was announced by a listing, so that news is likely."""
         return self._subscription is not None and self._subscription.was_announced
@@ -121,20 +146,27 @@ class Poller:
             WatchTimeoutError: the whole wait is over, and the last poll showed that the turn is still running.
         """
         # All in one frame: thousands wait here, and each frame is memory for every one of them.
-        schedule, subscription = self._begin(), self._subscription
+        schedule, subscription = self._begin()
         if self._is_exhausted and self._is_over:
             raise self.target.timeout_error()
         clock, counters = self._context.clock, self._context.counters
-        if subscription is not None:
-            subscription.was_announced = False
+        subscription.was_announced = is_due = False
+        subscription.begin_wait()
         counters.open_watches += 1
         try:
-            if subscription is not None and schedule.may_await_announcement and subscription.replaces_polls:
+            if self._patience is not None and not schedule.is_fixed:
+                until = min(self._deadline, schedule.polled_at + self._patience)
+                self._emit_plan(until, is_announced=True)
+                subscription.was_announced = await subscription.wait(schedule.polled_at, until, is_patient=True)
+                wait = 0.0 if subscription.was_announced else self._wait_after_call(schedule, subscription)
+                if wait > 0:
+                    await clock.sleep(wait)
+            elif schedule.may_await_announcement and subscription.replaces_polls:
                 is_trial, until = True, self._deadline
                 while is_trial:
                     # A listing that has become trusted meanwhile is awaited longer.
                     is_trial = not subscription.is_trusted
-                    until = min(self._deadline, schedule.polled_at + self._patience(schedule, subscription))
+                    until = min(self._deadline, schedule.polled_at + self._listing_patience(subscription))
                     self._emit_plan(until, is_announced=True)
                     subscription.was_announced = await subscription.wait(schedule.polled_at, until)
                     is_trial = is_trial and subscription.is_trusted and not subscription.was_announced
@@ -146,10 +178,12 @@ class Poller:
                 wait = self._wait_until(schedule.next_poll_at)
                 if wait > 0:
                     await clock.sleep(wait)
-                if subscription is not None and not schedule.is_fixed:
+                if not schedule.is_fixed:
                     await subscription.try_out()
+            is_due = True
         finally:
             counters.open_watches -= 1
+            subscription.end_wait(is_due=is_due)
 
     async def read(self, shared: SharedRead[_T], at: float, *, may_lag: bool = True) -> Snapshot[_T]:
         """Return a read that was requested at `at` or later.
@@ -180,34 +214,54 @@ class Poller:
         finally:
             context.counters.open_watches -= 1
 
-    def observe_status(self, message_id: str, status: str) -> None:
-        """Record the status that a read has shown."""
+    def observe_prompt(self, prompt: Message) -> None:
+        """Record the status of the user message that a read has shown."""
+        was_queued, status = self.target.status == "queued", prompt.status
         self.target.status = status
-        self._context.observe_status(self.target.job_id, message_id, status)
-        if status == "queued" and self._timeout == DEFAULT_TIMEOUT:
+        self._came_at, self._updated_at = prompt.created_at, prompt.updated_at
+        self._context.observe_status(self.target.job_id, prompt.id, status)
+        if (status == "queued" or was_queued) and self._timeout == DEFAULT_TIMEOUT:
             # The default is generous for a turn that runs. How long one is queued depends on how many are before it.
             self._deadline = self._context.clock.monotonic() + self._timeout
 
-    def observe_poll(self, read: Snapshot[Any], *, news: bool) -> None:
-        """Record a poll that has not found the end, and plan the next one."""
-        schedule, subscription = self._begin(), self._subscription
-        self._is_exhausted = read.started_at >= self._deadline
-        self._account(read.started_at, news=news)
-        follow_up = (
-            subscription.plan_follow_up(schedule.polled_at, read.started_at) if subscription is not None else None
-        )
-        schedule.record_poll(read.started_at, news=news, jitter=self._context.random(), received_at=read.received_at)
-        if follow_up is not None:
-            schedule.hasten(read.received_at + follow_up)
+    def observe_poll(self, read: Snapshot[Any], *, news: bool, idle_since: float | None = None) -> None:
+        """Record a poll that has not found the end, and plan the next one.
+
+        With `idle_since`, no turn is open since then.
+        """
+        schedule, subscription = self._begin()
+        context, at = self._context, read.started_at
+        jitter = context.random()
+        self._is_exhausted = at >= self._deadline
+        place = subscription.observe_status(self.target.status or "", self._came_at, at) if idle_since is None else None
+        if place is None:
+            self._leave_queue(at)
+        self._account(at, news=news)
+        follow_up = subscription.plan_follow_up(schedule.polled_at, at)
+        self._patience = None
+        if idle_since is not None:
+            self._patience = subscription.idle_patience(at - idle_since, context.polling, jitter)
+            schedule.record_rest(at, self._patience, jitter=jitter, received_at=read.received_at)
+        elif place is not None and not news:
+            self._rest_in_queue(read, place, jitter)
+        else:
+            schedule.record_poll(at, news=news, jitter=jitter, received_at=read.received_at)
+            if follow_up is not None:
+                schedule.hasten(read.received_at + follow_up)
 
     def observe_end(self, read: Snapshot[Any]) -> FoundEnd:
         """Record that a poll has found the end of the turn, and return what can be reported of it."""
-        schedule, found_at = self._begin(), read.started_at
+        schedule, subscription = self._begin()
+        found_at = read.started_at
+        self._leave_queue(found_at)
+        ended_at = self._service_time(schedule, found_at)
         delay = schedule.expected_delay(found_at)
-        self._account(found_at, news=True)
+        if ended_at is not None:
+            delay = max(0.0, sum(self._context.executor.server_clock.at(found_at)) / 2.0 - ended_at)
+        self._account(found_at, news=True, delay=delay)
         schedule.observe_news(found_at)
-        if self._subscription is not None:
-            self._subscription.observe_end()
+        subscription.observe_end(found_at, found_at - delay, ended_at)
+        self._patience = None
         # What there is left to read is read, even if the time is over.
         self._deadline = max(self._deadline, read.received_at + self._context.polling.settle + _GRACE)
         return FoundEnd(found_at, delay)
@@ -231,15 +285,15 @@ class Poller:
 
     def poll_at(self, at: float) -> None:
         """Override the cadence: poll next at `at`."""
-        self._begin().poll_at(at)
+        self._begin()[0].poll_at(at)
 
     @property
     def _is_over(self) -> bool:
         return self._context.clock.monotonic() >= self._deadline
 
-    def _begin(self) -> Schedule:
-        if self._schedule is not None:
-            return self._schedule
+    def _begin(self) -> tuple[Schedule, Subscription]:
+        if self._schedule is not None and self._subscription is not None:
+            return self._schedule, self._subscription
         context, origin, agent_id = self._context, self._origin, self.target.agent_id
         now = self._started_at = context.clock.monotonic()
         self._deadline = now + self._timeout
@@ -247,18 +301,63 @@ class Poller:
         schedule = self._schedule = Schedule(
             context.cadence, agent_id, self._kind, started_at, is_start_known=origin is not None
         )
-        feed = context.feeds.of(agent_id) if self._kind != "progress" else None
-        if feed is not None:
-            self._subscription = Subscription(feed, self.target.job_id, self._kind, origin)
+        # What moves with each progress entry is not worth a reading of the listing.
+        feed = context.feeds.of(agent_id if self._kind != "progress" else None)
+        subscription = self._subscription = Subscription(feed, self.target.job_id, self._kind, origin)
         if origin is not None and origin.answered_at is not None:
             # There is nothing to see at the very beginning. A turn that was found later may have ended long ago.
             schedule.record_poll(origin.sent_at, news=False, jitter=context.random())
-        return schedule
+        return schedule, subscription
 
-    def _patience(self, schedule: Schedule, subscription: Subscription) -> float:
+    def _service_time(self, schedule: Schedule, found_at: float) -> float | None:
+        """Return the Unix time that the service gives the end, where it falls between the last two polls."""
+        updated_at = self._updated_at
+        server_time = self._context.executor.server_clock.at
+        earliest, latest = server_time(schedule.polled_at)[0], server_time(found_at)[1]
+        if updated_at is None or not -math.inf < earliest <= latest < math.inf:
+            return None
+        # Some services cut their times to whole seconds.
+        ended_at = updated_at.timestamp() + (0.0 if updated_at.microsecond else 0.5)
+        return ended_at if earliest - _ROUNDING <= ended_at <= latest + _ROUNDING else None
+
+    def _rest_in_queue(self, read: Snapshot[Any], place: int, jitter: float) -> None:
+        """Plan the next poll of a turn that is queued: seldom behind others, else as soon as a new turn is polled."""
+        schedule, subscription = self._begin()
+        at, polling = read.started_at, self._context.polling
+        if self._queued_at is None:
+            self._queued_since = at
+        self._queued_at = at
+        queued = at - self._queued_since
+        if place:
+            self._patience = subscription.queue_patience(place, queued, polling, jitter)
+        interval = self._patience
+        if interval is None and polling.fraction * queued > _LONG_QUEUED * polling.delay:
+            interval = min(polling.maximum, polling.fraction * queued)
+        schedule.record_rest(at, interval, jitter=jitter, received_at=read.received_at)
+
+    def _wait_after_call(self, schedule: Schedule, subscription: Subscription) -> float:
+        """Return the seconds to the next poll of a turn that is called because one before it has ended.
+
+        It runs now, presumably, and its end is not yet near.
+        """
+        freed_at = subscription.feed.queue.freed_at
+        if self._queued_at is None or freed_at <= schedule.polled_at:
+            return 0.0
+        return self._wait_until(schedule.first_poll_at(freed_at, self._context.random()))
+
+    def _leave_queue(self, at: float) -> None:
+        """Count the wait from when the turn began to run, where it was queued until now."""
+        schedule, subscription = self._begin()
+        if self._queued_at is not None:
+            queued_at, self._queued_at = self._queued_at, None
+            freed_at = subscription.feed.queue.freed_at
+            is_known = queued_at < freed_at <= at or at - queued_at <= _LONG_QUEUED * self._context.polling.delay
+            began_at = freed_at if queued_at < freed_at <= at else (queued_at + at) / 2.0
+            schedule.restart(began_at, is_start_known=is_known)
+
+    def _listing_patience(self, subscription: Subscription) -> float:
         """Return the seconds after the last poll within which the next one comes even without an announcement."""
-        waited = schedule.waited(self._context.clock.monotonic())
-        return subscription.patience(waited, self._context.polling.maximum, self._context.random())
+        return subscription.patience(self._context.polling.maximum, self._context.random())
 
     def _wait_without_listing(self, schedule: Schedule, until: float) -> float:
         """Return the seconds to the next poll after a wait for the listing ended without an announcement."""
@@ -285,12 +384,11 @@ class Poller:
             )
             hooks.emit(log, planned)
 
-    def _account(self, started_at: float, *, news: bool) -> None:
-        """Count what a poll has found, and let the listing be judged by it."""
-        schedule = self._begin()
+    def _account(self, started_at: float, *, news: bool, delay: float | None = None) -> None:
+        """Count what a poll has found, and let the listing be judged by it; `delay` is how old its news is."""
+        schedule, subscription = self._begin()
         if not schedule.has_polled or started_at <= schedule.polled_at:
             return
         if news:
-            self._context.counters.discovered(schedule.expected_delay(started_at))
-        if self._subscription is not None:
-            self._subscription.account(schedule, started_at, news=news)
+            self._context.counters.discovered(schedule.expected_delay(started_at) if delay is None else delay)
+        subscription.account(schedule, started_at, news=news, was_patient=self._patience is not None)

@@ -87,6 +87,28 @@ class Schedule:
         self.is_fixed, self.polled_at = False, polled_at
         return self.interval
 
+    def record_rest(self, polled_at: float, interval: float | None, *, jitter: float, received_at: float) -> float:
+        """Record a poll that showed that what is awaited has not begun, and return the seconds to the next.
+
+        `interval` is seconds; without it, the next poll comes as soon as the first one of a wait that begins now would.
+        The cadence learns nothing from the rest, nor from the wait after it before `restart`.
+        """
+        if interval is None:
+            interval, _ = self._cadence.plan_interval(self._agent_id, self._kind, 0.0, jitter=jitter)
+        self._started_at, self._no_news_until = polled_at, 0.0
+        self._is_start_known = self._interval_is_learnt = False
+        self.interval, self.is_fixed, self.polled_at = interval, False, polled_at
+        self.next_poll_at = max(polled_at + interval, received_at + interval / 2.0)
+        return interval
+
+    def first_poll_at(self, started_at: float, jitter: float) -> float:
+        """Return when the first poll is due of a wait that began at `started_at`."""
+        return started_at + self._cadence.plan_interval(self._agent_id, self._kind, 0.0, jitter=jitter)[0]
+
+    def restart(self, started_at: float, *, is_start_known: bool) -> None:
+        """Count the wait from `started_at` on: what is awaited has begun then."""
+        self._started_at, self._no_news_until, self._is_start_known = started_at, 0.0, is_start_known
+
     def waited(self, now: float) -> float:
         """Return the seconds for which news has been awaited."""
         return max(0.0, now - self._started_at)

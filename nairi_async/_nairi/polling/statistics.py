@@ -18,8 +18,8 @@ class Stats(RequestStats):
     discoveries: int
     """Polls that found news."""
     discovery_delay: float | None
-    """Mean seconds between an event and its discovery, taken as half of the time since the poll before; `None` before
-    the first."""
+    """Mean seconds between an event and its discovery: by the time that the service gives the end of a turn, where that
+    is plausible, else half of the time since the poll before; `None` before the first."""
     open_watches: int
     """Watchers that wait for news right now, between two polls or for the response to one."""
 

@@ -40,6 +40,7 @@ class Tracker:
         "_end",
         "_ended_at",
         "_follow",
+        "_idle_since",
         "_last_read",
         "_messages",
         "_poller",
@@ -82,6 +83,7 @@ class Tracker:
         self._created_at = context.clock.monotonic()
         self._end: FoundEnd | None = None
         self._ended_at: float | None = None
+        self._idle_since: float | None = None
         # Of a single turn alone: of a conversation that is followed for days they would pile up.
         self._messages: list[Message] = []
         self._last_read: Sequence[Message] = ()
@@ -115,9 +117,6 @@ class Tracker:
             messages = await self._read_conversation()
         else:
             messages = await self._read_message(message_id)
-        user = self._timeline.user
-        if user is not None:
-            self._poller.observe_status(user.id, user.status)
         return messages
 
     def is_further(self, message: Message, cursor: str) -> bool:
@@ -148,6 +147,7 @@ class Tracker:
         read = await self._reader.read_message(message_id)
         check_conversation(read.value, self._target.job_id)
         self._timeline.observe_message(read.value)
+        self._observe_status()
         if self._timeline.has_ended:
             self._end = self._poller.observe_end(read)
             self._record_end(read.received_at, due_at=read.received_at)
@@ -159,10 +159,15 @@ class Tracker:
         # At the end, a read that is not older than the end.
         read = await self._reader.read_conversation(-math.inf if self._ended_at is None else self._ended_at)
         messages = self._timeline.observe(read.value)
+        self._observe_status()
         if self._timeline.missing is None:
             self._reader.leave_progress_out()
         log.debug("conversation %s: %d bytes, %d new", self._target.job_id, read.weight, len(messages))
         return self._judge_end(read, messages)
+
+    def _observe_status(self) -> None:
+        if (user := self._timeline.user) is not None:
+            self._poller.observe_prompt(user)
 
     def _judge_end(self, read: Snapshot[tuple[Message, ...]], messages: list[Message]) -> Sequence[Message]:
         """Decide whether the watch is over: with a read that began after the end was seen and had settled."""
@@ -171,7 +176,7 @@ class Tracker:
         is_another = self._timeline.prompts > self._prompts
         self._prompts = self._timeline.prompts
         if not self._timeline.has_ended or is_unseen:
-            self._ended_at = None
+            self._ended_at = self._idle_since = None
             self._poller.observe_poll(read, news=bool(messages))
         elif self._ended_at is None or (is_another and not self._is_single):
             # A turn that began and ended between two polls settles as any other.
@@ -191,10 +196,12 @@ class Tracker:
         self.is_finished = not self._follow
         self._last_read = read.value if self._is_single else ()
         self._emit_end(messages)
-        self._poller.observe_poll(read, news=bool(messages))
-        if self._follow and self._reader.next_at > read.started_at:
+        if messages or self._idle_since is None:
+            self._idle_since = read.started_at
+        self._poller.observe_poll(read, news=bool(messages), idle_since=self._idle_since)
+        if self._reader.next_at > read.started_at + self._poller.patience:
             # Nothing runs, so no small read shows more: a heavy conversation is left alone for a while.
-            self._poller.poll_at(max(self._reader.next_at, read.started_at + self._context.polling.delay))
+            self._poller.poll_at(self._reader.next_at)
 
     def _emit_end(self, messages: Sequence[Message]) -> None:
         user, end, self._end = self._timeline.user, self._end, None

@@ -115,7 +115,7 @@ class TurnWaiter:
     def _judge(self, prompt: Message, read: Snapshot[Any]) -> FoundEnd | None:
         """Take in a read of the user message, and return the end if it shows one."""
         check_conversation(prompt, self._turn.job_id)
-        self._poller.observe_status(prompt.id, prompt.status)
+        self._poller.observe_prompt(prompt)
         if prompt.is_terminal:
             return self._poller.observe_end(read)
         self._poller.observe_poll(read, news=False)

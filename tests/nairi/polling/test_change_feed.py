@@ -284,6 +284,7 @@ async def asked(
     rewrite: Rewrite | None = None,
 ) -> tuple[Simulator, float]:
     """Ask many prompts of one agent at once; the simulator afterwards, and the mean delay of discovery."""
+    random.seed(7)  # of the session
     clock, rng = VirtualClock(), random.Random(5)
     async with Simulator(clock=clock, quirks=quirks) as simulator:
         simulator.agent("my-agent", lambda _prompt, _turn: script(rng))  # type: ignore[operator]
@@ -651,7 +652,7 @@ async def test_a_panel_tests_the_listing_for_many(clock: VirtualClock, moves: An
     assert sum(late) / len(late) < 1.9
 
 
-@given(st.floats(0, 1e5), st.floats(0, 1, exclude_max=True))
-def test_the_wait_for_a_listing_on_trial_is_bounded(waited: float, jitter: float) -> None:
-    """What a wrong listing can cost before it is found out: about eight seconds, or a tenth of the time waited."""
-    assert 6 < trial_patience(waited, jitter) <= 1.2 * max(8.0, 0.1 * waited)
+@given(st.floats(0, 1, exclude_max=True))
+def test_the_wait_for_a_listing_on_trial_is_bounded(jitter: float) -> None:
+    """What a wrong listing can cost before it is found out: less than 30 s."""
+    assert 15 < trial_patience(jitter) < 30
