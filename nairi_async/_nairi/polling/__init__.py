@@ -15,31 +15,42 @@ log-normal turns: 0.64 of the requests of a fixed interval with the same delay f
 **What to poll (`turn_waiter`, `tracker`, `conversation_reader`).** While a turn runs, its user message is read. The
 conversation is read once after the end, or, where replies are watched, as often as its weight allows.
 
-**The trial of the listing (`feed_trust`, `change_feed`, `subscription`).** What moves a job's `updated_at` is
-undocumented. So the listing is read next to the watchers' own polls until it has announced what three of them found,
-and then replaces polls. It is given up with one log record when a poll finds what it did not announce, when it
-announces too late, or when it costs more than the polls that it saves; after a back-off it is tried anew. An outage, a
-change that a later prompt hides and what happened before the first reading are no evidence against it.
+**The trial of the listing (`feed_trust`, `change_feed`, `change_feeds`, `subscription`).** What moves a job's
+`updated_at` is undocumented. So the listing is read next to the watchers' own polls until it has announced what three
+of them found, and then replaces polls. It is given up with one log record when a poll finds what it did not announce,
+when it announces too late, or when it costs more than the polls that it saves; after a back-off it is tried anew. An
+outage, a change that a later prompt hides and what happened before the first reading are no evidence against it.
 
-| rule | requests | stated risk |
-| --- | --- | --- |
-| On the first trial a panel of 48 polls by itself; of at least 96, the others wait for the listing | 0.7 a turn before the trust, of turns of a minute | while a wrong listing is on trial, about one turn in 48 is found up to 29 s late (`trial_patience`) |
-| A trusted listing is waited for | 1.3 to 2 a turn with a thousand conversations | a single end that it does not announce is found after five times `Polling.maximum` |
-| Up to three own polls follow an announced one that shows no end | at most 3, 1 where they find nothing | a status that turns more than 7 s after an announced reply counts as an end not announced |
-| Its lateness is measured by the service's own times | none | up to nine ends are as late as the listing |
-| A turn that is queued behind others of this session is polled seldom; each end calls the next | 1 to 2 a turn, and those of its own length | an agent that does not run turns in the order of their prompts: found after `Polling.maximum`, a quarter of the time queued, or two delays for each turn before it, until that is noticed; with a trusted listing, when it is read |
-| A conversation that is followed and has no open turn is polled after a fifth of its idle time, at most `Polling.maximum` | 120 an hour; with a trusted listing 24, and 120 readings for all together | a prompt from elsewhere is found so late; with a trusted listing, after five times `Polling.maximum` at most. This session's own prompts are noticed at once |
-| A turn that outlasts all before it learns from its own survival | 360 polls for 50 minutes, at an agent of 5 s | found up to `Polling.maximum` late |
+What each rule costs in requests, and its stated risk:
 
-**Who reads (`listing_reader`, `listing_pages`, `waiters`, `shared_reads`, `agent_queue`).** There is no background task.
-Of the watchers that wait for the listing one leads and reads it for all; identical reads at one time are one request.
-For patient watchers alone, of queued turns and idle conversations, it is read every `Polling.maximum` seconds.
+* On the first trial a panel of 48 polls by itself; of at least 96, the others wait for the listing. 0.7 requests a turn
+  before the trust, with a thousand turns of a minute. While a wrong listing is on trial, about one turn in 48 is found
+  up to 29 s late (`trial_patience`).
+* A trusted listing is waited for. 1.3 to 2 requests a turn with a thousand conversations. A single end that it does not
+  announce is found after five times `Polling.maximum`.
+* Up to three own polls follow an announced one that shows no end, one where they find nothing. A status that turns more
+  than seven delays after its reply was announced counts as an end that is not announced.
+* The listing's lateness is measured by the service's own times. No request. Up to nine ends are as late as the listing.
+* A turn that is queued behind others of this session is polled seldom, and each end calls the next. Two requests a turn
+  more than for its own length. An agent that does not run turns in the order of their prompts: a turn is found after
+  `Polling.maximum`, a quarter of the time queued, or two delays for each turn before it, until that is noticed; with
+  a trusted listing after the next reading.
+* A conversation that is followed and has no open turn is polled after a fifth of its idle time, at most after
+  `Polling.maximum`: 120 requests an hour. With a trusted listing 24, and 120 readings for all together. So late is a
+  prompt from elsewhere found; with a trusted listing, after five times `Polling.maximum` at most. This session's own
+  prompts are noticed at once.
+* A turn that outlasts all before it learns from its own survival. About 370 requests for 50 minutes at an agent whose
+  turns take 5 s. It is found up to `Polling.maximum` late.
+
+**Who reads (`listing_reader`, `listing_pages`, `waiters`, `shared_reads`, `agent_queue`).** There is no background
+task. Of the watchers that wait for the listing one leads and reads it for all; identical reads at one time are one
+request. For patient watchers alone, of queued turns and idle conversations, it is read every `Polling.maximum` seconds.
 
 **What is new (`timeline`).** From the reads of a conversation it makes the new messages, each once and in
 order. `watch` iterates over
 them, and `turn_messages` makes the reply or the error of a turn that ended.
 
-Pure, without clock or I/O: `agent_queue`, `cadence`, `feed_trust`, `hazard`, `list_order`, `listing_pages`, `schedule`, `settings`,
-`timeline` and `turn_messages`. `poller` joins them with the session's clock. How the figures were measured stands in
-`benchmarks/README.md` ("Finding news").
+Pure, without clock or I/O: `agent_queue`, `cadence`, `feed_trust`, `hazard`, `list_order`, `listing_pages`, `schedule`,
+`settings`, `timeline` and `turn_messages`. `poller` joins them with the session's clock. How the figures were measured
+stands in `benchmarks/README.md` ("Finding news").
 """

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet, WeakValueDictionary
 
-from nairi_async._core.rate_limits import RateLimiter
 from nairi_async._core.retry import is_refusal, is_transient
 from nairi_async._nairi.polling.agent_queue import AgentQueue
 from nairi_async._nairi.polling.feed_trust import PANEL, FeedTrust, TrustState, WatchedJob
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     from nairi_async._nairi.polling.settings import Polling
     from nairi_async._nairi.polling.statistics import PollCounters
     from nairi_async._nairi.polling.waiters import Waiter
-    from nairi_async.models import ConversationSummary, Turn
+    from nairi_async.models import ConversationSummary
 
 log = logging.getLogger("nairi_async.polling")
 
@@ -52,10 +50,6 @@ _RECHECK: Final = 0.1
 # Seconds for which a listing that could not be read is left alone; they double each time.
 _FIRST_SUSPENSION: Final = 4.0
 _LONGEST_SUSPENSION: Final = 300.0
-# Agents that are remembered; beyond that the ones not used for longest are forgotten.
-_REMEMBERED: Final = 1000
-# Connections of a session from which on one may be the listing's own.
-_MANY_CONNECTIONS: Final = 10
 
 
 class ChangeFeed:
@@ -94,7 +88,7 @@ class ChangeFeed:
     def may_have_missed(self, trust: FeedTrust, sent_at: float) -> bool:
         """Return whether the end of a turn may have been announced before it was watched.
 
-        While the listing is on trial, the wait for it is short in any case; the first poll of a new turn needs no haste.
+        While the listing is on trial, the wait for it is short in any case: the first poll of a turn needs no haste.
         """
         is_new = trust.state is TrustState.ON_TRIAL and sent_at > self._clock.monotonic() - self.interval
         return self._announced_at > sent_at and not is_new
@@ -169,9 +163,8 @@ class ChangeFeed:
         is_wanted = is_trusted or trust.state is TrustState.ON_TRIAL
         if not is_wanted or self._is_read_by_leader or now < self._suspended_until:
             return
-        if is_trusted:
-            due_at = self._reader.next_at if self._impatient >= _FEW else math.inf
-        else:
+        due_at = self._reader.next_at if self._impatient >= _FEW else math.inf
+        if not is_trusted:
             due_at = self._due_at(trust)
         if self._reader.is_due(due_at):
             await self._read()
@@ -252,7 +245,7 @@ class ChangeFeed:
             used = [one for one in (self.ends, self.messages) if one is trust or one.state is TrustState.TRUSTED]
             due_at = min(map(self._due_at, used)) if is_long else reader.next_at
             if due_at < math.inf:
-                # A slow reading of another task may still be under way when the next one is due: not asked at each pass.
+                # A slow reading of another task may be under way when the next one is due: not asked at each pass.
                 due_at = now + _RECHECK * self.interval if reader.is_reading else max(due_at, now)
             until = min(due_at, waiter.until, max(waiters.next_deadline, now))
             await waiters.rest(self._clock, until, is_long=is_long)
@@ -344,57 +337,3 @@ def _is_throttled(error: Exception) -> bool:
     if isinstance(error, RequestTimeoutError):
         return not error.sent
     return isinstance(error, NairiError) and is_refusal(error)
-
-
-def _lane(executor: RequestExecutor) -> RequestExecutor:
-    """Return what reads listings: outside of the queue of polls, so that a cold start does not delay them.
-
-    A listing is optional: where it is refused, only its own readings are held back. The pool of connections bounds
-    both. With a bound on requests a second, or few connections, there is one queue.
-    """
-    limiter = executor.limiter
-    if limiter.has_rate or limiter.connections < _MANY_CONNECTIONS:
-        return executor
-    return executor.with_limiter(RateLimiter(executor.clock, executor.random, connections=1))
-
-
-class ChangeFeeds:
-    """The feeds of a session's agents."""
-
-    def __init__(self, executor: RequestExecutor, polling: Polling, counters: PollCounters) -> None:
-        self._executor = executor
-        self._lane: RequestExecutor | None = None
-        self._counters = counters
-        self._polling = polling
-        self._feeds: OrderedDict[str | None, ChangeFeed] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._feeds)
-
-    def of(self, agent_id: str | None) -> ChangeFeed:
-        """Return the feed of an agent; where the agent is not known, one without a listing."""
-        feed = self._feeds.get(agent_id)
-        if feed is None:
-            # Made at the first use, because a test may have put another transport into the executor.
-            self._lane = self._lane or _lane(self._executor)
-            feed = self._feeds[agent_id] = ChangeFeed(
-                self._executor, self._lane, self._polling, self._counters, agent_id
-            )
-            if len(self._feeds) > _REMEMBERED:
-                self._forget()
-        self._feeds.move_to_end(agent_id)
-        return feed
-
-    def call(self, turn: Turn) -> None:
-        """Let those who follow an idle conversation poll now: this session has sent a prompt there."""
-        for agent_id in {turn.agent_id, None}:
-            if (feed := self._feeds.get(agent_id)) is not None:
-                feed.call_job(turn.job_id)
-
-    def _forget(self) -> None:
-        """Forget the agents not used for longest, unless one of their conversations is watched."""
-        surplus = len(self._feeds) - _REMEMBERED
-        unused = [agent_id for agent_id, feed in self._feeds.items() if not feed.is_watched]
-        # The newest is about to be used.
-        for agent_id in unused[:-1][:surplus]:
-            del self._feeds[agent_id]

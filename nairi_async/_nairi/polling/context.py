@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from attrs import evolve, field, frozen
 
 from nairi_async._nairi.polling.cadence import Cadence
-from nairi_async._nairi.polling.change_feed import ChangeFeeds
+from nairi_async._nairi.polling.change_feeds import ChangeFeeds
 from nairi_async._nairi.polling.list_order import KnownPrompts
 from nairi_async._nairi.polling.shared_reads import SharedReads
 from nairi_async._nairi.polling.statistics import PollCounters
@@ -80,7 +80,6 @@ class PollingContext:
             forgotten, _ = self._latest_turns.popitem(last=False)
             del self._first_turns[forgotten]
         self.feeds.call(turn)
-
 
     def record_end(self, turn: Turn) -> bool:
         """Count the end of a turn once, and return whether this was the first call for the turn."""

@@ -133,7 +133,7 @@ class FeedTrust:
             self._gaps /= 2.0
 
     def observe_lateness(self, seconds: float, grace: float, at: float) -> None:
-        """Take in that an announced end was not in a reading that began so many seconds after it; this costs no request.
+        """Take in that an announced end was not in a reading that began so many seconds after it: costs no request.
 
         Negative where the reading before the announcement began before the end.
         """

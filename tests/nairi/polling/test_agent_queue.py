@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from nairi_async import WatchTimeoutError
 from nairi_async._nairi.polling.agent_queue import AgentQueue, QueuedTurn
-from nairi_async._nairi.polling.change_feed import ChangeFeeds
 from nairi_async._nairi.polling.feed_trust import WatchedJob
 from nairi_async.testing import Quirks, Say, Simulator, VirtualClock, in_memory_session
 
@@ -55,7 +54,7 @@ def test_each_turn_is_called_although_only_few_are_polled(capacity: int, many: i
 
 
 def test_the_place_decides_how_long_a_turn_can_wait() -> None:
-    """None before it: it may begin at any time; behind running turns the next; behind queued ones, as many as they are."""
+    """None before it: it may begin at any time; behind running turns it is the next; behind queued ones they count."""
     queue, turns = AgentQueue(), [queued(number) for number in range(5)]
     for turn in turns[1:]:
         queue.observe(turn, is_queued=True, at=1.0)
@@ -153,8 +152,9 @@ async def test_a_timeout_of_ones_own_holds_in_a_queue() -> None:
 
 
 async def followed(nairi: NairiSession, job_id: str, got: list[str]) -> None:
-    async for message in nairi.watch(job_id, follow=True):
-        got.append(message.content)
+    async with nairi.watch(job_id, follow=True) as watch:
+        async for message in watch:
+            got += [message.content]
 
 
 @pytest.mark.anyio
@@ -214,7 +214,7 @@ async def test_many_idle_conversations_share_a_trusted_listing(clock: VirtualClo
 @pytest.mark.anyio
 async def test_nothing_grows_with_agents_and_turns(clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Agents that are not watched are forgotten, turns that ended leave no queue, no doubt and no waiter behind."""
-    monkeypatch.setattr("nairi_async._nairi.polling.change_feed._REMEMBERED", 10)
+    monkeypatch.setattr("nairi_async._nairi.polling.change_feeds._REMEMBERED", 10)
     simulator = Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion"))
     for number in range(40):
         simulator.agent(f"agent-{number}", [Say("done", after=5)], instances=1)
@@ -224,7 +224,7 @@ async def test_nothing_grows_with_agents_and_turns(clock: VirtualClock, monkeypa
         kept = nairi._context.feeds.of("agent-0")
         for number in range(1, 40):
             await asyncio.gather(*(nairi.ask(f"agent-{number}", "x") for _ in range(4)))
-        feeds: ChangeFeeds = nairi._context.feeds
+        feeds = nairi._context.feeds
         assert len(feeds) <= 11
         await held
         for feed in (kept, feeds.of("agent-39")):
