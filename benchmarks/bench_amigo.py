@@ -30,6 +30,8 @@ import aiohttp
 from amigo_service import Remote, amigo_service
 
 from nairi_async.amigo import AmigoSession, AmigoStream, Limits
+from nairi_async.testing import VirtualClock
+from nairi_async.testing.amigo import AmigoQuirks, AmigoSimulator
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -241,6 +243,18 @@ async def sign_ins(talker: Client, remote: Remote) -> int:
     return int(remote("counts")["sign_ins"] - before)
 
 
+async def visitors(count: int) -> tuple[int, int, float]:
+    """Let so many users of one session each begin a conversation: how many were served, requests, virtual minutes."""
+    clock, users = VirtualClock(), [f"visitor-{number}" for number in range(count)]
+    quirks = AmigoQuirks(limits="organization", token_lifetime=86_400)
+    service = AmigoSimulator("Welcome.", users=["admin", *users], clock=clock, quirks=quirks)
+    async with service, AmigoSession(**service.settings, clock=clock) as amigo:
+        dialogues = [amigo.as_user(user).conversation(service.service_id) for user in users]
+        replies = await asyncio.gather(*(dialogue.ask("Hello") for dialogue in dialogues), return_exceptions=True)
+        served = sum(not isinstance(reply, BaseException) for reply in replies)
+        return served, amigo.stats.requests, clock.monotonic() / 60
+
+
 def _alone(task: tuple[str, str, dict[str, str], str, int, tuple[Any, ...]]) -> Any:
     """One measurement in a process of its own."""
     measure, name, known, service_id, connections, arguments = task
@@ -332,9 +346,17 @@ def main() -> None:
                     ("cpu", "CPU per stream (ms)", 1000),
                 ):
                     row(f"{what}: {shown}", *(both[name][key] * scale for name in CLIENTS))
-        if options.only in (what := "sign-ins after 20 refusals spread over 0.5 s"):
-            found = medians(3, CLIENTS, partial(refusals, remote=remote))
-            row(what, found["vendor"], found["ours"])
+        limit_rows(remote, options.only)
+
+
+def limit_rows(remote: Remote, only: str) -> None:
+    """Print the rows about the service's limits."""
+    if only in (what := "200 visitors at 5 sign-ins and conversations a minute"):
+        served, requests, minutes = asyncio.run(visitors(200))
+        row(f"{what}: served", "", served, f"{requests} requests, {minutes:.0f} minutes of virtual time")
+    if only in (what := "sign-ins after 20 refusals spread over 0.5 s"):
+        found = medians(3, CLIENTS, partial(refusals, remote=remote))
+        row(what, found["vendor"], found["ours"])
 
 
 def refusals(name: str, remote: Remote) -> int:

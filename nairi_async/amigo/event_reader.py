@@ -20,7 +20,6 @@ from nairi_async.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nairi_async._core.executor import Stream
     from nairi_async._core.request import Request
     from nairi_async.amigo.events import Event
     from nairi_async.amigo.interaction import Interaction
@@ -43,22 +42,30 @@ class EventReader:
         self._lines = LineSplitter()
         self._clock = clock
         self._idle_timeout = idle_timeout
-        self._data_at: float | None = None
+        self.data_at: float | None = None
+        """When data came last, by the clock; blank lines are none."""
 
-    async def read(self, body: Stream, request: Request) -> tuple[list[Event], NairiError | None]:
-        """Wait for the next piece of the body; return its events, and at the end why the interaction failed."""
-        cause: NairiError | None = None
-        try:
-            if self._data_at is None:
-                self._data_at = self._clock.monotonic()
-            piece = await body.read()
-            self._check_idle(piece, request)
-            lines = self._lines.feed(piece) if piece else self._lines.end()
-        except NairiError as error:
-            piece, cause = b"", error
+    def begin(self) -> None:
+        """Note that the first piece is waited for from now on."""
+        self.data_at = self._clock.monotonic()
+
+    def take(self, piece: bytes, cause: NairiError | None, request: Request) -> tuple[list[Event], NairiError | None]:
+        """Return the events of the next piece of the body; at its end also why the interaction failed.
+
+        The piece is empty at the end of the body, and after a failure to read it, which is the cause.
+        """
+        lines: list[bytes] = []
+        if piece:
+            try:
+                self._check_idle(piece, request)
+                lines = self._lines.feed(piece)
+            except NairiError as error:
+                piece, cause = b"", error
+        elif cause is None:
+            lines = self._lines.end()
+        if cause is not None:
             # The last event may have come whole, though not its newline.
             lines = [line for line in self._lines.end() if decode_event(line).raw]
-        # No await from here on, so that a cancellation cannot lose what was read.
         read = list(map(decode_event, lines))
         self.interaction.observe(read)
         if piece:
@@ -72,8 +79,8 @@ class EventReader:
         """Blank lines are no data: a stream of nothing else is broken after the idle timeout."""
         now = self._clock.monotonic()
         if not piece.isspace():
-            self._data_at = now
-        elif self._data_at is not None and now - self._data_at >= self._idle_timeout:
+            self.data_at = now
+        elif self.data_at is not None and now - self.data_at >= self._idle_timeout:
             reason = f"no data but blank lines came for {self._idle_timeout:.3g} s"
             raise RequestTimeoutError(reason, request.method, request.path, sent=True)
 

@@ -20,6 +20,7 @@ from nairi_async.amigo.credentials import AmigoKey, SignIn, sendable
 from nairi_async.amigo.limits import Limits
 from nairi_async.amigo.many import OneShots
 from nairi_async.amigo.user import AmigoUser, ConversationMethods
+from nairi_async.amigo.webhooks import MAX_AGE, Webhooks
 from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError
 
@@ -183,6 +184,15 @@ class AmigoSession(ConversationMethods, ServiceSession):
         """
         user = user_identifier("user_id", user_id)
         return AmigoUser(self._api.as_user(user, self._sign_in.tokens(user)), self._locks, self._one_shots)
+
+    def webhooks(self, secret: str | Iterable[str], *, max_age: Duration = MAX_AGE) -> Webhooks:
+        """Return what verifies and reads the webhooks of a destination, by the session's clock; see `Webhooks`.
+
+        Args:
+            secret: The secret of the destination; or several, while one takes the place of another.
+            max_age: Seconds after which a delivery is refused.
+        """
+        return Webhooks(secret, max_age=max_age, clock=self._executor.clock)
 
     async def aclose(self) -> None:
         """Close streams and connections. Harmless when repeated.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from nairi_async._core.executor import Stream
     from nairi_async._core.request import Request
     from nairi_async.amigo.api import Api
     from nairi_async.amigo.conversation_locks import ConversationLock, ConversationLocks, OpenStream
@@ -67,6 +68,9 @@ class AmigoStream:
         self._turn = turn
         clock = api.executor.clock
         self._deadline = StreamDeadline(clock, timeout)
+        self._is_unlimited = timeout == math.inf
+        # The conversation whose lock knows that this stream belongs to it.
+        self._bound_id: str | None = None
         self._sending = Sending(api, lock, turn, prepare, self._deadline)
         self._reader = EventReader(turn.interaction, api.executor.http.quote, clock, api.idle_timeout)
         self._buffer: deque[Event] = deque()
@@ -147,7 +151,11 @@ class AmigoStream:
                     if (failure := self._outcome()) is not None:
                         raise failure
                     raise StopAsyncIteration
-                await self._open()
+                hold = self._sending.hold
+                if self._sending.body is None or hold is None:
+                    await self._open()
+                else:
+                    hold.read_by(asyncio.current_task(), self._ref)
                 await self._read()
             finally:
                 self._steps.end()
@@ -266,29 +274,40 @@ class AmigoStream:
         if body is None or request is None:
             return
         reader, interaction = self._reader, self._turn.interaction
-        if self._deadline.is_unlimited:
-            events, failure = await reader.read(body, request)
-        else:
-            try:
-                async with self._deadline.bound():
-                    events, failure = await reader.read(body, request)
-            except TimeoutError as error:
-                raise self._of_conversation(
-                    WatchTimeoutError("the interaction has not ended within the timeout")
-                ) from error
-        lock = self._sending.lock
-        if interaction.conversation_id is not None and lock.id != interaction.conversation_id:
-            self._locks.bind(lock, interaction.conversation_id)
+        if reader.data_at is None:
+            reader.begin()
+        piece, cause = b"", None
+        try:
+            piece = await (body.read() if self._is_unlimited else self._read_in_time(body))
+        except WatchTimeoutError:
+            raise
+        except NairiError as error:
+            cause = error
+        # No await from here on, so that a cancellation cannot lose what was read.
+        events, failure = reader.take(piece, cause, request)
         if not self._is_closed:
             self._buffer += events
-        if interaction.ends_conversation:
-            lock.resolve().is_over = True
+        if interaction.conversation_id is not self._bound_id and interaction.conversation_id is not None:
+            self._bound_id = interaction.conversation_id
+            self._locks.bind(self._sending.lock, self._bound_id)
+        if interaction.complete is not None and interaction.ends_conversation:
+            self._sending.lock.is_over = True
         if reader.is_ended:
             if failure is not None and not self._is_closed:
                 self._failure = self._of_conversation(failure)
             is_whole = interaction.end is not InteractionEnd.UNKNOWN
-            lock.resolve().left(self._turn, is_whole=is_whole)
+            self._sending.lock.left(self._turn, is_whole=is_whole)
             self._sending.release()
+
+    async def _read_in_time(self, body: Stream) -> bytes:
+        try:
+            async with self._deadline.bound():
+                return await body.read()
+        except TimeoutError as error:
+            if isinstance(error, NairiError):
+                raise
+            late = WatchTimeoutError("the interaction has not ended within the timeout")
+            raise self._of_conversation(late) from error
 
     async def read_rest(self) -> bool:
         """Read to the end if the interaction is complete, for a call of the conversation by the stream's own reader."""

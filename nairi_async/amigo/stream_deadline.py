@@ -28,15 +28,10 @@ class StreamDeadline:
         self._timer: asyncio.Future[None] | None = None
         self._step: asyncio.Timeout | None = None
 
-    @property
-    def is_unlimited(self) -> bool:
-        """Whether there is no timeout."""
-        return self._timeout == math.inf
-
     @asynccontextmanager
     async def bound(self) -> AsyncGenerator[None]:
         """Bound a step by what is left of the timeout; `TimeoutError` is raised when it is over."""
-        if self.is_unlimited:
+        if self._timeout == math.inf:
             yield
             return
         now = self._clock.monotonic()

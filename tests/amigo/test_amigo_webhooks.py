@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from amigo_sessions import session
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
@@ -53,6 +54,8 @@ def test_an_event_is_verified_and_typed(clock: VirtualClock) -> None:
     assert (event.conversation_id, event.post_processing_type) == (DONE["conversation_id"], "extract-memories")
     assert (event.idempotent_key, event.sent_at) == ("k-1", datetime.fromtimestamp(clock.time(), UTC))
     assert event.raw == DONE
+    of_session = session("http://127.0.0.1:1", clock=clock).webhooks(NEW)
+    assert of_session.read(BODY, signed(BODY, clock)) == event
     other = json.dumps({"type": "api-key-expiration-soon", "x": 1}).encode()
     assert Webhooks(NEW, clock=clock).read(other, signed(other, clock)).raw["x"] == 1
 
