@@ -29,7 +29,7 @@ from nairi_async.errors import AuthenticationError, DecodeError, NairiError, Rat
 from nairi_async.hooks import Hooks, RequestDone, RetryPlanned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from nairi_async._core.aiohttp_transport import AiohttpTransport
     from nairi_async._core.rate_limits import RateLimiter
@@ -39,6 +39,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("nairi_async.requests")
 
 _T = TypeVar("_T")
+
+
+class RequestGate:
+    """What else must agree before a request leaves, such as a limit that several processes share."""
+
+    def __init__(self) -> None:
+        self.wait: Callable[[float], Awaitable[None]] | None = None
+        """Awaited with the request's deadline; raises `TimeoutError` when that comes first, or what refuses the
+        request. The request holds a permit meanwhile."""
 
 
 class RequestExecutor:
@@ -66,6 +75,7 @@ class RequestExecutor:
         self._address = host_and_port(http.base_url)
         self.server_clock: ServerClock = server_clock or ServerClock()
         self.request_timeout = request_timeout
+        self.gate: RequestGate = RequestGate()
         self._policy = policy
         self._counters = RequestCounters()
         self._twins = [self]
@@ -208,6 +218,8 @@ class RequestExecutor:
             started_at = await self._acquire(request, deadline, fresh)
         is_kept = False
         try:
+            if self.gate.wait is not None:
+                started_at = await self._pass_gate(self.gate.wait, request, deadline)
             if state.started_at is None:
                 state.started_at = started_at
             timeout = self._timeout(request, deadline - started_at)
@@ -240,6 +252,16 @@ class RequestExecutor:
         except TimeoutError as error:
             if isinstance(error, NairiError):
                 raise
+            raise RequestTimeoutError(str(error), request.method, request.path) from error
+        return self.clock.monotonic()
+
+    async def _pass_gate(
+        self, wait: Callable[[float], Awaitable[None]], request: Request, deadline: float
+    ) -> float:
+        """Wait until the gate lets the request leave, and return when that was."""
+        try:
+            await wait(deadline)
+        except TimeoutError as error:
             raise RequestTimeoutError(str(error), request.method, request.path) from error
         return self.clock.monotonic()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from nairi_async.batch.ledger import Ledger
 from nairi_async.batch.ledger_file import LEDGER
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncGenerator
     from decimal import Decimal
 
     from nairi_async.batch.item_state import Entry
@@ -28,6 +28,8 @@ class LedgerStore:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self.known_jobs: StoredKeys = StoredKeys(LEDGER, writer.ledger.path, "SELECT 1 FROM jobs WHERE id = ?")
+        self._lost_at: dict[int, float] = {}
+        """When the response to the latest of some identical prompts was lost, by the hash of their content."""
 
     def close(self) -> None:
         """Close the connection for reading. Harmless when repeated."""
@@ -68,6 +70,9 @@ class LedgerStore:
         read = partial(Ledger.earlier_messages, before=before, excluding=excluding.number)
         return await self._writer.call(read)
 
-    def lookup(self, entry: Entry) -> AbstractAsyncContextManager[object]:  # noqa: ARG002 - as in the protocol
-        """Return an empty context: one process uses a ledger."""
-        return nullcontext()
+    @asynccontextmanager
+    async def lookup(self, entry: Entry, sent_before: float) -> AsyncGenerator[float]:
+        """Give the time from which the settling time of a prompt counts; one process uses a ledger."""
+        content = hash((entry.prompt, entry.attachment_ids))
+        self._lost_at[content] = max(sent_before, self._lost_at.get(content, 0.0))
+        yield self._lost_at[content]

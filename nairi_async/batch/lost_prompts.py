@@ -97,9 +97,9 @@ class LostPrompts:
         group = self._lookups.setdefault(content, _IdenticalPrompts())
         group.count += 1
         try:
-            async with group.lock, self._store.lookup(entry):
+            async with group.lock, self._store.lookup(entry, sent_before) as lost_at:
                 while True:
-                    turn = await self._look_up(entry, sent_before)
+                    turn = await self._look_up(entry, lost_at)
                     if turn is None:
                         return None
                     # Taken meanwhile by an identical prompt whose response came late: there is another for this one,

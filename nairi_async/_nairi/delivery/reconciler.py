@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from attrs import evolve, field, frozen
 
@@ -53,6 +53,15 @@ _LATE_SEARCHES: Final = 6
 # Seconds between the first two searches; it doubles.
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 8.0
+
+
+@runtime_checkable
+class SharedJobs(Container[str], Protocol):
+    """Conversations that other processes begin at this time as well, which say later which are theirs."""
+
+    async def settle(self) -> None:
+        """Wait until the prompts that are on their way have said so, and learn which conversations they are."""
+        ...
 
 
 @frozen
@@ -281,6 +290,8 @@ class Reconciler:
         await _wait_until_settled(
             self.claims.new_conversations_in_flight() if is_wide else self.claims.identical_in_flight(claim)
         )
+        if is_wide and isinstance(exclusion.exclude, SharedJobs):
+            await exclusion.exclude.settle()
         content = claim.fingerprint.content
         # The window is taken anew: the responses have narrowed down the service's time.
         near = [one for one in read.messages if not exclusion(one.turn.job_id) and self._is_in(window, one, margin)]

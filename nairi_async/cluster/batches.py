@@ -1,0 +1,284 @@
+"""Batches in PostgreSQL: begun or gone on with, filled with items, read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, LiteralString
+
+from attrs import frozen
+
+from nairi_async.batch.documents import decode_result
+from nairi_async.batch.item_runner import BatchOnUnknown
+from nairi_async.batch.items import BatchItem, BatchOutcome, BatchStatus, UnusableItem
+from nairi_async.batch.ledger import changed_record_error
+from nairi_async.cluster.schema import LOCKS
+from nairi_async.cluster.tickets import tickets
+from nairi_async.errors import InvalidArgumentError, LedgerError, NairiError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from decimal import Decimal
+
+    from nairi_async.cluster.database import Connection
+    from nairi_async.cluster.tickets import TicketQueue
+
+_COLUMNS: Final[LiteralString] = "number, name, agent_id, base_url, ask_mode, timeout, on_unknown, settle"
+_NO_TIMEOUT: Final = 1e18
+
+
+@frozen
+class BatchRow:
+    """A batch, and what applies to each of its items."""
+
+    number: int
+    name: str
+    agent_id: str
+    base_url: str
+    ask_mode: bool
+    timeout: float
+    on_unknown: BatchOnUnknown
+    settle: float
+
+
+@frozen(kw_only=True)
+class WorkerStatus:
+    """A worker that lives: its session with the database holds its lock."""
+
+    id: int
+    host: str
+    """Name of its machine."""
+    pid: int
+    """Its process there."""
+    items: int
+    """Conversations that it runs."""
+    capacity: int
+    """Conversations that it runs at most."""
+    requests_per_second: float | None
+    """The rate that it keeps to, together with all others; `None` for no limit."""
+
+
+@frozen(kw_only=True)
+class ClusterStatus(BatchStatus):
+    """How far a batch is, and who works on it."""
+
+    name: str
+    """The batch's name."""
+    in_doubt: int = 0
+    """Prompts, among those `sending`, that may or may not run: their worker died, or their response was lost."""
+    workers: tuple[WorkerStatus, ...] = ()
+    """The workers of the batch's service that live."""
+    per_minute: float = 0.0
+    """Conversations that ended in the last minute."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until all have ended, as the last minute went; `None` if nothing ended in it."""
+        return 60.0 * self.open / self.per_minute if self.per_minute else None
+
+
+async def begin_batch(connection: Connection, wanted: BatchRow, where: str) -> BatchRow:
+    """Make a batch, or return the one of that name.
+
+    Raises:
+        LedgerError: the name belongs to a batch of another agent or another service.
+    """
+    insert = (
+        "INSERT INTO nairi_batches (name, agent_id, base_url, ask_mode, timeout, on_unknown, settle)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
+    )
+    values = (wanted.name, wanted.agent_id, wanted.base_url, wanted.ask_mode)
+    timeout = min(wanted.timeout, _NO_TIMEOUT)
+    await connection.execute(insert, (*values, timeout, wanted.on_unknown, wanted.settle))
+    found = await find_batch(connection, wanted.name)
+    assert found is not None  # noqa: S101 - inserted, or there before
+    if found.agent_id != wanted.agent_id:
+        text = f"the batch {wanted.name!r} is one of the agent {found.agent_id!r}, not {wanted.agent_id!r}"
+        raise LedgerError(f"{text}: give this one another name", where)
+    if found.base_url != wanted.base_url:
+        text = f"the batch {wanted.name!r} is one at {found.base_url}, not {wanted.base_url}"
+        raise LedgerError(f"{text}: give this one another name", where)
+    return found
+
+
+async def find_batch(connection: Connection, name: str) -> BatchRow | None:
+    """Return the batch of a name."""
+    query = f"SELECT {_COLUMNS} FROM nairi_batches WHERE name = %s"  # noqa: S608 - ours
+    found = await (await connection.execute(query, (name,))).fetchone()
+    return None if found is None else BatchRow(*found)
+
+
+async def read_batch(connection: Connection, number: int) -> BatchRow | None:
+    """Return the batch of a number."""
+    query = f"SELECT {_COLUMNS} FROM nairi_batches WHERE number = %s"  # noqa: S608 - ours
+    found = await (await connection.execute(query, (number,))).fetchone()
+    return None if found is None else BatchRow(*found)
+
+
+class Keys:
+    """How items are recognised: by their id, else by their prompt; identical ones are counted."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[bytes] = Counter()
+        self._ids: dict[str, int] = {}
+
+    def checked(self, given: object, place: int) -> tuple[str, BatchItem]:
+        """Return the key of the next record, and the record.
+
+        Raises:
+            InvalidArgumentError: it cannot be sent; the text names its place.
+        """
+        try:
+            item = self._item(given, place)
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f"#{place} cannot be used: {error}") from error
+        if item.id is not None:
+            return f"id:{item.id}", item
+        digest = hashlib.sha256(json.dumps([item.prompt, []]).encode()).digest()[:16]
+        self._counts[digest] += 1
+        return f"content:{digest.hex()}:{self._counts[digest]}", item
+
+    def _item(self, given: object, place: int) -> BatchItem:
+        if isinstance(given, UnusableItem):
+            raise given.error
+        item = BatchItem.of(given, place)
+        if item.attachments:
+            raise InvalidArgumentError("attachments are paths, and the workers see other files")
+        if "\0" in item.prompt or "\0" in (item.id or ""):
+            raise InvalidArgumentError("PostgreSQL cannot store a zero byte")
+        if item.id is not None and self._ids.setdefault(item.id, place) != place:
+            raise InvalidArgumentError(f"the id {item.id!r} is there twice, first at #{self._ids[item.id]}")
+        return item
+
+
+async def add_items(
+    connection: Connection, queue: TicketQueue, batch: int, records: Sequence[tuple[str, BatchItem]]
+) -> int:
+    """Store the items that the batch does not have yet, and tickets for them; return how many are new.
+
+    Raises:
+        InvalidArgumentError: the batch knows an id with another prompt.
+    """
+    keys = [key for key, _ in records]
+    items = [item for _, item in records]
+    known = "SELECT key, prompt FROM nairi_items WHERE batch = %s AND key = ANY(%s)"
+    prompts: dict[str, str] = dict(await (await connection.execute(known, (batch, keys))).fetchall())
+    for key, item in records:
+        if prompts.get(key, item.prompt) != item.prompt:
+            raise changed_record_error(item.name)
+    insert = (
+        "INSERT INTO nairi_items (batch, key, id, place, prompt) SELECT %s, new.* FROM"
+        " unnest(%s::text[], %s::text[], %s::bigint[], %s::text[]) AS new(key, id, place, prompt)"
+        " ON CONFLICT DO NOTHING RETURNING number"
+    )
+    # A record without an id is called by its place; where another had the place before, by its key as well.
+    ids = [item.id if item.id is not None else f"#{item.place}" for item in items]
+    taken = "SELECT id FROM nairi_items WHERE batch = %s AND id = ANY(%s) AND NOT key = ANY(%s)"
+    others = {id_ for (id_,) in await (await connection.execute(taken, (batch, ids, keys))).fetchall()}
+    names = [f"{id_}-{key[-34:]}" if id_ in others else id_ for id_, key in zip(ids, keys, strict=True)]
+    columns = (keys, names, [item.place or 0 for item in items], [item.prompt for item in items])
+    numbers = [number for (number,) in await (await connection.execute(insert, (batch, *columns))).fetchall()]
+    await queue.add(connection, tickets(batch, sorted(numbers)))
+    return len(numbers)
+
+
+async def retry_failed(connection: Connection, queue: TicketQueue, batch: int) -> int:
+    """Make what failed `unsent` again; return how many. Each new end is a further outcome."""
+    locked = "SELECT failed FROM nairi_batches WHERE number = %s FOR NO KEY UPDATE"
+    query = (
+        "UPDATE nairi_items SET state = 'unsent', sequence = NULL, document = NULL, job_id = NULL, message_id = NULL,"
+        " recorded_at = NULL, lost_at = NULL, parked = 0, claim = claim + 1"
+        " WHERE batch = %s AND state = 'failed' RETURNING number"
+    )
+    numbers = [number for (number,) in await (await connection.execute(query, (batch,))).fetchall()]
+    await connection.execute(locked, (batch,))
+    change = "UPDATE nairi_batches SET failed = failed - %s WHERE number = %s"
+    await connection.execute(change, (len(numbers), batch))
+    await queue.add(connection, tickets(batch, sorted(numbers)))
+    return len(numbers)
+
+
+async def read_outcomes(
+    connection: Connection, batch: BatchRow, after: int, count: int
+) -> list[tuple[int, BatchOutcome]]:
+    """Return outcomes with their places, in their order, after one of them."""
+    query = (
+        "SELECT sequence, id, place, prompt, document FROM nairi_items"
+        " WHERE batch = %s AND sequence > %s ORDER BY sequence LIMIT %s"
+    )
+    found = await (await connection.execute(query, (batch.number, after, count))).fetchall()
+    return [(values[0], _outcome(batch, *values[1:])) for values in found]
+
+
+def _outcome(batch: BatchRow, id_: str, place: int, prompt: str, document: str) -> BatchOutcome:
+    turn, result = decode_result(document, batch.agent_id)
+    return BatchOutcome(
+        id=id_,
+        place=place,
+        prompt=prompt,
+        turn=turn,
+        reply=None if isinstance(result, NairiError) else result,
+        error=result if isinstance(result, NairiError) else None,
+        is_final=True,
+    )
+
+
+async def read_statuses(connection: Connection, name: str | None) -> list[ClusterStatus]:
+    """Return the status of one batch, or of all."""
+    select = f"SELECT {_COLUMNS}, done, failed, cost_usd FROM nairi_batches"  # noqa: S608 - ours
+    where = " WHERE %s::text IS NULL OR name = %s ORDER BY number"
+    found = await (await connection.execute(select + where, (name, name))).fetchall()
+    workers = await _read_workers(connection)
+    return [await _status(connection, BatchRow(*values[:8]), values[8:], workers) for values in found]
+
+
+async def _status(
+    connection: Connection,
+    batch: BatchRow,
+    totals: tuple[int, int, Decimal],
+    workers: dict[str, tuple[WorkerStatus, ...]],
+) -> ClusterStatus:
+    query = (
+        "SELECT state, count(*), count(*) FILTER (WHERE is_in_doubt) FROM nairi_items WHERE batch = %s"
+        " AND state IN ('unsent', 'sending', 'running') GROUP BY state"
+    )
+    found = await (await connection.execute(query, (batch.number,))).fetchall()
+    counts: dict[str, int] = {state: count for state, count, _ in found}
+    query = (
+        "SELECT count(*) FROM nairi_items WHERE batch = %s AND sequence IS NOT NULL"
+        " AND recorded_at > clock_timestamp() - interval '1 minute'"
+    )
+    recent = await (await connection.execute(query, (batch.number,))).fetchone()
+    living = workers.get(batch.base_url, ())
+    return ClusterStatus(
+        name=batch.name,
+        agent_id=batch.agent_id,
+        base_url=batch.base_url,
+        done=totals[0],
+        failed=totals[1],
+        running=counts.get("running", 0),
+        sending=counts.get("sending", 0),
+        unsent=counts.get("unsent", 0),
+        in_doubt=sum(doubtful for _, _, doubtful in found),
+        cost_usd=totals[2],
+        is_active=bool(living),
+        workers=living,
+        per_minute=float(recent[0]) if recent else 0.0,
+    )
+
+
+async def _read_workers(connection: Connection) -> dict[str, tuple[WorkerStatus, ...]]:
+    query = (
+        "SELECT w.base_url, w.id, w.host, w.pid, w.capacity, w.per_second,"
+        " (SELECT count(*) FROM nairi_items i WHERE i.owner = w.id) FROM nairi_workers w"
+        " WHERE EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s"
+        " AND l.objid = w.id AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
+        " ORDER BY w.id"
+    )
+    found: Any = await (await connection.execute(query, (LOCKS,))).fetchall()
+    workers: dict[str, tuple[WorkerStatus, ...]] = {}
+    for base_url, id_, host, pid, capacity, per_second, items in found:
+        one = WorkerStatus(id=id_, host=host, pid=pid, items=items, capacity=capacity, requests_per_second=per_second)
+        workers[base_url] = (*workers.get(base_url, ()), one)
+    return workers

@@ -1,0 +1,387 @@
+"""`Cluster`: batches that any number of processes and machines work on, over one PostgreSQL database."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from nairi_async._core import checks
+from nairi_async._core.address import base_url as checked_base_url
+from nairi_async._core.checks import DEFAULT_TIMEOUT
+from nairi_async._core.closing import run_shielded
+from nairi_async._core.fan_out import ItemReader
+from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
+from nairi_async._nairi.session import API_PREFIX, API_URL, NairiSession
+from nairi_async.cluster.address import Address
+from nairi_async.cluster.batches import (
+    BatchRow,
+    Keys,
+    add_items,
+    begin_batch,
+    find_batch,
+    read_outcomes,
+    read_statuses,
+    retry_failed,
+)
+from nairi_async.cluster.database import Database
+from nairi_async.cluster.tickets import TicketQueue
+from nairi_async.cluster.worker import Worker
+from nairi_async.errors import InvalidArgumentError, LedgerError, SessionClosedError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from nairi_async.batch.item_runner import BatchOnUnknown
+    from nairi_async.batch.items import BatchItem, BatchOutcome
+    from nairi_async.cluster.batches import ClusterStatus
+    from nairi_async.cluster.database import Connection
+    from nairi_async.typing import Duration
+
+# Records that are stored in one transaction.
+_AT_ONCE: Final = 500
+# Outcomes that are read at a time, and seconds between looks for new ones.
+_PAGE: Final = 200
+_POLL: Final = 0.5
+_LONGEST_NAME: Final = 200
+
+
+class Cluster:
+    """A PostgreSQL database over which processes share batches. Use it in `async with`.
+
+    It submits batches and reads outcomes without a key of the service; `work` needs an open session. Each call is safe
+    to cancel, also in an anyio scope: what was begun in the database runs to its end.
+
+    Args:
+        url: `postgresql://user@host:port/database`, of PostgreSQL itself and not of a pooler that shares sessions. The
+            password may stand in it, in `PGPASSWORD` or in a password file; no error, log or `repr` shows it. The
+            database is for the cluster alone; its tables are made by the first process that opens it.
+        base_url: The service to which submitted batches belong; by default `NAIRI_BASE_URL`, else the real service.
+
+    Raises:
+        ConfigurationError: a URL is not valid.
+        LedgerError: in `async with`: the database cannot be reached, the user has not the rights, it holds the tables
+            of another program, or those of another version. In each call: it has not answered for a minute.
+    """
+
+    def __init__(self, url: str, *, base_url: str | None = None) -> None:
+        self._address = Address.of(url)
+        if base_url is None:
+            base_url = os.environ.get("NAIRI_BASE_URL") or API_URL
+        self._base_url = checked_base_url(base_url, prefix=API_PREFIX)
+        self._database: Database | None = None
+        self._worker: Worker | None = None
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self._address.name}>"
+
+    async def __aenter__(self) -> Self:
+        if self._database is not None:
+            raise InvalidArgumentError("the cluster is open already")
+        database = Database(self._address)
+        await database.__aenter__()
+        self._database = database
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        database, self._database = self._opened, None
+        await database.aclose()
+
+    async def submit(
+        self,
+        name: str,
+        agent_id: str,
+        prompts: Iterable[str | BatchItem | Mapping[str, object]] | AsyncIterable[Any],
+        *,
+        ask_mode: bool = False,
+        timeout: Duration | None = DEFAULT_TIMEOUT,
+        on_unknown: BatchOnUnknown = "reconcile",
+        settle: Duration = SETTLING_TIME,
+        retry_failed: bool = False,
+    ) -> ClusterBatch:
+        """Store prompts for the workers, and return the batch. With the name of a batch that exists, go on with it.
+
+        Records are recognised as by `nairi_async.batch.Batch`: by their `id`, else by their prompt, so that submitting
+        the same again adds only what is missing, also after a crash in the middle. The settings of a batch are those of
+        its first submission. A collection is checked as a whole before anything is stored.
+
+        Args:
+            name: The batch's name in the database.
+            agent_id: Slug or id of the agent.
+            prompts: Texts or records, with `prompt` and optionally `id`. An iterator is read as it is stored.
+            ask_mode: Restrict the agent to reading, without tools.
+            timeout: Seconds to wait for each turn before another worker goes on waiting.
+            on_unknown: `report` never looks up a prompt whose response was lost: it stays in doubt.
+            settle: Seconds for which a lost prompt is searched for before it counts as not arrived.
+            retry_failed: Send again what has failed.
+
+        Raises:
+            InvalidArgumentError: an argument or a record is not valid, such as one with attachments: the workers are
+                on other machines than its files.
+            LedgerError: the name belongs to a batch of another agent or another service.
+        """
+        if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable | AsyncIterable):
+            raise InvalidArgumentError("prompts must be an iterable of prompts, not a single one")
+        if on_unknown not in {"reconcile", "report"}:
+            raise InvalidArgumentError(f"on_unknown must be 'reconcile' or 'report', not {on_unknown!r}")
+        wanted = BatchRow(
+            number=0,
+            name=_checked_name("name", name),
+            agent_id=checks.identifier("agent_id", agent_id),
+            base_url=self._base_url,
+            ask_mode=checks.flag("ask_mode", ask_mode),
+            timeout=checks.timeout(timeout),
+            on_unknown=on_unknown,
+            settle=checks.timeout(settle, "settle"),
+        )
+        is_retrying = checks.flag("retry_failed", retry_failed)
+        database = self._opened
+        if isinstance(prompts, list | tuple):
+            keys = Keys()
+            for place, given in enumerate(prompts, 1):
+                keys.checked(given, place)
+        row = await database.run(lambda connection: begin_batch(connection, wanted, self._address.name))
+        queue = TicketQueue(self._address, row.base_url)
+        if is_retrying:
+            await database.run(lambda connection: _retry_failed(connection, queue, row.number))
+        await self._add(queue, row, prompts)
+        return ClusterBatch(database, row)
+
+    async def batch(self, name: str) -> ClusterBatch:
+        """Return a batch that was submitted before.
+
+        Raises:
+            LedgerError: there is none of that name.
+        """
+        wanted = _checked_name("name", name)
+        row = await self._opened.run(lambda connection: find_batch(connection, wanted))
+        if row is None:
+            raise LedgerError(f"there is no batch {wanted!r}", self._address.name)
+        return ClusterBatch(self._opened, row)
+
+    async def batches(self) -> list[ClusterStatus]:
+        """Return how far all batches are, the oldest first."""
+        return await self._opened.run(lambda connection: read_statuses(connection, None))
+
+    async def delete(self, name: str) -> None:
+        """Delete a batch that has ended, with its prompts and replies.
+
+        Raises:
+            LedgerError: there is none of that name, or it has not ended.
+        """
+        batch = await self.batch(name)
+        status = await batch.status()
+        if status.open:
+            text = f"the batch {name!r} has {status.open} prompts that have not ended"
+            raise LedgerError(f"{text}: what runs would be forgotten", self._address.name)
+
+        async def work(connection: Connection) -> None:
+            await connection.execute("DELETE FROM nairi_batches WHERE number = %s", (batch._row.number,))  # noqa: SLF001
+
+        await self._opened.run(work)
+
+    async def work(self, session: NairiSession, *, limit: int = 100, requests_per_second: float | None = None) -> int:
+        """Run the prompts of all batches of the session's service, until cancelled or stopped.
+
+        Any number of processes may work. The items of one that is killed or cut off go on at another within seconds. A
+        process that comes back after the others took it for dead lets go of everything first. Cancelled, or stopped
+        by `stop`, it records the prompts that are being sent, and hands on what runs; the turns themselves continue.
+
+        Args:
+            session: An open session. The rate applies to all its requests while this runs.
+            limit: Maximum number of conversations at once, of this process.
+            requests_per_second: Maximum rate of requests, polls included, of all workers of the service together; by
+                default no limit. Give the same to all.
+
+        Returns:
+            The number of conversations that were handed on, once stopped.
+
+        Raises:
+            InvalidArgumentError: an argument is not valid, or the session works already.
+            LedgerError: the database has not answered for a minute, or cannot be used.
+            NairiError: the service refuses every prompt, such as for a wrong key. Nothing is lost by that.
+        """
+        if not isinstance(session, NairiSession):
+            raise InvalidArgumentError(f"work needs a NairiSession, not {type(session).__name__}")
+        at_once = checks.limit(limit)
+        if requests_per_second is not None:
+            checks.positive("requests_per_second", checks.seconds(requests_per_second))
+        database = self._opened
+        if self._worker is not None or session._executor.gate.wait is not None:  # noqa: SLF001 - parts of one package
+            raise InvalidArgumentError("it works already; one session and one cluster object work once at a time")
+        session._executor.http.check_open()  # noqa: SLF001 - as above
+        queue = TicketQueue(self._address, session._base_url)  # noqa: SLF001 - as above
+        worker = self._worker = Worker(database, queue, session, at_once, requests_per_second)
+        running = asyncio.create_task(worker.run(), name="nairi-worker")
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            worker.stop()
+            with suppress(Exception):
+                await run_shielded(running)
+            raise
+        finally:
+            self._worker = None
+        return worker.handed_on
+
+    def stop(self) -> None:
+        """Let `work` return, as if cancelled. May be called again, and from a signal handler of the loop."""
+        if self._worker is not None:
+            self._worker.stop()
+
+    @property
+    def _opened(self) -> Database:
+        if self._database is None:
+            raise SessionClosedError("the cluster is not open: use it in `async with Cluster(…) as cluster`")
+        return self._database
+
+    async def _add(self, queue: TicketQueue, row: BatchRow, prompts: Iterable[Any] | AsyncIterable[Any]) -> None:
+        source: ItemReader[Any] = ItemReader(prompts)
+        keys, place, is_open = Keys(), 0, True
+        while is_open:
+            records: list[tuple[str, BatchItem]] = []
+            with suppress(StopAsyncIteration):
+                while len(records) < _AT_ONCE:
+                    given = await source.next()
+                    place += 1
+                    records.append(keys.checked(given, place))
+            is_open = len(records) == _AT_ONCE
+
+            async def store(connection: Connection, records: list[tuple[str, BatchItem]] = records) -> int:
+                return await add_items(connection, queue, row.number, records)
+
+            if records:
+                await self._opened.run(store)
+
+
+class ClusterBatch:
+    """A batch in the database. Made by `Cluster.submit` and `Cluster.batch`."""
+
+    def __init__(self, database: Database, row: BatchRow) -> None:
+        self._database = database
+        self._row = row
+
+    def __repr__(self) -> str:
+        return f"<ClusterBatch {self._row.name!r} for {self._row.agent_id!r}>"
+
+    @property
+    def name(self) -> str:
+        """Its name in the database."""
+        return self._row.name
+
+    async def status(self) -> ClusterStatus:
+        """Return how far the batch is, and which workers live.
+
+        Raises:
+            LedgerError: the batch was deleted.
+        """
+        found = await self._database.run(lambda connection: read_statuses(connection, self.name))
+        if not found:
+            raise LedgerError(f"there is no batch {self.name!r}", self._database.address.name)
+        return found[0]
+
+    def outcomes(self, reader: str = "default") -> Outcomes:
+        """Return an async iterator over the outcomes in the order in which they end; it ends when all have.
+
+        Each reader has a place in the database, from which it goes on in any process: it gets each outcome at least
+        once. An outcome counts as handled when the next one is asked for; the place is stored twice a second and at the
+        end, so after a crash the last ones come again.
+
+        Args:
+            reader: Its name. Two processes with one name would both get everything.
+        """
+        return Outcomes(self._database, self._row, _checked_name("reader", reader))
+
+
+class Outcomes:
+    """An async iterator over a batch's outcomes; see `ClusterBatch.outcomes`."""
+
+    def __init__(self, database: Database, row: BatchRow, reader: str) -> None:
+        self._database, self._row, self._reader = database, row, reader
+        self._page: list[tuple[int, BatchOutcome]] = []
+        self._place: int | None = None
+        self._handed: int | None = None
+        self._stored_at = 0.0
+        self._stored = 0
+
+    def __repr__(self) -> str:
+        return f"<Outcomes of {self._row.name!r} for {self._reader!r}>"
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> BatchOutcome:
+        """Return the next outcome."""
+        loop = asyncio.get_running_loop()
+        if self._place is None:
+            self._place = self._stored = await self._database.run(self._read_place)
+        if self._handed is not None:
+            self._place, self._handed = self._handed, None
+        while True:
+            is_time = loop.time() - self._stored_at >= _POLL
+            if self._place != self._stored and (is_time or not self._page):
+                await self._store_place()
+            if self._page:
+                self._handed, outcome = self._page.pop(0)
+                return outcome
+            is_over = await self._database.run(self._is_over)
+            self._page = await self._database.run(
+                partial(read_outcomes, batch=self._row, after=self._place, count=_PAGE)
+            )
+            if self._page:
+                continue
+            if is_over:
+                raise StopAsyncIteration
+            await asyncio.sleep(_POLL)
+
+    async def aclose(self) -> None:
+        """Store the place now; the outcome that was handed over last counts as not handled."""
+        if self._place is not None and self._place != self._stored:
+            await self._store_place()
+
+    async def _store_place(self) -> None:
+        place = self._place
+        assert place is not None  # noqa: S101 - read before
+
+        async def store(connection: Connection) -> None:
+            query = (
+                "INSERT INTO nairi_readers VALUES (%s, %s, %s)"
+                " ON CONFLICT (batch, reader) DO UPDATE SET sequence = excluded.sequence"
+            )
+            await connection.execute(query, (self._row.number, self._reader, place))
+
+        await self._database.run(store)
+        self._stored, self._stored_at = place, asyncio.get_running_loop().time()
+
+    async def _read_place(self, connection: Connection) -> int:
+        query = "SELECT sequence FROM nairi_readers WHERE batch = %s AND reader = %s"
+        found = await (await connection.execute(query, (self._row.number, self._reader))).fetchone()
+        return int(found[0]) if found else 0
+
+    async def _is_over(self, connection: Connection) -> bool:
+        """Return whether nothing more will end, as of now. Read before the outcomes, so that none is missed."""
+        query = (
+            "SELECT EXISTS (SELECT FROM nairi_items WHERE batch = %s AND state IN ('unsent', 'sending', 'running')),"
+            " EXISTS (SELECT FROM nairi_batches WHERE number = %s)"
+        )
+        found = await (await connection.execute(query, (self._row.number, self._row.number))).fetchone()
+        assert found is not None  # noqa: S101 - one row
+        if not found[1]:
+            raise LedgerError(f"the batch {self._row.name!r} was deleted", self._database.address.name)
+        return not found[0]
+
+
+async def _retry_failed(connection: Connection, queue: TicketQueue, batch: int) -> int:
+    return await retry_failed(connection, queue, batch)
+
+
+def _checked_name(kind: str, given: object) -> str:
+    if not isinstance(given, str) or not given.strip() or len(given) > _LONGEST_NAME or not given.isprintable():
+        raise InvalidArgumentError(f"the {kind} must be a text of 1 to {_LONGEST_NAME} printable characters")
+    return given

@@ -1,0 +1,182 @@
+"""One connection to PostgreSQL that runs transactions one after another, in a task of its own.
+
+A caller that is cancelled stops waiting, and the transaction runs to its end: psycopg closes a connection whose
+statement is cancelled twice, or in an anyio scope, while the server runs on and may commit later. A lost connection is
+opened again, and the transaction runs again, so each one must be idempotent: whether it was committed is not known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import psycopg
+from psycopg import errors as sql
+
+from nairi_async._core.closing import run_shielded
+from nairi_async.cluster.address import SESSION_SETTINGS, Address
+from nairi_async.cluster.schema import check_schema
+from nairi_async.errors import LedgerError, SessionClosedError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+log = logging.getLogger("nairi_async.cluster")
+
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+_T = TypeVar("_T")
+_Work = Callable[[Connection], Awaitable[_T]]
+# Seconds for which a database that does not answer is tried again: a restart or a failover takes less.
+PATIENCE: Final = 60.0
+_LONGEST_WAIT: Final = 2.0
+# Seconds for one transaction, before its connection is given up.
+_LONGEST: Final = 90.0
+# What passes by itself: the connection is lost, the server starts or stops, another transaction was in the way.
+_LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, OSError, TimeoutError)
+_CONFLICTS: Final = (sql.DeadlockDetected, sql.SerializationFailure)
+# … but these are errors of the caller's data or the server's state.
+_FINAL: Final = (sql.DiskFull, sql.InsufficientPrivilege, sql.InvalidPassword, sql.InvalidAuthorizationSpecification)
+
+
+async def connect(address: Address) -> Connection:
+    """Open a connection with the settings of all.
+
+    Raises:
+        psycopg.Error: there is none.
+    """
+    connection = await psycopg.AsyncConnection.connect(address.conninfo, autocommit=True)
+    try:
+        await connection.execute(SESSION_SETTINGS)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+class Database:
+    """An open database. Use it in `async with`.
+
+    Args:
+        address: Where it is.
+        is_durable: Whether a commit waits for the disk.
+
+    Raises:
+        LedgerError: on entering: it cannot be reached, is another program's, or of another version.
+    """
+
+    def __init__(self, address: Address, *, is_durable: bool = True) -> None:
+        self.address = address
+        self._is_durable = is_durable
+        self._queue: asyncio.Queue[tuple[_Work[Any], asyncio.Future[Any]] | None] = asyncio.Queue()
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
+
+    async def __aenter__(self) -> Self:
+        opening = asyncio.ensure_future(self._open())
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            with suppress(LedgerError):
+                await run_shielded(opening)
+            await self.aclose()
+            raise
+        self._task = asyncio.create_task(self._serve(), name="nairi-database")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Run what was submitted, and close the connection. Harmless when repeated."""
+        await run_shielded(self._close())
+
+    def submit(self, work: _Work[_T]) -> asyncio.Future[_T]:
+        """Submit a transaction; its future gets the result once it is committed."""
+        if self._task is None or self._task.done():
+            raise SessionClosedError("the cluster is not open: use it in `async with Cluster(…) as cluster`")
+        future: asyncio.Future[_T] = self._task.get_loop().create_future()
+        self._queue.put_nowait((work, future))
+        return future
+
+    async def run(self, work: _Work[_T]) -> _T:
+        """Run a transaction, and return its result once it is committed.
+
+        Raises:
+            LedgerError: the database refuses it, or has not answered for a minute.
+        """
+        return await asyncio.shield(self.submit(work))
+
+    async def _open(self) -> None:
+        with self.address.errors():
+            self._connection = await connect(self.address)
+            await check_schema(self._connection, self.address)
+            await self._prepare(self._connection)
+
+    async def _prepare(self, connection: Connection) -> None:
+        if not self._is_durable:
+            await connection.execute("SET synchronous_commit = off")
+
+    async def _close(self) -> None:
+        # What was submitted has one more try: a database that is gone must not hold the process up.
+        self._is_closing = True
+        if self._task is not None:
+            self._queue.put_nowait(None)
+            await asyncio.wait((self._task,))
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _serve(self) -> None:
+        while (submitted := await self._queue.get()) is not None:
+            work, future = submitted
+            try:
+                result = await self._run(work)
+            except Exception as error:  # noqa: BLE001 - raised by the caller's wait
+                if not future.done():
+                    future.set_exception(error)
+                    # Not all callers wait.
+                    future.exception()
+            else:
+                if not future.done():
+                    future.set_result(result)
+
+    async def _run(self, work: _Work[_T]) -> _T:
+        failed_at: float | None = None
+        wait = 0.05
+        while True:
+            try:
+                async with asyncio.timeout(_LONGEST):
+                    connection = await self._connected()
+                    async with connection.transaction():
+                        return await work(connection)
+            except (*_LOST, *_CONFLICTS) as error:
+                now = time.monotonic()
+                failed_at = failed_at or now
+                if isinstance(error, _FINAL) or self._is_closing or now - failed_at > PATIENCE:
+                    with self.address.errors():
+                        raise
+                    raise
+                if not isinstance(error, _CONFLICTS):
+                    await self._drop()
+                    log.info("%s: %s; trying again", self.address.name, type(error).__name__)
+            except psycopg.Error:
+                with self.address.errors():
+                    raise
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    async def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = await connect(self.address)
+            await self._prepare(self._connection)
+        return self._connection
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Exception):
+                await connection.close()

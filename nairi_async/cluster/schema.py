@@ -1,0 +1,123 @@
+"""The tables, their version, and whose database it is.
+
+A database belongs to one format of the tables and one schema of the queue. A process that knows another one refuses it,
+so that all processes on a database agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Final, LiteralString
+
+from procrastinate.schema import SchemaManager
+
+from nairi_async.errors import LedgerError
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from nairi_async.cluster.address import Address
+
+FORMAT: Final = 1
+"""Version of the tables."""
+LOCKS: Final = 0x4E41_4952
+"""The first half of our advisory locks ("NAIR"); the second is a worker's id, or one of these:"""
+SWEEP_LOCK: Final = 0
+SCHEMA_LOCK: Final = -1
+TEXT_LOCKS: Final = 0x4E41_4953
+"""The first half of the locks around lookups; the second is a hash of the prompt."""
+CHAT_LOCKS: Final = 0x4E41_4954
+"""The first half of the locks of chats; the second is a hash of the chat's name."""
+
+_TABLES: Final[LiteralString] = """
+CREATE TABLE nairi_meta (name text PRIMARY KEY, value text NOT NULL);
+CREATE SEQUENCE nairi_worker_ids AS integer;
+CREATE TABLE nairi_workers (
+    id integer PRIMARY KEY, base_url text NOT NULL, host text NOT NULL, pid integer NOT NULL,
+    capacity integer NOT NULL, per_second float8, started_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE TABLE nairi_batches (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE,
+    agent_id text NOT NULL, base_url text NOT NULL, ask_mode boolean NOT NULL, timeout float8 NOT NULL,
+    on_unknown text NOT NULL, settle float8 NOT NULL, done bigint NOT NULL DEFAULT 0, failed bigint NOT NULL DEFAULT 0,
+    last_sequence bigint NOT NULL DEFAULT 0, cost_usd numeric NOT NULL DEFAULT 0,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE TABLE nairi_items (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    batch bigint NOT NULL REFERENCES nairi_batches ON DELETE CASCADE,
+    key text NOT NULL, id text NOT NULL, place bigint NOT NULL, prompt text NOT NULL,
+    state text NOT NULL DEFAULT 'unsent', owner integer, claim integer NOT NULL DEFAULT 0,
+    is_in_doubt boolean NOT NULL DEFAULT false, sent_at float8, lost_at float8,
+    job_id text UNIQUE, message_id text, recorded_at timestamptz, parked integer NOT NULL DEFAULT 0,
+    sequence bigint, document text, UNIQUE (batch, key), UNIQUE (batch, id)
+);
+CREATE INDEX nairi_items_owned ON nairi_items (owner) WHERE owner IS NOT NULL;
+CREATE INDEX nairi_items_open ON nairi_items (batch, state) WHERE state IN ('unsent', 'sending', 'running');
+CREATE UNIQUE INDEX nairi_items_ended ON nairi_items (batch, sequence) WHERE sequence IS NOT NULL;
+CREATE INDEX nairi_items_sending ON nairi_items (hashtext(prompt)) WHERE state = 'sending';
+CREATE INDEX nairi_items_lost ON nairi_items (hashtext(prompt)) WHERE lost_at IS NOT NULL;
+CREATE INDEX nairi_items_recorded ON nairi_items (recorded_at) WHERE recorded_at IS NOT NULL;
+CREATE TABLE nairi_readers (
+    batch bigint NOT NULL REFERENCES nairi_batches ON DELETE CASCADE, reader text NOT NULL, sequence bigint NOT NULL,
+    PRIMARY KEY (batch, reader)
+);
+CREATE TABLE nairi_rates (base_url text PRIMARY KEY, next timestamptz NOT NULL);
+CREATE TABLE nairi_chats (
+    name text PRIMARY KEY, dialogue_id text, is_unfinished boolean NOT NULL, record text NOT NULL
+);
+CREATE INDEX nairi_chats_unfinished ON nairi_chats (name) WHERE is_unfinished;
+"""
+_OTHERS: Final[LiteralString] = (
+    "SELECT count(*) FROM pg_catalog.pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+)
+
+
+async def check_schema(connection: psycopg.AsyncConnection[Any], address: Address) -> None:
+    """Make the tables in an empty database; refuse another program's, and another version's.
+
+    Raises:
+        LedgerError: it is refused.
+        psycopg.Error: the database could not be asked.
+    """
+    # What a version of this library once made stays; one process at a time looks, and makes it.
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCKS, SCHEMA_LOCK))
+        found = await (await connection.execute("SELECT to_regclass('nairi_meta') IS NOT NULL")).fetchone()
+        if not (found and found[0]):
+            others = await (await connection.execute(_OTHERS)).fetchone()
+            if others and others[0]:
+                raise LedgerError(
+                    "it holds the tables of another program; create a database for the cluster alone", address.name
+                )
+            await _create(connection)
+            return
+        rows = await (await connection.execute("SELECT name, value FROM nairi_meta")).fetchall()
+        _check_versions(dict(rows), address)
+
+
+async def _create(connection: psycopg.AsyncConnection[Any]) -> None:
+    queue = SchemaManager.get_schema()
+    await connection.execute(queue)
+    await connection.execute(_TABLES)
+    insert = "INSERT INTO nairi_meta VALUES ('format', %s), ('queue', %s)"
+    await connection.execute(insert, (str(FORMAT), _digest(queue)))
+
+
+def _check_versions(meta: dict[str, str], address: Address) -> None:
+    try:
+        found = int(meta["format"])
+    except (LookupError, ValueError):
+        raise LedgerError("its table nairi_meta is damaged", address.name) from None
+    if found > FORMAT:
+        text = f"it has format {found} of a newer version of nairi_async; this one knows {FORMAT}: upgrade this process"
+        raise LedgerError(text, address.name)
+    if found < FORMAT:
+        raise LedgerError(f"it has format {found} of an older version; finish it with that version", address.name)
+    if meta.get("queue") != _digest(SchemaManager.get_schema()):
+        text = "its queue was made by another version of procrastinate; install the version that the others have"
+        raise LedgerError(text, address.name)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

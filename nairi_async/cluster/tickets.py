@@ -1,0 +1,142 @@
+"""The queue, which Procrastinate carries: tickets, each of which says "some items of this batch may be claimed".
+
+A ticket is no truth about an item. It may be run twice, or after its items have ended: a worker claims what nobody owns
+yet. What must hold is only this: for each open item that nobody owns there is a ticket, so it is added in the same
+transaction in which the item is stored, or released.
+
+https://procrastinate.readthedocs.io
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import procrastinate
+from attrs import frozen
+from procrastinate.exceptions import ProcrastinateException
+
+from nairi_async.cluster.address import SESSION_SETTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    import psycopg
+    from procrastinate.job_context import JobContext
+
+    from nairi_async.cluster.address import Address
+
+log = logging.getLogger("nairi_async.cluster")
+
+CHUNK: Final = 20
+"""Items of a ticket: the queue's own cost is shared by so many."""
+_TASK: Final = "nairi_async.claim"
+# Seconds between polls of the queue, in case a notification was lost.
+_POLL_INTERVAL: Final = 1.0
+# A ticket whose worker has shown no sign of life for so long is run again; if it lives, this does no harm.
+_HEARTBEAT: Final = 2.0
+STALLED_AFTER: Final = 8.0
+# Seconds for the worker of the queue to end, before it is left alone: its connection may be dead.
+_CLOSING: Final = 5.0
+_RESTART_WAIT: Final = 1.0
+# Workers that are gone are forgotten after a day. Only memory depends on it.
+_FORGET_AFTER: Final = 86400.0
+
+
+@frozen
+class Ticket:
+    """Items of a batch that may be claimed, by their numbers."""
+
+    batch: int
+    first: int
+    last: int
+
+
+def tickets(batch: int, numbers: Sequence[int]) -> list[Ticket]:
+    """Return the tickets for items, in the order of their numbers."""
+    chunks = [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
+    return [Ticket(batch, chunk[0], chunk[-1]) for chunk in chunks]
+
+
+class TicketQueue:
+    """The tickets of one service."""
+
+    def __init__(self, address: Address, base_url: str) -> None:
+        self._queue = base_url[-128:]
+        connector = procrastinate.PsycopgConnector(
+            conninfo=address.conninfo, min_size=1, max_size=2, timeout=10.0, configure=_configure
+        )
+        self._app = procrastinate.App(connector=connector)
+        self._claim: Callable[[Ticket], Awaitable[None]] | None = None
+        task = self._app.task(name=_TASK, retry=procrastinate.RetryStrategy(wait=1), pass_context=True)
+        task(self._run)
+
+    async def add(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        added: Sequence[Ticket],
+        *,
+        delay: float = 0.0,
+        is_urgent: bool = False,
+    ) -> None:
+        """Add tickets in the caller's transaction."""
+        if not added:
+            return
+        options: dict[str, Any] = {"schedule_in": {"seconds": delay}} if delay else {}
+        deferrer = self._app.configure_task(
+            _TASK, queue=self._queue, connection=connection, priority=int(is_urgent), **options
+        )
+        jobs: list[Any] = [{"batch": one.batch, "first": one.first, "last": one.last} for one in added]
+        await deferrer.batch_defer_async(*jobs)
+
+    async def work(self, claim: Callable[[Ticket], Awaitable[None]]) -> None:
+        """Run tickets one after another until cancelled, also after the queue's connections were lost."""
+        self._claim = claim
+        while True:
+            try:
+                async with self._app.open_async():
+                    await self._work()
+            except (ProcrastinateException, OSError) as error:
+                log.warning("the queue cannot be used, and is tried again: %s", error)
+            await asyncio.sleep(_RESTART_WAIT)
+
+    async def retry_stalled(self) -> None:
+        """Run the tickets again whose worker has shown no sign of life."""
+        with suppress(ProcrastinateException):
+            jobs = self._app.job_manager
+            for job in await jobs.get_stalled_jobs(queue=self._queue, seconds_since_heartbeat=STALLED_AFTER):
+                with suppress(ProcrastinateException):
+                    await jobs.retry_job(job)
+
+    async def _work(self) -> None:
+        running = asyncio.create_task(
+            self._app.run_worker_async(
+                queues=[self._queue],
+                concurrency=1,
+                fetch_job_polling_interval=_POLL_INTERVAL,
+                install_signal_handlers=False,
+                delete_jobs="successful",
+                update_heartbeat_interval=_HEARTBEAT,
+                stalled_worker_timeout=_FORGET_AFTER,
+            )
+        )
+        try:
+            await asyncio.shield(running)
+        finally:
+            running.cancel()
+            with suppress(Exception):
+                await asyncio.wait((running,), timeout=_CLOSING)
+
+    async def _run(self, context: JobContext, batch: int, first: int, last: int) -> None:
+        assert context.job.id is not None  # noqa: S101 - it was fetched
+        assert self._claim is not None  # noqa: S101 - a worker runs
+        await self._claim(Ticket(batch, first, last))
+
+
+async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
+    was_autocommit = connection.autocommit
+    await connection.set_autocommit(True)
+    await connection.execute(SESSION_SETTINGS)
+    await connection.set_autocommit(was_autocommit)
