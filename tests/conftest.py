@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from clusters import Field
+    from postgres import Postgres
+
     from nairi_async.amigo import AmigoSession
 
 # Shared machines are noisy, so no test of a property has a deadline.
@@ -85,3 +88,28 @@ def echo(simulator: Simulator) -> Simulator:
 @pytest.fixture
 def chats(nairi: NairiSession, clock: VirtualClock) -> Chats:
     return Chats(nairi, "my-agent", clock=clock)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Run one server for each process of the suite that needs it."""
+    from postgres import running_postgres  # noqa: PLC0415 - most processes do without a database
+
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> str:
+    """Return the URL of an empty database."""
+    return postgres.database()
+
+
+@pytest.fixture
+async def field(database: str) -> AsyncIterator[Field]:
+    """Return a service in real time, since no virtual clock reaches the database, and a database for it."""
+    from clusters import Field  # noqa: PLC0415 - as above
+
+    async with Simulator(strict_agents=True) as running:
+        running.agent("my-agent", lambda prompt, _: [Say(f"Answer to {prompt}", after=0.3)])
+        yield Field(running, database)

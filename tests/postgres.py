@@ -62,14 +62,8 @@ class Postgres:
 
     def crash(self) -> None:
         """Stop at once, as `pg_ctl stop -m immediate` does; the next start recovers."""
-        self._stop(signal.SIGQUIT)
-
-    def stop(self) -> None:
-        self._stop(signal.SIGINT)
-
-    def _stop(self, number: signal.Signals) -> None:
         assert self.process is not None
-        self.process.send_signal(number)
+        self.process.send_signal(signal.SIGQUIT)
         self.process.wait()
         self.process = None
 
@@ -119,5 +113,6 @@ def running_postgres(*settings: str) -> Iterator[Postgres]:
         yield server
     finally:
         if server.process is not None:
-            server.stop()
+            # Nothing is kept, so nothing is written out.
+            server.crash()
         shutil.rmtree(home, ignore_errors=True)

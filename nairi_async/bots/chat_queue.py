@@ -101,7 +101,7 @@ class ChatQueues:
                 "please wait for a reply, then send this message again"
             )
         if queue is None:
-            queue = self._queues[name] = _ChatQueue(ChatRecord(self._store, name))
+            queue = self._queues[name] = _ChatQueue(ChatRecord(self._store, name, is_exclusive=True))
         place = Place(queue, key)
         queue.places.append(place)
         try:
@@ -111,3 +111,4 @@ class ChatQueues:
             # A record that the store refused is kept here, so that the chat continues its dialogue.
             if not queue.places and not queue.chat.is_unsaved:
                 del self._queues[name]
+                self._store.release(name)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field, frozen
 
 from nairi_async._core.closing import run_shielded
-from nairi_async.bots.store import ChatPrompt, Record, Store
+from nairi_async.bots.store import ChatPrompt, Record, SharedStore, Store
 from nairi_async.clock import Clock
 from nairi_async.errors import SessionClosedError
 
@@ -29,6 +29,17 @@ class ClockedStore:
 
     store: Store
     clock: Clock
+
+    async def acquire(self, name: str) -> None:
+        """Keep other processes from a chat, if they use the store as well; see `SharedStore`."""
+        if isinstance(self.store, SharedStore):
+            async with self.clock.timeout(math.inf):
+                await self.store.acquire(name)
+
+    def release(self, name: str) -> None:
+        """Let other processes have a chat, if they use the store as well."""
+        if isinstance(self.store, SharedStore):
+            self.store.release(name)
 
     async def load(self, name: str) -> Record | None:
         """Load a record, as `Store.load` does."""
@@ -58,6 +69,8 @@ class ChatRecord:
     store: ClockedStore
     name: str
     record: Record = field(factory=Record)
+    is_exclusive: bool = False
+    """Whether no other process may answer the chat from the moment when it is loaded."""
     is_unsaved: bool = False
     """Whether the store refused the last state: then only this process knows it."""
     leftover: deque[ChatPrompt] = field(factory=deque)
@@ -69,6 +82,8 @@ class ChatRecord:
         """Load the record from the store, once."""
         async with self._lock:
             if not self._is_loaded:
+                if self.is_exclusive:
+                    await self.store.acquire(self.name)
                 self.record = await self.store.load(self.name) or Record()
                 self.leftover.extend(self.record.waiting)
                 self._is_loaded = True

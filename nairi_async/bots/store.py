@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 from uuid import uuid4
 
 from attrs import asdict, evolve, field, frozen
@@ -199,6 +199,19 @@ class Store(Protocol):
 
     async def dialogue_ids(self) -> Collection[str]:
         """Return the dialogue ids of all records: a lost dialogue is not one that another chat has."""
+        ...
+
+
+@runtime_checkable
+class SharedStore(Store, Protocol):
+    """A store that several processes use at once: each chat is busy in one of them at a time."""
+
+    async def acquire(self, name: str) -> None:
+        """Wait until no other process has the chat, and keep others from it until `release`."""
+        ...
+
+    def release(self, name: str) -> None:
+        """Let other processes have the chat."""
         ...
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from nairi_async.batch import Batch, CsvRows, JsonLines, TextLines, read_status
 from nairi_async.batch.documents import outcome_line
-from nairi_async.cli import log_handler
+from nairi_async.cli import cluster, log_handler
 from nairi_async.cli.batch_reports import final_summary, how_to_correct, next_command, show_check, show_status
 from nairi_async.cli.connection import open_session
 from nairi_async.cli.formatting import one_line, outcome_label
@@ -40,6 +40,8 @@ _INTERRUPTED: Final = 130
 
 def batch(options: Namespace) -> int:
     """Run the command `batch`."""
+    if options.database is not None and not options.check:
+        return _on_database(options)
     _check_options(options)
     if options.status:
         show_status(options)
@@ -60,7 +62,23 @@ def batch(options: Namespace) -> int:
             stream.close()
 
 
+def _on_database(options: Namespace) -> int:
+    if options.status:
+        return cluster.show_status(options)
+    if options.prompts is None:
+        raise InvalidArgumentError("PROMPTS must be given")
+    stream = _open(options.prompts)
+    try:
+        _check_apart(stream, options)
+        return cluster.submit_and_follow(stream, options)
+    finally:
+        if options.prompts != _STDIN:
+            stream.close()
+
+
 def _check_options(options: Namespace) -> None:
+    if options.name is not None:
+        raise InvalidArgumentError("--name goes with --database: a ledger is a batch of its own")
     if options.json and not (options.status or options.check):
         raise InvalidArgumentError("--json goes with --status or --check: replies are lines of JSON without it")
     if options.status:

@@ -30,6 +30,10 @@ from nairi_async.cli.arguments import (
 SHELLS: Final = ("bash", "fish", "zsh")
 """Shells for which there is a completion script."""
 
+DATABASE: Final = Argument(
+    "--database", help="a PostgreSQL database that workers share: postgresql://user@host/name", metavar="URL"
+)
+
 COMMANDS: Final = (
     Command(
         "demo",
@@ -210,6 +214,14 @@ COMMANDS: Final = (
             ),
             Argument("--agent", help="slug or id of the agent", metavar="AGENT"),
             Argument("--ledger", help="the file that records prompts and outcomes", metavar="FILE"),
+            DATABASE,
+            Argument("--name", help="the batch's name in the database", metavar="NAME"),
+            Argument(
+                "--reader",
+                help="whose place in the outcomes to go on from, with a database (%(default)s)",
+                default="command",
+                metavar="NAME",
+            ),
             Argument("--output", help="append each outcome, once, as a line of JSON", metavar="FILE"),
             Argument(
                 "--attachments-from",
@@ -247,6 +259,24 @@ COMMANDS: Final = (
         ),
     ),
     AMIGO,
+    Command(
+        "worker",
+        "cluster:worker",
+        "work on the batches of a database, with any number of other workers",
+        "Send the prompts of all batches in a database, and wait for their replies, until Ctrl-C or SIGTERM. Workers"
+        " may be started, stopped and killed at any time. A password belongs into PGPASSWORD or ~/.pgpass.",
+        (
+            DATABASE,
+            Argument("--limit", help="conversations at once (%(default)s)", type=count, default=100, metavar="N"),
+            Argument(
+                "--requests-per-second",
+                help="rate of all workers together; give the same to each (default: no limit)",
+                type=float,
+                metavar="N",
+            ),
+            *CONNECTION,
+        ),
+    ),
     Command(
         "completion",
         "completion:completion",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
@@ -56,11 +56,12 @@ class Address:
         """
         if not isinstance(url, str) or not url.strip().startswith(_SCHEMES):
             raise ConfigurationError("the database must be given as postgresql://user@host:port/name")
-        try:
+        parameters: dict[str, Any] | None = None
+        with suppress(psycopg.Error):
             parameters = conninfo_to_dict(url.strip())
-        except psycopg.Error:
+        if parameters is None:
             # Not chained: the text of the cause may hold a part of the password.
-            raise ConfigurationError("the URL of the database cannot be read: postgresql://user@host/name") from None
+            raise ConfigurationError("the URL of the database cannot be read; it must be postgresql://user@host/name")
         host, port = parameters.get("host") or "", parameters.get("port")
         shown = f"{host}:{port}" if port else str(host)
         return cls({**_CONNECTION, **parameters}, f"postgresql://{shown}/{parameters.get('dbname') or ''}")

@@ -273,7 +273,7 @@ async def _read_workers(connection: Connection) -> dict[str, tuple[WorkerStatus,
         "SELECT w.base_url, w.id, w.host, w.pid, w.capacity, w.per_second,"
         " (SELECT count(*) FROM nairi_items i WHERE i.owner = w.id) FROM nairi_workers w"
         " WHERE EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s"
-        " AND l.objid = w.id AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
+        " AND l.objid = w.id AND l.pid = w.backend AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
         " ORDER BY w.id"
     )
     found: Any = await (await connection.execute(query, (LOCKS,))).fetchall()

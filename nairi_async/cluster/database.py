@@ -80,7 +80,7 @@ class Database:
         opening = asyncio.ensure_future(self._open())
         try:
             await asyncio.shield(opening)
-        except asyncio.CancelledError:
+        except BaseException:
             with suppress(LedgerError):
                 await run_shielded(opening)
             await self.aclose()

@@ -119,9 +119,16 @@ class ItemTable:
     async def claim(
         self, ticket: Ticket, worker: int, running: Sequence[int], limit: int, agent_id: str
     ) -> list[Claimed]:
-        """Claim items of a ticket that no worker owns; those beyond the limit get a ticket of their own."""
+        """Claim items of a ticket that no worker owns; those beyond the limit get a ticket of their own.
+
+        Raises:
+            ClaimLostError: the worker was found dead. What it claimed now, nobody would release.
+        """
 
         async def work(connection: Connection) -> list[Claimed]:
+            registered = await connection.execute("SELECT FROM nairi_workers WHERE id = %s FOR SHARE", (worker,))
+            if await registered.fetchone() is None:
+                raise ClaimLostError
             values = (ticket.first, ticket.last, ticket.batch, worker, list(running), limit + 1)
             found = await (await connection.execute(_CLAIM, values)).fetchall()
             taken = [(rows.take(_row(values), worker), values) for values in found[:limit]]
@@ -171,8 +178,15 @@ class ItemTable:
             mine = await (await connection.execute(locked, (LOCKS, SWEEP_LOCK))).fetchone()
             if not (mine and mine[0]):
                 return 0, 0
-            query = "SELECT id FROM nairi_workers WHERE id <> %s AND pg_try_advisory_xact_lock(%s, id)"
+            # Their rows are locked before their items are read: a claim that is under way is waited for, and no other
+            # begins. What is owned by a worker without a row was left by someone who deleted it.
+            query = "SELECT id FROM nairi_workers WHERE id <> %s AND pg_try_advisory_xact_lock(%s, id) FOR UPDATE"
             dead = [id_ for (id_,) in await (await connection.execute(query, (myself, LOCKS))).fetchall()]
+            query = (
+                "SELECT DISTINCT owner FROM nairi_items WHERE owner IS NOT NULL"
+                " AND NOT owner IN (SELECT id FROM nairi_workers)"
+            )
+            dead += [id_ for (id_,) in await (await connection.execute(query)).fetchall()]
             if not dead:
                 return 0, 0
             owned = await (await connection.execute(_OWNED, (dead,))).fetchall()

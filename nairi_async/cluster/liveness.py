@@ -64,9 +64,10 @@ class Liveness:
         with address.errors():
             connection = await connect(address)
             try:
-                found = await (await connection.execute("SELECT nextval('nairi_worker_ids')::integer")).fetchone()
+                query = "SELECT nextval('nairi_worker_ids')::integer, pg_backend_pid()"
+                found = await (await connection.execute(query)).fetchone()
                 assert found is not None  # noqa: S101 - a sequence has a next value
-                worker = int(found[0])
+                worker, backend = int(found[0]), int(found[1])
                 await connection.execute("SELECT pg_advisory_lock(%s, %s)", (LOCKS, worker))
             except BaseException:
                 await connection.close()
@@ -78,10 +79,10 @@ class Liveness:
             free = await (await other.execute(query, (LOCKS, worker))).fetchone()
             if free and free[0]:
                 return False
-            values = (worker, base_url, socket.gethostname(), os.getpid(), capacity, per_second)
+            values = (worker, base_url, socket.gethostname(), os.getpid(), backend, capacity, per_second)
             query = (
-                "INSERT INTO nairi_workers (id, base_url, host, pid, capacity, per_second)"
-                " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
+                "INSERT INTO nairi_workers (id, base_url, host, pid, backend, capacity, per_second)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
             )
             await other.execute(query, values)
             return True

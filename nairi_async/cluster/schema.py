@@ -34,7 +34,7 @@ CREATE TABLE nairi_meta (name text PRIMARY KEY, value text NOT NULL);
 CREATE SEQUENCE nairi_worker_ids AS integer;
 CREATE TABLE nairi_workers (
     id integer PRIMARY KEY, base_url text NOT NULL, host text NOT NULL, pid integer NOT NULL,
-    capacity integer NOT NULL, per_second float8, started_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    backend integer NOT NULL, capacity integer NOT NULL, per_second float8, started_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE TABLE nairi_batches (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE,

@@ -33,8 +33,8 @@ log = logging.getLogger("nairi_async.cluster")
 CHUNK: Final = 20
 """Items of a ticket: the queue's own cost is shared by so many."""
 _TASK: Final = "nairi_async.claim"
-# Seconds between polls of the queue, in case a notification was lost.
-_POLL_INTERVAL: Final = 1.0
+# Seconds between polls of an empty queue. Notifications would save half of that, and cost a connection that can hang.
+_POLL_INTERVAL: Final = 0.5
 # A ticket whose worker has shown no sign of life for so long is run again; if it lives, this does no harm.
 _HEARTBEAT: Final = 2.0
 STALLED_AFTER: Final = 8.0
@@ -65,8 +65,9 @@ class TicketQueue:
 
     def __init__(self, address: Address, base_url: str) -> None:
         self._queue = base_url[-128:]
+        # One connection: a pool that grows while it is closed would leave the new one open.
         connector = procrastinate.PsycopgConnector(
-            conninfo=address.conninfo, min_size=1, max_size=2, timeout=10.0, configure=_configure
+            conninfo=address.conninfo, min_size=1, max_size=1, timeout=10.0, configure=_configure
         )
         self._app = procrastinate.App(connector=connector)
         self._claim: Callable[[Ticket], Awaitable[None]] | None = None
@@ -116,6 +117,7 @@ class TicketQueue:
                 queues=[self._queue],
                 concurrency=1,
                 fetch_job_polling_interval=_POLL_INTERVAL,
+                listen_notify=False,
                 install_signal_handlers=False,
                 delete_jobs="successful",
                 update_heartbeat_interval=_HEARTBEAT,

@@ -202,6 +202,9 @@ class _Life:
         """Claim as many of a ticket's items as there is capacity for, and return when there is capacity again.
 
         Until then the queue gives this worker no further ticket. Nobody waits for this one: what it left has another.
+
+        Raises:
+            LifeOverError, ClaimLostError: the ticket goes back to the queue.
         """
         await self._has_capacity.wait()
         if self._is_ending or self.worker.stopping.is_set() or self.liveness.lost.done():

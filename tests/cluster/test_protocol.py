@@ -61,9 +61,12 @@ class World:
     work: tuple[tuple[Work | None, ...], ...]
     alive: tuple[bool, ...]
     """Whether the worker's lock is held; one that lost it may go on all the same until it notices."""
+    registered: tuple[bool, ...]
+    """Whether the worker has a row, which a claim needs, and which the sweeper removes."""
     on_the_way: frozenset[Post] = frozenset()
     responses: frozenset[tuple[Post, str]] = frozenset()
     turns: tuple[str, ...] = ()
+    killed: frozenset[int] = frozenset()
     deaths: int = 0
     losses: int = 0
 
@@ -72,6 +75,7 @@ def start(items: int, workers: int) -> World:
     return World(
         tuple(Row(number=n) for n in range(items)),
         tuple((None,) * items for _ in range(workers)),
+        (True,) * workers,
         (True,) * workers,
     )
 
@@ -82,7 +86,7 @@ def steps(world: World, deaths: int, losses: int) -> Iterator[World]:
         for item, work in enumerate(works):
             row = world.table[item]
             if work is None:
-                if world.alive[worker] and rows.can_take(row):
+                if world.registered[worker] and rows.can_take(row) and worker not in world.killed:
                     taken = rows.take(row, worker)
                     yield _with_work(_with_row(world, taken), worker, item, Work("taken", rows.claim_of(taken)))
                 continue
@@ -92,14 +96,16 @@ def steps(world: World, deaths: int, losses: int) -> Iterator[World]:
             yield _killed(counted, worker)
             # A network split: the lock is gone, and the process goes on.
             yield counted
-        if not world.alive[worker] and any(row.owner == worker for row in world.table):
+        if not world.alive[worker] and world.registered[worker]:
             # The sweeper.
             table = tuple(rows.release(row) if row.owner == worker else row for row in world.table)
-            yield evolve(world, table=table)
+            yield evolve(world, table=table, registered=_replaced(world.registered, worker, value=False))
     yield from _service_steps(world, losses)
 
 
-def _worker_steps(world: World, worker: int, item: int, work: Work) -> Iterator[World]:
+def _worker_steps(  # noqa: C901, PLR0912 - one case for each phase
+    world: World, worker: int, item: int, work: Work
+) -> Iterator[World]:
     row, claim = world.table[item], work.claim
     try:
         match work.phase:
@@ -211,7 +217,7 @@ def _killed(world: World, worker: int) -> World:
     posts = frozenset(evolve(p, is_heard=False) if p.claim.worker == worker else p for p in world.on_the_way)
     responses = frozenset(each for each in world.responses if each[0].claim.worker != worker)
     work = _replaced(world.work, worker, value=(None,) * len(world.table))
-    return evolve(world, work=work, on_the_way=posts, responses=responses)
+    return evolve(world, work=work, on_the_way=posts, responses=responses, killed=world.killed | {worker})
 
 
 def _with_row(world: World, row: Row) -> World:

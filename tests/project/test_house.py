@@ -26,6 +26,7 @@ _FLOORS = (
     ("_core", "otel"),
     ("_nairi",),
     ("__init__", "amigo", "batch", "bots", "testing", "web"),
+    ("cluster",),
     ("cli",),
     ("__main__",),
 )
@@ -182,6 +183,6 @@ def test_importing_is_cheap() -> None:
     loaded = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     ).stdout.split()
-    expensive = {"testing", "cli", "bots", "web"}
-    foreign = {"argparse", "sqlite3", "opentelemetry"}
+    expensive = {"testing", "cli", "bots", "web", "cluster"}
+    foreign = {"argparse", "sqlite3", "opentelemetry", "psycopg", "procrastinate"}
     assert not ({f"nairi_async.{name}" for name in expensive} | foreign) & set(loaded)

@@ -20,9 +20,10 @@ pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # The guides are the docstrings of the public packages.
-GUIDES = ["", ".amigo", ".batch", ".bots", ".hooks", ".otel", ".testing", ".testing.amigo", ".web"]
+GUIDES = ["", ".amigo", ".batch", ".bots", ".cluster", ".hooks", ".otel", ".testing", ".testing.amigo", ".web"]
 TEXTS = [README, *(importlib.import_module(f"nairi_async{name}").__doc__ or "" for name in GUIDES)]
 BLOCKS = [block for text in TEXTS for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
+_DATABASE = "postgresql://db/nairi"
 # Web applications and bots do not end by themselves: recipes have tests of their own.
 RECIPES = sorted(path for kind in ("app", "bot") for path in (ROOT / "tests" / "recipes").glob(f"*_{kind}.py"))
 # Those with a test function run under pytest: see `tests/testing/test_pytest_plugin.py`.
@@ -30,8 +31,10 @@ PROGRAMS = [block for block in BLOCKS if "def test_" not in block]
 
 
 @pytest.mark.parametrize("code", PROGRAMS, ids=range(len(PROGRAMS)))
-async def test_every_python_block_runs(code: str, tmp_path: Path) -> None:
+async def test_every_python_block_runs(code: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Each block is a program that ends well, with warnings as errors, in an environment that only has keys."""
+    if _DATABASE in code:
+        code = code.replace(_DATABASE, request.getfixturevalue("database"))
     async with Simulator() as simulator, AmigoSimulator() as amigo:
         simulator.agent("my-agent", lambda prompt, _: [Step("looking", after=0.1), Say(f"re {prompt}", after=0.1)])
         environment = {**os.environ, **simulator.environment, **amigo.environment, "METRICS_PORT": "0"}
