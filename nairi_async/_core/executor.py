@@ -255,9 +255,7 @@ class RequestExecutor:
             raise RequestTimeoutError(str(error), request.method, request.path) from error
         return self.clock.monotonic()
 
-    async def _pass_gate(
-        self, wait: Callable[[float], Awaitable[None]], request: Request, deadline: float
-    ) -> float:
+    async def _pass_gate(self, wait: Callable[[float], Awaitable[None]], request: Request, deadline: float) -> float:
         """Wait until the gate lets the request leave, and return when that was."""
         try:
             await wait(deadline)

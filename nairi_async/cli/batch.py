@@ -70,7 +70,7 @@ def _on_database(options: Namespace) -> int:
     stream = _open(options.prompts)
     try:
         _check_apart(stream, options)
-        return cluster.submit_and_follow(stream, options)
+        return cluster.submit_and_follow(_records(stream, options), options)
     finally:
         if options.prompts != _STDIN:
             stream.close()

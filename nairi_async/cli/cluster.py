@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from nairi_async._core.json_body import json_line, plain_decimal
-from nairi_async.batch import JsonLines
-from nairi_async.batch.documents import encode_result, output_line
+from nairi_async.batch.documents import outcome_line
 from nairi_async.batch.items import BatchItem
 from nairi_async.cli.connection import open_session
 from nairi_async.cli.formatting import clean, one_line, outcome_label
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Generator, Iterator
     from types import FrameType
-    from typing import BinaryIO
 
+    from nairi_async.batch import JsonLines
     from nairi_async.cluster import Cluster, ClusterStatus
 
 FAILED: Final = 3
@@ -40,7 +39,7 @@ def worker(options: Namespace) -> int:
     return asyncio.run(_work(options))
 
 
-def submit_and_follow(stream: BinaryIO, options: Namespace) -> int:
+def submit_and_follow(records: JsonLines, options: Namespace) -> int:
     """Submit a file's prompts to a database, and print the outcomes until all have ended."""
     for name, value in (("--ledger", options.ledger), ("--attachments-from", options.attachments_from)):
         if value is not None:
@@ -48,7 +47,7 @@ def submit_and_follow(stream: BinaryIO, options: Namespace) -> int:
     if missing := [name for name, value in (("--agent", options.agent), ("--name", options.name)) if value is None]:
         raise InvalidArgumentError(f"{' and '.join(missing)} must be given with --database")
     try:
-        return asyncio.run(_follow(stream, options))
+        return asyncio.run(_follow(records, options))
     except (asyncio.CancelledError, KeyboardInterrupt):
         Screen.on(sys.stderr).show("The workers go on. Run the same command again to see the rest.", "dim")
         return INTERRUPTED
@@ -114,13 +113,13 @@ def _interrupts(stop: Callable[[], None]) -> Generator[None]:
             signal.signal(number, handler)
 
 
-async def _follow(stream: BinaryIO, options: Namespace) -> int:
+async def _follow(records: JsonLines, options: Namespace) -> int:
     out, err = Screen.on(sys.stdout), Screen.on(sys.stderr)
     async with _cluster(options) as cluster:
         batch = await cluster.submit(
             options.name,
             options.agent,
-            _items(JsonLines(stream)),
+            _items(records),
             ask_mode=options.ask_mode,
             timeout=options.timeout,
             on_unknown=options.on_unknown,
@@ -136,7 +135,7 @@ async def _follow(stream: BinaryIO, options: Namespace) -> int:
             async for outcome in outcomes:
                 result = outcome.reply or outcome.error
                 assert result is not None  # noqa: S101 - an outcome has one of them
-                line = output_line(outcome.id, encode_result(outcome.turn, result))
+                line = outcome_line(outcome.id, outcome.turn, result, outcome.replies, outcome.fields)
                 write(line) if write else out.show(line.decode().rstrip("\n"))
                 if outcome.error is not None:
                     err.show(f"{outcome_label(outcome)}  {one_line(str(outcome.error))}", "red")

@@ -43,8 +43,8 @@ $ docker run --rm -p 5432:5432 -e POSTGRES_HOST_AUTH_METHOD=trust -e POSTGRES_DB
 $ nairi-async worker --database postgresql://postgres@localhost/nairi
 ```
 
-On Debian, `sudo apt install postgresql && sudo -u postgres createuser nairi && sudo -u postgres createdb -O nairi nairi`
-makes one that stays.
+On Debian, `sudo apt install postgresql`, `sudo -u postgres createuser --superuser $USER` and `createdb nairi` make one
+that stays, for `postgresql://%2Fvar%2Frun%2Fpostgresql/nairi`.
 
 ## What holds
 
@@ -75,8 +75,8 @@ check and the sending, for longer than `settle`.
 * **The database**: PostgreSQL 14 or newer, on a machine of its own or managed, with a database for the cluster alone.
   Old snapshots of other programs in the same database, such as a report that runs for an hour, make every row that
   changes often slow. It commits a few times for each conversation: 1,000 conversations a minute need no tuning.
-* **Workers**: one process for each core, `limit` as large as you like. A worker takes five connections, six with a rate:
-  with 50 workers, set `max_connections` to 400. Memory is about 10 kB for each conversation that runs.
+* **Workers**: one process for each core, `limit` as large as you like. A worker takes three connections, four with a
+  rate: with 50 workers, set `max_connections` to 250.
 * **The key's rate**: give all workers the same `requests_per_second`, a little below what the service allows.
 * **Stopping**: SIGTERM or Ctrl-C records the prompts that are being sent and hands on the rest; a second one ends the
   process at once, which loses nothing either. Start the new version, then stop the old one. Let the orchestrator wait
@@ -108,9 +108,8 @@ watch any conversation: `await (await cluster.batch("run-1")).turn("ticket-7")` 
 ## Why this queue
 
 The queue is Procrastinate (https://procrastinate.readthedocs.io); DBOS (https://docs.dbos.dev) was the other candidate.
-Prototypes on both ran 2,000 prompts with ten killed workers, and were paused, cut off and crashed: nothing ran twice, as
-long as our own row was the only truth, our own lock said who lives, and one process at a time took over what the dead
-had left. The rest decided:
+Prototypes on both ran 2,000 prompts with ten killed workers each. Nothing ran twice, as long as our own row was the
+only truth, our own lock said who lives, and one process at a time took over what the dead had left. The rest decided:
 
 | | Procrastinate | DBOS |
 | --- | --- | --- |

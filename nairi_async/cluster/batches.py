@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, LiteralString
 
 from attrs import frozen
 
-from nairi_async.batch.documents import decode_result
+from nairi_async.batch.documents import decode_replies, decode_result
 from nairi_async.batch.item_runner import BatchOnUnknown
 from nairi_async.batch.items import BatchItem, BatchOutcome, BatchStatus, UnusableItem
 from nairi_async.batch.ledger import changed_record_error
@@ -145,6 +145,8 @@ class Keys:
         item = BatchItem.of(given, place)
         if item.attachments:
             raise InvalidArgumentError("attachments are paths, and the workers see other files")
+        if item.follow_ups or item.job_id is not None:
+            raise InvalidArgumentError("a cluster takes single prompts: no follow-ups, and no job_id")
         if "\0" in item.prompt or "\0" in (item.id or ""):
             raise InvalidArgumentError("PostgreSQL cannot store a zero byte")
         if item.id is not None and self._ids.setdefault(item.id, place) != place:
@@ -168,8 +170,8 @@ async def add_items(
         if prompts.get(key, item.prompt) != item.prompt:
             raise changed_record_error(item.name)
     insert = (
-        "INSERT INTO nairi_items (batch, key, id, place, prompt) SELECT %s, new.* FROM"
-        " unnest(%s::text[], %s::text[], %s::bigint[], %s::text[]) AS new(key, id, place, prompt)"
+        "INSERT INTO nairi_items (batch, key, id, place, prompt, fields) SELECT %s, new.* FROM"
+        " unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[]) AS new(key, id, place, prompt, fields)"
         " ON CONFLICT DO NOTHING RETURNING number"
     )
     # A record without an id is called by its place; where another had the place before, by its key as well.
@@ -177,7 +179,13 @@ async def add_items(
     taken = "SELECT id FROM nairi_items WHERE batch = %s AND id = ANY(%s) AND NOT key = ANY(%s)"
     others = {id_ for (id_,) in await (await connection.execute(taken, (batch, ids, keys))).fetchall()}
     names = [f"{id_}-{key[-34:]}" if id_ in others else id_ for id_, key in zip(ids, keys, strict=True)]
-    columns = (keys, names, [item.place or 0 for item in items], [item.prompt for item in items])
+    columns = (
+        keys,
+        names,
+        [item.place or 0 for item in items],
+        [item.prompt for item in items],
+        [json.dumps(dict(item.fields)) for item in items],
+    )
     numbers = [number for (number,) in await (await connection.execute(insert, (batch, *columns))).fetchall()]
     await queue.add(connection, tickets(batch, sorted(numbers)))
     return len(numbers)
@@ -204,14 +212,16 @@ async def read_outcomes(
 ) -> list[tuple[int, BatchOutcome]]:
     """Return outcomes with their places, in their order, after one of them."""
     query = (
-        "SELECT sequence, id, place, prompt, document FROM nairi_items"
+        "SELECT sequence, id, place, prompt, document, fields FROM nairi_items"
         " WHERE batch = %s AND sequence > %s ORDER BY sequence LIMIT %s"
     )
     found = await (await connection.execute(query, (batch.number, after, count))).fetchall()
     return [(values[0], _outcome(batch, *values[1:])) for values in found]
 
 
-def _outcome(batch: BatchRow, id_: str, place: int, prompt: str, document: str) -> BatchOutcome:
+def _outcome(  # noqa: PLR0917 - the columns, in their order
+    batch: BatchRow, id_: str, place: int, prompt: str, document: str, fields: str
+) -> BatchOutcome:
     turn, result = decode_result(document, batch.agent_id)
     return BatchOutcome(
         id=id_,
@@ -220,6 +230,8 @@ def _outcome(batch: BatchRow, id_: str, place: int, prompt: str, document: str) 
         turn=turn,
         reply=None if isinstance(result, NairiError) else result,
         error=result if isinstance(result, NairiError) else None,
+        replies=decode_replies(document, batch.agent_id),
+        fields=json.loads(fields),
         is_final=True,
     )
 
@@ -273,7 +285,8 @@ async def _read_workers(connection: Connection) -> dict[str, tuple[WorkerStatus,
         "SELECT w.base_url, w.id, w.host, w.pid, w.capacity, w.per_second,"
         " (SELECT count(*) FROM nairi_items i WHERE i.owner = w.id) FROM nairi_workers w"
         " WHERE EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s"
-        " AND l.objid = w.id AND l.pid = w.backend AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
+        " AND l.objid = w.id AND l.pid = w.backend"
+        " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
         " ORDER BY w.id"
     )
     found: Any = await (await connection.execute(query, (LOCKS,))).fetchall()

@@ -127,7 +127,7 @@ class ClaimedItems:
     async def finish(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, cost: Decimal | None) -> int:
         """Store an item's end, and return its place in the order of outcomes."""
         claim, is_done = self._running[entry.number], isinstance(result, Reply)
-        ended = Ended(encode_result(turn, result).replace("\\u0000", "\\ufffd"), is_done, cost)
+        ended = Ended(encode_result(turn, result), is_done, cost)
         return await self._table.change(
             entry.number, lambda row, _: rows.mark_ended(row, claim, is_done=is_done), ended
         )

@@ -15,6 +15,7 @@ from nairi_async._core.closing import run_shielded
 from nairi_async._core.fan_out import ItemReader
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.session import API_PREFIX, API_URL, NairiSession
+from nairi_async._nairi.session_parts import parts_of
 from nairi_async.cluster.address import Address
 from nairi_async.cluster.batches import (
     BatchRow,
@@ -210,10 +211,12 @@ class Cluster:
         if requests_per_second is not None:
             checks.positive("requests_per_second", checks.seconds(requests_per_second))
         database = self._opened
-        if self._worker is not None or session._executor.gate.wait is not None:  # noqa: SLF001 - parts of one package
+        parts = parts_of(session)
+        executor = parts.sender.context.executor
+        if self._worker is not None or executor.gate.wait is not None:
             raise InvalidArgumentError("it works already; one session and one cluster object work once at a time")
-        session._executor.http.check_open()  # noqa: SLF001 - as above
-        queue = TicketQueue(self._address, session._base_url)  # noqa: SLF001 - as above
+        executor.http.check_open()
+        queue = TicketQueue(self._address, parts.base_url)
         worker = self._worker = Worker(database, queue, session, at_once, requests_per_second)
         running = asyncio.create_task(worker.run(), name="nairi-worker")
         try:

@@ -34,7 +34,8 @@ CREATE TABLE nairi_meta (name text PRIMARY KEY, value text NOT NULL);
 CREATE SEQUENCE nairi_worker_ids AS integer;
 CREATE TABLE nairi_workers (
     id integer PRIMARY KEY, base_url text NOT NULL, host text NOT NULL, pid integer NOT NULL,
-    backend integer NOT NULL, capacity integer NOT NULL, per_second float8, started_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    backend integer NOT NULL, capacity integer NOT NULL, per_second float8,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE TABLE nairi_batches (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE,
@@ -46,7 +47,7 @@ CREATE TABLE nairi_batches (
 CREATE TABLE nairi_items (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     batch bigint NOT NULL REFERENCES nairi_batches ON DELETE CASCADE,
-    key text NOT NULL, id text NOT NULL, place bigint NOT NULL, prompt text NOT NULL,
+    key text NOT NULL, id text NOT NULL, place bigint NOT NULL, prompt text NOT NULL, fields text NOT NULL,
     state text NOT NULL DEFAULT 'unsent', owner integer, claim integer NOT NULL DEFAULT 0,
     is_in_doubt boolean NOT NULL DEFAULT false, sent_at float8, lost_at float8,
     job_id text UNIQUE, message_id text, recorded_at timestamptz, parked integer NOT NULL DEFAULT 0,

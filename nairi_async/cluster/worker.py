@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import define, field
 
 from nairi_async._core.closing import run_shielded
+from nairi_async._nairi.session_parts import parts_of
 from nairi_async.batch.item_runner import BatchOptions, ItemRunner, StopSwitch
 from nairi_async.batch.lost_prompts import LostPrompts
 from nairi_async.cluster.batches import read_batch
@@ -34,6 +35,7 @@ from nairi_async.errors import (
 
 if TYPE_CHECKING:
     from nairi_async._nairi.session import NairiSession
+    from nairi_async.clock import Clock
     from nairi_async.cluster.batches import BatchRow
     from nairi_async.cluster.database import Database
     from nairi_async.cluster.items import Claimed
@@ -89,7 +91,8 @@ class Worker:
                 log.warning("the connection that shows that this worker lives was lost: beginning anew")
 
     async def _live(self) -> None:
-        base_url = self.session._base_url  # noqa: SLF001 - parts of one package
+        parts = parts_of(self.session)
+        base_url = parts.base_url
         async with AsyncExitStack() as stack:
             liveness = await Liveness.open(self.database, base_url, self.limit, self.per_second)
             stack.push_async_callback(liveness.aclose)
@@ -100,8 +103,8 @@ class Worker:
                 pace = Pace(tokens, base_url, self.per_second)
                 await stack.enter_async_context(pace)
             life = _Life(self, liveness, ItemTable(self.database, self.queue))
-            gate = self.session._executor.gate  # noqa: SLF001 - parts of one package
-            gate.wait = _Gate(self.session, liveness, pace).wait
+            gate = parts.sender.context.executor.gate
+            gate.wait = _Gate(parts.clock, liveness, pace).wait
             try:
                 await life.run()
             finally:
@@ -112,7 +115,7 @@ class Worker:
 class _Gate:
     """What must hold before a request leaves: the worker lives, and the shared rate has a moment for it."""
 
-    session: NairiSession
+    clock: Clock
     liveness: Liveness
     pace: Pace | None
 
@@ -124,8 +127,7 @@ class _Gate:
             TimeoutError: the deadline comes first.
         """
         if self.pace is not None:
-            clock = self.session._executor.clock  # noqa: SLF001 - parts of one package
-            await self.pace.wait(deadline - clock.monotonic())
+            await self.pace.wait(deadline - self.clock.monotonic())
         # Afterwards, since it may have been a long wait.
         if not await self.liveness.confirm():
             raise ClaimLostError
@@ -283,13 +285,13 @@ class _Life:
         if runner is None:
             session = self.worker.session
             # A lost prompt can then be looked up by the service's time, even if this machine's clock is set meanwhile.
-            await session._sender.observe_server_time(batch.agent_id)  # noqa: SLF001 - parts of one package
+            await parts_of(session).sender.observe_server_time(batch.agent_id)
             if (runner := self._runners.get(batch.number)) is None:
                 runner = self._runners[batch.number] = self._new_runner(session, batch)
         return runner
 
     def _new_runner(self, session: NairiSession, batch: BatchRow) -> ItemRunner:
-        clock = session._executor.clock  # noqa: SLF001 - parts of one package
+        clock = parts_of(session).clock
         jobs = self._jobs.get(batch.agent_id)
         if jobs is None:
             jobs = self._jobs[batch.agent_id] = AgentJobs(self.table, batch.agent_id, batch.base_url, self.running)

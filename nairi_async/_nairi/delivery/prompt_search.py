@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict
+from collections.abc import Container
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from attrs import define, evolve, field, frozen
 
@@ -55,6 +56,15 @@ class FirstMessages:
     """Their first user messages, oldest conversation first."""
     is_complete: bool = True
     """Whether each conversation that may have begun in that time could be read."""
+
+
+@runtime_checkable
+class SharedJobs(Container[str], Protocol):
+    """Conversations that other processes begin at this time as well, which say later which are theirs."""
+
+    async def settle(self) -> None:
+        """Wait until the prompts that are on their way have said so, and learn which conversations they are."""
+        ...
 
 
 @define(eq=False)

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final
 
 from attrs import evolve, field, frozen
 
 from nairi_async._nairi.delivery.claims import Claims, Match, ReceivedTurns, StartedConversation, StartedConversations
-from nairi_async._nairi.delivery.prompt_search import PromptSearch, UserMessage
+from nairi_async._nairi.delivery.prompt_search import PromptSearch, SharedJobs, UserMessage
 from nairi_async._nairi.polling.context import TurnOrigin
 from nairi_async.errors import NairiError, OutcomeUnknownError
 from nairi_async.models import Turn
@@ -53,15 +53,6 @@ _LATE_SEARCHES: Final = 6
 # Seconds between the first two searches; it doubles.
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 8.0
-
-
-@runtime_checkable
-class SharedJobs(Container[str], Protocol):
-    """Conversations that other processes begin at this time as well, which say later which are theirs."""
-
-    async def settle(self) -> None:
-        """Wait until the prompts that are on their way have said so, and learn which conversations they are."""
-        ...
 
 
 @frozen
