@@ -47,6 +47,7 @@ class WorkerStatus:
     """A worker that lives: its session with the database holds its lock."""
 
     id: int
+    """Its number, which never comes again."""
     host: str
     """Name of its machine."""
     pid: int
