@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
-from procrastinate.schema import SchemaManager
-
 from nairi_async.errors import LedgerError
 
 if TYPE_CHECKING:
@@ -98,7 +96,7 @@ async def check_schema(connection: psycopg.AsyncConnection[Any], address: Addres
 
 
 async def _create(connection: psycopg.AsyncConnection[Any]) -> None:
-    queue = SchemaManager.get_schema()
+    queue = _queue_schema()
     await connection.execute(queue)
     await connection.execute(_TABLES)
     insert = "INSERT INTO nairi_meta VALUES ('format', %s), ('queue', %s)"
@@ -115,9 +113,16 @@ def _check_versions(meta: dict[str, str], address: Address) -> None:
         raise LedgerError(text, address.name)
     if found < FORMAT:
         raise LedgerError(f"it has format {found} of an older version; finish it with that version", address.name)
-    if meta.get("queue") != _digest(SchemaManager.get_schema()):
+    if meta.get("queue") != _digest(_queue_schema()):
         text = "its queue was made by another version of procrastinate; install the version that the others have"
         raise LedgerError(text, address.name)
+
+
+def _queue_schema() -> LiteralString:
+    # Not with this module: see `tickets`.
+    from procrastinate.schema import SchemaManager  # noqa: PLC0415
+
+    return SchemaManager.get_schema()
 
 
 def _digest(text: str) -> str:

@@ -14,9 +14,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-import procrastinate
 from attrs import frozen
-from procrastinate.exceptions import ProcrastinateException
 
 from nairi_async.cluster.address import SESSION_SETTINGS
 
@@ -64,6 +62,10 @@ class TicketQueue:
     """The tickets of one service."""
 
     def __init__(self, address: Address, base_url: str) -> None:
+        # Not with this module: it starts a process when it is imported, to ask for the width of the machine's words.
+        import procrastinate  # noqa: PLC0415
+
+        self._errors = procrastinate.exceptions.ProcrastinateException
         self._queue = base_url[-128:]
         # One connection: a pool that grows while it is closed would leave the new one open.
         connector = procrastinate.PsycopgConnector(
@@ -99,16 +101,16 @@ class TicketQueue:
             try:
                 async with self._app.open_async():
                     await self._work()
-            except (ProcrastinateException, OSError) as error:
+            except (self._errors, OSError) as error:
                 log.warning("the queue cannot be used, and is tried again: %s", error)
             await asyncio.sleep(_RESTART_WAIT)
 
     async def retry_stalled(self) -> None:
         """Run the tickets again whose worker has shown no sign of life."""
-        with suppress(ProcrastinateException):
+        with suppress(self._errors):
             jobs = self._app.job_manager
             for job in await jobs.get_stalled_jobs(queue=self._queue, seconds_since_heartbeat=STALLED_AFTER):
-                with suppress(ProcrastinateException):
+                with suppress(self._errors):
                     await jobs.retry_job(job)
 
     async def _work(self) -> None:
