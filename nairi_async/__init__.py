@@ -71,63 +71,71 @@ library, but prompts are; a reporter that collects local variables collects them
 
 from __future__ import annotations
 
-from nairi_async._core.checks import DEFAULT_TIMEOUT, MAX_ATTACHMENTS
-from nairi_async._core.exports import set_module as _set_module
-from nairi_async._core.outcome import PromptOutcome
-from nairi_async._core.retry import RetryPolicy
-from nairi_async._core.statistics import RequestStats
-from nairi_async._core.upload import MAX_ATTACHMENT_BYTES
-from nairi_async._nairi.activity import Activity
-from nairi_async._nairi.conversation import Conversation
-from nairi_async._nairi.listing.checkpoint import Checkpoint
-from nairi_async._nairi.listing.listing import ConversationListing, Sync
-from nairi_async._nairi.many import AskMany, WatchMany
-from nairi_async._nairi.polling.cadence import Cadence
-from nairi_async._nairi.polling.settings import Polling
-from nairi_async._nairi.polling.statistics import Stats
-from nairi_async._nairi.polling.watch import SentWatch, Watch
-from nairi_async._nairi.prompt import Prompt
-from nairi_async._nairi.results import Attachment, Outcome, Reply
-from nairi_async._nairi.session import NairiSession
-from nairi_async._nairi.tool_calls import ActivityNode, ToolCall
-from nairi_async._nairi.usage import UsageReport, UsageShare
-from nairi_async.errors import (
-    AgentNotFoundError,
-    AlreadyAskedError,
-    AttachmentExistsError,
-    AuthenticationError,
-    BadRequestError,
-    ChatBusyError,
-    ConfigurationError,
-    ConflictError,
-    ConnectionFailedError,
-    DecodeError,
-    InteractionUnknownError,
-    InteractionVoidError,
-    InvalidArgumentError,
-    JournalError,
-    LedgerError,
-    NairiError,
-    NotAnApiJobError,
-    NotFoundError,
-    OtherPromptsError,
-    OutcomeUnknownError,
-    PermissionDeniedError,
-    RateLimitedError,
-    ReplyFormatError,
-    RequestTimeoutError,
-    ServerError,
-    ServerOutcomeError,
-    SessionClosedError,
-    StatusError,
-    StoreError,
-    TooManyStreamsError,
-    TurnFailedError,
-    UnreadableOutcomeError,
-    WatchTimeoutError,
-)
-from nairi_async.models import Agent, ConversationSummary, Message, Progress, Turn, Usage
-from nairi_async.typing import UNSET
+from typing import TYPE_CHECKING
+
+from nairi_async._core.exports import lazy as _lazy
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from nairi_async._core.checks import DEFAULT_TIMEOUT, MAX_ATTACHMENTS
+    from nairi_async._core.outcome import PromptOutcome
+    from nairi_async._core.retry import RetryPolicy
+    from nairi_async._core.statistics import RequestStats
+    from nairi_async._core.upload import MAX_ATTACHMENT_BYTES
+    from nairi_async._nairi.activity import Activity
+    from nairi_async._nairi.conversation import Conversation
+    from nairi_async._nairi.listing.checkpoint import Checkpoint
+    from nairi_async._nairi.listing.listing import ConversationListing, Sync
+    from nairi_async._nairi.many import AskMany, WatchMany
+    from nairi_async._nairi.polling.cadence import Cadence
+    from nairi_async._nairi.polling.settings import Polling
+    from nairi_async._nairi.polling.statistics import Stats
+    from nairi_async._nairi.polling.watch import SentWatch, Watch
+    from nairi_async._nairi.prompt import Prompt
+    from nairi_async._nairi.results import Attachment, Outcome, Reply
+    from nairi_async._nairi.session import NairiSession
+    from nairi_async._nairi.tool_calls import ActivityNode, ToolCall
+    from nairi_async._nairi.usage import UsageReport, UsageShare
+    from nairi_async.errors import (
+        AgentNotFoundError,
+        AlreadyAskedError,
+        AttachmentExistsError,
+        AuthenticationError,
+        BadRequestError,
+        ChatBusyError,
+        ConfigurationError,
+        ConflictError,
+        ConnectionFailedError,
+        DecodeError,
+        InteractionUnknownError,
+        InteractionVoidError,
+        InvalidArgumentError,
+        JournalError,
+        LedgerError,
+        NairiError,
+        NotAnApiJobError,
+        NotFoundError,
+        OtherPromptsError,
+        OutcomeUnknownError,
+        PermissionDeniedError,
+        RateLimitedError,
+        ReplyFormatError,
+        RequestTimeoutError,
+        ServerError,
+        ServerOutcomeError,
+        SessionClosedError,
+        StatusError,
+        StoreError,
+        TooManyStreamsError,
+        TurnFailedError,
+        UnreadableOutcomeError,
+        WatchTimeoutError,
+    )
+    from nairi_async.models import Agent, ConversationSummary, Message, Progress, Turn, Usage
+    from nairi_async.typing import UNSET
+
+    __version__: str
 
 __all__ = [  # noqa: RUF022 - in the order of Python's own sort
     "Activity",
@@ -199,14 +207,47 @@ __all__ = [  # noqa: RUF022 - in the order of Python's own sort
     "WatchTimeoutError",
 ]
 
+# The modules of what is exported. A program imports only those that it uses; every other name is an error's.
+_HOMES = {
+    "_core.checks": ("DEFAULT_TIMEOUT", "MAX_ATTACHMENTS"),
+    "_core.outcome": ("PromptOutcome",),
+    "_core.retry": ("RetryPolicy",),
+    "_core.statistics": ("RequestStats",),
+    "_core.upload": ("MAX_ATTACHMENT_BYTES",),
+    "_nairi.activity": ("Activity",),
+    "_nairi.conversation": ("Conversation",),
+    "_nairi.listing.checkpoint": ("Checkpoint",),
+    "_nairi.listing.listing": ("ConversationListing", "Sync"),
+    "_nairi.many": ("AskMany", "WatchMany"),
+    "_nairi.polling.cadence": ("Cadence",),
+    "_nairi.polling.settings": ("Polling",),
+    "_nairi.polling.statistics": ("Stats",),
+    "_nairi.polling.watch": ("SentWatch", "Watch"),
+    "_nairi.prompt": ("Prompt",),
+    "_nairi.results": ("Attachment", "Outcome", "Reply"),
+    "_nairi.session": ("NairiSession",),
+    "_nairi.tool_calls": ("ActivityNode", "ToolCall"),
+    "_nairi.usage": ("UsageReport", "UsageShare"),
+    "models": ("Agent", "ConversationSummary", "Message", "Progress", "Turn", "Usage"),
+    "typing": ("UNSET",),
+}
+_load = _lazy(
+    globals(),
+    {**dict.fromkeys(__all__, "errors"), **{name: home for home, names in _HOMES.items() for name in names}},
+    modules=("clock", "errors", "hooks", "models", "typing"),
+    renamed=True,
+)
 
-_set_module(__name__, __all__, globals())
+
+def __dir__() -> list[str]:
+    return [*__all__, *(name for name in globals() if name.startswith("_"))]
 
 
-def __getattr__(name: str) -> str:
-    if name == "__version__":
-        # Read only on demand: it takes longer than the rest of the import.
-        from importlib.metadata import version  # noqa: PLC0415
+if not TYPE_CHECKING:  # or checkers would believe that every name exists
 
-        return version("nairi-async")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version  # noqa: PLC0415 - it takes longer than the rest
+
+            return version("nairi-async")
+        return _load(name)

@@ -144,6 +144,9 @@ class LoopTimeout:
 
     __slots__ = ("_alarm", "_cancelling", "_expiry", "_extended", "_has_cancelled", "_seconds", "_task", "due")
 
+    due: float
+    """When it expires, by the loop's time."""
+
     def __init__(self, seconds: float, alarm: _Alarm | None = None) -> None:
         self._seconds = seconds
         self._alarm = alarm or _Alarm(asyncio.get_running_loop())

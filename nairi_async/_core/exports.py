@@ -1,31 +1,60 @@
-"""Makes public classes report the public module: in `help()`, in reprs and in pickles."""
+"""Exports of a package that are imported when they are first used (PEP 562), and report the package as their module."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, get_type_hints
 
 from attrs import has
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
 
-def set_module(module: str, names: Iterable[str], namespace: Mapping[str, object]) -> None:
-    """Set `__module__` of the exported classes of a module, so that private modules can move.
+def lazy(
+    namespace: dict[str, object], homes: Mapping[str, str], *, modules: tuple[str, ...] = (), renamed: bool = False
+) -> Callable[[str], object]:
+    """Return the `__getattr__` of a package. What was used once is an ordinary attribute from then on.
 
-    pdoc finds the docstrings of attributes in the source of the module that a class names. While it is loaded, the
-    classes keep their real one.
+    Args:
+        namespace: The `globals()` of the package.
+        homes: The module of each exported name, relative to the package.
+        modules: Modules of the package that are attributes without an import of their own.
+        renamed: Whether exported classes report the package as their module: in `help()`, in reprs and in pickles.
     """
-    if "pdoc" in sys.modules:
-        return
-    for name in names:
-        export = namespace[name]
-        if isinstance(export, type):
-            if has(export):
-                # The names in annotations are defined in the real module only.
-                with suppress(NameError):
-                    types = get_type_hints(export, include_extras=True)
-                    export.__annotations__ = {field: types[field] for field in export.__annotations__}
-            export.__module__ = module
+    package = str(namespace["__name__"])
+    waiting = dict(homes)
+    # pdoc looks into the namespace, and finds the docstrings of attributes in the module that a class names.
+    is_documented = "pdoc" in sys.modules
+
+    def load(name: str) -> object:
+        if name in modules:
+            return import_module(f"{package}.{name}")
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        import_module(f"{package}.{homes[name]}")
+        # All that came with it, since a session returns objects of classes that its program never names.
+        for other, home in list(waiting.items()):
+            module = sys.modules.get(f"{package}.{home}")
+            if (export := getattr(module, other, None)) is not None:
+                del waiting[other]
+                namespace[other] = export
+                if renamed and isinstance(export, type) and not is_documented:
+                    _rename(export, package)
+        return namespace[name]
+
+    if is_documented:
+        for name in homes:
+            load(name)
+    return load
+
+
+def _rename(export: type, package: str) -> None:
+    if has(export):
+        # The names in annotations are defined in the real module only.
+        with suppress(NameError):
+            types = get_type_hints(export, include_extras=True)
+            export.__annotations__ = {field: types[field] for field in export.__annotations__}
+    export.__module__ = package

@@ -135,44 +135,51 @@ to 13. CPU for each event, method and figures: `benchmarks/README.md` in the rep
 
 from __future__ import annotations
 
-from nairi_async.amigo.conversation import AmigoConversation
-from nairi_async.amigo.directory_models import CreatedUser, ServiceInfo, UserInfo, UserStats
-from nairi_async.amigo.events import (
-    ConversationCreated,
-    CurrentAgentAction,
-    ErrorEvent,
-    Event,
-    InteractionComplete,
-    NewMessage,
-    UnknownEvent,
-    UserMessageAvailable,
-)
-from nairi_async.amigo.limits import Limits
-from nairi_async.amigo.listing import AmigoConversations, AmigoInsights, AmigoMessages, AmigoServices, AmigoUsers
-from nairi_async.amigo.many import AmigoAskMany
-from nairi_async.amigo.models import (
-    AmigoMessage,
-    AmigoOutcome,
-    AmigoReply,
-    ConversationInfo,
-    Insights,
-    MessageSource,
-    Starter,
-    VersionSetInfo,
-)
-from nairi_async.amigo.session import AmigoSession
-from nairi_async.amigo.stream import AmigoStream
-from nairi_async.amigo.tokens import AmigoToken, TokenStore
-from nairi_async.amigo.user import AmigoUser
-from nairi_async.amigo.webhooks import (
-    ConversationPostProcessingComplete,
-    WebhookError,
-    WebhookEvent,
-    WebhookExpiredError,
-    WebhookReplayedError,
-    Webhooks,
-    WebhookSignatureError,
-)
+from typing import TYPE_CHECKING
+
+from nairi_async._core.exports import lazy as _lazy
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from nairi_async.amigo.conversation import AmigoConversation
+    from nairi_async.amigo.directory_models import CreatedUser, ServiceInfo, UserInfo, UserStats
+    from nairi_async.amigo.events import (
+        ConversationCreated,
+        CurrentAgentAction,
+        ErrorEvent,
+        Event,
+        InteractionComplete,
+        NewMessage,
+        UnknownEvent,
+        UserMessageAvailable,
+    )
+    from nairi_async.amigo.limits import Limits
+    from nairi_async.amigo.listing import AmigoConversations, AmigoInsights, AmigoMessages, AmigoServices, AmigoUsers
+    from nairi_async.amigo.many import AmigoAskMany
+    from nairi_async.amigo.models import (
+        AmigoMessage,
+        AmigoOutcome,
+        AmigoReply,
+        ConversationInfo,
+        Insights,
+        MessageSource,
+        Starter,
+        VersionSetInfo,
+    )
+    from nairi_async.amigo.session import AmigoSession
+    from nairi_async.amigo.stream import AmigoStream
+    from nairi_async.amigo.tokens import AmigoToken, TokenStore
+    from nairi_async.amigo.user import AmigoUser
+    from nairi_async.amigo.webhooks import (
+        ConversationPostProcessingComplete,
+        WebhookError,
+        WebhookEvent,
+        WebhookExpiredError,
+        WebhookReplayedError,
+        Webhooks,
+        WebhookSignatureError,
+    )
 
 __all__ = [
     "AmigoAskMany",
@@ -216,3 +223,56 @@ __all__ = [
     "WebhookSignatureError",
     "Webhooks",
 ]
+
+# The modules of what is exported. A program imports only those that it uses.
+_HOMES = {
+    "conversation": ("AmigoConversation",),
+    "directory_models": ("CreatedUser", "ServiceInfo", "UserInfo", "UserStats"),
+    "events": (
+        "ConversationCreated",
+        "CurrentAgentAction",
+        "ErrorEvent",
+        "Event",
+        "InteractionComplete",
+        "NewMessage",
+        "UnknownEvent",
+        "UserMessageAvailable",
+    ),
+    "limits": ("Limits",),
+    "listing": ("AmigoConversations", "AmigoInsights", "AmigoMessages", "AmigoServices", "AmigoUsers"),
+    "many": ("AmigoAskMany",),
+    "models": (
+        "AmigoMessage",
+        "AmigoOutcome",
+        "AmigoReply",
+        "ConversationInfo",
+        "Insights",
+        "MessageSource",
+        "Starter",
+        "VersionSetInfo",
+    ),
+    "session": ("AmigoSession",),
+    "stream": ("AmigoStream",),
+    "tokens": ("AmigoToken", "TokenStore"),
+    "user": ("AmigoUser",),
+    "webhooks": (
+        "ConversationPostProcessingComplete",
+        "WebhookError",
+        "WebhookEvent",
+        "WebhookExpiredError",
+        "WebhookReplayedError",
+        "WebhookSignatureError",
+        "Webhooks",
+    ),
+}
+_load = _lazy(globals(), {name: home for home, names in _HOMES.items() for name in names})
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *(name for name in globals() if name.startswith("_"))]
+
+
+if not TYPE_CHECKING:  # or checkers would believe that every name exists
+
+    def __getattr__(name: str) -> Any:
+        return _load(name)

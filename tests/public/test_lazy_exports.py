@@ -1,0 +1,83 @@
+"""What an import costs is counted in modules, since times depend on the machine."""
+
+from __future__ import annotations
+
+import ast
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import nairi_async
+import nairi_async.amigo
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_COUNT = """
+import json, sys
+found = []
+for statement in sys.argv[1:]:
+    exec(statement)
+    ours = [name for name in sys.modules if name.startswith("nairi_async")]
+    found.append([len(ours), "aiohttp" in sys.modules, "cattrs" in sys.modules])
+print(json.dumps(found))
+"""
+
+
+def loaded(*statements: str) -> list[tuple[int, bool, bool]]:
+    """Return, after each statement in a new process: modules of ours, whether aiohttp and cattrs are loaded."""
+    ran = subprocess.run([sys.executable, "-c", _COUNT, *statements], capture_output=True, text=True, check=True)  # noqa: S603
+    return [tuple(entry) for entry in json.loads(ran.stdout)]
+
+
+def test_an_import_loads_what_is_used() -> None:
+    """The package alone and its errors need no HTTP library; a session loads what it needs."""
+    package, errors, message, session, amigo = loaded(
+        "import nairi_async",
+        "import nairi_async.errors",
+        "from nairi_async import Message",
+        "from nairi_async import NairiSession",
+        "from nairi_async.amigo import AmigoSession",
+    )
+    assert package == (3, False, False)
+    assert errors == (4, False, False)
+    assert message[0] <= 5
+    assert not message[1]
+    assert session[0] <= 90
+    assert amigo[0] <= 120
+
+
+@pytest.mark.parametrize("package", [nairi_async, nairi_async.amigo])
+def test_checkers_and_programs_see_the_same_names(package: ModuleType) -> None:
+    """The names that type checkers read from the source are those of `__all__`, `dir()` and `import *`."""
+    assert package.__file__ is not None
+    tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    imported = {
+        alias.name: node.module
+        for node in checked.body
+        if isinstance(node, ast.ImportFrom) and node.module != "typing"
+        for alias in node.names
+    }
+    assert sorted(imported) == package.__all__
+    assert {name for name in dir(package) if not name.startswith("_")} == set(package.__all__)
+    for name, module in imported.items():
+        assert getattr(package, name) is getattr(sys.modules[str(module)], name)
+    star: dict[str, object] = {}
+    exec(f"from {package.__name__} import *", star)  # noqa: S102 - our own
+    assert star.keys() >= set(package.__all__)
+
+
+def test_pickles_are_read_by_a_process_that_has_imported_nothing() -> None:
+    """A pickle names the package, which imports the class when it is read."""
+    turn = nairi_async.Turn("job_1", "cmsg_1")
+    code = "import pickle, sys; print(repr(pickle.loads(bytes.fromhex(sys.argv[1]))))"
+    ran = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", code, pickle.dumps(turn).hex()], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == repr(turn)
