@@ -48,8 +48,8 @@ def test_an_import_loads_what_is_used() -> None:
     assert errors == (4, False, False)
     assert message[0] <= 5
     assert not message[1]
-    assert session[0] <= 90
-    assert amigo[0] <= 120
+    assert session[0] <= 96
+    assert amigo[0] <= 128
 
 
 @pytest.mark.parametrize("package", [nairi_async, nairi_async.amigo])
