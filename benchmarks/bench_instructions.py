@@ -156,7 +156,7 @@ ROWS = (
     Row("typed small read", {"bare": bare_reads, "ours": typed_reads}, (5, 25), AT_ONCE, budget=1.6),
     Row("unchanged poll", {"bare": bare_reads, "ours": unchanged_polls}, (5, 25), AT_ONCE, budget=1.6),
     Row("poll of 50 messages, one new", {"bare": bare_growing, "ours": growing_polls}, (5, 15), AT_ONCE),
-    _amigo_row("Amigo event, pieces one by one", "apart", (50, 350)),
+    _amigo_row("Amigo event, pieces one by one", "apart", (20, 160)),
     _amigo_row("Amigo event, own chunks", "own", (500, 4000)),
     _amigo_row("Amigo event, 200 in a chunk", "together", (1000, 9000)),
 )

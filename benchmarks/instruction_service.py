@@ -30,7 +30,7 @@ MESSAGE = {
 _FIRST = 40
 _MOST = 80
 # Seconds between pieces that are sent one by one: longer than a counted client takes for one.
-_APART = 0.01
+_APART = 0.05
 _TOGETHER = 200
 
 

@@ -42,12 +42,13 @@ class EventReader:
         self._lines = LineSplitter()
         self._clock = clock
         self._idle_timeout = idle_timeout
-        self.data_at: float | None = None
-        """When data came last, by the clock; blank lines are none."""
+        # When data came last, by the clock; blank lines are none.
+        self._data_at: float | None = None
 
     def begin(self) -> None:
-        """Note that the first piece is waited for from now on."""
-        self.data_at = self._clock.monotonic()
+        """Note that the first piece is waited for from now on. Harmless when repeated."""
+        if self._data_at is None:
+            self._data_at = self._clock.monotonic()
 
     def take(self, piece: bytes, cause: NairiError | None, request: Request) -> tuple[list[Event], NairiError | None]:
         """Return the events of the next piece of the body; at its end also why the interaction failed.
@@ -57,7 +58,10 @@ class EventReader:
         lines: list[bytes] = []
         if piece:
             try:
-                self._check_idle(piece, request)
+                if piece.isspace():
+                    self._take_blank(request)
+                else:
+                    self._data_at = self._clock.monotonic()
                 lines = self._lines.feed(piece)
             except NairiError as error:
                 piece, cause = b"", error
@@ -75,12 +79,9 @@ class EventReader:
             log.info("a stream ended as %s: %s", self.interaction.end.value, cause)
         return read, self._failure(request, cause)
 
-    def _check_idle(self, piece: bytes, request: Request) -> None:
-        """Blank lines are no data: a stream of nothing else is broken after the idle timeout."""
-        now = self._clock.monotonic()
-        if not piece.isspace():
-            self.data_at = now
-        elif self.data_at is not None and now - self.data_at >= self._idle_timeout:
+    def _take_blank(self, request: Request) -> None:
+        """Count as broken a stream of nothing but blank lines for the idle timeout."""
+        if self._data_at is not None and self._clock.monotonic() - self._data_at >= self._idle_timeout:
             reason = f"no data but blank lines came for {self._idle_timeout:.3g} s"
             raise RequestTimeoutError(reason, request.method, request.path, sent=True)
 

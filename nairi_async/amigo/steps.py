@@ -11,22 +11,23 @@ from nairi_async.errors import SessionClosedError
 
 
 class Steps:
-    """Lets one task at a time take a step; the others wait until it is over, and then try again."""
+    """Lets one task at a time take a step; the others wait until it is over, and then try again.
 
-    __slots__ = ("_is_under_way", "_loop", "_waiting")
+    A task that finds no step under way sets `is_under_way`, and calls `end` when its step is over.
+    """
+
+    __slots__ = ("_loop", "_waiting", "is_under_way")
 
     def __init__(self) -> None:
-        self._is_under_way = False
+        self.is_under_way = False
+        """Whether a task takes a step."""
         self._waiting: list[asyncio.Future[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def try_begin(self) -> bool:
-        """Begin a step, unless one is under way; return whether it was begun."""
-        if self._is_under_way:
-            return False
-        self._is_under_way = True
-        self._loop = asyncio.get_running_loop()
-        return True
+    def first(self) -> None:
+        """Note the event loop of the first step, in which all others have to be taken."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
 
     async def wait(self) -> None:
         """Wait until the step is over.
@@ -35,7 +36,7 @@ class Steps:
             SessionClosedError: it is taken in another event loop.
         """
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:
+        if self._loop not in {None, loop}:
             raise SessionClosedError("this belongs to a session of another event loop; make one session per loop")
         over = loop.create_future()
         self._waiting.append(over)
@@ -43,9 +44,8 @@ class Steps:
 
     def end(self) -> None:
         """End the step, and let the others try."""
-        self._is_under_way = False
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            for over in waiting:
-                if not over.done():
-                    over.set_result(None)
+        self.is_under_way = False
+        waiting, self._waiting = self._waiting, []
+        for over in waiting:
+            if not over.done():
+                over.set_result(None)

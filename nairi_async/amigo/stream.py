@@ -141,24 +141,34 @@ class AmigoStream:
             InvalidArgumentError: this task still reads another stream of the conversation.
             NairiError: the message was not sent, or was refused; the next step sends it again.
         """
+        steps = self._steps
         while not self._buffer:
             # Two tasks may iterate over one stream: each event then goes to one of them.
-            if not self._steps.try_begin():
-                await self._steps.wait()
+            if steps.is_under_way:
+                await steps.wait()
                 continue
+            steps.is_under_way = True
             try:
                 if self._reader.is_ended or self._is_closed:
                     if (failure := self._outcome()) is not None:
                         raise failure
                     raise StopAsyncIteration
-                hold = self._sending.hold
-                if self._sending.body is None or hold is None:
+                sending = self._sending
+                body, hold = sending.body, sending.hold
+                if body is None or hold is None or not self._is_unlimited:
                     await self._open()
+                    await self._read()
+                    continue
+                # As those two do, without their frames: a stream may have thousands of pieces.
+                hold.read_by(asyncio.current_task(), self._ref)
+                try:
+                    piece = await body.read()
+                except NairiError as error:
+                    self._take(b"", error)
                 else:
-                    hold.read_by(asyncio.current_task(), self._ref)
-                await self._read()
+                    self._take(piece, None)
             finally:
-                self._steps.end()
+                steps.end()
         return self._buffer.popleft()
 
     async def reply(self) -> AmigoReply:
@@ -243,8 +253,9 @@ class AmigoStream:
             sending.release_anywhere()
 
     async def _started(self) -> Self:
-        while not self._steps.try_begin():
+        while self._steps.is_under_way:
             await self._steps.wait()
+        self._steps.is_under_way = True
         try:
             if not self._is_closed and not self.is_ended:
                 await self._open()
@@ -254,6 +265,7 @@ class AmigoStream:
 
     async def _open(self) -> None:
         sending = self._sending
+        self._steps.first()
         if sending.body is None:
             try:
                 async with self._deadline.bound():
@@ -266,38 +278,42 @@ class AmigoStream:
             # Closed by another task, at the moment when the response came.
             sending.release()
         elif sending.hold is not None:
+            self._reader.begin()
             sending.hold.read_by(asyncio.current_task(), self._ref)
 
     async def _read(self) -> None:
         """Read one piece, and note what its events say."""
-        body, request = self._sending.body, self._sending.request
-        if body is None or request is None:
+        body = self._sending.body
+        if body is None:
             return
-        reader, interaction = self._reader, self._turn.interaction
-        if reader.data_at is None:
-            reader.begin()
-        piece, cause = b"", None
         try:
             piece = await (body.read() if self._is_unlimited else self._read_in_time(body))
         except WatchTimeoutError:
             raise
         except NairiError as error:
-            cause = error
-        # No await from here on, so that a cancellation cannot lose what was read.
-        events, failure = reader.take(piece, cause, request)
+            self._take(b"", error)
+        else:
+            self._take(piece, None)
+
+    def _take(self, piece: bytes, cause: NairiError | None) -> None:
+        """Note what the events of a piece say; no await, so that a cancellation cannot lose what was read."""
+        sending, reader, interaction = self._sending, self._reader, self._turn.interaction
+        if sending.request is None:
+            return
+        events, failure = reader.take(piece, cause, sending.request)
         if not self._is_closed:
             self._buffer += events
         if interaction.conversation_id is not self._bound_id and interaction.conversation_id is not None:
             self._bound_id = interaction.conversation_id
-            self._locks.bind(self._sending.lock, self._bound_id)
+            self._locks.bind(sending.lock, self._bound_id)
         if interaction.complete is not None and interaction.ends_conversation:
-            self._sending.lock.is_over = True
+            sending.lock.is_over = True
         if reader.is_ended:
             if failure is not None and not self._is_closed:
                 self._failure = self._of_conversation(failure)
             is_whole = interaction.end is not InteractionEnd.UNKNOWN
-            self._sending.lock.left(self._turn, is_whole=is_whole)
-            self._sending.release()
+            sending.lock.left(self._turn, is_whole=is_whole)
+            sending.release()
 
     async def _read_in_time(self, body: Stream) -> bytes:
         try:
