@@ -571,7 +571,7 @@ async def test_closing_the_session_ends_streams() -> None:
 async def test_a_timeout_bounds_the_whole_stream() -> None:
     """A stream with a timeout raises it, also in virtual time, and says which conversation goes on."""
     async with AmigoSimulator([Speak("one"), Hang()]) as service, session(service.url) as amigo:
-        stream = amigo.create_conversation(service.service_id, timeout=0.05)
+        stream = await amigo.create_conversation(service.service_id, timeout=0.5)
         with pytest.raises(WatchTimeoutError, match="has not ended") as caught:
             await stream.reply()
         assert caught.value.conversation_id == service.asked[0].conversation_id
