@@ -1,4 +1,60 @@
-"""The command line `nairi-async`: parsing, running one command, and the exit status."""
+"""The command `nairi-async`: conversations from a shell.
+
+A reply goes to standard output, everything else to standard error. `--json` prints one object a line, in the fields of
+the Python models. `nairi-async COMMAND --help` lists the options; on a narrow terminal wide tables are stacked.
+
+```console
+$ nairi-async demo --fast
+$ nairi-async ask my-agent "Which charges failed?" --progress
+$ nairi-async continue JOB "And yesterday?"
+$ nairi-async chat my-agent --job JOB
+$ nairi-async watch JOB --json
+$ nairi-async messages JOB
+$ nairi-async conversations my-agent --limit 10
+$ nairi-async agents
+$ nairi-async upload report.pdf
+$ nairi-async download ID --directory copies
+$ nairi-async batch prompts.csv --check
+$ nairi-async batch prompts.csv --agent my-agent --ledger run.sqlite --output replies.jsonl
+$ nairi-async batch --status --ledger run.sqlite
+$ nairi-async amigo services
+$ nairi-async amigo create SERVICE "Where is my order?"
+$ nairi-async amigo ask CONVERSATION "And the other one?"
+$ nairi-async amigo messages CONVERSATION
+$ nairi-async amigo finish CONVERSATION
+$ nairi-async amigo list
+$ nairi-async completion bash
+```
+
+**chat** takes a prompt a line; a backslash at the end of a line goes on in the next. It shows what the agent does.
+Ctrl-C stops the wait, and not the turn: an empty line waits again, and a further prompt is sent once the agent is done.
+Ctrl-D, or Ctrl-C at the prompt, ends it and prints the command that goes on with the conversation, on any machine.
+
+**simulate** plays either service for programs in any language: `--script FILE` says what each agent does (the format is
+in `help(nairi_async.testing)`), `--amigo` plays Amigo, `--slow` takes twenty times as long, `--faults` lets a tenth of
+the requests fail, `--concurrency 1` lets each agent run one turn at a time, `--strict-agents` refuses unknown agents.
+
+**Environment.** The key is in `NAIRI_API_KEY`, or in a file that `NAIRI_API_KEY_FILE` names: one line, which only you
+can read (0600). A file that others can write is refused. `NAIRI_BASE_URL` names another service. `HTTPS_PROXY` and
+`NO_PROXY` say the way out, `SSL_CERT_FILE` who is trusted. Amigo has `AMIGO_API_KEY` (or `AMIGO_API_KEY_FILE`),
+`AMIGO_API_KEY_ID`, `AMIGO_USER_ID`, `AMIGO_ORGANIZATION_ID` and `AMIGO_BASE_URL`.
+
+**Logs.** `--verbose` shows each request, retry and poll on standard error, `--log-file FILE` appends them with their
+times to a file of yours alone. Neither holds a key or a prompt. Without them, warnings are shown.
+
+**Exit status.**
+
+| status | meaning |
+| --- | --- |
+| 0 | done |
+| 1 | error: the service refused, or could not be reached |
+| 2 | wrong usage or settings; nothing was sent |
+| 3 | the agent's turn failed; of a batch, some failed, or records cannot be used |
+| 4 | timeout: the turn goes on |
+| 5 | of a batch, some have not ended: the same command resumes |
+| 130 | interrupted by Ctrl-C |
+| 141 | the reader of the output is gone |
+"""
 
 from __future__ import annotations
 

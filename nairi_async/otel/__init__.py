@@ -4,6 +4,7 @@ r"""OpenTelemetry: spans of turns, and metrics. Needs `opentelemetry-api`: insta
 
 ```python
 import asyncio
+import logging
 import os
 
 from nairi_async import NairiSession
@@ -14,14 +15,18 @@ from prometheus_client import start_http_server
 
 
 async def main() -> None:
+    logging.basicConfig(filename="nairi.log", level=logging.INFO)  # DEBUG has each request and each poll
     start_http_server(int(os.environ.get("METRICS_PORT", "9464")))  # Prometheus reads /metrics there
     metrics = Metrics(MeterProvider([PrometheusMetricReader()]))
-    async with NairiSession(hooks=[metrics, TurnSpans()], trust_env=True) as nairi:
+    hooks = [metrics, TurnSpans()]
+    async with NairiSession(hooks=hooks, trust_env=True) as nairi:  # HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE
         print((await nairi.ask("my-agent", "Refund cus_123.")).text)
 
 
 asyncio.run(main())
 ```
+
+Instead of the environment: `NairiSession(proxy="http://proxy.example.com:3128", ssl="authority.pem")`.
 
 The packages of this example: `nairi-async[otel]`, `opentelemetry-sdk`, `opentelemetry-exporter-prometheus`. Without
 arguments, both hooks use the global providers. One `Metrics` serves any number of sessions, of both services.

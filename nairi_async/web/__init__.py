@@ -5,6 +5,41 @@ that goes into the streaming response of FastAPI, Starlette, aiohttp.web or anot
 tested with the real frameworks, are in the repository under `tests/recipes`: `fastapi_app.py`, `aiohttp_app.py`,
 `dialogue_app.py` (Starlette, for both services) and `chat.html`, a page in one file without a build.
 
+```python
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
+from fastapi.testclient import TestClient
+from nairi_async import NairiSession
+from nairi_async.testing import Simulator
+from nairi_async.web import EventStreams
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    async with NairiSession() as app.state.nairi, EventStreams() as app.state.streams:
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/ask")
+async def ask(request: Request, prompt: str) -> StreamingResponse:
+    dialogue = request.app.state.nairi.conversation("my-agent")
+    stream = request.app.state.streams.ask(dialogue, prompt)
+    return StreamingResponse(stream, headers=stream.headers)
+
+
+def test_the_app(nairi_environment: Simulator) -> None:
+    nairi_environment.agent("my-agent", "Refunded.")
+    with TestClient(app) as client:
+        events = client.post("/ask", params={"prompt": "Refund cus_123."}).text
+    assert "event: answer" in events and "Refunded." in events
+```
+
 * **Resuming.** The id of each event is the cursor of the watch, so a browser that loses its connection resumes behind
   the last message it got.
 * **A browser that leaves stops the polling at once**, and many browsers on one conversation share the reads.

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import nairi_async.testing
+import nairi_async.web
 from nairi_async.testing import Simulator
 
 # Plugins of the environment that these projects do not need, and that take seconds to import.
@@ -198,7 +199,7 @@ def test_a_test_without_a_loop_fails_with_one_sentence(tmp_path: Path, test: str
 @pytest.mark.parametrize("mode", ["anyio", "strict"])
 def test_the_tests_in_the_readme_and_the_guide_run(tmp_path: Path, mode: str) -> None:
     """As they are printed, for anyio and, with the other mark, for pytest-asyncio."""
-    texts = (README.read_text(), nairi_async.testing.__doc__ or "")
+    texts = (README.read_text(), nairi_async.testing.__doc__ or "", nairi_async.web.__doc__ or "")
     blocks = [block.split("```")[0] for text in texts for block in text.split("```python\n")[1:]]
     codes = [block for block in blocks if "def test_" in block]
     for number, code in enumerate(codes):
@@ -206,7 +207,7 @@ def test_the_tests_in_the_readme_and_the_guide_run(tmp_path: Path, mode: str) ->
         (tmp_path / f"test_{number}.py").write_text(marked)
     # What Starlette says about its own dependency is not ours.
     ran = run(tmp_path, "", *MODES[mode][2], "-W", "ignore:Using `httpx`")
-    assert (ran.returncode, len(codes), "4 passed" in ran.stdout) == (0, 3, True), ran.stdout
+    assert (ran.returncode, len(codes), "5 passed" in ran.stdout) == (0, 4, True), ran.stdout
 
 
 def test_the_plugin_costs_nothing_where_it_is_not_used() -> None:
