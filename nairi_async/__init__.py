@@ -65,31 +65,6 @@ asyncio.run(main())
   It is created for its owner alone (0600), and belongs to one service. Delete it when its keys are not needed any more,
   with the `-lock`, `-wal` and `-shm` files next to it.
 
-A chat on standard input, one conversation, and what the agent does while it works:
-
-```python
-import asyncio
-import sys
-
-from nairi_async import NairiError, NairiSession
-
-
-async def main() -> None:
-    async with NairiSession() as nairi:
-        conversation = nairi.conversation("my-agent")
-        while prompt := await asyncio.to_thread(sys.stdin.readline):
-            try:
-                async for message in conversation.send(prompt, progress=True):
-                    text = message.progress.summary if message.progress else message.content
-                    print(f"{message.role}: {text}")
-            except NairiError as error:
-                print(error)
-        print("resume it with", conversation.job_id)
-
-
-asyncio.run(main())
-```
-
 Networks: `proxy=` names a proxy, `ssl=` a file of certificates or an `ssl.SSLContext`, and `trust_env=True` reads
 `HTTPS_PROXY`, `NO_PROXY` and `SSL_CERT_FILE`. Crash reports: the API key is in no frame of this library, but prompts
 are; a reporter that collects local variables collects them.

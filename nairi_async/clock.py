@@ -142,7 +142,11 @@ class LoopTimeout:
     therefore extended, for as long as it was late: in all for a second at least, and for its own length at most.
     """
 
-    __slots__ = ("_alarm", "_cancelling", "_expiry", "_extended", "_has_cancelled", "_seconds", "_task", "due")
+    # With the text that `help` shows for each.
+    __slots__ = {
+        "due": "When it expires, by the loop's time.",
+        **dict.fromkeys(("_alarm", "_cancelling", "_expiry", "_extended", "_has_cancelled", "_seconds", "_task")),
+    }
 
     due: float
     """When it expires, by the loop's time."""

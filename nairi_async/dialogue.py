@@ -1,4 +1,32 @@
-"""The protocol of a conversation that both services share: code written against it works with either of them."""
+"""The protocol of a conversation that both services share: code written against it works with either of them.
+
+A chat on standard input, in one conversation, that shows what the agent does while it works:
+
+```python
+import asyncio
+import sys
+
+from nairi_async import NairiError, NairiSession
+
+
+async def main() -> None:
+    async with NairiSession() as nairi:
+        conversation = nairi.conversation("my-agent")
+        while prompt := await asyncio.to_thread(sys.stdin.readline):
+            try:
+                async for message in conversation.send(prompt, progress=True):
+                    text = message.progress.summary if message.progress else message.content
+                    print(f"{message.role}: {text}")
+            except NairiError as error:
+                print(error)
+        print("resume it with", conversation.job_id)
+
+
+asyncio.run(main())
+```
+
+`conversation.ask(prompt)` instead of `send` is all that a dialogue of the other service needs.
+"""
 
 from __future__ import annotations
 
