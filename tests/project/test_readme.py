@@ -20,7 +20,19 @@ pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # The guides are the docstrings of the public packages.
-GUIDES = ["", ".amigo", ".batch", ".bots", ".cluster", ".dialogue", ".hooks", ".otel", ".testing", ".testing.amigo", ".web"]
+GUIDES = [
+    "",
+    ".amigo",
+    ".batch",
+    ".bots",
+    ".cluster",
+    ".dialogue",
+    ".hooks",
+    ".otel",
+    ".testing",
+    ".testing.amigo",
+    ".web",
+]
 TEXTS = [README, *(importlib.import_module(f"nairi_async{name}").__doc__ or "" for name in GUIDES)]
 BLOCKS = [block for text in TEXTS for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
 _DATABASE = "postgresql://db/nairi"
