@@ -130,7 +130,8 @@ give both. `conversation_insights(id)` iterates over the insights of a whole con
 ## Compared with the vendor's Python client
 
 Streams beyond the connections wait instead of failing after 10 s; one sign-in for twenty refused calls instead of 3
-to 13. CPU for each event, method and figures: `benchmarks/README.md` in the repository.
+to 13. A third of its instructions for each event where each is an HTTP chunk of its own, and as many where 200 share one.
+Method and figures: `benchmarks/README.md` in the repository.
 """
 
 from __future__ import annotations
