@@ -225,7 +225,7 @@ async def _until_idle(path: Path, platform: Platform) -> None:
         await asyncio.sleep(0.5)
         if platform.waiting():
             continue
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as store:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60)) as store:
             if store.execute("SELECT count(*) FROM chats WHERE is_unfinished").fetchone() == (0,):
                 return
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from nairi_async import Polling, RetryPolicy
+from nairi_async import NotFoundError, Polling, RetryPolicy, WatchTimeoutError
 from nairi_async.testing import Notice, Say, Text
 
 if TYPE_CHECKING:
@@ -71,6 +71,12 @@ class Checks:
             rule = "lost" if not text else "wrong"
             self.universe.violate(rule, f"the reply to {prompt!r} is {text!r}, not {whole!r}")
 
+    def error(self, prompt: str, error: BaseException | None) -> None:
+        """Check an error: replicas lag for seconds, and no program sets a timeout."""
+        self.universe.note(f"{prompt}: {type(error).__name__}")
+        if isinstance(error, WatchTimeoutError | NotFoundError):
+            self.universe.violate("given up", f"{prompt!r}: {error!r}"[:300])
+
     def timeline(self, prompt: str, messages: list[str], *, is_resumed: bool) -> None:
         """Check the messages of a turn that was watched, by one watch or by a second that began at a cursor."""
         expected = timeline(prompt)
@@ -113,8 +119,8 @@ class Session:
     def open(self, **settings: Any) -> NairiSession:
         """Return a session with drawn settings, and these."""
         chance = self.plan.random("settings")
-        # Polls are most of the work: short turns are polled seldom.
-        scale = 1.0 if self.plan.pace >= 1 else 3.0
+        # Polls are most of the work: short turns, and those of hours, are polled seldom.
+        scale = 1.0 if self.plan.pace == 1 else 3.0
         return self.process.session(
             retry=RetryPolicy(attempts=chance.choice((1, 3, 8)), total=chance.choice((5.0, 60.0))),
             polling=Polling(delay=chance.choice((0.2, 1.0, 5.0)) * scale),
@@ -126,7 +132,8 @@ class Session:
     async def maybe_cancelled(self, call: Awaitable[Any]) -> Any:
         """Await a call; sometimes cancel it after a while, once or twice."""
         times = self.chance.choice((0, 0, 0, 1, 2)) if self.plan.has("cancels") else 0
-        after, again = self.chance.random() ** 2 * 25, self.chance.choice((0.0, 0.01, 1.0))
+        within = 25 if self.plan.pace >= 1 else 1 + 25 * self.plan.pace
+        after, again = self.chance.random() ** 2 * within, self.chance.choice((0.0, 0.01, 1.0))
         if not times or self.process.universe.is_calm:
             return await call
         task = asyncio.ensure_future(call)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 if TYPE_CHECKING:
     from simulation.process import Universe
 
+# A prompt's own text, and not the replies that quote it.
+_PROMPT: Final = re.compile(rb'"content":"((?:(?:chat|talk) \d+ )?prompt \d+")')
 _STATUSES: Final = (408, 425, 502, 504)
 
 
@@ -33,13 +37,31 @@ def install(universe: Universe) -> None:
     async def after(_request: web.Request, _response: web.StreamResponse) -> web.Response | None:
         return page() if not universe.is_calm and chance.random() < rate / 2 else None
 
-    universe.simulator.intercept, universe.simulator.intercept_response = before, after
+    universe.before.append(before)
+    universe.after.append(after)
+
+
+def install_edits(universe: Universe) -> None:
+    """Let the service change the texts of prompts, and date its responses by another clock than its messages."""
+    chance = universe.plan.random("edits")
+    prefix = chance.choice((b"", b"[api] ", b"&lt;b&gt;"))
+    ahead = chance.choice((0.0, 0.0, 45.0, -45.0))
+
+    async def after(_request: web.Request, response: web.StreamResponse) -> None:
+        if prefix and isinstance(response, web.Response) and isinstance(response.body, bytes):
+            response.body = _PROMPT.sub(rb'"content":"' + prefix + rb"\1", response.body)
+        if ahead:
+            now = universe.clock.time() + universe.simulator.quirks.clock_skew
+            response.headers[hdrs.DATE] = formatdate(now + ahead, usegmt=True)
+
+    universe.after.append(after)
 
 
 def _is_new(universe: Universe, path: str, lag: float) -> bool:
     """Return whether a path names a turn that was accepted less than `lag` seconds ago."""
-    now = universe.clock.time()
-    return any(
-        now - one.at < lag and (one.message_id in path or one.job_id in path)
-        for one in universe.simulator.prompts[-20:]
-    )
+    now, prompts = universe.clock.time(), universe.simulator.prompts
+    new = [one for one in prompts[-20:] if now - one.at < lag]
+    if any(one.message_id in path for one in new):
+        return True
+    # A replica that does not know the newest prompt of a conversation yet knows the conversation from the one before.
+    return any(one.job_id in path and sum(other.job_id == one.job_id for other in prompts) == 1 for one in new)

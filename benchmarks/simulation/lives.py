@@ -45,7 +45,11 @@ class BatchLives:
         """Run the batch in one process, several times if that goes on after errors."""
         session = Session(process, "batch")
         async with session.open() as nairi:
-            for _ in range(LIVES if self.universe.is_calm else session.chance.choice((1, 1, 2, 3))):
+            for _ in range(
+                LIVES
+                if self.universe.is_calm
+                else session.chance.choice((1, 1, 2, 3) if session.plan.pace >= 1 else (1, 2, 3, 5))
+            ):
                 try:
                     await session.maybe_cancelled(self._once(process, nairi, session))
                 except asyncio.CancelledError:
@@ -72,7 +76,7 @@ class BatchLives:
         async with batch as outcomes:
             async for outcome in outcomes:
                 count += 1
-                self.universe.note(f"{outcome.prompt}: {type(outcome.error).__name__}")
+                Checks(self.universe).error(outcome.prompt, outcome.error)
                 if isinstance(outcome.error, OutcomeUnknownError):
                     unknown.add(outcome.prompt)
                 for reply in outcome.replies:
@@ -233,8 +237,9 @@ class ChatLives:
     def _is_excused(self, prompt: str) -> bool:
         """Return whether a prompt may have no reply: its caller has given up, or its loss was rightly reported."""
         lost = self.reported.get(prompt)
-        # Without the times of messages, it cannot be decided which conversation a lost prompt has started.
-        is_undecidable = self.universe.plan.quirks().timestamps != "kept"
+        # Without times, or with other texts, it cannot be decided which conversation a lost prompt has started.
+        plan = self.universe.plan
+        is_undecidable = plan.quirks().timestamps != "kept" or plan.has("edits")
         return prompt in self.given_up or (lost is not None and (is_undecidable or not lost.may_have_run))
 
     def _has(self, texts: list[str], whole: str) -> bool:

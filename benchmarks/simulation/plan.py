@@ -17,12 +17,14 @@ PROGRAMS: Final = ("ask", "watch", "conversation", "ask_many", "batch", "chats",
 
 HAZARDS: Final = (
     "faults", "gateways", "cancels", "crashes", "errors", "lags", "orders", "skews", "holds", "latency", "queues",
-    "disks",
+    "disks", "edits",
 )  # fmt: skip
 """What can go wrong; each is drawn by itself, so that one left out leaves the others as they are."""
 
 
 # Short turns cost fewer polls, and meet lags that are longer than they are.
+SLOW_PACE: Final = 400.0
+SLOW_SHARE: Final = 0.02
 PACES: Final = (0.03, 0.03, 0.1, 0.1, 0.3, 1.0)
 ORDERS: Final = (
     ("oldest first", "kept"), ("newest first", "kept"), ("shuffled", "kept"), ("oldest first", "equal"),
@@ -136,6 +138,9 @@ def draw(seed: int, program: str | None = None) -> Plan:
     turns = random.choice((1, 2, 3, 4))
     hazards = frozenset(hazard for hazard in HAZARDS if random.random() < 0.6)
     pace = Random(f"{seed} pace").choice(PACES)
+    if (program or chosen) == "ask_many" and Random(f"{seed} slow").random() < SLOW_SHARE:
+        # Hours in the queue of an agent that runs one turn at a time.
+        size, turns, pace, hazards = 12, 1, SLOW_PACE, hazards | {"queues"}
     return Plan(seed, program or chosen, size, turns, hazards, pace)
 
 

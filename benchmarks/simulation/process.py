@@ -60,6 +60,9 @@ class Universe:
         self.time = VirtualTime()
         self.clock = LoopClock(self.time)
         self.simulator = Simulator(clock=self.clock, seed=plan.seed, quirks=plan.quirks(), faults=plan.fault_plan())
+        self.before: list[Callable[..., Any]] = []
+        self.after: list[Callable[..., Any]] = []
+        self.simulator.intercept, self.simulator.intercept_response = self._intercept, self._intercept_response
         self.violations: list[str] = []
         self.trace: list[tuple[float, str]] = []
         self.is_calm = False
@@ -69,6 +72,17 @@ class Universe:
         self._generation = 0
         self.directory = self._root / "0"
         self.directory.mkdir()
+
+    async def _intercept(self, request: Any) -> Any:
+        for hook in self.before:
+            if (response := await hook(request)) is not None:
+                return response
+        return None
+
+    async def _intercept_response(self, request: Any, response: Any) -> Any:
+        for hook in self.after:
+            response = await hook(request, response) or response
+        return response
 
     def calm(self) -> None:
         """Let nothing go wrong from now on, except what is permanent: order, clocks."""
@@ -123,7 +137,8 @@ class Process:
         self.clock = LoopClock(universe.time, skew=plan.client_skew())
         disk = plan.random(f"disk {number}")
         fails = plan.has("disks") and not universe.is_calm and disk.random() < 0.6
-        self._disk_fails_from = universe.time.now + disk.random() ** 2 * 30 if fails else math.inf
+        within = 30 if plan.pace >= 1 else 3
+        self._disk_fails_from = universe.time.now + disk.random() ** 2 * within if fails else math.inf
         self._is_full = disk.random() < 0.5
         self.threads: list[_Thread] = []
 

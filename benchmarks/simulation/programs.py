@@ -27,7 +27,7 @@ async def ask(process: Process) -> None:
         except asyncio.CancelledError:
             universe.note(f"{prompt}: cancelled")
         except NairiError as error:
-            universe.note(f"{prompt}: {type(error).__name__}")
+            checks.error(prompt, error)
         else:
             universe.note(f"{prompt}: {reply.text}")
             checks.reply(prompt, reply.text)
@@ -69,7 +69,7 @@ async def _watched(session: Session, nairi: NairiSession, turn: Turn) -> tuple[l
     No messages are returned if the service fails all the time.
     """
     messages: list[str] = []
-    is_resumed = False
+    is_resumed, plan = False, session.plan
     watching = nairi.watch(turn)
     for _ in range(PATIENCE):
         try:
@@ -83,7 +83,9 @@ async def _watched(session: Session, nairi: NairiSession, turn: Turn) -> tuple[l
         except asyncio.CancelledError:
             continue
         except NairiError as error:
-            session.process.universe.note(f"watch: {type(error).__name__}")
+            if not (is_resumed and plan.quirks().only_user_messages_by_id):
+                # Otherwise a cursor that a lagging list lacks cannot be read by itself either.
+                Checks(session.process.universe).error("watch", error)
             await asyncio.sleep(1)
     return None, is_resumed
 
@@ -111,7 +113,7 @@ async def _talk(session: Session, nairi: NairiSession, name: str) -> None:
         except asyncio.CancelledError:
             universe.note(f"{prompt}: cancelled")
         except NairiError as error:
-            universe.note(f"{prompt}: {type(error).__name__}")
+            checks.error(prompt, error)
         else:
             universe.note(f"{prompt}: {reply.text}")
             checks.reply(prompt, reply.text)
@@ -149,7 +151,7 @@ async def ask_many(process: Process) -> None:
                 universe.violate("wrong", f"outcome {outcome.index} is of {outcome.prompt!r}")
             if outcome.reply is not None:
                 checks.reply(outcome.prompt, outcome.reply.text)
-            universe.note(f"{outcome.prompt}: {type(outcome.error).__name__}")
+            checks.error(outcome.prompt, outcome.error)
     if any(ended[index] != 1 for index in range(len(prompts))):
         universe.violate("lost", f"outcomes by prompt: {dict(ended)}")
     checks.none_ran_twice()

@@ -12,9 +12,9 @@ from attrs import field, frozen
 
 from nairi_async.testing.deterministic import LoopClock, StuckError, VirtualTime
 from simulation.checks import AGENT, LIVES, script
-from simulation.gateway import install
+from simulation.gateway import install, install_edits
 from simulation.lives import MANY_LIVES
-from simulation.plan import Plan, smaller
+from simulation.plan import SLOW_PACE, Plan, smaller
 from simulation.process import Process, Universe
 from simulation.programs import ONE_LIFE
 
@@ -61,6 +61,8 @@ def _run(universe: Universe, hook: Any) -> Result:
     try:
         if plan.has("gateways"):
             install(universe)
+        if plan.has("edits"):
+            install_edits(universe)
         try:
             run_program(universe)
         except StuckError as error:
@@ -84,6 +86,8 @@ def run_program(universe: Universe) -> None:
     plan = universe.plan
     agent_chance = plan.random("agent")
     instances = agent_chance.choice((None, 1, 3)) if plan.has("queues") else None
+    if plan.pace == SLOW_PACE:
+        instances = 1
     universe.simulator.agent(AGENT, partial(script, pace=plan.pace), instances=instances, queued=0.0)
     if plan.program in ONE_LIFE:
         Process(universe, 0, None).run(ONE_LIFE[plan.program])
