@@ -129,8 +129,17 @@ give both. `conversation_insights(id)` iterates over the insights of a whole con
 
 ## Compared with the vendor's Python client
 
-Streams beyond the connections wait instead of failing after 10 s; one sign-in for twenty refused calls instead of 3
-to 13. A third of its instructions for each event where each is an HTTP chunk of its own, and as many where 200 share one.
+What `amigo_sdk` 2.5.0 does, seen by running it against the simulator in November 2026:
+
+| it | this library |
+| --- | --- |
+| fails stream 101 after 10 s with a timeout of its pool | streams beyond `max_connections` wait |
+| signs in 3 to 13 times for twenty refused calls | signs in once, for all calls that wait |
+| signs in for each call if a token lives less than five minutes | renews a token shortly before it expires |
+| fails after an unknown event, a missing field or a raw U+2028 | hands it over, and goes on |
+| ends silently if the stream ends early | `InteractionUnknownError`; `settle()` looks up what was kept |
+
+An event takes a third of its instructions where each is an HTTP chunk of its own, and as many where 200 share one.
 Method and figures: `benchmarks/README.md` in the repository.
 """
 

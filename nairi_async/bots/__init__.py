@@ -39,14 +39,24 @@ asyncio.run(main())
 Whole bots, tested with the real libraries, are in the repository under `tests/recipes`: `discord_bot.py`,
 `aiogram_bot.py`, `slack_bot.py`, 50 to 90 lines each.
 
-What platforms' libraries do, seen by running them on loopback in November 2026:
+What platforms' libraries really do, seen by running each on loopback in November 2026, and what is done about it here:
 
-| library | what it does | what that means |
+| library | what it does | what is done |
 | --- | --- | --- |
-| aiogram 3.31.0 | confirms updates before their handlers end; abandons these at a stop | give `key`, use `recovering` |
-| discord.py 2.7.1 | sends again after a 500, 502 or 504 | the recipe's `nonce` lets Discord recognise it |
-| slack_bolt 1.30.0 | acknowledges an event before its listener ends | give `key`, use `recovering` |
-| slack_sdk 3.48.0 | by default posts again when the response is lost | the recipe replaces the list of handlers |
+| aiogram 3.31.0 | confirms updates before their handlers end; a stop abandons these | `key=`, `recovering` |
+| | with `handle_as_tasks=False` delivers finished updates again after a stop | `AlreadyAskedError` |
+| | `ChatActionSender`: leaving waits for the action under way, a cancellation too | no reply waits for `typing=` |
+| discord.py 2.7.1 | `typing()`: its body begins late after a 429, never after a 403 or 503 | the same |
+| | posts a text again after a 500, 502, 504 or 524 | the recipe's `nonce`: Discord knows it |
+| | handles two messages of a channel at once | one turn at a time in a chat |
+| | `close()` returns at once, and leaves handlers running | `recovering` |
+| | asks for compression by zstd, from Python 3.14 on | nothing: only a test's gateway needs it |
+| slack_bolt 1.30.0 | acknowledges an event before its listener ends | `key=`, `recovering` |
+| | `close_async()` leaves listeners running, which still post | the session is closed: they end |
+| | `ack()` of a command after 4 s acknowledges nothing, without an error | the recipe answers events only |
+| slack_sdk 3.48.0 | posts a text again when the response was lost | the recipe replaces its handlers |
+| | `ValueError` out of a call for `Retry-After: 1.5` or a date | nothing: whole seconds work |
+| | `chat_stream` holds back 256 characters and does not split | `split_text`, whole messages |
 
 `Chats` works with any session whose conversations follow `nairi_async.dialogue`. Amigo allows one unfinished
 conversation for each user and service, so make an `AmigoSession(user_id=…)`, and its `Chats`, for each visitor.

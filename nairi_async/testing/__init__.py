@@ -158,6 +158,14 @@ simulator beside your test. `--script FILE` reads what agents do from a file of 
   "endless": [{"thinking": "Hm."}, {"done": true, "after": "never"}]
 }
 ```
+
+What test plugins really do, seen by running each in November 2026, and what the fixtures do about it:
+
+| what | what it does | what is done |
+| --- | --- | --- |
+| anyio 4.16.0 and pytest-asyncio 1.5.0 | automatic mode: a test and its fixtures run on two loops | an error names it |
+| pytest-asyncio 1.5.0 | ends a fixture in another task: a task group in it fails | the fixtures hold none |
+| asyncio, anyio | a child that raises when cancelled hides the `TimeoutError` | sessions have no child tasks |
 """
 
 from __future__ import annotations

@@ -58,6 +58,18 @@ def test_the_app(nairi_environment: Simulator) -> None:
 * **A POST that takes minutes**: `EventStreams.ask` sends a prompt and its reply as events, so that no proxy gives up
   waiting, and a client that leaves ends the polling. It works with any dialogue of `nairi_async.dialogue`.
 
+What servers and browsers really do, seen by running each in November 2026, and what is done about it here:
+
+| what | what it does | what is done |
+| --- | --- | --- |
+| uvicorn 0.54.0 | waits for open streams without end; a second SIGTERM changes nothing | streams end at the signal |
+| | `--timeout-graceful-shutdown`: the lifespan's shutdown runs under open streams | the same |
+| Starlette 1.10.0 | a client that leaves is a cancellation within 10 ms | the polling stops |
+| FastAPI 0.165.0 | its own events: the one before an exception never arrives | a failure is an event, not raised |
+| Chromium 156: `EventSource` | gives up for good after 204, 429, 500 or 503 | 204 says so; `chat.html` opens anew |
+| | tries again after a cut; drops the event that was cut | its id resumes behind the last whole one |
+| httpx-sse 0.4.3, aiosseclient 0.1.8 | take a comment alone for an empty event | a comment is no block of its own |
+
 Who reaches your application spends your organisation's money: check who may start a conversation, and who may read
 which.
 """

@@ -102,18 +102,21 @@ def test_help_describes_every_setting(policy: type) -> None:
         assert f"({field.default:g}" in line
 
 
-def test_the_reference_is_made_without_a_warning(tmp_path: Path) -> None:
-    """The command in the README makes a page for every public module, without a warning."""
+def test_the_site_is_made_without_a_warning(tmp_path: Path) -> None:
+    """The script that the README names makes a page for every public module, and a start page that leads to each."""
     readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
-    (command,) = (line for line in readme.splitlines() if "pdoc" in line and ".venv/bin/" in line)
-    options = command[command.index("pdoc ") :].split()[1:]
-    options[options.index("--output-directory") + 1] = str(tmp_path)
+    (command,) = (line for line in readme.splitlines() if "[docs]" in line)
+    script = command.split()[-1]
     made = subprocess.run(  # noqa: S603 - our own interpreter
-        [sys.executable, "-W", "error", "-m", "pdoc", *options], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-W", "error", script, str(tmp_path)],
+        cwd=PACKAGE.parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert (made.returncode, made.stderr) == (0, "")
     pages = {".".join(page.relative_to(tmp_path).with_suffix("").parts) for page in tmp_path.rglob("*.html")}
     assert pages == {*PUBLIC, "index"}
+    start = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert [name for name in PUBLIC if f'<dt><a href="{name.replace(".", "/")}.html">' not in start] == []
+    assert (tmp_path / "search.js").is_file()
 
 
 def test_exports_name_the_package_as_their_module() -> None:
