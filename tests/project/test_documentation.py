@@ -102,6 +102,7 @@ def test_help_describes_every_setting(policy: type) -> None:
         assert f"({field.default:g}" in line
 
 
+@pytest.mark.timeout(240)  # seven seconds of computing
 def test_the_site_is_made_without_a_warning(tmp_path: Path) -> None:
     """The script that the README names makes a page for every public module, and a start page that leads to each."""
     readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
