@@ -175,12 +175,10 @@ class StatusError(NairiError):
         return f"{self.method} {self.path}: {self.status} {self.message}".lstrip(" :")
 
 
-@define(auto_exc=True, slots=False)
 class BadRequestError(StatusError):
     """400: the service refused the input."""
 
 
-@define(auto_exc=True, slots=False)
 class NotAnApiJobError(BadRequestError):
     """400 `job is not an API job`: only conversations started through this API can be continued."""
 
@@ -196,12 +194,10 @@ class AuthenticationError(StatusError):
         return _with_hint(super().__str__(), self.hint)
 
 
-@define(auto_exc=True, slots=False)
 class PermissionDeniedError(StatusError):
     """403: not documented by the service; a firewall in front of it may send it."""
 
 
-@define(auto_exc=True, slots=False)
 class NotFoundError(StatusError):
     """404: the key's organisation has no such object."""
 
@@ -224,17 +220,14 @@ class AttachmentExistsError(_PlainError, FileExistsError):
     """An attachment was not saved, because a file of that name exists."""
 
 
-@define(auto_exc=True, slots=False)
 class ConflictError(StatusError):
     """409: the conversation is finished, or another of its calls is still running at the service. Nothing was run."""
 
 
-@define(auto_exc=True, slots=False)
 class RateLimitedError(StatusError):
     """429: not documented by the service; the request was refused and not run."""
 
 
-@define(auto_exc=True, slots=False)
 class ServerError(StatusError):
     """5xx: the service, or a proxy in front of it, failed."""
 

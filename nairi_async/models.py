@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Context, Decimal, InvalidOperation
-from functools import reduce
+from functools import cache, reduce
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import cattrs
 from attrs import AttrsInstance, field, fields, frozen
 from attrs import has as attrs_has
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import cattrs
 
 TERMINAL_STATUSES: Final = frozenset({"completed", "failed"})
 """The message statuses after which a message does not change any more."""
@@ -232,8 +233,10 @@ def from_plain(cls: type[_ModelT], data: Mapping[str, Any]) -> _ModelT:
     if not isinstance(data, Mapping):
         raise ValueError(f"a {cls.__name__} is made from a dictionary, not {type(data).__name__}")  # noqa: TRY004
     try:
-        return _CONVERTER.structure(data, cls)
+        return _converter().structure(data, cls)
     except Exception as error:
+        import cattrs  # noqa: PLC0415 - as in `_converter`
+
         reasons = "; ".join(cattrs.transform_error(error, path=cls.__name__, format_exception=_reason))
         raise ValueError(f"this is no dictionary of a {cls.__name__}: {reasons}") from error
 
@@ -288,9 +291,14 @@ def _read_ids(value: object, _: object) -> tuple[str, ...]:
     return tuple(read_id(entry, None) for entry in _exactly(list)(value, None))
 
 
-_CONVERTER: Final = cattrs.Converter()
-for _kind in (str, int, bool):
-    _CONVERTER.register_structure_hook(_kind, _exactly(_kind))
-_CONVERTER.register_structure_hook(datetime, _read_time)
-_CONVERTER.register_structure_hook(Decimal, _read_decimal)
-_CONVERTER.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _read_ids)
+@cache
+def _converter() -> cattrs.Converter:
+    import cattrs  # noqa: PLC0415 - only programs that store models need it, and it takes a tenth of the import
+
+    converter = cattrs.Converter()
+    for kind in (str, int, bool):
+        converter.register_structure_hook(kind, _exactly(kind))
+    converter.register_structure_hook(datetime, _read_time)
+    converter.register_structure_hook(Decimal, _read_decimal)
+    converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _read_ids)
+    return converter

@@ -16,7 +16,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, cast, get_args, get_origin
 
 from attrs import NOTHING, fields, has, resolve_types
-from cattrs import Converter
 
 from nairi_async._core.json_body import Raw, parse_time, text_of
 
@@ -34,29 +33,30 @@ _MOST_ZEROS: Final = 30
 _MOST_PLACES: Final = 100
 
 
+# By class; `cattrs` would only look them up here, and takes a tenth of the import of a session.
+_readers: Final[dict[type[Any], _Reader]] = {}
+
+
 def reader(model: type[_T]) -> Reader[_T]:
     """Return what makes a model of this class: look it up once, and call it for each object."""
-    return cast("Reader[_T]", _converter.get_structure_hook(model))
+    if model not in _readers:
+        _readers[model] = _derived(model)
+    return cast("Reader[_T]", _readers[model])
 
 
 def register(model: type[_T], *, computed: Mapping[str, Callable[[Raw], object]]) -> Reader[_T]:
     """Derive the reader of a class of which some fields are computed from the whole object."""
-    read = _derived(model, computed)
-    _converter.register_structure_hook(model, read)
-    return cast("Reader[_T]", read)
+    _readers[model] = _derived(model, computed)
+    return reader(model)
 
 
 def register_choice(base: type[_T], choose: Callable[[Raw], type[_T]]) -> None:
     """Let each object choose its class: an object that is declared as the base becomes one of its subclasses."""
-
-    def read(raw: Raw, _model: object = None) -> Any:
-        return _converter.get_structure_hook(choose(raw))(raw, base)
-
-    _converter.register_structure_hook_func(lambda model: model is base, read)
+    _readers[base] = lambda raw: reader(choose(raw))(raw)
 
 
-def _derived(model: type[Any], computed: Mapping[str, Callable[[Raw], object]] | None = None) -> Callable[..., Any]:
-    """Generate `read(raw, _model=None)`, which sets each slot of a new instance."""
+def _derived(model: type[Any], computed: Mapping[str, Callable[[Raw], object]] | None = None) -> _Reader:
+    """Generate `read(raw)`, which sets each slot of a new instance."""
     resolve_types(model)
     names: dict[str, Any] = {
         "new": object.__new__,
@@ -66,7 +66,7 @@ def _derived(model: type[Any], computed: Mapping[str, Callable[[Raw], object]] |
         "str": str,
         "type": type,
     }
-    lines = ["def read(raw, _model=None):", "    get = raw.get", "    made = new(open_model)"]
+    lines = ["def read(raw):", "    get = raw.get", "    made = new(open_model)"]
     for number, field in enumerate(fields(model)):
         if field.name == "raw":
             lines.append("    made.raw = raw")
@@ -77,7 +77,7 @@ def _derived(model: type[Any], computed: Mapping[str, Callable[[Raw], object]] |
             lines += _value(field, number, names)
     lines += ["    made.__class__ = model", "    return made"]
     exec(compile("\n".join(lines), f"<reader of {model.__qualname__}>", "exec"), names)  # noqa: S102 - of our own fields
-    return cast("Callable[..., Any]", names["read"])
+    return cast("_Reader", names["read"])
 
 
 def _open_twin(model: type[Any]) -> type[Any]:
@@ -203,7 +203,3 @@ def _pair(first: _Reader, second: _Reader) -> _Reader:
         return None if None in pair else pair
 
     return read_pair
-
-
-_converter = Converter()
-_converter.register_structure_hook_factory(has, _derived)

@@ -7,8 +7,6 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, get_type_hints
 
-from attrs import has
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -52,6 +50,8 @@ def lazy(
 
 
 def _rename(export: type, package: str) -> None:
+    from attrs import has  # noqa: PLC0415 - the import of the package alone takes a quarter of the time without it
+
     if has(export):
         # The names in annotations are defined in the real module only.
         with suppress(NameError):

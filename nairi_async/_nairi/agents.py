@@ -5,7 +5,6 @@ The calls are documented at https://nairi.ai/docs/api/agents/overview.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from nairi_async._core import checks
@@ -122,6 +121,8 @@ def close_names(wanted: str, agents: list[Agent]) -> tuple[str, ...]:
     # A slug takes precedence over the same display name of another agent, since calls take slugs.
     known = (agent.agent_id for agent in agents[:_MOST_COMPARED] if len(agent.agent_id) <= _LONGEST_NAME)
     slugs.update((slug.casefold(), slug) for slug in known)
+    from difflib import get_close_matches  # noqa: PLC0415 - for an error only
+
     close = get_close_matches(wanted.casefold(), slugs, n=_MOST_NAMES, cutoff=_MIN_SIMILARITY)
     # Errors are shown in terminals, so names that cannot be printed are left out.
     return tuple(dict.fromkeys(slugs[name] for name in close if slugs[name].isprintable()))

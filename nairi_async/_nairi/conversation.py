@@ -14,7 +14,6 @@ from nairi_async._nairi import arguments
 from nairi_async._nairi.delivery.prompt_sender import checked_on_unknown
 from nairi_async._nairi.journal.keyed_prompts import derived_key
 from nairi_async._nairi.polling.watch import SentWatch
-from nairi_async._nairi.structured import check_type, repair_prompt
 from nairi_async._nairi.turn_reader import RECOVERY_PATIENCE
 from nairi_async.errors import NairiError, ReplyFormatError, TurnFailedError, WatchTimeoutError
 from nairi_async.models import TERMINAL_STATUSES, Turn
@@ -189,9 +188,11 @@ class Conversation:
             OutcomeUnknownError: the prompt was sent, and it is unknown whether it runs.
             NairiError: as for `NairiSession.continue_`.
         """
+        from nairi_async._nairi import structured  # noqa: PLC0415 - it imports cattrs
+
         repairs_left = arguments.repairs(repair, into)
         if into is not None:
-            check_type(into)
+            structured.check_type(into)
         queued = self._queued(prompt, attachment_ids, attachments, timeout, on_unknown, key=key)
         reply = await self._ask(queued)
         while into is not None:
@@ -200,7 +201,7 @@ class Conversation:
             except ReplyFormatError as error:
                 if repairs_left == 0:
                     raise
-                follow_up = repair_prompt(error.message)
+                follow_up = structured.repair_prompt(error.message)
             repair_key = derived_key(queued.key, f"repair-{repair - repairs_left + 1}")
             repairs_left -= 1
             reply = await self._ask(

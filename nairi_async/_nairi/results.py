@@ -11,7 +11,6 @@ from attrs import field, frozen
 
 from nairi_async._core.files import safe_name, write_new
 from nairi_async._core.outcome import PromptOutcome, ReplyT_co
-from nairi_async._nairi.structured import NoSuchValueError, check_type, find_json, structure
 from nairi_async.errors import AttachmentExistsError, InvalidArgumentError, NairiError, ReplyFormatError
 from nairi_async.models import Message, Turn, Usage, from_plain, to_plain
 
@@ -94,9 +93,11 @@ class Reply(_Reachable, Generic[ValueT_co]):
         Raises:
             ReplyFormatError: the text has no JSON value, or several.
         """
+        from nairi_async._nairi import structured  # noqa: PLC0415 - only replies that are read as JSON need it
+
         try:
-            return find_json(self.text)
-        except NoSuchValueError as error:
+            return structured.find_json(self.text)
+        except structured.NoSuchValueError as error:
             raise self._format_error(error) from error
 
     def into(self, kind: type[_T]) -> _T:
@@ -112,10 +113,12 @@ class Reply(_Reachable, Generic[ValueT_co]):
             InvalidArgumentError: the type is not supported.
             ReplyFormatError: the text has no JSON value, several, or one that does not fit.
         """
-        check_type(kind)
+        from nairi_async._nairi import structured  # noqa: PLC0415 - as above
+
+        structured.check_type(kind)
         try:
-            return structure(find_json(self.text, exact=True), kind)
-        except NoSuchValueError as error:
+            return structured.structure(structured.find_json(self.text, exact=True), kind)
+        except structured.NoSuchValueError as error:
             raise self._format_error(error) from error
 
     def with_value(self, value: _T) -> Reply[_T]:
@@ -123,7 +126,7 @@ class Reply(_Reachable, Generic[ValueT_co]):
         object.__setattr__(self, "value", value)
         return cast("Reply[_T]", self)
 
-    def _format_error(self, error: NoSuchValueError) -> ReplyFormatError:
+    def _format_error(self, error: ValueError) -> ReplyFormatError:
         failure = ReplyFormatError(f"the reply cannot be used: {error}", self)
         failure.turn = self.turn
         return failure

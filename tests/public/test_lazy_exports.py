@@ -36,7 +36,7 @@ def loaded(*statements: str) -> list[tuple[int, bool, bool]]:
 
 
 def test_an_import_loads_what_is_used() -> None:
-    """The package alone and its errors need no HTTP library; a session loads what it needs."""
+    """The package and its errors need no HTTP library; sessions need no cattrs, as stored models do."""
     package, errors, message, session, amigo = loaded(
         "import nairi_async",
         "import nairi_async.errors",
@@ -50,6 +50,7 @@ def test_an_import_loads_what_is_used() -> None:
     assert not message[1]
     assert session[0] <= 96
     assert amigo[0] <= 128
+    assert not amigo[2]
 
 
 @pytest.mark.parametrize("package", [nairi_async, nairi_async.amigo])

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final, get_args
 from urllib.parse import quote
 
@@ -205,6 +204,8 @@ def checked_statuses(status: object) -> tuple[str, ...]:
     statuses = tuple(dict.fromkeys(given))
     for name in statuses:
         if name not in JOB_STATUSES:
+            from difflib import get_close_matches  # noqa: PLC0415 - for an error only
+
             close = get_close_matches(str(name).lower(), JOB_STATUSES, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise InvalidArgumentError(f"status must be one of {', '.join(JOB_STATUSES)}, not {name!r}{hint}")
