@@ -24,6 +24,11 @@ _USER_FIELDS = ("first_name", "last_name", "email")
 _USER_SORTS = tuple(f"{sign}{name}" for name in _USER_FIELDS for sign in "+-")
 _MOST_SERVICES, _MOST_USERS = 20, 100
 _SHOWN_SERVICES = 10
+_VERSION_SET = {
+    "agent_version_number": 1,
+    "service_hierarchical_state_machine_version_number": 1,
+    "llm_model_preferences": {},
+}
 _PREFERENCES = (
     "preferred_language",
     "timezone",
@@ -59,16 +64,19 @@ class DirectoryRoutes:
         """Return a page of services."""
         query = QueryParameters(request.query)
         ids, is_active = query.ids("id"), query.flag("is_active")
-        tags = [text.partition(":")[::2] for text in query.texts("tags", unique=False)]
+        wanted = [text.partition(":")[::2] for text in query.texts("tags", unique=False)]
         page = _page(query, _SHOWN_SERVICES, _MOST_SERVICES, _SERVICE_SORTS)
         shown = [
             self._service(one)
             for one in self.state.services.values()
             if (not ids or one.id in ids)
             and is_active in {None, one.is_active}
-            and all(name in one.tags and value in {"*", one.tags[name] or ""} for name, value in tags)
+            and all(name in one.tags and value in {"*", one.tags[name] or ""} for name, value in wanted)
         ]
-        return self._json_response(self._view().page("services", shown, page))
+        tags = sorted({tag for one in self.state.services.values() for tag in one.tags})
+        # Only on the first page.
+        filter_values = None if page.token else {"tags": tags}
+        return self._json_response({**self._view().page("services", shown, page), "filter_values": filter_values})
 
     async def users(self, request: web.Request) -> web.Response:
         """Return a page of users."""
@@ -118,13 +126,18 @@ class DirectoryRoutes:
                 "name": service.name,
                 "description": service.description,
                 "is_active": service.is_active,
-                "version_sets": {name: {} for name in service.version_sets},
+                "version_sets": dict.fromkeys(service.version_sets, _VERSION_SET),
                 "agent_id": f"{2:024x}",
                 "service_hierarchical_state_machine_id": f"{3:024x}",
                 "tags": [{"key": name, "value": value} for name, value in service.tags.items()],
                 "keyterms": [],
+                "creator": self._creator(),
+                "updated_by": self._creator(),
             }
         )
+
+    def _creator(self) -> dict[str, str]:
+        return {"org_id": self.state.credentials.organization, "user_id": self.state.credentials.user}
 
     def _user(self, user: User) -> dict[str, Any]:
         own = [one for one in self.state.conversations.values() if one.user_id == user.id]
