@@ -25,7 +25,7 @@ from nairi_async.batch import Batch
 from nairi_async.bots import Chats
 from nairi_async.hooks import BatchProgress, ChatQueued, Event, TurnEnded, TurnStarted
 from nairi_async.otel import Metrics
-from nairi_async.testing import Fail, Say, Simulator, VirtualClock, in_memory_session
+from nairi_async.testing import Fail, FaultPlan, Say, Simulator, VirtualClock, in_memory_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,3 +190,13 @@ async def test_starts_and_batches_and_queues_are_events(tmp_path: Path) -> None:
     ends = [event for event in events if isinstance(event, TurnEnded)]
     assert {event.turn.message_id for event in ends} == {event.turn.message_id for event in started}
     assert all(str(event) for event in events)
+
+
+async def test_a_turn_that_was_looked_up_says_so() -> None:
+    """A prompt whose response was lost starts one turn, found by looking it up."""
+    events: list[Event] = []
+    simulator = Simulator(clock=VirtualClock(), faults=FaultPlan(where="POST", script=["reset after"]))
+    async with in_memory_session(simulator, hooks=[events.append]) as nairi:
+        turn = await nairi.start("my-agent", "go", on_unknown="reconcile")
+        started = [event for event in events if isinstance(event, TurnStarted)]
+    assert started == [TurnStarted(turn=turn, is_first=True, is_found=True)]

@@ -196,18 +196,18 @@ def test_a_test_without_a_loop_fails_with_one_sentence(tmp_path: Path, test: str
     assert "pytest_plugin.py" not in ran.stdout
 
 
-@pytest.mark.parametrize("mode", ["anyio", "strict"])
-def test_the_tests_in_the_readme_and_the_guide_run(tmp_path: Path, mode: str) -> None:
-    """As they are printed, for anyio and, with the other mark, for pytest-asyncio."""
+def test_the_tests_in_the_readme_and_the_guides_run(tmp_path: Path) -> None:
+    """As they are printed, for anyio, and with the other mark for pytest-asyncio."""
     texts = (README.read_text(), nairi_async.testing.__doc__ or "", nairi_async.web.__doc__ or "")
     blocks = [block.split("```")[0] for text in texts for block in text.split("```python\n")[1:]]
     codes = [block for block in blocks if "def test_" in block]
     for number, code in enumerate(codes):
-        marked = code.replace("@pytest.mark.anyio  # or pytest.mark.asyncio", MODES[mode][0])
-        (tmp_path / f"test_{number}.py").write_text(marked)
+        (tmp_path / f"test_{number}_anyio.py").write_text(code)
+        other = code.replace("@pytest.mark.anyio  # or pytest.mark.asyncio", "@pytest.mark.asyncio")
+        (tmp_path / f"test_{number}_asyncio.py").write_text(other)
     # What Starlette says about its own dependency is not ours.
-    ran = run(tmp_path, "", *MODES[mode][2], "-W", "ignore:Using `httpx`")
-    assert (ran.returncode, len(codes), "5 passed" in ran.stdout) == (0, 4, True), ran.stdout
+    ran = run(tmp_path, "", "-o", "asyncio_mode=strict", "-W", "ignore:Using `httpx`")
+    assert (ran.returncode, len(codes), "10 passed" in ran.stdout) == (0, 4, True), ran.stdout
 
 
 def test_the_plugin_costs_nothing_where_it_is_not_used() -> None:

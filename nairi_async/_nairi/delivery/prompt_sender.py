@@ -246,8 +246,10 @@ class PendingPrompt:
         if not self._is_recorded:
             self._sender.reconciler.received.add(self._turn, is_first=self._is_first)
         self._sender.on_turn(self._turn)
-        started = TurnStarted(turn=self._turn, is_first=self._is_first, is_found=origin.answered_at is None)
-        context.executor.hooks.emit(log, started)
+        hooks = context.executor.hooks
+        if hooks.listens(log):
+            is_found = origin.answered_at is None
+            hooks.emit(log, TurnStarted(turn=self._turn, is_first=self._is_first, is_found=is_found))
         return self._turn
 
 
