@@ -20,20 +20,24 @@ def turn(value: object) -> Turn:
     return value
 
 
-def turns(value: object) -> list[Turn]:
-    """Return the turns of an iterable."""
+def targets(value: object) -> list[Turn | str]:
+    """Return the turns and job ids of an iterable."""
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise InvalidArgumentError(f"turns must be an iterable of turns, not {type(value).__name__}")
-    return [turn(entry) for entry in value]
+        raise InvalidArgumentError(f"turns must be an iterable of turns or job ids, not {type(value).__name__}")
+    return [_target(entry) for entry in value]
 
 
-def cursors(value: object) -> dict[Turn, str]:
-    """Return ids of messages by turn."""
+def cursors(value: object) -> dict[Turn | str, str]:
+    """Return ids of messages by turn or job id."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         raise InvalidArgumentError(f"after must map turns to ids of messages, not {type(value).__name__}")
-    return {turn(key): checks.identifier("after", cursor) for key, cursor in value.items()}
+    return {_target(key): checks.identifier("after", cursor) for key, cursor in value.items()}
+
+
+def _target(value: object) -> Turn | str:
+    return checks.identifier("job_id", value) if isinstance(value, str) else turn(value)
 
 
 def job_id(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from attrs import define, field
 
@@ -10,6 +10,7 @@ from nairi_async._core.fan_out import FanOut, TaskPool
 from nairi_async._nairi.prompt import Prompt
 from nairi_async._nairi.results import Outcome, Reply
 from nairi_async.errors import NairiError, SessionClosedError
+from nairi_async.models import Turn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from typing import Self
 
     from nairi_async._nairi.polling.watch import Watch
-    from nairi_async.models import Message, Turn
+    from nairi_async.models import Message
+
+TargetT = TypeVar("TargetT", bound=Turn | str)
+"""What a stream of many watches: turns, job ids, or both."""
 
 DEFAULT_LIMIT: Final = 100
 """Conversations that `ask_many` runs at once by default."""
@@ -55,56 +59,59 @@ class AskMany(FanOut[Outcome[Reply]]):
 
 
 @define
-class _Progress:
+class _Progress(Generic[TargetT]):
     """How far the watches of one stream are; they hold no reference to the stream itself."""
 
-    running: set[Turn] = field(factory=set)
-    errors: dict[Turn, NairiError] = field(factory=dict)
+    running: set[TargetT] = field(factory=set)
+    errors: dict[TargetT, NairiError] = field(factory=dict)
     # Where each watch that has ended stopped: its last messages may not be handed over yet.
-    stopped_at: dict[Turn, str | None] = field(factory=dict)
+    stopped_at: dict[TargetT, str | None] = field(factory=dict)
 
 
-class WatchMany:
+class WatchMany(Generic[TargetT]):
     """The messages of many turns, as they are discovered. Made by `NairiSession.watch_many`; use it in `async with`.
 
-    Each turn keeps the guarantees of `Watch`, and turns do not wait for each other. A turn that fails does not affect
-    the others: `errors` maps it to its error. A slow consumer slows the polling.
+    What is watched is a turn, or a whole conversation by its job id. Each keeps the guarantees of `Watch`, and none
+    waits for another. One that fails does not affect the others: `errors` maps it to its error. A slow consumer slows
+    the polling.
 
-    The iteration ends when no watched turn is left. A turn can be added while it runs, and after it has ended: it
+    The iteration ends when nothing is watched any more. A turn can be added while it runs, and after it has ended: it
     then resumes.
     """
 
-    def __init__(self, turns: Iterable[tuple[Turn, str | None]], watch: Callable[[Turn, str | None], Watch]) -> None:
+    def __init__(
+        self, turns: Iterable[tuple[TargetT, str | None]], watch: Callable[[TargetT, str | None], Watch]
+    ) -> None:
         self._turns = tuple(turns)
         self._watch = watch
-        self._pool: TaskPool[tuple[Turn, Message, str | None]] | None = None
+        self._pool: TaskPool[tuple[TargetT, Message, str | None]] | None = None
         self._is_closed = False
-        self._progress = _Progress()
-        self._cursors: dict[Turn, str] = {}
+        self._progress = _Progress[TargetT]()
+        self._cursors: dict[TargetT, str] = {}
 
     def __repr__(self) -> str:
         state = "closed, " if self._is_closed else "not open, " if self._pool is None else ""
         return f"<WatchMany: {state}{len(self._progress.running)} turns running, {len(self.errors)} failed>"
 
     @property
-    def errors(self) -> dict[Turn, NairiError]:
-        """The turns that failed, timed out or could not be read, with their errors."""
+    def errors(self) -> dict[TargetT, NairiError]:
+        """The turns and job ids that failed, timed out or could not be read, with their errors."""
         return self._progress.errors
 
     @property
-    def cursors(self) -> dict[Turn, str]:
-        """For each turn the id of its last message that was handed over; given as `after=`, it continues there."""
+    def cursors(self) -> dict[TargetT, str]:
+        """For each turn or job id, the id of its last message that was handed over; as `after=` it continues there."""
         return self._cursors
 
-    def add(self, turn: Turn, *, after: str | None = None) -> None:
-        """Watch one more turn.
+    def add(self, turn: TargetT, *, after: str | None = None) -> None:
+        """Watch one more turn or conversation.
 
         A turn that is being watched is left alone. One whose watch has ended, with an error for instance, is watched
         again from its cursor on.
 
         Args:
-            turn: The turn.
-            after: Id of a message of the turn: only what follows it is handed over.
+            turn: The turn, or a job id.
+            after: Id of a message: only what follows it is handed over.
 
         Raises:
             SessionClosedError: the stream is not open.
@@ -140,8 +147,8 @@ class WatchMany:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> tuple[Turn, Message]:
-        """Return the next message of any turn, with the turn."""
+    async def __anext__(self) -> tuple[TargetT, Message]:
+        """Return the next message, with the turn or job id that it belongs to."""
         if self._is_closed:
             raise StopAsyncIteration
         turn, message, cursor = await self._open_pool().get()
@@ -149,7 +156,7 @@ class WatchMany:
             self._cursors[turn] = cursor
         return turn, message
 
-    def _open_pool(self) -> TaskPool[tuple[Turn, Message, str | None]]:
+    def _open_pool(self) -> TaskPool[tuple[TargetT, Message, str | None]]:
         if self._pool is None:
             raise SessionClosedError("the stream is not open yet; use it in `async with nairi.watch_many(…) as stream`")
         if self._is_closed:
@@ -158,7 +165,7 @@ class WatchMany:
 
 
 async def _watch_one(
-    pool: TaskPool[tuple[Turn, Message, str | None]], watch: Watch, turn: Turn, progress: _Progress
+    pool: TaskPool[tuple[TargetT, Message, str | None]], watch: Watch, turn: TargetT, progress: _Progress[TargetT]
 ) -> None:
     try:
         async for message in watch:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 from nairi_async._core import checks
 from nairi_async._core.address import path
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.request import Request
 from nairi_async._nairi import arguments, wire
-from nairi_async._nairi.many import WatchMany
+from nairi_async._nairi.many import TargetT, WatchMany
 from nairi_async._nairi.polling.replica_lag import through_replica_lag
 from nairi_async.models import Turn
 
@@ -117,29 +117,51 @@ class ReadingMethods:
         """
         return await self._reader.reply(arguments.turn(turn), checks.timeout(timeout))
 
+    @overload
     def watch_many(
         self,
-        turns: Iterable[Turn] = (),
         *,
-        after: Mapping[Turn, str] | None = None,
+        follow: bool = False,
         progress: bool = False,
         timeout: Duration | None = DEFAULT_TIMEOUT,
-    ) -> WatchMany:
-        """Return a stream of the messages of many turns; use it in `async with`.
+    ) -> WatchMany[Turn | str]: ...
+
+    @overload
+    def watch_many(
+        self,
+        turns: Iterable[TargetT],
+        *,
+        after: Mapping[Turn, str] | Mapping[str, str] | Mapping[Turn | str, str] | None = None,
+        follow: bool = False,
+        progress: bool = False,
+        timeout: Duration | None = DEFAULT_TIMEOUT,
+    ) -> WatchMany[TargetT]: ...
+
+    def watch_many(
+        self,
+        turns: Iterable[Any] = (),
+        *,
+        after: Mapping[Any, str] | None = None,
+        follow: bool = False,
+        progress: bool = False,
+        timeout: Duration | None = DEFAULT_TIMEOUT,
+    ) -> WatchMany[Any]:
+        """Return a stream of the messages of many turns or conversations; use it in `async with`.
 
         `async with nairi.watch_many(turns) as stream:` opens it, and `async for turn, message in stream:` reads it.
 
         Args:
-            turns: The turns. A turn given twice is watched once. `stream.add(turn)` adds more.
-            after: A message id for each of some turns, such as `stream.cursors`: only later messages of those turns are
-                yielded.
+            turns: Turns, or job ids for whole conversations. One given twice is watched once. `stream.add` adds more.
+            after: A message id for each of some of them, such as `stream.cursors`: only later messages are yielded.
+            follow: Do not end with the turns; continue until the stream is closed.
             progress: Yield progress messages as well.
-            timeout: Seconds for each turn; `None` for no limit.
+            timeout: Seconds for each of them; `None` for no limit, which is the default with `follow`.
         """
-        seconds, with_progress = checks.timeout(timeout), checks.flag("progress", progress)
         cursors = arguments.cursors(after)
 
-        def watch(turn: Turn, after: str | None) -> Watch:
-            return self._reader.watch(arguments.turn(turn), seconds, after=after, progress=with_progress)
+        def watch(target: Turn | str, after: str | None) -> Watch:
+            return self.watch(target, after=after, follow=follow, progress=progress, timeout=timeout)
 
-        return WatchMany([(turn, cursors.get(turn)) for turn in arguments.turns(turns)], watch)
+        # Refused now, and not by the first watch.
+        checks.timeout(timeout), checks.flag("progress", progress), checks.flag("follow", follow)
+        return WatchMany([(target, cursors.get(target)) for target in arguments.targets(turns)], watch)

@@ -209,7 +209,7 @@ WRONG: list[Callable[[Any], Any]] = [
     lambda nairi: nairi.watch_many(TURN),
     lambda nairi: nairi.watch_many([TURN], after=["x"]),
     lambda nairi: nairi.watch_many([TURN], after={TURN: 5}),
-    lambda nairi: nairi.watch_many([TURN], after={"job_1": "cmsg_1"}),
+    lambda nairi: nairi.watch_many([TURN], after={"job 1": "cmsg_1"}),
     lambda nairi: nairi.watch_many([TURN], progress=1),
     lambda nairi: nairi.watch_many([TURN], timeout="x"),
     lambda nairi: nairi.ask_many("a", None),

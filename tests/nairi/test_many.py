@@ -15,6 +15,7 @@ from nairi_async import (
     Prompt,
     PromptOutcome,
     SessionClosedError,
+    Turn,
     TurnFailedError,
     WatchTimeoutError,
 )
@@ -241,6 +242,37 @@ async def test_cursors_name_what_was_handed_over(nairi: NairiSession, simulator:
                 break
 
 
+async def test_conversations_are_watched_by_their_ids(nairi: NairiSession, echo: Simulator) -> None:
+    """A job id stands for the whole conversation, user messages included; cursors and errors have the same keys."""
+    first = await nairi.start("my-agent", "1")
+    await nairi.wait(first)
+    running = await nairi.continue_(first, "5")
+    alone = await nairi.start("my-agent", "3")
+    targets: list[Turn | str] = [first.job_id, alone, "job_gone"]
+    async with nairi.watch_many(targets, after={first.job_id: first.message_id}) as stream:
+        seen = [(target, message.content) async for target, message in stream]
+        assert sorted(content for target, content in seen if target == first.job_id) == ["5", "re 1", "re 5"]
+        assert [content for target, content in seen if target == alone] == ["re 3"]
+        assert list(stream.errors) == ["job_gone"]
+        stream.add(running.job_id, after=running.message_id)
+        assert [message.content async for _, message in stream] == ["re 5"]
+
+
+async def test_following_ends_with_the_stream(nairi: NairiSession, echo: Simulator, clock: VirtualClock) -> None:
+    """With `follow` a stream goes on over turns that begin later, until it is closed."""
+    first = await nairi.start("my-agent", "1")
+    seen = []
+    async with nairi.watch_many([first.job_id], follow=True) as stream:
+        async for _, message in stream:
+            seen.append(message.content)
+            if message.content == "re 1":
+                await clock.sleep(100)
+                await nairi.continue_(first, "2")
+            if message.content == "re 2":
+                await stream.aclose()
+    assert seen == ["1", "re 1", "2", "re 2"]
+
+
 async def test_watch_many_gives_progress_on_demand(nairi: NairiSession, simulator: Simulator) -> None:
     """Progress messages come with `progress=True` only."""
     simulator.agent("my-agent", [Thinking("hm"), Say("done", after=10)])
@@ -286,7 +318,11 @@ async def test_bad_limits_and_prompts_are_refused(nairi: NairiSession, limit: ob
     with pytest.raises(InvalidArgumentError):
         nairi.ask_many("my-agent", "a single prompt")
     with pytest.raises(InvalidArgumentError):
-        nairi.watch_many(["job_1"])  # type: ignore[list-item]
+        nairi.watch_many(["job 1"])
+    with pytest.raises(InvalidArgumentError):
+        nairi.watch_many("job_1")
+    with pytest.raises(InvalidArgumentError):
+        nairi.watch_many([7])  # type: ignore[type-var]
 
 
 async def test_prompts_have_keys_files_and_conversations(nairi: NairiSession, simulator: Simulator) -> None:
