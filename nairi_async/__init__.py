@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from nairi_async._core.upload import MAX_ATTACHMENT_BYTES
     from nairi_async._nairi.activity import Activity
     from nairi_async._nairi.conversation import Conversation
+    from nairi_async._nairi.json_schema import format_instructions, json_schema
     from nairi_async._nairi.listing.checkpoint import Checkpoint
     from nairi_async._nairi.listing.listing import ConversationListing, Sync
     from nairi_async._nairi.many import AskMany, WatchMany
@@ -206,6 +207,8 @@ __all__ = [  # noqa: RUF022 - in the order of Python's own sort
     "Watch",
     "WatchMany",
     "WatchTimeoutError",
+    "format_instructions",
+    "json_schema",
 ]
 
 # The modules of what is exported. A program imports only those that it uses; every other name is an error's.
@@ -217,6 +220,7 @@ _HOMES = {
     "_core.upload": ("MAX_ATTACHMENT_BYTES",),
     "_nairi.activity": ("Activity",),
     "_nairi.conversation": ("Conversation",),
+    "_nairi.json_schema": ("format_instructions", "json_schema"),
     "_nairi.listing.checkpoint": ("Checkpoint",),
     "_nairi.listing.listing": ("ConversationListing", "Sync"),
     "_nairi.many": ("AskMany", "WatchMany"),

@@ -239,7 +239,7 @@ def _object_reader(kind: Any, converter: cattrs.Converter) -> Callable[[Any, obj
     """Return a reader of objects. Unlike the one of cattrs, it refuses other values also if every field is optional."""
     if attrs.has(kind):
         # cattrs does this only if an annotation as a whole is a string, not for `list["Node"]`.
-        attrs.resolve_types(kind)
+        attrs.resolve_types(get_origin(kind) or kind)
     read_fields = make_dict_structure_fn(kind, converter)
 
     def read(value: Any, _: object) -> Any:

@@ -1,4 +1,4 @@
-"""Many prompts that survive the process: a ledger on disk, from which the next process resumes.
+r"""Many prompts that survive the process: a ledger on disk, from which the next process resumes.
 
 A batch keeps a ledger, an SQLite file. Each prompt is in it before it is sent, and each result before it is
 handed over. Kill the process at any time, and run the same program again. A program may also continue after an error
@@ -25,6 +25,40 @@ async def main() -> None:
 asyncio.run(main())
 ```
 
+A record may hold several turns of one conversation, each sent when the turn before it has completed, and resumed in
+the middle; or continue a conversation, by its `job_id`. Its other keys come back, in `outcome.fields` and in the line
+of the output. What cannot be used is said first, and the rest runs: here four of 500 lines are bad.
+
+```python
+import asyncio
+import json
+from pathlib import Path
+
+from nairi_async import NairiSession
+from nairi_async.batch import Batch, JsonLines
+
+GOOD = [{"id": n, "prompts": [f"Summarise ticket {n}.", "In French?"][: 1 + (n < 9)], "team": "A"} for n in range(496)]
+BAD = [{"prompt": " "}, {"promt": "misspelt"}, {"id": 7, "prompt": "an id twice"}, {"prompt": "hm", "job_id": None}]
+
+
+async def main() -> None:
+    Path("tickets.jsonl").write_text("\n".join(map(json.dumps, GOOD + BAD)), encoding="utf-8")
+    with Path("tickets.jsonl").open("rb") as file:
+        files = {"ledger": "run.sqlite", "output": "replies.jsonl"}
+        async with NairiSession() as nairi, Batch(nairi, "my-agent", JsonLines(file), limit=200, **files) as outcomes:
+            async for outcome in outcomes:
+                if outcome.error is not None:
+                    print(outcome.id, outcome.error)
+            assert (outcomes.status.done, outcomes.status.unusable) == (496, 4)
+
+
+asyncio.run(main())
+```
+
+With `into=Invoice` each reply is data, `outcome.reply.value`, as for `NairiSession.ask`; `repair=1` sends one follow-up
+in the same conversation to a reply that does not fit. `nairi_async.format_instructions(Invoice)` is a text for the
+prompt that asks for such a reply.
+
 What the next run does:
 
 * **What has ended is not asked again.** Your code sees each outcome at least once: the one that it was handling when
@@ -33,7 +67,7 @@ What the next run does:
 * **What was being sent is looked up.** If its turn is found, it is awaited. If the prompt was provably not run, a
   minute after it was sent, it is asked. If neither is certain, it is reported, and the next run looks it up again. It
   is never simply sent again.
-* **A record is recognised** by its `id`. Without one, it is recognised by its prompt and attachments, at any place in
+* **A record is recognised** by its `id`. Without one, it is recognised by its prompts and attachments, at any place in
   the source, and outcomes name it by its place, such as `#3`. Identical records without an id are separate items: each
   is asked once. A list or a file with other prompts than the ledger's is refused before anything is asked: both
   contain records without an id, and none in common.
@@ -59,8 +93,9 @@ it and take `run.sqlite` and, if it is there, `run.sqlite-wal`: without it the n
 run again. To start over, delete them all and the output, which is appended to. A network file system without locks
 cannot hold a ledger.
 
-From a shell, with a progress bar, from lines of JSON (a string, or an object with `prompt` and optionally `id` and
-`attachments`), a table with such columns (`.csv`, `.tsv`), or plain text, one prompt a line (`.txt`):
+From a shell, with a progress bar, from lines of JSON (a string, or an object with `prompt` or `prompts`, and optionally
+`id`, `attachments`, `job_id` and keys of your own), a table with such columns (`.csv`, `.tsv`), or plain text, one
+prompt a line (`.txt`):
 
 ```console
 $ nairi-async batch prompts.jsonl --check --ledger run.sqlite

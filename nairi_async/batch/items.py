@@ -79,6 +79,7 @@ class BatchItem:
                 fields = {key: value for key, value in given.items() if key not in _FIELDS}
             case _:
                 raise InvalidArgumentError(f"expected a prompt or a record, not {type(given).__name__}")
+        own = _own_fields(fields)
         id_ = _identity(record.get("id"))
         prompt, *follow_ups = _prompts(record)
         return cls(
@@ -87,7 +88,7 @@ class BatchItem:
             id=id_,
             attachments=_paths(record.get("attachments")),
             job_id=_job_id(record["job_id"]) if "job_id" in record else None,
-            fields=_own_fields(fields),
+            fields=own,
             place=place,
         )
 
