@@ -27,7 +27,7 @@ asyncio.run(main())
 
 A record may hold several turns of one conversation, each sent when the turn before it has completed, and resumed in
 the middle; or continue a conversation, by its `job_id`. Its other keys come back, in `outcome.fields` and in the line
-of the output. What cannot be used is said first, and the rest runs: here four of 500 lines are bad.
+of the output. What cannot be used is said first, and the rest runs: here four of a hundred lines are bad.
 
 ```python
 import asyncio
@@ -37,7 +37,7 @@ from pathlib import Path
 from nairi_async import NairiSession
 from nairi_async.batch import Batch, JsonLines
 
-GOOD = [{"id": n, "prompts": [f"Summarise ticket {n}.", "In French?"][: 1 + (n < 9)], "team": "A"} for n in range(496)]
+GOOD = [{"id": n, "prompts": [f"Summarise ticket {n}.", "In French?"][: 1 + (n < 9)], "team": "A"} for n in range(96)]
 BAD = [{"prompt": " "}, {"promt": "misspelt"}, {"id": 7, "prompt": "an id twice"}, {"prompt": "hm", "job_id": None}]
 
 
@@ -49,7 +49,7 @@ async def main() -> None:
             async for outcome in outcomes:
                 if outcome.error is not None:
                     print(outcome.id, outcome.error)
-            assert (outcomes.status.done, outcomes.status.unusable) == (496, 4)
+            assert (outcomes.status.done, outcomes.status.unusable) == (96, 4)
 
 
 asyncio.run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -9,10 +10,12 @@ import pytest
 from batches import AGENT, Runs
 
 from nairi_async import InvalidArgumentError, NotFoundError, Prompt, ReplyFormatError, TurnFailedError
-from nairi_async.batch import BatchItem, read_status
-from nairi_async.testing import Fail, Quirks, Say, Simulator
+from nairi_async.batch import BatchItem, JsonLines, read_status
+from nairi_async.testing import Fail, Quirks, Say, Simulator, in_memory_session
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aiohttp import web
 
     from nairi_async import NairiSession
@@ -191,6 +194,23 @@ async def test_bad_records(runs: Runs, simulator: Simulator, record: Any, reason
     assert isinstance(error, InvalidArgumentError)
     assert reason in str(error)
     assert asked(simulator) == ["fine"]
+
+
+async def test_five_hundred_lines_of_which_four_are_bad(simulator: Simulator, tmp_path: Path) -> None:
+    """The bad ones are said first, before anything is sent; the others run, and each has a line."""
+    good = [{"id": n, "prompt": f"ticket {n}", "team": "A"} for n in range(496)]
+    bad = [{"prompt": " "}, {"promt": "misspelt"}, {"id": 7, "prompt": "twice"}, {"prompt": "a", "job_id": None}]
+    source = io.BytesIO("\n".join(map(json.dumps, [*good[:250], *bad, *good[250:]])).encode())
+    async with in_memory_session(simulator) as nairi:
+        runs = Runs(nairi, tmp_path)
+        async with runs.batch(JsonLines(source), output=runs.output, limit=200) as outcomes:
+            first = [await anext(outcomes) for _ in bad]
+            assert [one.place for one in first] == [251, 252, 253, 254]
+            assert simulator.prompts == []
+            assert len([one async for one in outcomes if one.error is None]) == 496
+            assert (outcomes.status.done, outcomes.status.unusable) == (496, 4)
+    assert {line["team"] for line in lines(runs).values()} == {"A"}
+    assert len(lines(runs)) == 496
 
 
 async def test_a_changed_record_is_refused(runs: Runs, simulator: Simulator) -> None:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 # A prompt that did not arrive is sent again after a minute; this service needs no such time.
 HURRY = "from nairi_async._nairi.journal import keyed_prompts; keyed_prompts.SETTLING_TIME = 0.5\n"
-COUNT = 20
+COUNT = 10
 KILLS = 2
 
 
@@ -33,7 +33,7 @@ async def test_killed_at_random_instants(tmp_path: Path) -> None:
     (code,) = (
         one for one in re.findall(r"```python\n(.*?)```", nairi_async.__doc__ or "", re.DOTALL) if "journal" in one
     )
-    code = code.replace("range(200)", f"range({COUNT})")
+    code = code.replace("range(20)", f"range({COUNT})")
     assert len([line for line in code.splitlines() if line]) < 25
     random, held = Random(5), asyncio.Event()
     sent = asyncio.Event()
