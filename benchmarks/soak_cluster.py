@@ -52,7 +52,11 @@ async def serve(report: str) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with Simulator() as simulator:
-        simulator.agent(AGENT, lambda prompt, _: [Say(f"Answer to {prompt}", after=rnd.uniform(0.5, 3))])
+        # Prompts that are called slow run for ten minutes.
+        simulator.agent(
+            AGENT,
+            lambda prompt, _: [Say(f"Answer to {prompt}", after=600 if "Slow" in prompt else rnd.uniform(0.5, 3))],
+        )
 
         async def before(request: web.Request) -> None:
             if request.method == "POST":

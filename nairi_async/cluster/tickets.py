@@ -64,8 +64,9 @@ class TicketQueue:
     def __init__(self, address: Address, base_url: str) -> None:
         # Not with this module: it starts a process when it is imported, to ask for the width of the machine's words.
         import procrastinate  # noqa: PLC0415
+        from procrastinate.exceptions import ProcrastinateException  # noqa: PLC0415
 
-        self._errors = procrastinate.exceptions.ProcrastinateException
+        self._errors = ProcrastinateException
         self._queue = base_url[-128:]
         # One connection: a pool that grows while it is closed would leave the new one open.
         connector = procrastinate.PsycopgConnector(
