@@ -54,6 +54,8 @@ _CLAIM: Final[LiteralString] = (
     " AND (owner IS NULL OR (owner = %s AND NOT number = ANY(%s))) ORDER BY number LIMIT %s FOR NO KEY UPDATE"
 )
 _OWNED: Final[LiteralString] = f"SELECT {_ROW} FROM nairi_items WHERE owner = ANY(%s) ORDER BY number FOR NO KEY UPDATE"  # noqa: S608 - ours
+# Items of one ticket that a dead worker leaves.
+_TAKEN_OVER: Final = 500
 # Costs with more digits before or behind the point are not summed: no agent costs that much, or that little.
 _COST_DIGITS: Final = 12
 
@@ -195,7 +197,8 @@ class ItemTable:
             for values in owned:
                 by_batch.setdefault(values[10], []).append(values[0])
             for batch, numbers in by_batch.items():
-                await self._queue.add(connection, tickets(batch, numbers), is_urgent=True)
+                # What ran before has waited long enough: few tickets, claimed as far as there is capacity.
+                await self._queue.add(connection, tickets(batch, numbers, _TAKEN_OVER), is_urgent=True)
             await connection.execute("DELETE FROM nairi_workers WHERE id = ANY(%s)", (dead,))
             return len(dead), len(owned)
 

@@ -52,9 +52,9 @@ class Ticket:
     last: int
 
 
-def tickets(batch: int, numbers: Sequence[int]) -> list[Ticket]:
-    """Return the tickets for items, in the order of their numbers."""
-    chunks = [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
+def tickets(batch: int, numbers: Sequence[int], size: int = CHUNK) -> list[Ticket]:
+    """Return the tickets for items, in the order of their numbers, with so many items each."""
+    chunks = [numbers[start : start + size] for start in range(0, len(numbers), size)]
     return [Ticket(batch, chunk[0], chunk[-1]) for chunk in chunks]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +20,7 @@ from nairi_async.batch.item_runner import BatchOptions, ItemRunner, StopSwitch
 from nairi_async.batch.lost_prompts import LostPrompts
 from nairi_async.cluster.batches import read_batch
 from nairi_async.cluster.claimed_items import AgentJobs, ClaimedItems
+from nairi_async.cluster.database import PATIENCE
 from nairi_async.cluster.items import ItemTable
 from nairi_async.cluster.liveness import LEASE, Liveness
 from nairi_async.cluster.pace import Pace
@@ -46,6 +48,8 @@ log = logging.getLogger("nairi_async.cluster")
 # Seconds between sweeps for dead workers, and for tickets of dead workers.
 _SWEEP_INTERVAL: Final = 1.0
 _SWEEPS_PER_RETRY: Final = 5
+# Seconds between attempts to begin a further life.
+_RETRY_INTERVAL: Final = 1.0
 # Seconds in which capacity becomes free that is filled together.
 _GATHERING: Final = 0.05
 # Seconds for which an item is put off that could not be ended now: first, and at most.
@@ -69,6 +73,8 @@ class Worker:
     switch: StopSwitch = field(factory=StopSwitch)
     stopping: asyncio.Event = field(factory=asyncio.Event)
     batches: dict[int, BatchRow] = field(factory=dict)
+    _lost_at: float | None = None
+    """When the last life was lost; `None` before that."""
     handed_on: int = 0
     """Items that were handed on when the worker was stopped."""
 
@@ -89,6 +95,15 @@ class Worker:
                 await self._live()
             except LifeOverError:
                 log.warning("the connection that shows that this worker lives was lost: beginning anew")
+                self._lost_at = time.monotonic()
+            except LedgerError as error:
+                # A database that starts again, or fails over, is waited for; one that was never there is not.
+                if self._lost_at is None or time.monotonic() - self._lost_at > PATIENCE:
+                    raise
+                log.info("%s; trying again", error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_RETRY_INTERVAL):
+                        await self.stopping.wait()
 
     async def _live(self) -> None:
         parts = parts_of(self.session)

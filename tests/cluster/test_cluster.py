@@ -233,3 +233,19 @@ async def test_ends_have_one_order(field: Field) -> None:
     found = sql(field.database, "SELECT sequence, id FROM nairi_items ORDER BY sequence")
     assert [id_ for _, id_ in found] == seen
     assert all(int(str(after)) - int(str(before)) == 1 for (before, _), (after, _) in pairwise(found))
+
+
+async def test_the_database_may_crash(field: Field, postgres: Postgres) -> None:
+    """PostgreSQL crashes and starts again: workers and readers go on, and each prompt runs once."""
+    texts = [f"Prompt {number}" for number in range(20)]
+    async with field.cluster() as cluster, field.worker(), field.worker():
+        batch = await cluster.submit("run-1", AGENT, texts)
+        outcomes = batch.outcomes()
+        following = asyncio.create_task(anext(outcomes))
+        await field.until_asked(10)
+        await asyncio.to_thread(postgres.crash)
+        await asyncio.sleep(0.3)
+        await asyncio.to_thread(postgres.start)
+        seen = [await following, *[one async for one in outcomes]]
+    assert len({one.id for one in seen}) == 20
+    assert field.asked == Counter(texts)
