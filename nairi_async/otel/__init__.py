@@ -18,8 +18,7 @@ async def main() -> None:
     logging.basicConfig(filename="nairi.log", level=logging.INFO)  # DEBUG has each request and each poll
     start_http_server(int(os.environ.get("METRICS_PORT", "9464")))  # Prometheus reads /metrics there
     metrics = Metrics(MeterProvider([PrometheusMetricReader()]))
-    hooks = [metrics, TurnSpans()]
-    async with NairiSession(hooks=hooks, trust_env=True) as nairi:  # HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE
+    async with NairiSession(hooks=[metrics, TurnSpans()], trust_env=True) as nairi:  # HTTPS_PROXY, SSL_CERT_FILE
         print((await nairi.ask("my-agent", "Refund cus_123.")).text)
 
 

@@ -290,7 +290,7 @@ class _Explained:
     of_others: Container[str]
 
     def __contains__(self, job_id: object) -> bool:
-        return job_id in self.of_keys or job_id in self.of_others
+        return isinstance(job_id, str) and (job_id in self.of_keys or job_id in self.of_others)
 
 
 @define(eq=False, kw_only=True)
