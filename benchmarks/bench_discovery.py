@@ -1,343 +1,371 @@
-"""How many requests, bytes and seconds it takes to find news: the usual loops compared with this library.
+"""How many requests and seconds it takes to find news: the usual loops compared with this library, on every ground.
 
-    python benchmarks/bench_discovery.py            # a few minutes
-    python benchmarks/bench_discovery.py --full     # with 10,000 conversations; much longer
+    python benchmarks/bench_discovery.py            # 20 minutes on two quiet cores
+    python benchmarks/bench_discovery.py --quick    # a few minutes: smaller, one run each
+    python benchmarks/bench_discovery.py --only cold
+    python benchmarks/bench_discovery.py --real 10000   # in real time, with the service in a process of its own
 
-Every competitor speaks real HTTP to the same simulated service in a process of its own; time is virtual (see
-`service.py`), so an hour of waiting takes seconds and the counts do not depend on the machine.
+Every client reaches the same simulated service in memory (`in_memory_session`), each at most 100 requests at once, and
+with the same latency; time is virtual, so an hour takes seconds and the counts do not depend on the machine. All
+clients of a row run the same turns. The loops that people write are made of this library's single requests
+(`message`, `messages`), so only the times at which they poll differ.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import math
 import multiprocessing
 import random
-import resource
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final
 
-import aiohttp
+from aiohttp import web
 from attrs import field, frozen
-from service import NOW, START, prompt, service
+from service import prompt, script, service
 
 from nairi_async import NairiSession, Polling
-from nairi_async.testing import Quirks, VirtualClock
+from nairi_async.testing import Quirks, Simulator, VirtualClock, in_memory_session
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-DELAY = 1.0
+    from nairi_async import Message, Turn
+
+HOUR: Final = 3600.0
 
 
 @frozen
 class Scenario:
-    """What is asked of whom, and what moves a job's `updated_at`."""
+    """What is asked of whom, and how the service behaves."""
 
     name: str
     conversations: int
-    turns: int
-    moves: str = "completion"
-    agents: tuple[str, ...] = ("my-agent",)
+    turns: int = 1
+    median: float = 60.0
     sigma: float = 0.7
-    replies_every: float = math.inf
-    progress_every: float = math.inf
-    weight: int = 0
-    length: float | None = None
-    median: float = 30.0
-    window: tuple[float, float] | None = None
-    """Seconds between which is counted, while conversations go on from turn to turn; else all turns are counted, but as
-    many as there are conversations: how a start in one burst goes, and what it teaches, is left out for all alike."""
+    latency: float = 0.03
+    warm: int = 0
+    """Turns of the agent before those that count."""
+    agents: int = 1
+    medians: tuple[float, ...] = ()
+    """Where the agents differ: the median of each."""
+    instances: int | None = None
+    quirks: dict[str, Any] = field(factory=lambda: {"updated_at_moves": "completion"})
+    outage: str = ""
+    """What fails between one minute and two: "all" or "listing"."""
+    kind: str = "ask"
+    """"ask", "night", "late collection", "follow" or "follow with others"."""
 
-    def plan(self) -> list[list[tuple[str, float, str]]]:
-        """For each conversation its turns: agent, length in seconds, prompt. The same for every competitor."""
-        rng = random.Random(7)
-        return [[self._turn(rng) for _ in range(self.turns)] for _ in range(self.conversations)]
+    def plan(self, seed: int) -> list[list[tuple[str, str]]]:
+        """Return for each conversation its turns: agent and prompt. The same for every client."""
+        rng = random.Random(seed)
+        agents = [f"agent-{number % self.agents}" for number in range(self.conversations)]
+        return [[(agent, self._turn(rng, agent)) for _ in range(self.turns)] for agent in agents]
 
-    def _turn(self, rng: random.Random) -> tuple[str, float, str]:
-        agent = rng.choice(self.agents)
-        median = float(agent.partition("-")[2]) if agent.startswith("agent-") else self.median
-        length = self.length or min(3600.0, median * math.exp(rng.gauss(0, self.sigma)))
-        replies = max(1, round(length / self.replies_every))
-        progress = round(length / self.progress_every)
-        return agent, length, prompt(length, replies, progress, self.weight)
-
-
-class Client(Protocol):
-    """One way to ask and wait: returns the text of the reply."""
-
-    async def ask(self, agent: str, asked: str) -> str:
-        """Ask in a new conversation and wait for the reply."""
-        ...
+    def _turn(self, rng: random.Random, agent: str) -> str:
+        number = int(agent.rpartition("-")[2])
+        median = self.medians[number % len(self.medians)] if self.medians else self.median
+        return prompt(min(3600.0, median * math.exp(rng.gauss(0, self.sigma))))
 
 
-class Bare:
-    """aiohttp and json, as the documentation's example does it."""
-
-    def __init__(self, http: aiohttp.ClientSession, url: str, key: str, clock: VirtualClock) -> None:
-        self._http = http
-        self._base = f"{url}/api/public/v1"
-        self._headers = {"Authorization": f"Bearer {key}"}
-        self._clock = clock
-
-    async def call(self, method: str, path: str, **options: Any) -> Any:
-        """Make one request, bounded by a timeout, which also keeps the virtual clock from running on."""
-        async with (
-            self._clock.timeout(60),
-            self._http.request(method, self._base + path, headers=self._headers, **options) as answer,
-        ):
-            return await answer.json()
-
-    async def start(self, agent: str, asked: str) -> tuple[str, str]:
-        """Begin a conversation."""
-        turn = await self.call("POST", "/conversations/start", json={"agent_id": agent, "prompt": asked})
-        return turn["job_id"], turn["message_id"]
-
-    async def text(self, job: str) -> str:
-        """Return the reply."""
-        messages = (await self.call("GET", f"/conversations/{job}/messages"))["messages"]
-        return "\n\n".join(message["content"] for message in messages if message["role"] == "assistant")
-
-
-class Interval(Bare):
+class Loop:
     """Polls the user message at intervals, then reads the conversation once."""
 
-    first = 2.0
-    factor = 1.0
-    longest = 2.0
+    def __init__(self, nairi: NairiSession, clock: VirtualClock, first: float, factor: float, longest: float) -> None:
+        self._nairi = nairi
+        self._clock = clock
+        self._first, self._factor, self._longest = first, factor, longest
 
-    async def ask(self, agent: str, asked: str) -> str:
-        """Ask as the documentation's loop does, or one with back-off."""
-        job, message = await self.start(agent, asked)
-        interval = self.first
+    async def wait(self, turn: Turn) -> list[Message]:
+        """Return the messages of the conversation once the turn has ended."""
+        interval = self._first
         while True:
             await self._clock.sleep(interval)
-            if (await self.call("GET", f"/messages/{message}"))["status"] in {"completed", "failed"}:
-                return await self.text(job)
-            interval = min(self.longest, interval * self.factor)
+            if (await self._nairi.message(turn.message_id)).is_terminal:
+                return await self._nairi.messages(turn.job_id)
+            interval = min(self._longest, interval * self._factor)
 
 
-class BackOff(Interval):
-    """Exponential back-off, as commonly configured."""
-
-    first, factor, longest = 1.0, 1.5, 30.0
-
-
-class Provider(Bare):
+class Provider(Loop):
     """The vendor's provider: the user message and the whole conversation, every two seconds."""
 
-    async def ask(self, agent: str, asked: str) -> str:
+    async def wait(self, turn: Turn) -> list[Message]:
         """Poll with two requests."""
-        job, message = await self.start(agent, asked)
         while True:
             await self._clock.sleep(2.0)
-            status = (await self.call("GET", f"/messages/{message}"))["status"]
-            text = await self.text(job)
-            if status in {"completed", "failed"}:
-                return text
+            prompted = await self._nairi.message(turn.message_id)
+            messages = await self._nairi.messages(turn.job_id)
+            if prompted.is_terminal:
+                return messages
 
 
-class Ours:
+class Ours(Loop):
     """This library."""
 
-    def __init__(self, nairi: NairiSession) -> None:
-        self._nairi = nairi
+    async def wait(self, turn: Turn) -> list[Message]:
+        """Wait with one call."""
+        return list((await self._nairi.reply(turn, timeout=None)).messages)
 
-    async def ask(self, agent: str, asked: str) -> str:
-        """Ask with one call."""
-        return (await self._nairi.ask(agent, asked)).text
+
+CLIENTS: dict[str, tuple[type[Loop], float, float, float]] = {
+    "documentation, 2 s": (Loop, 2.0, 1.0, 2.0),
+    "provider, 2 × 2 s": (Provider, 2.0, 1.0, 2.0),
+    "back-off": (Loop, 1.0, 1.5, 30.0),
+    "ours": (Ours, 0.0, 1.0, 0.0),
+}
 
 
 @frozen
 class Measured:
-    """One row of the table."""
+    """What one client needed for a turn, or for an hour of following."""
 
-    client: str
     requests: float
-    kilobytes: float
     mean: float
-    late: float
-    cpu: float
-    memory: float
+    worst: float
     wrong: int
-    exported: dict[str, Any] = field(factory=dict, repr=False)
 
 
-@frozen
-class Mark:
-    """The counts at one time."""
-
-    turns: int
-    requests: int
-    received: int
-    cpu: float
-
-
-async def run(
-    client: str, make: Callable[[aiohttp.ClientSession, str, str, VirtualClock], Any], scenario: Scenario, served: Any
-) -> Measured:
+async def run(client: str, interval: float, scenario: Scenario, seed: int) -> Measured:
     """Let one client hold all conversations at once, against a fresh service."""
-    clock = VirtualClock(START)
+    random.seed(seed)  # the jitter of the session
+    clock, jitter = VirtualClock(), random.Random(seed)
+    simulator = Simulator(clock=clock, quirks=Quirks(**scenario.quirks))
+    for number in range(scenario.agents):
+        simulator.agent(f"agent-{number}", script, instances=scenario.instances)
 
-    async def with_time(
-        request: aiohttp.ClientRequest, send: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
-    ) -> aiohttp.ClientResponse:
-        request.headers[NOW] = repr(clock.time())
-        return await send(request)
+    async def fail(request: web.Request) -> web.Response | None:
+        is_out = 60.0 <= clock.monotonic() < 120.0 and (scenario.outage == "all" or "/agents/" in request.path)
+        return web.Response(status=503, text="no") if is_out else None
 
-    delays: list[float] = []
-    wrong = 0
-    warm_up = scenario.conversations if scenario.turns > 1 else 0
-    until = math.inf
+    async def travel() -> None:
+        with clock.stalled():
+            await clock.sleep(scenario.latency / 2.0 * (0.75 + jitter.random() / 2.0))
 
-    def mark() -> Mark:
+    if scenario.outage:
+        simulator.intercept = fail
+    async with in_memory_session(simulator, travel=travel, polling=Polling(delay=1.0)) as nairi:
+        made, *intervals = CLIENTS.get(client) or (Loop, interval, 1.0, interval)
+        bench = Bench(nairi, simulator, clock, made(nairi, clock, *intervals), scenario)
+        return await bench.measure(scenario.plan(seed), is_ours=made is Ours)
+
+
+class Bench:
+    """One client in one scenario."""
+
+    def __init__(
+        self, nairi: NairiSession, simulator: Simulator, clock: VirtualClock, client: Loop, scenario: Scenario
+    ) -> None:
+        self._nairi, self._simulator, self._clock, self._client = nairi, simulator, clock, client
+        self._scenario = scenario
+        self._delays: list[float] = []
+        self._wrong = 0
+
+    def polls(self) -> int:
+        """Return the requests up to now, prompts left out."""
+        return sum(request.method == "GET" for request in self._simulator.requests)
+
+    async def measure(self, plan: list[list[tuple[str, str]]], *, is_ours: bool) -> Measured:
+        """Hold the conversations, and return what they took."""
+        kind = self._scenario.kind
+        if self._scenario.warm:
+            warm = self._scenario.plan(99)
+            await asyncio.gather(*(self.converse(warm[number % len(warm)]) for number in range(self._scenario.warm)))
+        if kind == "night":
+            # A few long turns for six hours, then the day that counts.
+            long = [[("agent-0", prompt(HOUR * 2.0))] * 3 for _ in range(5)]
+            await asyncio.gather(*map(self.converse, long))
+        if kind.startswith("follow"):
+            return await self.follow(with_others=kind.endswith("others"), is_ours=is_ours)
+        self._delays.clear()
+        before = self.polls()
+        if kind == "late collection":
+            turns = await asyncio.gather(*(self._nairi.start(*turns[0]) for turns in plan))
+            await self._clock.sleep(300.0)
+            await asyncio.gather(*map(self.collect, turns))
+            self._delays.clear()
+            plan = self._scenario.plan(98)
+        await asyncio.gather(*map(self.converse, plan))
+        turns_ended = sum(map(len, plan)) * (2 if kind == "late collection" else 1)
+        return Measured(
+            (self.polls() - before) / turns_ended, statistics.fmean(self._delays), max(self._delays), self._wrong
+        )
+
+    async def converse(self, turns: list[tuple[str, str]]) -> None:
+        """Hold one conversation, turn after turn without a pause."""
+        turn: Turn | None = None
+        for agent, asked in turns:
+            turn = await (self._nairi.start(agent, asked) if turn is None else self._nairi.continue_(turn, asked))
+            await self.collect(turn)
+
+    async def collect(self, turn: Turn) -> None:
+        """Wait for one turn, and note how late its end was found."""
+        messages = await self._client.wait(turn)
+        done = [message for message in messages if message.role == "assistant" and message.content == "done"]
+        if not done or done[-1].created_at is None:
+            self._wrong += 1
+            return
+        ended_at = done[-1].created_at.timestamp() + self._scenario.quirks.get("status_lag", 0.0)
+        self._delays.append(self._clock.time() - ended_at)
+
+    async def follow(self, *, with_others: bool, is_ours: bool) -> Measured:
+        """Follow idle conversations for an hour, and return the requests for each; then one is continued elsewhere."""
+        many = self._scenario.conversations
+        turns = [await self._nairi.start("agent-0", prompt(5.0 + number)) for number in range(many)]
+        seen: dict[str, float] = {}
+
+        async def watch(turn: Turn) -> None:
+            async for message in self._nairi.watch(turn.job_id, follow=True):
+                seen.setdefault(message.id, self._clock.time())
+
+        async def loop(turn: Turn) -> None:
+            while True:
+                for message in await self._nairi.messages(turn.job_id):
+                    seen.setdefault(message.id, self._clock.time())
+                await self._clock.sleep(2.0)
+
+        tasks = [asyncio.create_task((watch if is_ours else loop)(turn)) for turn in turns]
+        await self._clock.sleep(120.0 + many)
+        before = self.polls()
+        await self._clock.sleep(HOUR)
+        polls = (self.polls() - before) / many
+        late = []
+        for turn in turns[:5]:
+            foreign = await self._simulator_prompt(turn)
+            await self._clock.sleep(200.0)
+            late += [seen.get(message.id, math.inf) - message.created_at.timestamp() for message in foreign]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return Measured(polls, statistics.fmean(late), max(late), int(max(late) == math.inf) + with_others * 0)
+
+    async def _simulator_prompt(self, turn: Turn) -> list[Any]:
+        """Continue a conversation as another program does, and return its user message."""
+        async with in_memory_session(self._simulator) as other:
+            sent = await other.continue_(turn, prompt(20.0))
+            return [await other.message(sent.message_id)]
+
+
+def scenarios(*, is_quick: bool) -> list[Scenario]:
+    """Return the rows of the table."""
+    some, many, most = (100, 300, 1000) if is_quick else (300, 1000, 10_000)
+    never, replies = {"updated_at_moves": "never"}, {"updated_at_moves": "reply"}
+    numbers = count(1)
+    rows = [
+        Scenario("cold, no latency", many, latency=0.0),
+        Scenario("cold, 30 ms", many),
+        Scenario("cold, 100 ms", many, latency=0.1),
+        Scenario("cold, turns of 300 s", many, median=300.0),
+        Scenario("cold, 30 ms, most", most),
+        Scenario("warm, one round", some, warm=some),
+        Scenario("warm, six rounds", some, turns=6, median=30.0, warm=some),
+        Scenario("chats that go on at once", some, turns=6, median=30.0, quirks=replies),
+        Scenario("serial agent", 100, median=30.0, sigma=0.5, instances=1),
+        Scenario("serial agent, listing lies", 100, median=30.0, sigma=0.5, instances=1, quirks=never),
+        Scenario("a night, then a day", some, turns=4, median=30.0, kind="night"),
+        Scenario("a minute's outage", some, turns=8, median=30.0, outage="all"),
+        Scenario("the listing fails for a minute", some, turns=8, median=30.0, outage="listing"),
+        Scenario("status 1 s after the reply", some, turns=4, median=30.0, quirks={**replies, "status_lag": 1.0}),
+        Scenario("late collection", some, median=30.0, kind="late collection"),
+        Scenario("20 agents, 15 each", 300, turns=4, median=30.0, agents=20),
+        Scenario("listing lies", some, turns=4, median=30.0, quirks=never),
+        Scenario("no listing, mix of 3 agents", 99, turns=8, agents=3, medians=(5, 30, 180), quirks={"listing": False}),
+        Scenario("no listing, one conversation", 1, turns=200, median=30.0, quirks={"listing": False}),
+        Scenario("idle follower, an hour", 1, kind="follow", quirks=replies),
+        Scenario("50 idle followers, an hour each", 50, kind="follow", quirks=replies),
+    ]
+    return [evolved for evolved in rows if next(numbers)]
+
+
+def _alone(arguments: tuple[str, float, Scenario, int]) -> Measured:
+    return asyncio.run(run(*arguments))
+
+
+def median_of(runs: list[Measured]) -> Measured:
+    """Return the run whose requests are the median; wrong replies of all runs."""
+    middle = sorted(runs, key=lambda one: one.requests)[len(runs) // 2]
+    return Measured(middle.requests, middle.mean, max(one.worst for one in runs), sum(one.wrong for one in runs))
+
+
+def shown(measured: Measured) -> str:
+    """Return one cell of the table: requests for each turn, and the mean and worst delay."""
+    wrong = f", {measured.wrong} WRONG" if measured.wrong else ""
+    return f"{measured.requests:.1f} ({measured.mean:.1f}, {measured.worst:.0f}{wrong})"
+
+
+def tabulate(rows: list[Scenario], runs: int, workers: int) -> None:
+    """Measure and print row after row."""
+    print("GETs for each turn, the last read included (mean and worst delay in seconds); medians\n")
+    print("| scenario | turns | documentation, 2 s | provider, 2 × 2 s | back-off | fixed, equal delay | ours | ratio |")
+    print("| --- | ---: | --- | --- | --- | --- | --- | ---: |", flush=True)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=8) as pool:
+        for row in rows:
+            # The loops vary little: at the largest size once is enough.
+            seeds = range(runs if row.conversations <= 1000 else 1)
+            futures = {name: [pool.submit(_alone, (name, 0.0, row, seed)) for seed in seeds] for name in CLIENTS}
+            found = {name: median_of([future.result() for future in futures[name]]) for name in CLIENTS}
+            ours = found["ours"]
+            fixed = median_of(list(pool.map(_alone, [("fixed", 2 * max(0.5, ours.mean), row, seed) for seed in seeds])))
+            cells = [*(shown(found[name]) for name in CLIENTS if name != "ours"), shown(fixed), shown(ours)]
+            ratio = f"{ours.requests / fixed.requests:.2f}"
+            print(f"| {row.name} | {row.conversations * row.turns:,} | {' | '.join(cells)} | {ratio} |", flush=True)
+
+
+async def in_real_time(many: int, length: float) -> None:
+    """Hold many conversations at once over HTTP, with the service in a process of its own on the same machine."""
+    with service(Quirks(updated_at_moves="completion"), is_real=True) as served:
+        rng = random.Random(7)
+        lengths = [min(900.0, length * math.exp(rng.gauss(0, 0.7))) for _ in range(many)]
+        delays: list[float] = []
+        texts: list[str] = []
+        async with NairiSession(served.key, base_url=served.url) as nairi:
+            marks = [(0.0, 0.0, 0)]
+            began, cpu = time.monotonic(), time.process_time()
+
+            async def sample() -> None:
+                while True:
+                    await asyncio.sleep(10.0)
+                    marks.append((time.monotonic() - began, time.process_time() - cpu, nairi.stats.requests))
+
+            sampler = asyncio.create_task(sample())
+            asked = (prompt(seconds) for seconds in lengths)
+            async for outcome in nairi.ask_many("my-agent", asked, limit=many):
+                if outcome.reply is None or outcome.reply.messages[-1].created_at is None:
+                    continue
+                texts.append(outcome.reply.text)
+                delays.append(time.time() - outcome.reply.messages[-1].created_at.timestamp())
+            sampler.cancel()
+            seconds, used = time.monotonic() - began, time.process_time() - cpu
+            delays.sort()
+            print(f"{many:,} conversations in real time, turns of {length:.0f} s (median): {seconds:.0f} s")
+            print(f"replies {len(texts):,}, wrong {sum(text != 'done' for text in texts)}; {nairi.stats}")
+            print(f"delay: mean {statistics.fmean(delays):.2f}, 95 % {delays[int(0.95 * many) - 1]:.2f}, worst {delays[-1]:.1f}")
+            print(f"client CPU: {used:.1f} s in all")
+            for (t0, c0, r0), (t1, c1, r1) in zip(marks, marks[1:], strict=False):
+                print(f"  {t0:5.0f} to {t1:5.0f} s: {(c1 - c0) / (t1 - t0):.2f} cores, {(r1 - r0) / (t1 - t0):.0f} requests/s")
         counted = served.counted()
-        return Mark(len(delays), counted["requests"], counted["bytes"], time.process_time())
-
-    first = last = mark()
-
-    async def converse(talker: Client, turns: list[tuple[str, float, str]]) -> None:
-        nonlocal wrong, first
-        for agent, length, asked in turns:
-            started_at = clock.monotonic()
-            if started_at >= until:
-                break
-            text = await talker.ask(agent, asked)
-            delays.append(clock.monotonic() - started_at - length)
-            wrong += not text.endswith("done") or text.count("done") != 1
-            if len(delays) == warm_up and scenario.window is None:
-                first = mark()
-
-    async def watch_the_window(begin: float, end: float) -> None:
-        nonlocal first, last, until
-        until = clock.monotonic() + end
-        await clock.sleep(begin)
-        first = mark()
-        await clock.sleep(end - begin)
-        last = mark()
-
-    plan = scenario.plan()
-    connector = aiohttp.TCPConnector(limit=100)
-    async with aiohttp.ClientSession(connector=connector, middlewares=(with_time,)) as http:
-        made = make(http, served.url, served.key, clock)
-        gc.collect()
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        exported: dict[str, Any] = {}
-        window = () if scenario.window is None else (watch_the_window(*scenario.window),)
-        if isinstance(made, NairiSession):
-            async with made:
-                await asyncio.gather(*window, *(converse(Ours(made), turns) for turns in plan))
-                exported = made.cadence.export()
-        else:
-            await asyncio.gather(*window, *(converse(made, turns) for turns in plan))
-        end = mark()
-        last = end if scenario.window is None else last
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
-    wrong += abs(served.counted()["prompts"] - len(delays))
-    turns = last.turns - first.turns
-    ordered = sorted(delays[first.turns : last.turns])
-    return Measured(
-        client=client,
-        requests=(last.requests - first.requests) / turns,
-        kilobytes=(last.received - first.received) / turns / 1000,
-        mean=statistics.fmean(ordered),
-        late=ordered[int(0.95 * len(ordered))],
-        cpu=(last.cpu - first.cpu) / turns * 1000,
-        memory=memory / scenario.conversations,
-        wrong=wrong,
-        exported=exported,
-    )
-
-
-def _alone(arguments: tuple[str, Scenario, float, dict[str, Any] | None]) -> Measured:
-    """One measurement in a process of its own, so that it shares neither memory nor caches with another."""
-    client, scenario, parameter, learnt = arguments
-    classes: dict[str, type[Bare]] = {
-        "documentation, 2 s": Interval,
-        "provider, 2 x 2 s": Provider,
-        "back-off": BackOff,
-    }
-
-    def make(http: aiohttp.ClientSession, url: str, key: str, clock: VirtualClock) -> Any:
-        if client in classes:
-            return classes[client](http, url, key, clock)
-        if client.startswith("fixed"):
-            fixed = Interval(http, url, key, clock)
-            fixed.first = fixed.longest = parameter
-            return fixed
-        polling = Polling(delay=parameter)
-        return NairiSession(key, base_url=url, http=http, clock=clock, polling=polling, cadence=learnt)
-
-    moves: Any = scenario.moves
-    quirks = Quirks(listing=False) if moves == "no listing" else Quirks(updated_at_moves=moves)
-    with service(quirks) as served:
-        return asyncio.run(run(client, make, scenario, served))
-
-
-def measure(
-    client: str, scenario: Scenario, parameter: float = DELAY, learnt: dict[str, Any] | None = None
-) -> Measured:
-    """Measure one row of the table."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_alone, (client, scenario, parameter, learnt)).result()
-
-
-MIX = ("agent-5", "agent-30", "agent-180")
-SCENARIOS = [
-    Scenario("1 conversation, one agent", 1, 400, "no listing"),
-    Scenario("100, one agent, listing useless", 100, 12, "never"),
-    Scenario("100, mix of agents, no listing", 100, 12, "no listing", MIX),
-    Scenario("100, one agent, completions listed", 100, 8, "completion"),
-    Scenario("1,000, one agent, completions listed", 1000, 4, "completion"),
-    Scenario("1,000, one agent, each reply listed", 1000, 4, "reply", replies_every=13.0),
-    Scenario("1,000 open, completions listed", 1000, 99, "completion", median=48.0, window=(200.0, 400.0)),
-    Scenario("1,000 open, replies listed", 1000, 99, "reply", median=48.0, window=(200.0, 400.0), replies_every=13.0),
-    Scenario("100, one agent, each progress listed", 100, 6, "progress", progress_every=1.5, weight=200),
-    Scenario("1, heavy timeline (3,000 x 1 KB)", 1, 3, "no listing", progress_every=0.1, weight=1000, length=300.0),
-]
-FULL = [
-    Scenario("1,000, mix of agents, no listing", 1000, 4, "no listing", MIX),
-    Scenario("10,000, one agent, completions listed", 10_000, 1, "completion"),
-    Scenario("10,000, mix of agents, no listing", 10_000, 1, "no listing", MIX),
-]
-HEADER = f"{'':<22}{'requests':>9}{'KB':>9}{'delay':>8}{'95 %':>8}{'CPU ms':>9}{'mem KB':>8}{'wrong':>7}"
-
-
-def show(row: Measured, name: str | None = None) -> None:
-    """Print a row, as soon as it is there."""
-    print(
-        f"{name or row.client:<22}{row.requests:>9.2f}{row.kilobytes:>9.1f}{row.mean:>8.2f}{row.late:>8.2f}"
-        f"{row.cpu:>9.1f}{row.memory:>8.1f}{row.wrong:>7}",
-        flush=True,
-    )
+        print(f"prompts that the service ran: {counted['prompts']:,}")
 
 
 def main() -> None:
-    """Print one table; each row is one client in one scenario, per turn."""
+    """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="larger scenarios as well")
-    parser.add_argument("--quick", action="store_true", help="only the fixed interval and this library")
+    parser.add_argument("--quick", action="store_true", help="smaller scenarios, one run of each")
     parser.add_argument("--only", default="", help="only scenarios whose name holds this text")
+    parser.add_argument("--workers", type=int, default=2, help="processes (2)")
+    parser.add_argument("--real", type=int, default=0, metavar="N", help="N conversations in real time, and no table")
+    parser.add_argument("--length", type=float, default=60.0, help="median length of their turns in seconds (60)")
     options = parser.parse_args()
-    print("per turn, prompt included, after the first turns: requests, kilobytes received, seconds of discovery delay")
-    print("(mean, 95th percentile), CPU of the client; per conversation: growth of the client's memory;")
-    print("wrong: replies lost, doubled or run twice, in all\n")
-    for scenario in [*SCENARIOS, *(FULL if options.full else [])]:
-        if options.only not in scenario.name:
-            continue
-        print(f"{scenario.name}\n{HEADER}")
-        ours = measure("ours", scenario)
-        learnt = measure("ours", scenario, learnt=ours.exported)
-        for client in () if options.quick else ("documentation, 2 s", "provider, 2 x 2 s", "back-off"):
-            show(measure(client, scenario))
-        show(measure("fixed", scenario, 2 * learnt.mean), "fixed, equal delay")
-        show(ours)
-        show(learnt, "ours, learnt before")
-        print()
+    if options.real:
+        asyncio.run(in_real_time(options.real, options.length))
+        return
+    rows = [row for row in scenarios(is_quick=options.quick) if options.only in row.name]
+    tabulate(rows, 1 if options.quick else 3, options.workers)
 
 
 if __name__ == "__main__":
