@@ -21,22 +21,22 @@ import random
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
-from itertools import count
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from service import prompt, script, service
 
 from nairi_async import NairiSession, Polling
 from nairi_async.testing import Quirks, Simulator, VirtualClock, in_memory_session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from nairi_async import Message, Turn
 
 HOUR: Final = 3600.0
+# Conversations of a row that the usual loops hold, at most; the plan of their turns is the same.
+_MOST_LOOPS: Final = 150
 
 
 @frozen
@@ -58,8 +58,9 @@ class Scenario:
     quirks: dict[str, Any] = field(factory=lambda: {"updated_at_moves": "completion"})
     outage: str = ""
     """What fails between one minute and two: "all" or "listing"."""
+    most_loops: int = _MOST_LOOPS
     kind: str = "ask"
-    """"ask", "night", "late collection", "follow" or "follow with others"."""
+    """What is done: "ask", "night", "late collection" or "follow"."""
 
     def plan(self, seed: int) -> list[list[tuple[str, str]]]:
         """Return for each conversation its turns: agent and prompt. The same for every client."""
@@ -114,7 +115,7 @@ class Ours(Loop):
 
 CLIENTS: dict[str, tuple[type[Loop], float, float, float]] = {
     "documentation, 2 s": (Loop, 2.0, 1.0, 2.0),
-    "provider, 2 × 2 s": (Provider, 2.0, 1.0, 2.0),
+    "provider, 2 x 2 s": (Provider, 2.0, 1.0, 2.0),
     "back-off": (Loop, 1.0, 1.5, 30.0),
     "ours": (Ours, 0.0, 1.0, 0.0),
 }
@@ -133,6 +134,9 @@ class Measured:
 async def run(client: str, interval: float, scenario: Scenario, seed: int) -> Measured:
     """Let one client hold all conversations at once, against a fresh service."""
     random.seed(seed)  # the jitter of the session
+    if client != "ours":
+        # A loop does not depend on how many there are: a share of them gives the same figures.
+        scenario = evolve(scenario, conversations=min(scenario.most_loops, scenario.conversations))
     clock, jitter = VirtualClock(), random.Random(seed)
     simulator = Simulator(clock=clock, quirks=Quirks(**scenario.quirks))
     for number in range(scenario.agents):
@@ -179,8 +183,8 @@ class Bench:
             # A few long turns for six hours, then the day that counts.
             long = [[("agent-0", prompt(HOUR * 2.0))] * 3 for _ in range(5)]
             await asyncio.gather(*map(self.converse, long))
-        if kind.startswith("follow"):
-            return await self.follow(with_others=kind.endswith("others"), is_ours=is_ours)
+        if kind == "follow":
+            return await self.follow(is_ours=is_ours)
         self._delays.clear()
         before = self.polls()
         if kind == "late collection":
@@ -212,7 +216,7 @@ class Bench:
         ended_at = done[-1].created_at.timestamp() + self._scenario.quirks.get("status_lag", 0.0)
         self._delays.append(self._clock.time() - ended_at)
 
-    async def follow(self, *, with_others: bool, is_ours: bool) -> Measured:
+    async def follow(self, *, is_ours: bool) -> Measured:
         """Follow idle conversations for an hour, and return the requests for each; then one is continued elsewhere."""
         many = self._scenario.conversations
         turns = [await self._nairi.start("agent-0", prompt(5.0 + number)) for number in range(many)]
@@ -235,15 +239,15 @@ class Bench:
         polls = (self.polls() - before) / many
         late = []
         for turn in turns[:5]:
-            foreign = await self._simulator_prompt(turn)
+            foreign = await self.prompt_elsewhere(turn)
             await self._clock.sleep(200.0)
-            late += [seen.get(message.id, math.inf) - message.created_at.timestamp() for message in foreign]
+            late += [seen.get(one.id, math.inf) - one.created_at.timestamp() for one in foreign if one.created_at]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        return Measured(polls, statistics.fmean(late), max(late), int(max(late) == math.inf) + with_others * 0)
+        return Measured(polls, statistics.fmean(late), max(late), int(max(late) == math.inf))
 
-    async def _simulator_prompt(self, turn: Turn) -> list[Any]:
+    async def prompt_elsewhere(self, turn: Turn) -> list[Message]:
         """Continue a conversation as another program does, and return its user message."""
         async with in_memory_session(self._simulator) as other:
             sent = await other.continue_(turn, prompt(20.0))
@@ -252,33 +256,41 @@ class Bench:
 
 def scenarios(*, is_quick: bool) -> list[Scenario]:
     """Return the rows of the table."""
-    some, many, most = (100, 300, 1000) if is_quick else (300, 1000, 10_000)
+    some, many, most, queued = (36, 120, 300, 24) if is_quick else (100, 1000, 10_000, 60)
     never, replies = {"updated_at_moves": "never"}, {"updated_at_moves": "reply"}
-    numbers = count(1)
     rows = [
         Scenario("cold, no latency", many, latency=0.0),
         Scenario("cold, 30 ms", many),
         Scenario("cold, 100 ms", many, latency=0.1),
         Scenario("cold, turns of 300 s", many, median=300.0),
-        Scenario("cold, 30 ms, most", most),
+        Scenario("cold, many", most),
         Scenario("warm, one round", some, warm=some),
         Scenario("warm, six rounds", some, turns=6, median=30.0, warm=some),
         Scenario("chats that go on at once", some, turns=6, median=30.0, quirks=replies),
-        Scenario("serial agent", 100, median=30.0, sigma=0.5, instances=1),
-        Scenario("serial agent, listing lies", 100, median=30.0, sigma=0.5, instances=1, quirks=never),
+        Scenario("serial agent", queued, median=30.0, sigma=0.5, instances=1),
+        Scenario("serial agent, listing lies", queued, median=30.0, sigma=0.5, instances=1, quirks=never),
         Scenario("a night, then a day", some, turns=4, median=30.0, kind="night"),
         Scenario("a minute's outage", some, turns=8, median=30.0, outage="all"),
         Scenario("the listing fails for a minute", some, turns=8, median=30.0, outage="listing"),
         Scenario("status 1 s after the reply", some, turns=4, median=30.0, quirks={**replies, "status_lag": 1.0}),
         Scenario("late collection", some, median=30.0, kind="late collection"),
-        Scenario("20 agents, 15 each", 300, turns=4, median=30.0, agents=20),
+        Scenario("20 agents", 12 * 20, turns=4, median=30.0, agents=20),
         Scenario("listing lies", some, turns=4, median=30.0, quirks=never),
-        Scenario("no listing, mix of 3 agents", 99, turns=8, agents=3, medians=(5, 30, 180), quirks={"listing": False}),
-        Scenario("no listing, one conversation", 1, turns=200, median=30.0, quirks={"listing": False}),
+        Scenario(
+            "no listing, mix of 3 agents",
+            60,
+            turns=4 if is_quick else 8,
+            agents=3,
+            medians=(5, 30, 180),
+            quirks={"listing": False},
+        ),
+        Scenario(
+            "no listing, one conversation", 1, turns=60 if is_quick else 200, median=30.0, quirks={"listing": False}
+        ),
         Scenario("idle follower, an hour", 1, kind="follow", quirks=replies),
         Scenario("50 idle followers, an hour each", 50, kind="follow", quirks=replies),
     ]
-    return [evolved for evolved in rows if next(numbers)]
+    return [evolve(row, most_loops=36) for row in rows] if is_quick else rows
 
 
 def _alone(arguments: tuple[str, float, Scenario, int]) -> Measured:
@@ -300,13 +312,14 @@ def shown(measured: Measured) -> str:
 def tabulate(rows: list[Scenario], runs: int, workers: int) -> None:
     """Measure and print row after row."""
     print("GETs for each turn, the last read included (mean and worst delay in seconds); medians\n")
-    print("| scenario | turns | documentation, 2 s | provider, 2 × 2 s | back-off | fixed, equal delay | ours | ratio |")
+    print(
+        "| scenario | turns | documentation, 2 s | provider, 2 x 2 s | back-off | fixed, equal delay | ours | ratio |"
+    )
     print("| --- | ---: | --- | --- | --- | --- | --- | ---: |", flush=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=8) as pool:
         for row in rows:
-            # The loops vary little: at the largest size once is enough.
-            seeds = range(runs if row.conversations <= 1000 else 1)
+            seeds = range(runs)
             futures = {name: [pool.submit(_alone, (name, 0.0, row, seed)) for seed in seeds] for name in CLIENTS}
             found = {name: median_of([future.result() for future in futures[name]]) for name in CLIENTS}
             ours = found["ours"]
@@ -344,10 +357,12 @@ async def in_real_time(many: int, length: float) -> None:
             delays.sort()
             print(f"{many:,} conversations in real time, turns of {length:.0f} s (median): {seconds:.0f} s")
             print(f"replies {len(texts):,}, wrong {sum(text != 'done' for text in texts)}; {nairi.stats}")
-            print(f"delay: mean {statistics.fmean(delays):.2f}, 95 % {delays[int(0.95 * many) - 1]:.2f}, worst {delays[-1]:.1f}")
+            late = f"95 % {delays[int(0.95 * len(delays))]:.2f}, worst {delays[-1]:.1f}"
+            print(f"delay: mean {statistics.fmean(delays):.2f}, {late}")
             print(f"client CPU: {used:.1f} s in all")
-            for (t0, c0, r0), (t1, c1, r1) in zip(marks, marks[1:], strict=False):
-                print(f"  {t0:5.0f} to {t1:5.0f} s: {(c1 - c0) / (t1 - t0):.2f} cores, {(r1 - r0) / (t1 - t0):.0f} requests/s")
+            for (t0, c0, r0), (t1, c1, r1) in pairwise(marks):
+                cores, rate = (c1 - c0) / (t1 - t0), (r1 - r0) / (t1 - t0)
+                print(f"  {t0:5.0f} to {t1:5.0f} s: {cores:.2f} cores, {rate:.0f} requests a second")
         counted = served.counted()
         print(f"prompts that the service ran: {counted['prompts']:,}")
 

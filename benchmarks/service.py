@@ -65,10 +65,12 @@ def script(asked: str, _turn: int) -> list[ScriptStep]:
     return [*steps, Say("done", after=length / count), Done()]
 
 
-def _serve(pipe: Any, quirks: Quirks) -> None:
+def _serve(pipe: Any, quirks: Quirks, *, is_real: bool) -> None:
     async def main() -> None:
-        async with Simulator(clock=_NamedTime(), quirks=quirks) as simulator:
-            simulator.intercept, simulator.intercept_response = _take_time, _tell_time
+        clock = SystemClock() if is_real else _NamedTime()
+        async with Simulator(clock=clock, quirks=quirks) as simulator:
+            if not is_real:
+                simulator.intercept, simulator.intercept_response = _take_time, _tell_time
             for slug in ("my-agent", "agent-5", "agent-30", "agent-180"):
                 simulator.agent(slug, script)
             pipe.send((simulator.url, simulator.api_key))
@@ -100,11 +102,11 @@ class Service:
 
 
 @contextmanager
-def service(quirks: Quirks) -> Iterator[Service]:
-    """Run the service in a process of its own, until the block ends."""
+def service(quirks: Quirks, *, is_real: bool = False) -> Iterator[Service]:
+    """Run the service in a process of its own, until the block ends; with `is_real`, its time is the real one."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, quirks), daemon=True)
+    process = context.Process(target=_serve, args=(there, quirks), kwargs={"is_real": is_real}, daemon=True)
     process.start()
     try:
         yield Service(here)

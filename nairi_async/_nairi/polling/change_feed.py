@@ -74,6 +74,8 @@ class ChangeFeed:
         """Whether it announces the ends of turns."""
         self.messages: FeedTrust = FeedTrust(state)
         """Whether it announces each message."""
+        # What moves with each progress entry is not worth a reading of the listing.
+        self._never = FeedTrust(TrustState.OFF)
         self.queue: AgentQueue = AgentQueue()
         """The turns of this session that queue at the agent."""
         self._reader = ListingReader(executor, lane, counters, self._agent_id, self.interval)
@@ -105,6 +107,8 @@ class ChangeFeed:
 
     def trust_for(self, kind: Kind) -> FeedTrust:
         """Return the trust that counts for those who wait for this kind of news."""
+        if kind == "progress":
+            return self._never
         return self.ends if kind == "turn" else self.messages
 
     def replaces_polls(self, trust: FeedTrust, job: WatchedJob) -> bool:
@@ -243,7 +247,7 @@ class ChangeFeed:
             now = self._clock.monotonic()
             is_long = len(waiters) == waiters.patient
             used = [one for one in (self.ends, self.messages) if one is trust or one.state is TrustState.TRUSTED]
-            due_at = min(map(self._due_at, used)) if is_long else reader.next_at
+            due_at = min(map(self._due_at, used), default=math.inf) if is_long else reader.next_at
             if due_at < math.inf:
                 # A slow reading of another task may be under way when the next one is due: not asked at each pass.
                 due_at = now + _RECHECK * self.interval if reader.is_reading else max(due_at, now)

@@ -301,8 +301,7 @@ class Poller:
         schedule = self._schedule = Schedule(
             context.cadence, agent_id, self._kind, started_at, is_start_known=origin is not None
         )
-        # What moves with each progress entry is not worth a reading of the listing.
-        feed = context.feeds.of(agent_id if self._kind != "progress" else None)
+        feed = context.feeds.of(agent_id)
         subscription = self._subscription = Subscription(feed, self.target.job_id, self._kind, origin)
         if origin is not None and origin.answered_at is not None:
             # There is nothing to see at the very beginning. A turn that was found later may have ended long ago.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from nairi_async import NairiSession
+    from nairi_async import NairiSession, Turn
     from nairi_async.testing.script import ScriptStep
 
 
@@ -149,6 +149,28 @@ async def test_a_timeout_of_ones_own_holds_in_a_queue() -> None:
         with pytest.raises(WatchTimeoutError):
             await asyncio.gather(*(nairi.reply(turn, timeout=30) for turn in turns))
         assert clock.monotonic() == pytest.approx(30, abs=0.1)
+
+
+@pytest.mark.anyio
+async def test_progress_is_watched_in_a_queue_too() -> None:
+    """Twenty turns of a serial agent, watched with their progress: each message is found in time, for few polls."""
+    random.seed(7)
+    clock = VirtualClock()
+    simulator = Simulator(clock=clock)
+    simulator.agent("my-agent", [Say("one", after=5), Say("done", after=20)], instances=1)
+    late: list[float] = []
+
+    async def watched(turn: Turn) -> None:
+        async for message in nairi.watch(turn, progress=True):
+            assert message.created_at is not None
+            late.append(clock.time() - message.created_at.timestamp())
+
+    async with in_memory_session(simulator) as nairi:
+        turns = [await nairi.start("my-agent", str(number)) for number in range(20)]
+        await asyncio.gather(*map(watched, turns))
+    assert len(late) == 40
+    assert max(late) < 4
+    assert polls(simulator) < 20 * 30
 
 
 async def followed(nairi: NairiSession, job_id: str, got: list[str]) -> None:

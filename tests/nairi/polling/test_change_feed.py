@@ -165,6 +165,17 @@ class TestTrust:
         trust.observe_reading(20.0, grace=2.0)
         assert trust.state is TrustState.TRUSTED
 
+    def test_a_listing_that_is_late_is_found_out_without_a_request(self) -> None:
+        """Nine ends that earlier readings should have shown: off. Small delays and single late ones do not matter."""
+        late, prompt = FeedTrust(TrustState.TRUSTED), FeedTrust(TrustState.TRUSTED)
+        for number in range(9):
+            assert late.state.name == "TRUSTED"
+            late.observe_lateness(3.0, 2.0, float(number))
+        for number in range(50):
+            prompt.observe_lateness(60.0 if number % 3 == 0 else -0.5, 2.0, float(number))
+        assert (late.state, late.reason) == (TrustState.OFF, "it announces changes too late")
+        assert prompt.state is TrustState.TRUSTED
+
     def test_what_was_switched_off_is_tried_anew(self) -> None:
         """After a back-off it is on trial again, and the back-off doubles each time up to an hour."""
         trust, now, waits = FeedTrust(), 0.0, []

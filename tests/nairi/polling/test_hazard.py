@@ -193,3 +193,18 @@ def test_agents_are_forgotten_when_there_are_too_many() -> None:
     assert len(known) == 1000
     assert known[-1] == "agent 1499"
     assert "agent 0" not in known
+
+
+def test_a_wait_that_outlasts_all_before_is_soon_polled_less_often() -> None:
+    """After two hundred turns of about five seconds, one that has lasted five minutes is not polled every second."""
+    estimate = HazardEstimate()
+    for number in range(200):
+        estimate.observe_end(4.0 + number % 3, 5.0 + number % 3)
+    integral = 2.0 * math.sqrt(estimate.mean_hazard)
+    waited, polls = 0.0, 0
+    while waited < 300.0:
+        interval = estimate.next_interval(waited, integral, longest=max(8.0, 0.1 * waited))
+        estimate.observe_survival(waited, waited + interval)
+        waited, polls = waited + interval, polls + 1
+    assert polls < 150
+    assert interval > 4.0
