@@ -335,6 +335,8 @@ async def in_real_time(many: int, length: float) -> None:
         rng = random.Random(7)
         lengths = [min(900.0, length * math.exp(rng.gauss(0, 0.7))) for _ in range(many)]
         delays: list[float] = []
+        # Found while no prompt waited for a connection.
+        unhindered: list[float] = []
         texts: list[str] = []
         async with NairiSession(served.key, base_url=served.url) as nairi:
             marks = [(0.0, 0.0, 0)]
@@ -351,7 +353,10 @@ async def in_real_time(many: int, length: float) -> None:
                 if outcome.reply is None or outcome.reply.messages[-1].created_at is None:
                     continue
                 texts.append(outcome.reply.text)
-                delays.append(time.time() - outcome.reply.messages[-1].created_at.timestamp())
+                ended_at = outcome.reply.messages[-1].created_at.timestamp()
+                delays.append(time.time() - ended_at)
+                if not nairi.stats.waiting_calls:
+                    unhindered.append(delays[-1])
             sampler.cancel()
             seconds, used = time.monotonic() - began, time.process_time() - cpu
             delays.sort()
@@ -359,6 +364,7 @@ async def in_real_time(many: int, length: float) -> None:
             print(f"replies {len(texts):,}, wrong {sum(text != 'done' for text in texts)}; {nairi.stats}")
             late = f"95 % {delays[int(0.95 * len(delays))]:.2f}, worst {delays[-1]:.1f}"
             print(f"delay: mean {statistics.fmean(delays):.2f}, {late}")
+            print(f"while no request waited: {len(unhindered):,}, mean {statistics.fmean(unhindered or [0.0]):.2f}")
             print(f"client CPU: {used:.1f} s in all")
             for (t0, c0, r0), (t1, c1, r1) in pairwise(marks):
                 cores, rate = (c1 - c0) / (t1 - t0), (r1 - r0) / (t1 - t0)

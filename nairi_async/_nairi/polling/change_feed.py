@@ -28,6 +28,7 @@ from nairi_async.errors import (
     StatusError,
 )
 from nairi_async.hooks import FeedChanged, News
+from nairi_async.models import ConversationSummary
 
 if TYPE_CHECKING:
     from nairi_async._core.executor import RequestExecutor
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from nairi_async._nairi.polling.settings import Polling
     from nairi_async._nairi.polling.statistics import PollCounters
     from nairi_async._nairi.polling.waiters import Waiter
-    from nairi_async.models import ConversationSummary
 
 log = logging.getLogger("nairi_async.polling")
 
@@ -43,6 +43,8 @@ log = logging.getLogger("nairi_async.polling")
 _WORTHWHILE: Final = 12
 # The same once the listing is trusted: a reading replaces as many polls.
 _FEW: Final = 4
+# Seconds for which rows are known at least.
+_CAUGHT_UP: Final = 3.0
 # Consecutive readings that fail before that is logged.
 _MOST_FAILURES: Final = 3
 # Share of an interval after which a reading that is overdue is asked for again.
@@ -87,13 +89,20 @@ class ChangeFeed:
         self._waiters = Waiters()
         self._announced_at = -math.inf
 
-    def may_have_missed(self, trust: FeedTrust, sent_at: float) -> bool:
-        """Return whether the end of a turn may have been announced before it was watched.
+    def catch_up(self, job: WatchedJob, sent_at: float) -> bool:
+        """Announce what was listed before a conversation was watched, and return whether all of it is known.
 
-        While the listing is on trial, the wait for it is short in any case: the first poll of a turn needs no haste.
+        `sent_at` is when its prompt was sent; rows of the last seconds are known.
         """
-        is_new = trust.state is TrustState.ON_TRIAL and sent_at > self._clock.monotonic() - self.interval
-        return self._announced_at > sent_at and not is_new
+        if self._announced_at <= sent_at:
+            return True
+        if sent_at < self._clock.monotonic() - self.interval or self.interval > _CAUGHT_UP:
+            return False
+        updated_at = self._reader.listed_at(job.job_id)
+        if updated_at is not None and job.moved_at < self._announced_at:
+            row = ConversationSummary(id=job.job_id, status="active", updated_at=updated_at)
+            job.announce(row, self._announced_at, self._executor.server_clock.at)
+        return True
 
     @property
     def is_of_one_agent(self) -> bool:

@@ -44,6 +44,10 @@ class ListingPages:
         self._known: dict[str, datetime] = {}
         self._query = PageQuery(None)
 
+    def listed_at(self, job_id: str) -> datetime | None:
+        """Return the time of a conversation that was listed in the last seconds; else `None`."""
+        return self._known.get(job_id)
+
     def begin(self) -> PageQuery:
         """Return the first page of the next reading."""
         self._query = PageQuery(None if self._newest is None else self._newest - _OVERLAP)

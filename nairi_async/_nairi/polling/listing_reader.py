@@ -13,6 +13,7 @@ from nairi_async._nairi.wire import decode_conversations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from nairi_async._core.executor import RequestExecutor
     from nairi_async._nairi.polling.statistics import PollCounters
@@ -57,6 +58,10 @@ class ListingReader:
         """Return whether a reading that is due at `at` should begin now: not while the service has asked for less."""
         is_throttled = self._executor.limiter.is_throttled() or self._lane.limiter.is_throttled()
         return not self.is_reading and not is_throttled and self._executor.clock.monotonic() >= at
+
+    def listed_at(self, job_id: str) -> datetime | None:
+        """Return the time of a conversation that was listed in the last seconds; else `None`."""
+        return self._pages.listed_at(job_id)
 
     def postpone(self) -> None:
         """Let the next reading be due no earlier than an interval from now, if it should be due before."""

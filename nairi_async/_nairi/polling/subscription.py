@@ -52,12 +52,12 @@ class Subscription:
         self._queued: QueuedTurn | None = None
         # The watcher that sent the prompt does not take its change for news.
         self._is_own = origin is not None
-        # Until then no announcement replaces polls: after an announced one that showed no end, and until the first one
-        # where the conversation may have been announced before it was registered.
-        is_missed = origin is None or feed.may_have_missed(self._trust, origin.sent_at)
-        self._own_until = math.inf if is_missed else -math.inf
         if origin is not None and origin.answered_at is not None:
             self._job.prompted = (origin.sent_at, origin.answered_at)
+        # Until then no announcement replaces polls: after an announced one that showed no end, and until the first one
+        # where the conversation may have been announced before it was registered.
+        is_missed = origin is None or not feed.catch_up(self._job, origin.sent_at)
+        self._own_until = math.inf if is_missed else -math.inf
 
     @property
     def replaces_polls(self) -> bool:
