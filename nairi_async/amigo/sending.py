@@ -58,6 +58,11 @@ class Sending:
         return self._lock.resolve()
 
     @property
+    def has_left(self) -> bool:
+        """Whether the request was given to a connection, in whole or in part; not while it waits for a rate limit."""
+        return self.request is not None and (self._call.write_started or self.body is not None or self.is_final)
+
+    @property
     def is_final(self) -> bool:
         """Whether the message must not be sent again, because its outcome is unknown."""
         return isinstance(self.error, OutcomeUnknownError)

@@ -240,7 +240,7 @@ class AmigoStream:
 
     def session_closed(self) -> None:
         """End, and wake what waits for it: the session is closed."""
-        if self.is_sent:
+        if self._sending.has_left:
             failure: NairiError = InteractionUnknownError("the session was closed before the stream had ended")
         else:
             failure = SessionClosedError("the session is closed")

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 async def test_readers_and_waiters_are_woken(lent: bool) -> None:  # noqa: FBT001
     """A reader hears that its message was sent, waiters that theirs was not; in real time, and within half a second."""
     pool = aiohttp.ClientSession() if lent else None
-    limits = Limits(messages=1, conversations=None, create=None, interact=None, finish=None)
+    limits = Limits(messages=1, conversations=None, create=1, interact=None, finish=None)
     async with AmigoSimulator("Hello") as service:
         amigo = session(service.url, clock=SystemClock(), http=pool, limits=limits)
         async with amigo:
@@ -45,14 +45,15 @@ async def test_readers_and_waiters_are_woken(lent: bool) -> None:  # noqa: FBT00
                     amigo.resume(str(dialogue.id)).finish(),
                     amigo.interact(str(dialogue.id), "in line too").reply(),
                     amigo.messages(str(dialogue.id)).__anext__(),
+                    amigo.create_conversation(service.service_id, "held back by the limit").reply(),
                 )
             ]
-            await support.until(lambda: amigo.stats.waiting_calls == 1)
+            await support.until(lambda: amigo.stats.waiting_calls == 2)
             started_at = time.monotonic()
             await (amigo.aclose() if pool is None else pool.close())
             outcomes: list[Any] = await asyncio.gather(reading, *waiting, return_exceptions=True)
             assert time.monotonic() - started_at < 0.6
-        assert [type(each) for each in outcomes] == [InteractionUnknownError, *[SessionClosedError] * 4]
+        assert [type(each) for each in outcomes] == [InteractionUnknownError, *[SessionClosedError] * 5]
         assert [asked.message for asked in service.asked] == ["", "sent"]
 
 
