@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nairi_async._nairi.polling.poller import WatchTarget
 from nairi_async._nairi.polling.tracker import Tracker
@@ -11,7 +11,7 @@ from nairi_async._nairi.polling.watch import Watch
 from nairi_async.errors import TurnFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Coroutine, Iterable
 
     from nairi_async._nairi.attachments import Files
     from nairi_async._nairi.polling.context import PollingContext
@@ -32,9 +32,10 @@ class TurnReader:
         self._context = context
         self._files = files
 
-    async def wait(self, turn: Turn, timeout: float) -> Message:
+    def wait(self, turn: Turn, timeout: float) -> Coroutine[Any, Any, Message]:
         """Return the turn's user message once it is terminal."""
-        return await TurnWaiter(self._context, turn, timeout).wait()
+        # Returned and not awaited here: thousands wait, and each frame less is memory.
+        return TurnWaiter(self._context, turn, timeout).wait()
 
     async def reply(self, turn: Turn, timeout: float, *, patience: float = 0.0) -> Reply:
         """Return the reply of a turn once it has ended; the reply can fetch its files.
