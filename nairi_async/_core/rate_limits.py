@@ -205,6 +205,14 @@ class RateLimiter:
             if before_sending is not None:
                 await before_sending()
             await self._acquire_at_rate(deadline, bucket.semaphore)
+            if before_sending is not None and bucket.semaphore is not self._semaphore:
+                # Once more, since streams may have held all their connections for minutes. A request that this takes
+                # has a connection of its own.
+                try:
+                    await before_sending()
+                except BaseException:
+                    bucket.semaphore.release()
+                    raise
             bucket.window.record_request(self._clock.monotonic())
         finally:
             bucket.turnstile.release()

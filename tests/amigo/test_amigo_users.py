@@ -208,3 +208,15 @@ async def test_short_calls_do_not_wait_for_streams(clock: VirtualClock) -> None:
             assert len([row async for row in amigo.conversations()]) == 2
         for stream in held:
             await stream.aclose()
+
+
+async def test_a_token_that_expires_while_a_stream_waits_for_a_connection_is_renewed(clock: VirtualClock) -> None:
+    """Streams wait for minutes behind each other; each is sent with a token that is still valid."""
+    quirks = AmigoQuirks(token_lifetime=150, one_unfinished=False)
+    async with (
+        AmigoSimulator([Speak("a b", every=100)], clock=clock, quirks=quirks) as service,
+        session(service.url, clock=clock, max_connections=1) as amigo,
+    ):
+        streams = [amigo.create_conversation(service.service_id) for _ in range(5)]
+        assert [reply.text for reply in await asyncio.gather(*(stream.reply() for stream in streams))] == ["a b"] * 5
+        assert amigo.stats.requests == 5 + service.sign_ins
