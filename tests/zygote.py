@@ -64,7 +64,8 @@ def received(requests: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Return a request, the streams of the program and the socket for the report; end where there will be no more."""
     head, descriptors, _, _ = socket.recv_fds(requests, SIZE, STREAMS + 1)
     if not head:
-        os._exit(0)
+        requests.close()
+        raise SystemExit
     left, body = int.from_bytes(head, "big"), b""
     while len(body) < left:
         body += requests.recv(left - len(body))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -278,19 +279,24 @@ async def test_a_terminal_has_a_bar(simulator: Simulator, words: tuple[str, ...]
     prompts = source(tmp_path, '"bad"', *[f'"{number}"' for number in range(5)], '"slow"')
     leader, follower = os.openpty()
     env = environment(simulator, COLUMNS="80", NO_COLOR="1")
-    command = ("-m", "nairi_async", "batch", prompts, *words, "--timeout", "1")
-    process = await fork(*command, env=env, stdout=DEVNULL, stderr=follower)
+    process = await fork("-m", "nairi_async", "batch", prompts, *words, env=env, stdout=DEVNULL, stderr=follower)
     os.close(follower)
     shown = b""
-    while process.returncode is None:
-        try:
+    try:
+        while b"6 of 7: 5 done, 1 failed, $2.5, 1 running" not in shown:
             shown += await asyncio.to_thread(os.read, leader, 65536)
-        except OSError:
-            await process.wait()
-    os.close(leader)
-    drawn = [line for line in shown.decode().replace("\n", "\r").split("\r") if line.startswith("[")]
-    assert "6 of 7: 5 done, 1 failed, $2.5, 1 running" in drawn[-1]
+        process.send_signal(signal.SIGINT)
+        while process.returncode is None:
+            with contextlib.suppress(OSError):  # how Linux says that the other side has closed
+                shown += await asyncio.to_thread(os.read, leader, 65536)
+            await asyncio.sleep(0)
+    finally:
+        process.kill()
+        os.close(leader)
+    lines = shown.decode().replace("\n", "\r").split("\r")
+    drawn = [line for line in lines if line.startswith("[")]
     assert all(len(line) <= 79 for line in drawn)
+    assert any(line.startswith("failed  #1  ") for line in lines)
 
 
 def progress(width: int | None, *ended: int, total: int | None) -> Iterator[tuple[str, str]]:
