@@ -44,8 +44,10 @@ BAD = [{"prompt": " "}, {"promt": "misspelt"}, {"id": 7, "prompt": "an id twice"
 async def main() -> None:
     Path("tickets.jsonl").write_text("\n".join(map(json.dumps, GOOD + BAD)), encoding="utf-8")
     with Path("tickets.jsonl").open("rb") as file:
-        files = {"ledger": "run.sqlite", "output": "replies.jsonl"}
-        async with NairiSession() as nairi, Batch(nairi, "my-agent", JsonLines(file), limit=200, **files) as outcomes:
+        async with (
+            NairiSession() as nairi,
+            Batch(nairi, "my-agent", JsonLines(file), ledger="run.sqlite", output="replies.jsonl", limit=200) as outcomes,
+        ):
             async for outcome in outcomes:
                 if outcome.error is not None:
                     print(outcome.id, outcome.error)

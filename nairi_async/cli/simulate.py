@@ -43,14 +43,15 @@ def simulate(options: Namespace) -> None:
     if key is not None:
         ApiKey(key).check("--api-key is empty")
     try:
-        simulator, note = _amigo(options) if options.amigo else _nairi(options)
+        simulator, note = amigo_service(options) if options.amigo else nairi_service(options)
     except ScriptFileError as error:
         raise InvalidArgumentError(str(error)) from error
     with suppress(KeyboardInterrupt):
         asyncio.run(_simulate(simulator, note))
 
 
-def _nairi(options: Namespace) -> tuple[Simulator, str]:
+def nairi_service(options: Namespace) -> tuple[Simulator, str]:
+    """Return a simulated Nairi, and what to say about it."""
     scripts = load_scripts(options.script) if options.script is not None else {}
     simulator = Simulator(
         host=options.host,
@@ -67,7 +68,8 @@ def _nairi(options: Namespace) -> tuple[Simulator, str]:
     return simulator, f"Agents: {agents}. {others} Ctrl-C stops the service."
 
 
-def _amigo(options: Namespace) -> tuple[AmigoSimulator, str]:
+def amigo_service(options: Namespace) -> tuple[AmigoSimulator, str]:
+    """Return a simulated Amigo, and what to say about it."""
     if options.strict_agents or options.concurrency is not None:
         raise InvalidArgumentError("--strict-agents and --concurrency are for Nairi: leave them out with --amigo")
     scripts = _paced(load_amigo_scripts(options.script) if options.script is not None else {}, options)

@@ -6,13 +6,15 @@ import io
 import json
 import os
 import signal
+from argparse import Namespace
 from typing import TYPE_CHECKING
 
 import pytest
 from running import Lines, started
 
 from nairi_async.cli import main
-from nairi_async.testing import Fail, Say, Simulator, Tool, in_thread
+from nairi_async.cli.simulate import amigo_service, nairi_service
+from nairi_async.testing import Fail, FaultPlan, Say, Simulator, Tool, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -146,13 +148,13 @@ def test_a_simulation_that_cannot_begin(
 @pytest.mark.anyio
 @pytest.mark.usefixtures("interruptible")
 async def test_a_simulation_with_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One plays a script slowly, with faults, for known agents; another plays Amigo's; both say what to set."""
+    """One plays a script slowly, for known agents only; another plays Amigo's; both say what to set."""
     (tmp_path / "agents.json").write_text('{"my-agent": [{"say": "Refunded.", "after": 0.01}]}')
     (tmp_path / "services.json").write_text('{"orders": ["It is ", {"speak": "on its way."}]}')
-    nairi = ("--slow", "2", "--faults", "0.2", "--seed", "7", "--concurrency", "1", "--strict-agents")
+    nairi = ("--slow", "2", "--faults", "0", "--concurrency", "1", "--strict-agents")
     async with (
         started("simulate", "--script", str(tmp_path / "agents.json"), *nairi) as first,
-        started("simulate", "--amigo", "--script", str(tmp_path / "services.json"), "--faults") as second,
+        started("simulate", "--amigo", "--script", str(tmp_path / "services.json")) as second,
     ):
         for process, count in ((first, 2), (second, 5)):
             out = Lines(process.stdout)
@@ -164,6 +166,20 @@ async def test_a_simulation_with_everything(tmp_path: Path, monkeypatch: pytest.
         for process in (first, second):
             process.send_signal(signal.SIGINT)
             assert await process.wait() == 0
+
+
+def test_the_faults_of_a_simulation() -> None:
+    """A share of all requests fails, by a seed; of Amigo's, whose streams cannot be changed, only beforehand."""
+    given = {"host": "127.0.0.1", "port": 0, "api_key": None, "script": None, "slow": None}
+    options = Namespace(**given, faults=0.2, seed=7, concurrency=3, strict_agents=False)
+    simulator, _ = nairi_service(options)
+    assert simulator.faults == FaultPlan(rate=0.2, seed=7)
+    options.concurrency = None
+    service, note = amigo_service(options)
+    rates = service._middleware.faults.plan.rates
+    assert sum(rates.values()) == pytest.approx(0.2)
+    assert "reset after" not in rates
+    assert service.service_id in note
 
 
 async def _play(note: str) -> None:
