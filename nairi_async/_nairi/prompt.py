@@ -21,14 +21,15 @@ def _files(value: Iterable[Source]) -> tuple[Source, ...]:
 
 @frozen
 class Prompt:
-    """A prompt of `ask_many` with more than its text."""
+    """A prompt of `ask_many` or of a batch with more than its text."""
 
     text: str
     """What to say; not blank."""
     key: str | None = field(default=None, kw_only=True)
-    """Your own name for the prompt: its `Outcome` has it as well. It is not sent."""
+    """Your own name for the prompt, which is not sent: its outcome has it as well. In a session with a `journal` it is
+    a durable key, as for `NairiSession.start`; in a batch it is the id of the record."""
     attachments: tuple[Source, ...] = field(default=(), kw_only=True, converter=_files)
-    """Files to upload first, at most ten, as for `NairiSession.upload`."""
+    """Files to upload first, at most ten, as for `NairiSession.upload`; in a batch, paths only."""
     job_id: Turn | str | None = field(default=None, kw_only=True)
     """The conversation to continue: its job id, or one of its turns. Without one, a new conversation is started."""
 

@@ -163,5 +163,7 @@ class ReadingMethods:
             return self.watch(target, after=after, follow=follow, progress=progress, timeout=timeout)
 
         # Refused now, and not by the first watch.
-        checks.timeout(timeout), checks.flag("progress", progress), checks.flag("follow", follow)
+        checks.timeout(timeout)
+        checks.flag("progress", progress)
+        checks.flag("follow", follow)
         return WatchMany([(target, cursors.get(target)) for target in arguments.targets(turns)], watch)

@@ -13,6 +13,7 @@ The service has no idempotency key, so a prompt is never sent twice to be safe. 
    turn of its own: turns that other prompts received are left out, responses in flight are awaited first, and if more
    turns are found than there are lost prompts, none is taken; the error names them as `candidates`.
 
+The journal and a batch run steps 2 and 3 for prompts of earlier processes, also for those that continue a conversation.
 `NairiSession.find_start` runs steps 2 and 3 for a prompt that an earlier process or call sent, from the times it
 recorded. It alone can say that a prompt does not run, and only if every conversation that the agent began in those
 minutes is explained by another prompt; the rules stand in `reconciler`.
