@@ -15,7 +15,7 @@ async def main() -> None:
     questions = ({"id": f"ticket-{number}", "prompt": f"Summarise ticket {number}."} for number in range(20))
     async with (
         NairiSession() as nairi,
-        Batch(nairi, "my-agent", questions, ledger="run.sqlite", output="replies.jsonl", limit=200) as outcomes,
+        Batch(nairi, "my-agent", questions, ledger="run.sqlite", output="replies.jsonl") as outcomes,
     ):
         async for outcome in outcomes:
             print(outcome.id, outcome.reply.text if outcome.reply else outcome.error)
@@ -46,7 +46,7 @@ async def main() -> None:
     with Path("tickets.jsonl").open("rb") as file:
         async with (
             NairiSession() as nairi,
-            Batch(nairi, "my-agent", JsonLines(file), ledger="run.sqlite", output="replies.jsonl", limit=200) as outcomes,
+            Batch(nairi, "my-agent", JsonLines(file), ledger="run.sqlite", output="replies.jsonl") as outcomes,
         ):
             async for outcome in outcomes:
                 if outcome.error is not None:
