@@ -326,13 +326,15 @@ class Poller:
         if self._queued_at is None:
             self._queued_since = at
         self._queued_at = at
-        queued = at - self._queued_since
         if place:
-            self._patience = subscription.queue_patience(place, queued, polling, jitter)
+            self._patience = subscription.queue_patience(place, at - self._queued_since, polling, jitter)
         interval = self._patience
-        if interval is None and polling.fraction * queued > _LONG_QUEUED * polling.delay:
-            interval = min(polling.maximum, polling.fraction * queued)
-        schedule.record_rest(at, interval, jitter=jitter, received_at=read.received_at)
+        # Others of this session may have run until lately.
+        alone = at - max(self._queued_since, subscription.feed.queue.freed_at)
+        if interval is None and polling.fraction * alone > _LONG_QUEUED * polling.delay:
+            interval = min(polling.maximum, polling.fraction * alone)
+        # Also the first of the queue can be called.
+        self._patience = schedule.record_rest(at, interval, jitter=jitter, received_at=read.received_at)
 
     def _wait_after_call(self, schedule: Schedule, subscription: Subscription) -> float:
         """Return the seconds to the next poll of a turn that is called because one before it has ended.
