@@ -212,7 +212,8 @@ class Chats:
         Args:
             deliver: Awaited with the chat and a reply, to send it there.
             on_lost: Awaited with the chat and a prompt to which no reply can be given: its turn has failed, its files
-                were lost, or the service has no lookup for its outcome. Without it, a warning is logged.
+                were lost, the service has no lookup for its outcome or cannot decide it, or `deliver` has failed twice.
+                Without it, a warning is logged.
 
         Raises:
             StoreError: the records could not be read.
