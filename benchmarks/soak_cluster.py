@@ -234,10 +234,12 @@ def run(postgres: Postgres, scenario: Scenario, count: int) -> dict[str, object]
 def follow(place: Field, scenario: Scenario, count: int) -> int:
     """Cause faults until the batch has ended."""
     deadline = time.monotonic() + 420
-    next_at = time.monotonic() + 4
+    next_at = time.monotonic() + 8
     ended = 0
     while ended < count and time.monotonic() < deadline:
         time.sleep(0.25)
+        # A worker that finds no database when it starts ends with an error; an orchestrator starts it again.
+        place.workers = [place.start() if one.poll() is not None else one for one in place.workers]
         with contextlib.suppress(psycopg.OperationalError), psycopg.connect(place.database) as connection:
             found = connection.execute("SELECT done + failed FROM nairi_batches").fetchone()
             ended = found[0] if found else 0

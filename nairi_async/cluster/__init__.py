@@ -76,7 +76,7 @@ check and the sending, for longer than `settle`.
   Old snapshots of other programs in the same database, such as a report that runs for an hour, make every row that
   changes often slow. It commits a few times for each conversation: 1,000 conversations a minute need no tuning.
 * **Workers**: one process for each core, `limit` as large as you like. A worker takes three connections, four with a
-  rate: with 50 workers, set `max_connections` to 250.
+  rate: with 50 workers, set `max_connections` to 250. Memory: 50 MB, and 14 kB for each conversation that runs.
 * **The key's rate**: give all workers the same `requests_per_second`, a little below what the service allows.
 * **Stopping**: SIGTERM or Ctrl-C records the prompts that are being sent and hands on the rest; a second one ends the
   process at once, which loses nothing either. Start the new version, then stop the old one. Let the orchestrator wait

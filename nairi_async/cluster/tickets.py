@@ -127,6 +127,8 @@ class TicketQueue:
                 stalled_worker_timeout=_FORGET_AFTER,
             )
         )
+        # Where the database is gone, it fails once more as it ends, when nobody waits for it.
+        running.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             await asyncio.shield(running)
         finally:
