@@ -19,7 +19,7 @@ class Steps:
     __slots__ = ("_loop", "_waiting", "is_under_way")
 
     def __init__(self) -> None:
-        self.is_under_way = False
+        self.is_under_way: bool = False
         """Whether a task takes a step."""
         self._waiting: list[asyncio.Future[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -25,7 +25,7 @@ from nairi_async.errors import LedgerError, SessionClosedError
 if TYPE_CHECKING:
     from typing import Self
 
-log = logging.getLogger("nairi_async.cluster")
+log: logging.Logger = logging.getLogger("nairi_async.cluster")
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 _T = TypeVar("_T")

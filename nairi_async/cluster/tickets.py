@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from nairi_async.cluster.address import Address
 
-log = logging.getLogger("nairi_async.cluster")
+log: logging.Logger = logging.getLogger("nairi_async.cluster")
 
 CHUNK: Final = 20
 """Items of a ticket: the queue's own cost is shared by so many."""

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from nairi_async.cluster.items import Claimed
     from nairi_async.cluster.tickets import Ticket, TicketQueue
 
-log = logging.getLogger("nairi_async.cluster")
+log: logging.Logger = logging.getLogger("nairi_async.cluster")
 
 # Seconds between sweeps for dead workers, and for tickets of dead workers.
 _SWEEP_INTERVAL: Final = 1.0

@@ -59,7 +59,7 @@ class AgentQueue:
         # How many were running when the next one was seen queued: where fewer run, the next one probably does too.
         self._capacity = math.inf
         self._probes = _PROBES
-        self.freed_at = float("-inf")
+        self.freed_at: float = float("-inf")
         """When one of the turns was last found to have ended, as far as that is known: then the next one began."""
 
     def __len__(self) -> int:
