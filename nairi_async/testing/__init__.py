@@ -148,7 +148,7 @@ asyncio.run(main())
 `Simulator(concurrency=1)` has agents that run one turn at a time, as the vendor's daemon does by default.
 
 For programs in other processes, in any language, `nairi-async simulate` prints the variables to set; `in_thread` runs a
-simulator beside your test. `--script FILE` reads what agents do from a file of JSON, as `load_scripts` does:
+simulator next to your test. `--script FILE` reads what agents do from a file of JSON, as `load_scripts` does:
 
 ```json
 {
