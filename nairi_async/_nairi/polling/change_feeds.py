@@ -26,10 +26,10 @@ def _lane(executor: RequestExecutor) -> RequestExecutor:
     A listing is optional: where it is refused, only its own readings are held back. The pool of connections bounds
     both. With a bound on requests a second, or few connections, there is one queue.
     """
-    limiter = executor.limiter
-    if limiter.has_rate or limiter.connections < _MANY_CONNECTIONS:
+    if executor.limiter.has_rate or executor.limiter.connections < _MANY_CONNECTIONS:
         return executor
-    return executor.with_limiter(RateLimiter(executor.clock, executor.random, connections=1))
+    limiter = RateLimiter(executor.clock, executor.random, connections=1, closing=executor.closing)
+    return executor.with_limiter(limiter)
 
 
 class ChangeFeeds:
