@@ -66,7 +66,7 @@ The rules of the row were explored exhaustively: two workers with equal prompts,
 response at every step, in every order. Then real processes were killed, paused, cut off from the database, and the
 database crashed, while the service counted what ran: see `benchmarks/README.md`.
 
-What is assumed: a prompt arrives, and its conversation is listed, within `settle` (60 s) of its sending; nobody else
+What is assumed: a prompt arrives, and its conversation is listed, within `settle` (60 s) of its sending; no one else
 sends the same text to the same agent at that time; and a machine is not suspended in the very moment between the last
 check and the sending, for longer than `settle`.
 

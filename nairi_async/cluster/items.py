@@ -124,7 +124,7 @@ class ItemTable:
         """Claim items of a ticket that no worker owns; those beyond the limit get a ticket of their own.
 
         Raises:
-            ClaimLostError: the worker was found dead. What it claimed now, nobody would release.
+            ClaimLostError: the worker was found dead. What it claimed now would never be released.
         """
 
         async def work(connection: Connection) -> list[Claimed]:

@@ -120,7 +120,7 @@ class Liveness:
         is_locked = False
         try:
             while not is_locked:
-                # Once it is asked for, the answer is waited for: a lock that nobody knows of would stay.
+                # Once it is asked for, the answer is waited for: a lock that no one knows of would stay.
                 is_locked = await run_shielded(self._execute(lock, key))
                 if not is_locked:
                     await asyncio.sleep(_TEXT_WAIT)

@@ -30,7 +30,7 @@ _QUERY: Final = (
 )
 
 
-class Pace:
+class SharedRate:
     """The moments of one worker's requests. Use it in `async with`."""
 
     def __init__(self, database: Database, base_url: str, per_second: float) -> None:

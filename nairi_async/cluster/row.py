@@ -44,7 +44,7 @@ class Row:
     claim: int = 0
     """How often the row was claimed or released."""
     is_in_doubt: bool = False
-    """Whether the prompt may run without that its turn is known, and nothing is on its way that would tell."""
+    """Whether the prompt may run without that its turn is known, and no response is on its way."""
     lost_at: float | None = None
     """When it became known that the response to the latest sending would not come, in seconds since the epoch. The
     prompt may arrive until the settling time after that, and until then it may be taken for an identical one."""

@@ -1,7 +1,7 @@
 """The queue, which Procrastinate carries: tickets, each of which says "some items of this batch may be claimed".
 
-A ticket is no truth about an item. It may be run twice, or after its items have ended: a worker claims what nobody owns
-yet. What must hold is only this: for each open item that nobody owns there is a ticket, so it is added in the same
+A ticket is no truth about an item. It may be run twice, or after its items have ended: a worker claims what no one owns
+yet. What must hold is only this: for each open item without an owner there is a ticket, so it is added in the same
 transaction in which the item is stored, or released.
 
 https://procrastinate.readthedocs.io
@@ -127,7 +127,7 @@ class TicketQueue:
                 stalled_worker_timeout=_FORGET_AFTER,
             )
         )
-        # Where the database is gone, it fails once more as it ends, when nobody waits for it.
+        # Where the database is gone, it fails once more as it ends, when no one waits for it.
         running.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             await asyncio.shield(running)

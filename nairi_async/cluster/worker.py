@@ -23,7 +23,7 @@ from nairi_async.cluster.claimed_items import AgentJobs, ClaimedItems
 from nairi_async.cluster.database import PATIENCE
 from nairi_async.cluster.items import ItemTable
 from nairi_async.cluster.liveness import LEASE, Liveness
-from nairi_async.cluster.pace import Pace
+from nairi_async.cluster.pace import SharedRate
 from nairi_async.cluster.row import Claim, ClaimLostError
 from nairi_async.cluster.tickets import CHUNK
 from nairi_async.errors import (
@@ -115,7 +115,7 @@ class Worker:
             if self.per_second is not None:
                 # A connection of its own: tokens need not wait for the disk.
                 tokens = await stack.enter_async_context(type(self.database)(self.database.address, is_durable=False))
-                pace = Pace(tokens, base_url, self.per_second)
+                pace = SharedRate(tokens, base_url, self.per_second)
                 await stack.enter_async_context(pace)
             life = _Life(self, liveness, ItemTable(self.database, self.queue))
             gate = parts.sender.context.executor.gate
@@ -132,7 +132,7 @@ class _Gate:
 
     clock: Clock
     liveness: Liveness
-    pace: Pace | None
+    pace: SharedRate | None
 
     async def wait(self, deadline: float) -> None:
         """Wait for it.
