@@ -13,18 +13,23 @@ from typing import TYPE_CHECKING
 from nairi_async.errors import SessionClosedError
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
     from types import TracebackType
 
 
 class Permits:
-    """A fair semaphore: a permit that is released goes to the caller that has waited longest."""
+    """A fair semaphore, for callers of several kinds.
+
+    A permit that is released goes to the caller that has waited longest, of each kind in turn: a thousand callers of one
+    kind do not hold up the other.
+    """
 
     __slots__ = ("_free", "_waiting")
 
     def __init__(self, count: int) -> None:
         self._free = count
-        # Made when it is needed: an empty one takes 600 bytes.
-        self._waiting: deque[asyncio.Future[None]] | None = None
+        # By kind; the kind whose turn it is comes first.
+        self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
 
     def locked(self) -> bool:
         """Return whether a caller would have to wait."""
@@ -37,16 +42,15 @@ class Permits:
         self._free -= 1
         return True
 
-    async def acquire(self) -> None:
+    async def acquire(self, kind: Hashable = None) -> None:
         """Take a permit; wait for one if none is free."""
         if not self.acquire_now():
-            await self._wait()
+            await self._wait(kind)
 
-    async def _wait(self) -> None:
-        if self._waiting is None:
-            self._waiting = deque()
+    async def _wait(self, kind: Hashable = None) -> None:
+        queue = self._waiting.setdefault(kind, deque())
         permit: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(permit)
+        queue.append(permit)
         try:
             await permit
         except BaseException:
@@ -54,17 +58,23 @@ class Permits:
                 # Cancelled just when the permit was handed over: the next one gets it.
                 self.release()
             else:
-                self._waiting.remove(permit)
+                queue.remove(permit)
+                if not queue:
+                    self._waiting.pop(kind, None)
             raise
 
     def release(self) -> None:
         """Give a permit back."""
-        for permit in self._waiting or ():
-            if not permit.done():
-                assert self._waiting is not None  # noqa: S101 - the permit is in it
-                self._waiting.remove(permit)
-                permit.set_result(None)
-                return
+        for kind, queue in self._waiting.items():
+            for permit in queue:
+                if not permit.done():
+                    queue.remove(permit)
+                    # The kind is last now, behind the others.
+                    del self._waiting[kind]
+                    if queue:
+                        self._waiting[kind] = queue
+                    permit.set_result(None)
+                    return
         self._free += 1
 
 
@@ -77,7 +87,7 @@ class LoopLock(Permits):
         super().__init__(1)
         self._holders_loop: asyncio.AbstractEventLoop | None = None
 
-    async def acquire(self) -> None:
+    async def acquire(self, kind: Hashable = None) -> None:
         """Acquire the lock.
 
         Raises:
@@ -87,7 +97,7 @@ class LoopLock(Permits):
         if self.acquire_now():
             self._holders_loop = loop
         elif self._holders_loop is loop:
-            await self._wait()
+            await self._wait(kind)
         else:
             raise SessionClosedError("this belongs to a session of another event loop; make one session per loop")
 
