@@ -248,7 +248,8 @@ class RequestExecutor:
     async def _acquire(self, request: Request, deadline: float, fresh: _FreshCredentials | None) -> float:
         """Wait for a permit, and return when it came."""
         try:
-            await self.limiter.acquire(deadline, request.bucket, fresh.acquire if fresh is not None else None)
+            before_sending = fresh.acquire if fresh is not None else None
+            await self.limiter.acquire(deadline, request.bucket, before_sending, is_read=request.idempotent)
         except TimeoutError as error:
             if isinstance(error, NairiError):
                 raise

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Permits:
     """A fair semaphore, for callers of several kinds.
 
-    A permit that is released goes to the caller that has waited longest, of each kind in turn: a thousand callers of one
-    kind do not hold up the other.
+    A permit that is released goes to the caller that has waited longest, of each kind in turn: a thousand callers of
+    one kind do not hold up the other.
     """
 
     __slots__ = ("_free", "_waiting")

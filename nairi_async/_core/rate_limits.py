@@ -28,7 +28,7 @@ from nairi_async._core.closing import ClosingSignal
 from nairi_async._core.permits import Permits
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Container, Hashable, Mapping
 
     from nairi_async.clock import Clock
 
@@ -166,15 +166,22 @@ class RateLimiter:
         return is_acquired
 
     async def acquire(
-        self, deadline: float, bucket: str | None = None, before_sending: BeforeSending | None = None
+        self,
+        deadline: float,
+        bucket: str | None = None,
+        before_sending: BeforeSending | None = None,
+        *,
+        is_read: bool = True,
     ) -> None:
         """Wait for a permit for one request, to be given back by `release`.
 
-        With `per_second`, a call that waits for its time holds a permit.
+        Where calls wait, reads and prompts go in turn: thousands of prompts that are still to be sent do not hold up
+        the polls of those that run. With `per_second`, a call that waits for its time holds a permit.
 
         Args:
             deadline: When to stop waiting for a limit. The wait for other requests to end is bounded by their timeouts.
             bucket: The bucket of the request.
+            is_read: Whether it is a read.
             before_sending: Awaited only with a bucket, when this caller reaches the head of the bucket's queue. That
                 may be long after the call. The caller holds no permit then, since it may need one itself.
 
@@ -184,7 +191,7 @@ class RateLimiter:
         self.waiting += 1
         try:
             if bucket is None:
-                await self._acquire_at_rate(deadline, self._semaphore)
+                await self._acquire_at_rate(deadline, self._semaphore, is_read)
             else:
                 await self._acquire_in_bucket(self._buckets[bucket], deadline, before_sending)
             self._count(self._semaphore_of(bucket), 1)
@@ -204,7 +211,7 @@ class RateLimiter:
             await self._wait_while(bucket.time_until_next, deadline)
             if before_sending is not None:
                 await before_sending()
-            await self._acquire_at_rate(deadline, bucket.semaphore)
+            await self._acquire_at_rate(deadline, bucket.semaphore, None)
             if before_sending is not None and bucket.semaphore is not self._semaphore:
                 # Once more, since streams may have held all their connections for minutes. A request that this takes
                 # has a connection of its own.
@@ -217,8 +224,8 @@ class RateLimiter:
         finally:
             bucket.turnstile.release()
 
-    async def _acquire_at_rate(self, deadline: float, semaphore: Permits) -> None:
-        await self._acquire_permit(deadline, semaphore)
+    async def _acquire_at_rate(self, deadline: float, semaphore: Permits, kind: Hashable) -> None:
+        await self._acquire_permit(deadline, semaphore, kind)
         if self._turnstile is not None:
             try:
                 await self._lock(self._turnstile)
@@ -231,18 +238,19 @@ class RateLimiter:
                 semaphore.release()
                 raise
 
-    async def _lock(self, lock: asyncio.Lock | Permits) -> None:
+    async def _lock(self, lock: asyncio.Lock) -> None:
         """Acquire a lock; closing the session ends the wait."""
         await (self._closing.wait(lock.acquire()) if lock.locked() else lock.acquire())
 
-    async def _acquire_permit(self, deadline: float, semaphore: Permits) -> None:
+    async def _acquire_permit(self, deadline: float, semaphore: Permits, kind: Hashable) -> None:
         """Wait for a permit. Without a rate, hold none while throttled.
 
         Otherwise only `max_connections` callers would draw a jittered restart, and the rest would follow in a burst.
         With a rate there can be no burst, so the caller keeps its permit and waits for its time.
         """
         while True:
-            await self._lock(semaphore)
+            if not semaphore.acquire_now():
+                await self._closing.wait(semaphore.acquire(kind))
             if self._turnstile is not None or self._time_until_next(self._clock.monotonic(), self._random()) <= 0:
                 return
             semaphore.release()

@@ -13,10 +13,10 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nairi_async import RequestTimeoutError, RetryPolicy
+from nairi_async import NairiSession, RequestTimeoutError, RetryPolicy
 from nairi_async._core.rate_limits import RateGate, RateLimiter
 from nairi_async._core.request import Request
-from nairi_async.testing.clock import VirtualClock
+from nairi_async.testing import Simulator, VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -205,6 +205,27 @@ async def test_calls_beyond_the_connections_keep_their_deadlines_while_throttled
 async def slow(request: web.BaseRequest) -> web.Response:
     await asyncio.sleep(0.05)
     return web.Response(body=support.MESSAGE)
+
+
+@pytest.mark.anyio
+async def test_prompts_and_reads_take_turns() -> None:
+    """Prompts that are still to be sent do not hold up the polls of those that run, nor the other way round."""
+    clock = VirtualClock()
+    async with Simulator(clock=clock) as service:
+        async with NairiSession(service.api_key, base_url=service.url, clock=clock, max_connections=1) as nairi:
+            turn = await nairi.start("my-agent", "first")
+            prompts = [asyncio.create_task(nairi.start("my-agent", f"prompt {number}")) for number in range(30)]
+            reads = [asyncio.create_task(nairi.message(turn.message_id)) for _ in range(3)]
+            await asyncio.gather(*prompts, *reads)
+        assert [request.method for request in service.requests][1:8] == [
+            "POST",
+            "GET",
+            "POST",
+            "GET",
+            "POST",
+            "GET",
+            "POST",
+        ]
 
 
 @pytest.mark.anyio

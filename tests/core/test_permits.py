@@ -30,6 +30,25 @@ async def test_permits_are_handed_over_in_order() -> None:
     assert order == [0, 1, 2, 3, 4]
 
 
+async def test_kinds_of_callers_take_turns() -> None:
+    """Many callers of one kind do not hold up the few of another, and each kind keeps its own order."""
+    permits, order = Permits(1), list[str]()
+
+    async def hold(kind: str, number: int) -> None:
+        await permits.acquire(kind)
+        order.append(f"{kind}{number}")
+        permits.release()
+
+    await permits.acquire()
+    tasks = [asyncio.create_task(hold("prompt", number)) for number in range(5)]
+    tasks += [asyncio.create_task(hold("read", number)) for number in range(2)]
+    await asyncio.sleep(0)
+    permits.release()
+    await asyncio.gather(*tasks)
+    assert order == ["prompt0", "read0", "prompt1", "read1", "prompt2", "prompt3", "prompt4"]
+    assert permits.acquire_now()
+
+
 @pytest.mark.parametrize("seed", range(20))
 async def test_no_permit_is_lost_or_made_by_cancellations(seed: int) -> None:
     """However callers are cancelled, also just when a permit is handed over, as many permits are left as there were."""
@@ -37,7 +56,7 @@ async def test_no_permit_is_lost_or_made_by_cancellations(seed: int) -> None:
 
     async def hold() -> None:
         nonlocal held
-        await permits.acquire()
+        await permits.acquire(random.choice(["read", "prompt"]))
         held += 1
         assert held <= 3
         try:
