@@ -151,7 +151,8 @@ class ReadingMethods:
         `async with nairi.watch_many(turns) as stream:` opens it, and `async for turn, message in stream:` reads it.
 
         Args:
-            turns: Turns, or job ids for whole conversations. One given twice is watched once. `stream.add` adds more.
+            turns: What to watch: a turn, or a job id for a whole conversation. One given twice is watched once.
+                `stream.add` adds more.
             after: A message id for each of some of them, such as `stream.cursors`: only later messages are yielded.
             follow: Do not end with the turns; continue until the stream is closed.
             progress: Yield progress messages as well.

@@ -20,7 +20,7 @@ from nairi_async._nairi.session_parts import parts_of
 from nairi_async._nairi.structured import repair_prompt
 from nairi_async._nairi.turn_reader import RECOVERY_PATIENCE
 from nairi_async.batch.documents import decode_result, encode_result
-from nairi_async.batch.item_ending import FATAL, Ending, ItemForbiddenError, cost_of, is_refusal
+from nairi_async.batch.item_outcome import FATAL, ItemForbiddenError, ItemOutcome, cost_of, is_refusal
 from nairi_async.batch.item_state import next_step
 from nairi_async.batch.item_store import TurnTakenError
 from nairi_async.batch.source_check import check_attachments
@@ -129,7 +129,7 @@ class ItemRunner:
         """Return the time that the store records for a prompt about to leave."""
         return parts_of(self.session).sender.timestamp()
 
-    async def run(self, entry: Entry, *, is_new: bool, sent_before: float) -> Ending:
+    async def run(self, entry: Entry, *, is_new: bool, sent_before: float) -> ItemOutcome:
         """Go on with an item until it has ended, or until this run can do no more about it.
 
         Args:
@@ -156,7 +156,7 @@ class ItemRunner:
                     result, follow_up = self._judge(entry, result)
                 if follow_up is None or turn is None:
                     sequence = await self.store.finish(entry, turn, result, cost_of(result)) if is_final else None
-                    return Ending(entry=entry, turn=turn, result=result, replies=tuple(replies), sequence=sequence)
+                    return ItemOutcome(entry=entry, turn=turn, result=result, replies=tuple(replies), sequence=sequence)
                 entry, is_new = await self._follow(entry, turn, replies[-1], follow_up), True
 
     def _decode(self, document: str) -> Reply | NairiError:

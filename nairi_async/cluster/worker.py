@@ -218,7 +218,7 @@ class _Life:
     async def _claim(self, ticket: Ticket) -> None:
         """Claim as many of a ticket's items as there is capacity for, and return when there is capacity again.
 
-        Until then the queue gives this worker no further ticket. Nobody waits for this one: what it left has another.
+        Until then the queue gives this worker no further ticket. What this one leaves over has a ticket of its own.
 
         Raises:
             LifeOverError, ClaimLostError: the ticket goes back to the queue.
@@ -250,7 +250,7 @@ class _Life:
             self._has_capacity.clear()
 
     async def _run(self, claimed: Claimed, batch: BatchRow) -> None:
-        """Run one item; whatever happens, it is ended, handed on, or another's."""
+        """Run one item; in every case it is ended, handed on, or owned by another worker."""
         number = claimed.entry.number
         try:
             delay = await self._run_to_end(claimed, batch)

@@ -64,7 +64,7 @@ A dashboard for Grafana (*Dashboards*, *New*, *Import*); it uses the default dat
   "schemaVersion": 39,
   "time": {"from": "now-6h", "to": "now"},
   "panels": [
-    {"id": 1, "type": "timeseries", "title": "Turns that ended, each second", "gridPos": {"x": 0, "y": 0, "w": 8, "h": 8},
+    {"id": 1, "type": "timeseries", "title": "Ended turns a second", "gridPos": {"x": 0, "y": 0, "w": 8, "h": 8},
      "targets": [{"refId": "A", "legendFormat": "{{gen_ai_agent_id}} {{error_type}}",
        "expr": "sum by (gen_ai_agent_id, error_type) (rate(gen_ai_client_operation_duration_seconds_count[5m]))"}]},
     {"id": 2, "type": "timeseries", "title": "Duration of turns", "gridPos": {"x": 8, "y": 0, "w": 8, "h": 8},

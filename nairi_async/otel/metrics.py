@@ -85,7 +85,7 @@ class Metrics:
             explicit_bucket_boundaries_advisory=_POLLS,
         )
         self._cost = meter.create_counter("nairi.client.cost", "{USD}", "US dollars that agents reported for turns.")
-        self._started = meter.create_counter("nairi.client.turns_started", "{turn}", "Turns that were started.")
+        self._started = meter.create_counter("nairi.client.turns_started", "{turn}", "Started turns.")
         self._retries = meter.create_counter("nairi.client.retries", "{retry}", "Requests that are sent again.")
         self._queued = meter.create_counter(
             "nairi.client.chats_queued", "{prompt}", "Prompts that waited behind others of their chat."

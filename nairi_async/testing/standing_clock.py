@@ -11,7 +11,7 @@ from nairi_async.clock import Clock  # noqa: TC001 - attrs resolves the annotati
 from nairi_async.testing.clock import VirtualClock
 from nairi_async.testing.json_bodies import RefusedError
 
-# Reads of the same unfinished turn, at the same virtual time, and the real seconds in which they come.
+# How often the same unfinished turn is read at the same virtual time, and in how many real seconds.
 _POLLS: Final = 3
 _SECONDS: Final = 0.3
 _TEXT: Final = (

@@ -1,4 +1,4 @@
-"""Turns of this session that queue at one agent: which of them need not be polled like one that runs. Pure.
+"""The session's turns that queue at one agent: which of them need not be polled like one that runs. Pure.
 
 An agent may run only so many turns at a time, the vendor's own daemon one by default, and the others are `queued`:
 https://nairi.ai/docs/api/conversations/message-reference. Nothing says in which order they run. They are taken to run
@@ -26,7 +26,8 @@ _UNORDERED: Final = 600.0
 _LAG: Final = 5.0
 # Prompts that came within so many seconds may be run in any order.
 _TOGETHER: Final = 1.0
-# Turns behind the first that are polled after an end, one by one, where the first is still queued and none runs.
+# Number of turns behind the first that are polled after an end, one by one, where the first is still queued and
+# none runs.
 _PROBES: Final = 4
 
 

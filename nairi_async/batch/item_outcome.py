@@ -52,7 +52,7 @@ class ItemForbiddenError(Exception):
 
 
 @define(kw_only=True)
-class Ending:
+class ItemOutcome:
     """How a run left an item."""
 
     entry: Entry
