@@ -117,7 +117,7 @@ only truth, our own lock said who lives, and one process at a time took over wha
 | a queued piece and its row in one commit | yes | through SQLAlchemy |
 | run twice by the queue | harmless: a ticket only says that rows may be claimed | a workflow is the item |
 | an item that is cancelled, or raises | a row like any other | cannot be cancelled; is final |
-| installed, imported | 4 MB, 12 MB of memory | 29 MB, 64 MB of memory |
+| installed; imported | 24 MB; 28 MB of memory | 58 MB; 54 MB of memory |
 | a thousand items | 50 tickets of 20 items | 1,000 workflows |
 """
 
