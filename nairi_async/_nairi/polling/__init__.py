@@ -28,6 +28,9 @@ What each rule costs in requests, and its stated risk:
   up to 29 s late (`trial_patience`).
 * A trusted listing is waited for. 1.3 to 2 requests a turn with a thousand conversations. A single end that it does not
   announce is found after five times `Polling.maximum`.
+* A change in the first 0.3 seconds after a prompt was sent counts as the prompt's own, and no request follows; less
+  where the agent's last turns were shorter, half of the shortest of 200. A single end that is even earlier is found
+  after five times `Polling.maximum`.
 * Up to three own polls follow an announced one that shows no end, one where they find nothing. A status that turns more
   than seven delays after its reply was announced counts as an end that is not announced.
 * The listing's lateness is measured by the service's own times. No request. Up to nine ends are as late as the listing.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet, WeakValueDictionary
 
@@ -52,6 +53,8 @@ _RECHECK: Final = 0.1
 # Seconds for which a listing that could not be read is left alone; they double each time.
 _FIRST_SUSPENSION: Final = 4.0
 _LONGEST_SUSPENSION: Final = 300.0
+# Turns of the agent whose shortest is remembered.
+_TURNS: Final = 200
 
 
 class ChangeFeed:
@@ -88,6 +91,8 @@ class ChangeFeed:
         self._panel: WeakSet[WatchedJob] = WeakSet()
         self._waiters = Waiters()
         self._announced_at = -math.inf
+        self._lengths: deque[float] = deque(maxlen=_TURNS)
+        self._shortest = math.inf
 
     def catch_up(self, job: WatchedJob, sent_at: float) -> bool:
         """Announce what was listed before a conversation was watched, and return whether all of it is known.
@@ -101,7 +106,7 @@ class ChangeFeed:
         updated_at = self._reader.listed_at(job.job_id)
         if updated_at is not None and job.moved_at < self._announced_at:
             row = ConversationSummary(id=job.job_id, status="active", updated_at=updated_at)
-            job.announce(row, self._announced_at, self._executor.server_clock.at)
+            job.announce(row, self._announced_at, self._executor.server_clock.at, self._shortest)
         return True
 
     @property
@@ -204,10 +209,11 @@ class ChangeFeed:
         waiter = self._waiters.join(job, until, is_patient=is_patient)
         try:
             while self._clock.monotonic() < until and (is_patient or self.replaces_polls(trust, job)):
-                if is_own and job.is_doubtful and not job.is_only_prompt:
-                    job.judge(self._executor.server_clock.at)
+                if is_own and job.is_doubtful:
+                    job.judge(self._executor.server_clock.at, self._shortest)
                 # What may be the prompt itself is not worth a poll where one comes soon, or where news is not likely.
-                is_vague = is_own and job.is_doubtful and (is_patient or trust.state is TrustState.ON_TRIAL)
+                is_likely = trust.state is not TrustState.ON_TRIAL or job.is_late
+                is_vague = is_own and job.is_doubtful and (is_patient or not is_likely)
                 if job.has_news(since, is_own=is_own) and not is_vague:
                     return True
                 if is_patient and job.called_at > since:
@@ -247,6 +253,14 @@ class ChangeFeed:
             before, reason = trust.state, trust.reason
             trust.observe_lateness(earliest - ended_at, self.interval, self._clock.monotonic())
             self._emit_if_changed(trust, before, reason)
+
+    def observe_length(self, seconds: float) -> None:
+        """Take in how long a turn of the agent took from its prompt to its end."""
+        self._lengths.append(seconds)
+        before, self._shortest = self._shortest, min(self._lengths)
+        if self._shortest < before:
+            # What was taken for the prompt of another turn may have been its end.
+            self._waiters.wake_all()
 
     async def _lead(self, waiter: Waiter, trust: FeedTrust) -> None:
         """Wait for the next reading on behalf of all, and make it."""
@@ -295,7 +309,8 @@ class ChangeFeed:
         for job_id, row in changed.items():
             job = self._jobs.get(job_id)
             if job is not None:
-                job.announce(row, received_at, self._executor.server_clock.at, self._reader.previous_at)
+                clock, shortest = self._executor.server_clock, self._shortest
+                job.announce(row, received_at, clock.at, shortest, self._reader.previous_at)
                 self._waiters.wake(job)
 
     def _observe_failure(self, error: Exception) -> None:
@@ -341,8 +356,8 @@ class ChangeFeed:
         changed = FeedChanged(agent_id=self._agent_id, news=news, is_used=reason is None, reason=reason or "")
         level = logging.INFO if reason is None else logging.WARNING if is_first else logging.DEBUG
         self._executor.hooks.emit(log, changed, level)
-        if reason:
-            self._waiters.wake_all()
+        # Also where it is used from now on: what may have been announced on trial is worth a poll now.
+        self._waiters.wake_all()
 
 
 def _is_throttled(error: Exception) -> bool:

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 # Seconds that the service's times may be rounded by.
 _ROUNDING: Final = 0.01
-# Seconds to which the service's time must be known to distinguish a prompt's own change from a very short turn.
+# Seconds after the sending of a prompt within which a change is the prompt's own, and not the end of a very short turn.
 _SURE: Final = 0.3
+# The same as a share of the shortest of the agent's last turns.
+_SURE_SHARE: Final = 0.5
 # Seconds that a poll's response may be behind: what was announced so long before may still be news to it.
 _STALE: Final = 1.0
 # A listing is trusted after it has announced this many discoveries.
@@ -209,6 +211,8 @@ class WatchedJob:
     """Whether the last change may have been the prompt itself: to follow it proves nothing about the listing."""
     is_only_prompt: bool = False
     """Whether the last change is the prompt itself: no news for the watcher that sent it."""
+    is_late: bool = False
+    """Whether the last change came so long after the prompt was sent that turns of the agent have ended by then."""
     called_at: float = float("-inf")
     """When this session last had a reason of its own to poll it: it sent a prompt, or a turn before it has ended."""
     prompted: tuple[float, float] | None = None
@@ -220,28 +224,32 @@ class WatchedJob:
         row: ConversationSummary,
         at: float,
         server_time: Callable[[float], tuple[float, float]],
-        missed_at: float = float("-inf"),
+        shortest: float = math.inf,
+        missed_at: float = -math.inf,
     ) -> None:
         """Take in that a page received at `at` has listed a change, and the reading begun at `missed_at` had not.
 
-        `server_time` returns the bounds of the service's time at a time of the session's clock.
+        `server_time` returns the bounds of the service's time at a time of the session's clock, and `shortest`
+        is the length of the agent's shortest turn in seconds; infinity while no end was seen.
         """
-        self.is_doubtful = self.is_only_prompt = False
+        self.is_doubtful = self.is_only_prompt = self.is_late = False
         prompted, self.prompted = self.prompted, None
         # A job that is no longer active has changed by more than its prompt.
         if prompted is not None and row.status == "active" and row.updated_at is not None:
             self._in_question = (*prompted, row.updated_at.timestamp())
-            self.judge(server_time)
+            self.judge(server_time, shortest)
         self.moved_at, self.missed_at = at, missed_at
 
-    def judge(self, server_time: Callable[[float], tuple[float, float]]) -> None:
-        """Decide whether the last change is the prompt's own, by what is known of the service's time now."""
+    def judge(self, server_time: Callable[[float], tuple[float, float]], shortest: float) -> None:
+        """Decide whether the last change is the prompt's own, by what is known by now of the service and the agent."""
         sent_at, answered_at, stamped = self._in_question
-        earliest, latest = server_time(answered_at)
-        # The row was stamped between the sending and the response. Where the service's time is not known closely, a
-        # short turn could have ended by then as well.
-        self.is_doubtful = server_time(sent_at)[0] - _ROUNDING <= stamped <= latest + _ROUNDING
-        self.is_only_prompt = self.is_doubtful and latest - earliest <= _SURE
+        earliest, latest = server_time(sent_at)[0], server_time(answered_at)[1]
+        # The row was stamped between the sending and the response. The response may have been so slow, or the service's
+        # time is known so badly, that a short turn could have ended by then as well.
+        self.is_doubtful = earliest - _ROUNDING <= stamped <= latest + _ROUNDING
+        shortest *= _SURE_SHARE
+        self.is_only_prompt = self.is_doubtful and stamped - earliest <= min(_SURE, shortest)
+        self.is_late = stamped - earliest > shortest
 
     def has_news(self, since: float, *, is_own: bool) -> bool:
         """Return whether a change was announced after `since`; a prompt is no news to a watcher whose own it is."""

@@ -166,7 +166,8 @@ class Poller:
                 while is_trial:
                     # A listing that has become trusted meanwhile is awaited longer.
                     is_trial = not subscription.is_trusted
-                    until = min(self._deadline, schedule.polled_at + self._listing_patience(subscription))
+                    patience = subscription.patience(self._context.polling.maximum, self._context.random())
+                    until = min(self._deadline, schedule.polled_at + patience)
                     self._emit_plan(until, is_announced=True)
                     subscription.was_announced = await subscription.wait(schedule.polled_at, until)
                     is_trial = is_trial and subscription.is_trusted and not subscription.was_announced
@@ -260,7 +261,7 @@ class Poller:
             delay = max(0.0, sum(self._context.executor.server_clock.at(found_at)) / 2.0 - ended_at)
         self._account(found_at, news=True, delay=delay)
         schedule.observe_news(found_at)
-        subscription.observe_end(found_at, found_at - delay, ended_at)
+        subscription.observe_end(found_at, found_at - delay, ended_at, self._length(found_at))
         self._patience = None
         # What there is left to read is read, even if the time is over.
         self._deadline = max(self._deadline, read.received_at + self._context.polling.settle + _GRACE)
@@ -319,6 +320,14 @@ class Poller:
         ended_at = updated_at.timestamp() + (0.0 if updated_at.microsecond else 0.5)
         return ended_at if earliest - _ROUNDING <= ended_at <= latest + _ROUNDING else None
 
+    def _length(self, found_at: float) -> float:
+        """Return the seconds from the prompt to the end that was found at `found_at`; at most that where unknown."""
+        sent_at = self._origin.sent_at if self._origin is not None else -math.inf
+        length = math.inf
+        if self._came_at is not None and self._updated_at is not None and self._updated_at > self._came_at:
+            length = (self._updated_at - self._came_at).total_seconds()
+        return min(length, found_at - sent_at)
+
     def _rest_in_queue(self, read: Snapshot[Any], place: int, jitter: float) -> None:
         """Plan the next poll of a turn that is queued: seldom behind others, else as soon as a new turn is polled."""
         schedule, subscription = self._begin()
@@ -355,10 +364,6 @@ class Poller:
             is_known = queued_at < freed_at <= at or at - queued_at <= _LONG_QUEUED * self._context.polling.delay
             began_at = freed_at if queued_at < freed_at <= at else (queued_at + at) / 2.0
             schedule.restart(began_at, is_start_known=is_known)
-
-    def _listing_patience(self, subscription: Subscription) -> float:
-        """Return the seconds after the last poll within which the next one comes even without an announcement."""
-        return subscription.patience(self._context.polling.maximum, self._context.random())
 
     def _wait_without_listing(self, schedule: Schedule, until: float) -> float:
         """Return the seconds to the next poll after a wait for the listing ended without an announcement."""

@@ -227,6 +227,23 @@ class TestTrust:
         assert announced(1003.93, "error").has_news(4.0, is_own=True)
         assert announced(1003.93, known=ServerClock()).has_news(4.0, is_own=True)
 
+    @given(st.floats(0.05, 5.0), st.floats(0.0, 1.0), st.floats(0.05, 30.0))
+    def test_the_end_of_a_short_turn_is_not_taken_for_its_prompt(
+        self, answered: float, part: float, shortest: float
+    ) -> None:
+        """However slow the response to the prompt was, a change is its own only as soon as no turn of the agent ends.
+
+        A job that is judged again, when a shorter turn was seen, is judged by that.
+        """
+        length = answered * part
+        job = WatchedJob("job", prompted=(4.0, 4.0 + answered))
+        ended = ConversationSummary(id="job", status="active", updated_at=datetime.fromtimestamp(1004 + length, UTC))
+        job.announce(ended, 10.0, lambda at: (1000.0 + at, 1000.0 + at), shortest)
+        assert job.is_only_prompt or length > min(0.3, shortest / 2) - 1e-5
+        assert not job.is_only_prompt or length < min(0.3, shortest / 2) + 1e-5
+        job.judge(lambda at: (1000.0 + at, 1000.0 + at), length)
+        assert not job.is_only_prompt or length < 1e-4
+
 
 @given(st.floats(-1e6, 1e6), st.lists(st.floats(0, 1000), min_size=1, max_size=100))
 def test_the_service_clock_is_bounded_truly(ahead: float, times: list[float]) -> None:
@@ -592,6 +609,35 @@ async def test_a_turn_that_ended_before_it_was_watched_is_found_at_once(clock: V
             assert (await nairi.reply(turn)).text == "done"
             assert clock.monotonic() - before < 5
             await asyncio.gather(*busy)
+
+
+@pytest.mark.anyio
+async def test_a_turn_that_ends_before_the_response_to_its_prompt_is_found_soon(clock: VirtualClock) -> None:
+    """A change within a slow call is not taken for the prompt's own: not on trial, and not with a trusted listing."""
+    rng, lengths, late = random.Random(3), dict[str, float](), list[float]()
+    async with Simulator(clock=clock) as simulator:
+        simulator.agent("my-agent", lambda prompt, _: [Say("done", after=lengths[prompt])])
+
+        async def delay(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+            if request.method == "POST":
+                with clock.stalled():
+                    await clock.sleep(rng.uniform(0.3, 0.9))
+            return response
+
+        simulator.intercept_response = delay
+        async with in_memory_session(simulator) as nairi:
+            gate = asyncio.Semaphore(120)
+
+            async def ask(prompt: str) -> None:
+                async with gate:
+                    sent_at, lengths[prompt] = clock.monotonic(), rng.uniform(0.1, 1.0)
+                    await nairi.ask("my-agent", prompt)
+                    late.append(clock.monotonic() - sent_at - lengths[prompt])
+
+            await asyncio.gather(*(ask(str(number)) for number in range(300)))
+            assert nairi._context.feeds.of("my-agent").ends.state is TrustState.TRUSTED
+    assert max(late) < 8
+    assert sum(seen.method == "GET" for seen in simulator.requests) < 600
 
 
 async def lateness(simulator: Simulator, clock: VirtualClock, *, rounds: int = 3, many: int = 30) -> list[float]:
