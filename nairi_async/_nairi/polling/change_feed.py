@@ -99,9 +99,12 @@ class ChangeFeed:
 
         `sent_at` is when its prompt was sent; rows of the last seconds are known.
         """
+        self._reader.watch_since(sent_at)
+        is_old = sent_at < self._clock.monotonic() - self.interval
         if self._announced_at <= sent_at:
-            return True
-        if sent_at < self._clock.monotonic() - self.interval or self.interval > _CAUGHT_UP:
+            # A first reading does not show what ended long before it.
+            return not is_old or self._reader.begun_at < math.inf
+        if is_old or self.interval > _CAUGHT_UP:
             return False
         updated_at = self._reader.listed_at(job.job_id)
         if updated_at is not None and job.moved_at < self._announced_at:
@@ -163,6 +166,7 @@ class ChangeFeed:
         """Add a watched conversation; it counts as watched for as long as the caller holds what is returned."""
         if not self._jobs:
             self._reader.reset()
+        self._reader.watch_since(self._clock.monotonic())
         job = self._jobs.get(job_id)
         if job is None:
             job = self._jobs[job_id] = WatchedJob(job_id, is_of_panel=len(self._panel) < PANEL)

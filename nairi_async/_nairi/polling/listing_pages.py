@@ -43,14 +43,17 @@ class ListingPages:
         self._newest: datetime | None = None
         self._known: dict[str, datetime] = {}
         self._query = PageQuery(None)
+        self.is_cut = False
+        """Whether the last page was the first of all, and full: rows that changed shortly before it may be missing."""
 
     def listed_at(self, job_id: str) -> datetime | None:
         """Return the time of a conversation that was listed in the last seconds; else `None`."""
         return self._known.get(job_id)
 
-    def begin(self) -> PageQuery:
-        """Return the first page of the next reading."""
-        self._query = PageQuery(None if self._newest is None else self._newest - _OVERLAP)
+    def begin(self, overlap: float = 0.0) -> PageQuery:
+        """Return the first page of the next reading, which begins `overlap` seconds behind the newest time, or more."""
+        behind = max(_OVERLAP, timedelta(seconds=overlap))
+        self._query = PageQuery(None if self._newest is None else self._newest - behind)
         return self._query
 
     def feed(self, rows: Sequence[ConversationSummary]) -> tuple[dict[str, ConversationSummary], PageQuery | None]:
@@ -71,8 +74,10 @@ class ListingPages:
         times = [row.updated_at for row in rows if row.updated_at is not None]
         is_baseline = self._query.updated_after is None
         self._newest = max([*times, *([self._newest] if self._newest is not None else [])], default=None)
+        self.is_cut = is_baseline and len(rows) >= PAGE
         if is_baseline or len(rows) < PAGE:
-            self._forget()
+            if not self.is_cut:
+                self._forget()
             return changed, None
         following = times[-1] - _TICK
         is_stuck = self._query.updated_after is not None and following <= self._query.updated_after

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _JITTER: Final = 0.1
 # Pages of one reading; the next reading continues behind them.
 _MOST_PAGES: Final = 50
+# Seconds before a first reading of which a second one shows at most what the one page of the first did not.
+_LONGEST_MISSED: Final = 60.0
 # Seconds that a page may take.
 _SLOWEST: Final = 5.0
 
@@ -40,6 +42,9 @@ class ListingReader:
         self._interval = interval
         self._pages = ListingPages()
         self._rest: PageQuery | None = None
+        self._watched_since = math.inf
+        # Seconds before the first reading of which its one page did not show all.
+        self._missed = 0.0
         self.next_at = -math.inf
         """When the next reading is due at the earliest."""
         self.begun_at = math.inf
@@ -72,7 +77,11 @@ class ListingReader:
     def reset(self) -> None:
         """Forget what was listed: the next reading is a first one."""
         self._pages, self._rest, self.begun_at = ListingPages(), None, math.inf
-        self._started_at = -math.inf
+        self._started_at, self._watched_since, self._missed = -math.inf, math.inf, 0.0
+
+    def watch_since(self, at: float) -> None:
+        """Take in that a watcher needs to know what has changed since a time of the session's clock."""
+        self._watched_since = min(self._watched_since, at)
 
     async def read(self, on_page: Callable[[dict[str, ConversationSummary], float], object]) -> bool:
         """Read what has changed since the last reading, and return whether that was all of it.
@@ -90,7 +99,7 @@ class ListingReader:
         # Not in step with the service's seconds, nor with other sessions.
         self.next_at = started_at + self._interval * (1.0 + _JITTER * (2.0 * executor.random() - 1.0))
         try:
-            query: PageQuery | None = self._rest or self._pages.begin()
+            query: PageQuery | None = self._rest or self._pages.begin(self._missed)
             self._rest = None
             for _ in range(_MOST_PAGES):
                 if query is None:
@@ -108,7 +117,9 @@ class ListingReader:
                 # A page also shows what changed after the reading began, so its own time counts.
                 on_page(changed, executor.clock.monotonic())
             # A reading longer than this would never end if it began anew each time.
-            self._rest = query
+            self._rest, self._missed = query, 0.0
+            if self._pages.is_cut:
+                self._missed = min(_LONGEST_MISSED, executor.clock.monotonic() - self._watched_since)
             self.begun_at = min(self.begun_at, started_at)
         finally:
             self.is_reading = False

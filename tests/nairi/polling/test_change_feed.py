@@ -640,6 +640,44 @@ async def test_a_turn_that_ends_before_the_response_to_its_prompt_is_found_soon(
     assert sum(seen.method == "GET" for seen in simulator.requests) < 600
 
 
+@pytest.mark.anyio
+async def test_what_ended_before_a_first_reading_of_one_page_is_found(clock: VirtualClock) -> None:
+    """The first reading shows the newest rows only: the second one shows the others that changed since the prompts."""
+    late: list[float] = []
+    async with Simulator(clock=clock) as simulator:
+        simulator.agent("my-agent", lambda prompt, _: [Say("done", after=float(prompt))])
+
+        async def hold(request: web.Request) -> None:
+            if "/agents/" in request.path and clock.monotonic() < 6:
+                with clock.stalled():
+                    await clock.sleep(6)
+
+        simulator.intercept = hold
+        async with in_memory_session(simulator) as nairi:
+
+            async def ask(number: int) -> None:
+                await clock.sleep(number / 80)
+                sent_at, length = clock.monotonic(), 0.5 + number * 7 % 50 / 10
+                await nairi.ask("my-agent", str(length))
+                late.append(clock.monotonic() - sent_at - length)
+
+            await asyncio.gather(*(ask(number) for number in range(400)))
+    assert max(late) < 10
+
+
+@pytest.mark.anyio
+async def test_many_turns_that_ended_long_ago_are_found_at_once(clock: VirtualClock) -> None:
+    """Where no listing was read since their prompts, each is polled once before an announcement is awaited."""
+    async with Simulator(clock=clock) as simulator:
+        simulator.agent("my-agent", lambda _prompt, _turn: [Say("done", after=1.0)])
+        async with in_memory_session(simulator) as nairi:
+            turns = await asyncio.gather(*(nairi.start("my-agent", str(number)) for number in range(300)))
+            await clock.sleep(100)
+            before = clock.monotonic()
+            await asyncio.gather(*map(nairi.reply, turns))
+            assert clock.monotonic() - before < 3
+
+
 async def lateness(simulator: Simulator, clock: VirtualClock, *, rounds: int = 3, many: int = 30) -> list[float]:
     """Return how late each reply of dialogues that go on at once was found, in seconds after its last message."""
     late: list[float] = []
