@@ -100,11 +100,9 @@ class ChangeFeed:
         `sent_at` is when its prompt was sent; rows of the last seconds are known.
         """
         self._reader.watch_since(sent_at)
-        is_old = sent_at < self._clock.monotonic() - self.interval
         if self._announced_at <= sent_at:
-            # A first reading does not show what ended long before it.
-            return not is_old or self._reader.begun_at < math.inf
-        if is_old or self.interval > _CAUGHT_UP:
+            return True
+        if sent_at < self._clock.monotonic() - self.interval or self.interval > _CAUGHT_UP:
             return False
         updated_at = self._reader.listed_at(job.job_id)
         if updated_at is not None and job.moved_at < self._announced_at:

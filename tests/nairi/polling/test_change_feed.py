@@ -665,19 +665,6 @@ async def test_what_ended_before_a_first_reading_of_one_page_is_found(clock: Vir
     assert max(late) < 10
 
 
-@pytest.mark.anyio
-async def test_many_turns_that_ended_long_ago_are_found_at_once(clock: VirtualClock) -> None:
-    """Where no listing was read since their prompts, each is polled once before an announcement is awaited."""
-    async with Simulator(clock=clock) as simulator:
-        simulator.agent("my-agent", lambda _prompt, _turn: [Say("done", after=1.0)])
-        async with in_memory_session(simulator) as nairi:
-            turns = await asyncio.gather(*(nairi.start("my-agent", str(number)) for number in range(300)))
-            await clock.sleep(100)
-            before = clock.monotonic()
-            await asyncio.gather(*map(nairi.reply, turns))
-            assert clock.monotonic() - before < 3
-
-
 async def lateness(simulator: Simulator, clock: VirtualClock, *, rounds: int = 3, many: int = 30) -> list[float]:
     """Return how late each reply of dialogues that go on at once was found, in seconds after its last message."""
     late: list[float] = []
