@@ -63,11 +63,14 @@ class Platform(ABC):
     async def __aenter__(self) -> Self:
         self._served = serve(self._record)
         self.url = await self._served.__aenter__()
+        self.is_open = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # A library that leaves a connection open must not keep the server open.
+        self.is_open = False
         await self._served.__aexit__(kind, error, trace)
 
     async def _record(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -296,7 +299,7 @@ class Telegram(Platform):
     async def _updates_after(self, request: web.BaseRequest, form: dict[str, Any]) -> list[dict[str, Any]]:
         offset = int(form.get("offset", 0))
         self._updates = [update for update in self._updates if update["update_id"] >= offset]
-        while not self._updates and not _has_disconnected(request):  # noqa: ASYNC110 - a bot that disconnects sets no event
+        while not self._updates and self.is_open and not _has_disconnected(request):  # noqa: ASYNC110 - no event
             await asyncio.sleep(_CHECK_INTERVAL)
         return self._updates
 
