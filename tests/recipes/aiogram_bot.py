@@ -8,7 +8,7 @@ import os
 from functools import partial
 from typing import Any
 
-from aiogram import Bot, Dispatcher, F
+from aiogram import Bot, Dispatcher
 from aiogram.client.session.middlewares.base import NextRequestMiddlewareType
 from aiogram.exceptions import TelegramRetryAfter
 from aiogram.filters import Command
@@ -92,10 +92,17 @@ async def talk(message: Message, bot: Bot, chats: Chats) -> None:
 
 
 def dispatcher(chats: Chats, users: set[int]) -> Dispatcher:
+    # Filters that are no coroutines, such as aiogram's `F.text`, run in threads: messages would overtake each other.
+    async def is_user(message: Message) -> bool:
+        return message.from_user is not None and message.from_user.id in users
+
+    async def is_prompt(message: Message) -> bool:
+        return message.text is not None or message.document is not None
+
     routes = Dispatcher(chats=chats)
-    routes.message.filter(F.from_user.id.in_(users))
+    routes.message.filter(is_user)
     routes.message.register(start_over, Command("new"))
-    routes.message.register(talk, F.text | F.document)
+    routes.message.register(talk, is_prompt)
     return routes
 
 
