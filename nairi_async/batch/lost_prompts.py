@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
-
-from attrs import define, field
 
 from nairi_async._core.closing import run_shielded
 from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
+from nairi_async._nairi.delivery.identical_prompts import IdenticalPrompts
 from nairi_async._nairi.session_parts import parts_of
 from nairi_async.batch.item_store import TurnTakenError
-from nairi_async.errors import OutcomeUnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from contextlib import AbstractContextManager
 
     from nairi_async._nairi.session import NairiSession
     from nairi_async.batch.item_state import Entry
     from nairi_async.batch.item_store import ItemStore
     from nairi_async.models import Turn
-
-
-@define(eq=False)
-class _IdenticalPrompts:
-    """Lookups of items with the same content, which run one after another."""
-
-    lock: asyncio.Lock = field(factory=asyncio.Lock)
-    count: int = 0
 
 
 class LostPrompts:
@@ -45,20 +35,11 @@ class LostPrompts:
         self._agent_id = agent_id
         self._store = store
         self._settle = settle
-        self._lookups: dict[PromptFingerprint, _IdenticalPrompts] = {}
-        self._in_flight: Counter[PromptFingerprint] = Counter()
+        self._identical = IdenticalPrompts()
 
-    @contextmanager
-    def sending(self, entry: Entry) -> Generator[None]:
+    def sending(self, entry: Entry) -> AbstractContextManager[None]:
         """Count an item as being sent by this process, while the store calls it `sending`."""
-        content = _content(entry)
-        self._in_flight[content] += 1
-        try:
-            yield
-        finally:
-            self._in_flight[content] -= 1
-            if not self._in_flight[content]:
-                del self._in_flight[content]
+        return self._identical.sending(_content(entry))
 
     async def record(self, entry: Entry, turn: Turn) -> None:
         """Record the turn that an item became, in the step of the event loop in which it became known.
@@ -93,48 +74,32 @@ class LostPrompts:
             OutcomeUnknownError: it cannot be decided.
             NairiError: the service could not be asked.
         """
-        content = _content(entry)
-        group = self._lookups.setdefault(content, _IdenticalPrompts())
-        group.count += 1
-        try:
-            async with group.lock, self._store.lookup(entry, sent_before) as lost_at:
-                while True:
-                    turn = await self._look_up(entry, lost_at)
-                    if turn is None:
-                        return None
-                    # Taken meanwhile by an identical prompt whose response came late: there is another for this one,
-                    # or none.
-                    with suppress(TurnTakenError):
-                        await self.record(entry, turn)
-                        return turn
-        finally:
-            group.count -= 1
-            if not group.count:
-                del self._lookups[content]
+        async with self._identical.lookup(_content(entry)), self._store.lookup(entry, sent_before) as lost_at:
+            while True:
+                turn = await self._look_up(entry, lost_at)
+                if turn is None:
+                    return None
+                # Taken meanwhile by an identical prompt whose response came late: there is another for this one, or
+                # none.
+                with suppress(TurnTakenError):
+                    await self.record(entry, turn)
+                    return turn
 
     async def _look_up(self, entry: Entry, sent_before: float) -> Turn | None:
-        copies = await self._count_lost(entry)
-        while True:
-            try:
-                return await parts_of(self._session).sender.find_sent(
-                    self._agent_id,
-                    _content(entry),
-                    sent=(entry.sent_at or 0.0, sent_before),
-                    exclude=self._store.known_jobs,
-                    settled=self._settle,
-                    copies=copies,
-                    previous=entry.previous,
-                )
-            except OutcomeUnknownError:
-                # More identical prompts may have been lost meanwhile, and explain what was found.
-                before, copies = copies, await self._count_lost(entry)
-                if copies <= before:
-                    raise
+        content = _content(entry)
 
-    async def _count_lost(self, entry: Entry) -> int:
-        """Return how many items with the content of this one are lost, this one included."""
-        sending = await self._store.count_equal_sending(entry)
-        return max(1, sending - self._in_flight[_content(entry)])
+        async def find(copies: int) -> Turn | None:
+            return await parts_of(self._session).sender.find_sent(
+                self._agent_id,
+                content,
+                sent=(entry.sent_at or 0.0, sent_before),
+                exclude=self._store.known_jobs,
+                settled=self._settle,
+                copies=copies,
+                previous=entry.previous,
+            )
+
+        return await self._identical.search(content, partial(self._store.count_equal_sending, entry), find)
 
 
 def _content(entry: Entry) -> PromptFingerprint:

@@ -359,7 +359,7 @@ async def test_nothing_is_kept_of_what_has_ended(runs: Runs) -> None:
         run = outcomes._run
         assert run is not None
         runner, lost = run.runner, run.runner.lost_prompts
-        assert not any((run.pool.tasks, runner.switch._tasks, lost._lookups, lost._in_flight))
+        assert not any((run.pool.tasks, runner.switch._tasks, lost._identical._lookups, lost._identical._in_flight))
     assert abs(counts[1] - counts[0]) <= 60
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
 from collections.abc import Container
-from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
@@ -15,6 +14,7 @@ from attrs import define, evolve, field, frozen
 
 from nairi_async._core.permits import LoopLock
 from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
+from nairi_async._nairi.delivery.identical_prompts import IdenticalPrompts
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.journal.entry import Entry
 from nairi_async.errors import (
@@ -27,7 +27,6 @@ from nairi_async.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from pathlib import Path
 
     from nairi_async._nairi.attachments import PendingUploads
@@ -56,11 +55,9 @@ class KeyedPrompts:
         self._opened: Journal | None = None
         self._opened_at = 0.0
         self._others: Container[str] = frozenset()
-        # One call at a time for each key, and one lookup at a time for identical prompts.
+        # One call at a time for each key.
         self._calls = WeakValueDictionary[str, LoopLock]()
-        self._lookups = WeakValueDictionary[PromptFingerprint, LoopLock]()
-        # Prompts that the journal calls `sending`, and that this process is sending.
-        self._in_flight: Counter[PromptFingerprint] = Counter()
+        self._identical = IdenticalPrompts()
         # When this process lost the response to a prompt, in Unix time.
         self._lost_at: dict[str, float] = {}
 
@@ -180,7 +177,7 @@ class KeyedPrompts:
     async def _send(self, prompt: KeyedPrompt, entry: Entry, deadline: float) -> Turn:
         pending = self._pending(prompt, entry)
         prompt.is_lost = False
-        with self._sending(entry.fingerprint):
+        with self._identical.sending(entry.fingerprint):
             try:
                 await self._journal.wait(self._journal.write(entry))
                 turn = await pending.send(deadline=deadline)
@@ -213,8 +210,7 @@ class KeyedPrompts:
 
     async def _look_up(self, prompt: KeyedPrompt, entry: Entry, deadline: float) -> Turn | None:
         """Find what an earlier call's prompt became, and record it; return `None` if it provably does not run."""
-        fingerprint = entry.fingerprint
-        async with self._lookups.setdefault(fingerprint, LoopLock()):
+        async with self._identical.lookup(entry.fingerprint):
             try:
                 turn = await self._search(prompt, entry, deadline)
             except (OutcomeUnknownError, JournalError, SessionClosedError, AuthenticationError):
@@ -226,29 +222,21 @@ class KeyedPrompts:
 
     async def _search(self, prompt: KeyedPrompt, entry: Entry, deadline: float) -> Turn | None:
         fingerprint = entry.fingerprint
-        copies = await self._count_lost(fingerprint)
-        while True:
-            try:
-                return await self._sender.find_sent(
-                    entry.agent_id,
-                    fingerprint,
-                    # An earlier process had ended when the journal was opened.
-                    sent=(entry.sent_at, self._lost_at.get(prompt.key, self._opened_at)),
-                    exclude=self._others if fingerprint.job_id is None else self._journal.messages,
-                    settled=SETTLING_TIME,
-                    copies=copies,
-                    previous=entry.previous,
-                    deadline=deadline,
-                )
-            except OutcomeUnknownError:
-                # More identical prompts may have been lost meanwhile, and explain what was found.
-                before, copies = copies, await self._count_lost(fingerprint)
-                if copies <= before:
-                    raise
 
-    async def _count_lost(self, fingerprint: PromptFingerprint) -> int:
-        """Return how many identical prompts are lost, this one included."""
-        return max(1, await self._journal.count_sending(fingerprint) - self._in_flight[fingerprint])
+        async def find(copies: int) -> Turn | None:
+            return await self._sender.find_sent(
+                entry.agent_id,
+                fingerprint,
+                # An earlier process had ended when the journal was opened.
+                sent=(entry.sent_at, self._lost_at.get(prompt.key, self._opened_at)),
+                exclude=self._others if fingerprint.job_id is None else self._journal.messages,
+                settled=SETTLING_TIME,
+                copies=copies,
+                previous=entry.previous,
+                deadline=deadline,
+            )
+
+        return await self._identical.search(fingerprint, partial(self._journal.count_sending, fingerprint), find)
 
     def _pending(self, prompt: KeyedPrompt, entry: Entry) -> PendingPrompt:
         files, job_id = entry.attachment_ids, entry.fingerprint.job_id
@@ -264,16 +252,6 @@ class KeyedPrompts:
     def _note_lost(self, prompt: KeyedPrompt) -> None:
         prompt.is_lost = True
         self._lost_at[prompt.key] = self._clock.time()
-
-    @contextmanager
-    def _sending(self, fingerprint: PromptFingerprint) -> Generator[None]:
-        self._in_flight[fingerprint] += 1
-        try:
-            yield
-        finally:
-            self._in_flight[fingerprint] -= 1
-            if not self._in_flight[fingerprint]:
-                del self._in_flight[fingerprint]
 
     @property
     def _journal(self) -> Journal:
