@@ -3,28 +3,66 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from nairi_async.errors import ConfigurationError, InvalidArgumentError
 
+_PRIVATE: Final = 0o600
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 def create_private(path: str | os.PathLike[str]) -> None:
     """Create an empty file that only its owner can read and write; leave an existing one as it is.
 
-    SQLite gives the files that it creates next to a database the mode of the database.
+    SQLite gives the files that it creates next to a database the mode of the database. The file gets its name only
+    after it was closed: closing a file would release the locks that SQLite holds on it.
 
     Raises:
         OSError: the file cannot be created.
     """
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
+    path = Path(path)
+    if path.exists():
         return
-    os.close(handle)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        _create(part)
+    except OSError as error:
+        # The name that the caller knows.
+        error.filename = os.fspath(path)
+        raise
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        pass
+    except (OSError, NotImplementedError):
+        # A file system (OSError) or platform (NotImplementedError) without links: another thread that opens the same
+        # new file at this instant is the risk.
+        with suppress(FileExistsError):
+            _create(path)
+    finally:
+        part.unlink()
+
+
+def _create(path: Path) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _PRIVATE))
+
+
+def exposure(path: str | os.PathLike[str]) -> Literal["foreign", "writable"] | None:
+    """Return why the content of a file may be planted: another user owns it or may write it; `None` if neither.
+
+    Raises:
+        OSError: it cannot be examined.
+    """
+    if not hasattr(os, "geteuid"):
+        return None  # Windows has no such modes.
+    status = Path(path).stat()
+    if status.st_uid != os.geteuid():
+        return "foreign"
+    return "writable" if status.st_mode & _WRITABLE_BY_OTHERS else None
 
 
 def check_private(path: str | os.PathLike[str]) -> None:
@@ -34,13 +72,13 @@ def check_private(path: str | os.PathLike[str]) -> None:
         PermissionError: it is such a file.
         OSError: it cannot be examined.
     """
-    if not hasattr(os, "geteuid"):
-        return  # Windows has no such modes.
-    status = Path(path).stat()
-    if status.st_uid != os.geteuid():
-        raise PermissionError(f"{os.fspath(path)!r} belongs to another user: use a file of your own")
-    if status.st_mode & _WRITABLE_BY_OTHERS:
-        raise PermissionError(f"other users may write {os.fspath(path)!r}: remove that right with `chmod 600`")
+    match exposure(path):
+        case "foreign":
+            raise PermissionError(f"{os.fspath(path)!r} belongs to another user: use a file of your own")
+        case "writable":
+            raise PermissionError(f"other users may write {os.fspath(path)!r}: remove that right with `chmod 600`")
+        case None:
+            pass
 
 
 def setting_path(name: str, given: str | os.PathLike[str]) -> Path:

@@ -13,7 +13,6 @@ Everything here blocks.
 from __future__ import annotations
 
 import os
-import secrets
 import shlex
 import sqlite3
 import stat
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from attrs import frozen
 
+from nairi_async._core.private_files import create_private, exposure
 from nairi_async.errors import NairiError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class FileKind:
             # Before SQLite opens the file and reads its log.
             for file in sorted(companions(path)):
                 self._check_private(file)
-            create_private(path)
+            _create(path)
             connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
             lock = None
             try:
@@ -159,15 +159,12 @@ class FileKind:
 
     def _check_private(self, path: Path) -> None:
         """Refuse a file of another user, or one that other users can write: its content may be planted."""
-        if not hasattr(os, "geteuid"):
-            return
-        try:
-            found = path.stat()
-        except FileNotFoundError:
-            return
-        if found.st_uid != os.geteuid():
+        found = None
+        with suppress(FileNotFoundError):
+            found = exposure(path)
+        if found == "foreign":
             raise self.error("belongs to another user: move it away, or make it your own with chown", str(path))
-        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if found == "writable":
             raise self.error(f"can be written by other users: run chmod go-w {shlex.quote(str(path))}", str(path))
 
     def _explained(self, reason: str) -> str:
@@ -218,7 +215,7 @@ class FileLock:
     def __init__(self, kind: FileKind, path: Path, timeout: float) -> None:
         self._path = path
         file = lock_path(path)
-        create_private(file)
+        _create(file)
         # A reader of the file could hold the lock.
         with suppress(OSError):
             if stat.S_IMODE(file.stat().st_mode) & ~_PRIVATE:
@@ -282,27 +279,10 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(uri, timeout=_BUSY_TIMEOUT, uri=True, isolation_level=None, check_same_thread=False)
 
 
-def create_private(path: Path) -> None:
-    """Create an empty file that only its owner can read and write, unless there is one or none can be created.
-
-    SQLite gives its companions the permissions of the file. It gets its name only after it was closed: closing a file
-    would release the locks that SQLite holds on it.
-    """
-    if path.exists():
-        return
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    # Where nothing can be created here, SQLite says so.
+def _create(path: Path) -> None:
+    """Create a file, private as SQLite's companions of it then are. Where nothing can be created, SQLite says so."""
     with suppress(OSError):
-        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE))
-        try:
-            os.link(part, path)
-        except FileExistsError:
-            pass
-        except (OSError, NotImplementedError):
-            # A file system without links: another thread that opens the same new file at this instant is the risk.
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE))
-        finally:
-            part.unlink()
+        create_private(path)
 
 
 def _may(path: Path, mode: int) -> bool:
