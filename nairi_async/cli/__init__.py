@@ -68,7 +68,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Final, TextIO
 
-from nairi_async.cli import log_handler
+from nairi_async.cli import exit_status, log_handler
 from nairi_async.cli.arguments import HELP, PROGRAM, PROGRAM_OPTIONS, Command
 from nairi_async.cli.command_table import COMMANDS
 from nairi_async.cli.formatting import error_line, watch_command
@@ -82,9 +82,6 @@ from nairi_async.errors import (
 )
 
 _Run = Callable[[argparse.Namespace], int | None]
-# What a shell reports of a program that was ended by SIGINT and by SIGPIPE.
-_INTERRUPTED: Final = 130
-_BROKEN_PIPE: Final = 141
 
 _EXAMPLES: Final = """\
 examples:
@@ -104,16 +101,6 @@ _ENVIRONMENT: Final = {
     "SSL_CERT_FILE": "a file with the certificates of the authorities that are trusted",
     "NO_COLOR": "anything: print without colours",
 }
-_STATUSES: Final = {
-    "0": "done",
-    "1": "error",
-    "2": "wrong usage or settings; nothing was sent",
-    "3": "the agent's turn, or some of a batch, failed, or records cannot be used",
-    "4": "timeout; the turn goes on",
-    "5": "some of a batch have not ended: the same command resumes",
-    "130": "interrupted",
-    "141": "the reader of the output is gone",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,14 +116,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return exit_status.INTERRUPTED
     except BrokenPipeError:
         _discard(sys.stdout, sys.stderr)
-        return _BROKEN_PIPE
+        return exit_status.BROKEN_PIPE
     except OSError as error:
         _discard(sys.stdout)
         Screen.on(sys.stderr).show(error_line(error), "red")
-        return 1
+        return exit_status.ERROR
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -173,13 +160,13 @@ def _refuse_unknown(parser: argparse.ArgumentParser, options: argparse.Namespace
 def _exit_status(error: NairiError) -> int:
     match error:
         case ConfigurationError() | InvalidArgumentError():
-            return 2
+            return exit_status.USAGE
         case TurnFailedError():
-            return 3
+            return exit_status.FAILED
         case WatchTimeoutError():
-            return 4
+            return exit_status.TIMEOUT
         case _:
-            return 1
+            return exit_status.ERROR
 
 
 def _discard(*streams: TextIO | None) -> None:
@@ -226,7 +213,8 @@ def _add_commands(parser: argparse.ArgumentParser, commands: Sequence[Command]) 
 def _epilog(columns: int) -> str:
     """Return what stands below the help: examples, variables, and statuses, as lines of at most so many columns."""
     parts = [_EXAMPLES]
-    for title, rows in (("environment", _ENVIRONMENT), ("exit status", _STATUSES)):
+    statuses = {str(status): meaning for status, meaning in exit_status.MEANINGS.items()}
+    for title, rows in (("environment", _ENVIRONMENT), ("exit status", statuses)):
         label = max(map(len, rows)) + 4
         room, below = max(columns, label + 20), " " * label
         lines = [

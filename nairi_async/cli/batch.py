@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import stat
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nairi_async.batch import Batch, CsvRows, JsonLines, TextLines, read_status
 from nairi_async.batch.documents import outcome_line
-from nairi_async.cli import cluster, log_handler
+from nairi_async.cli import cluster, exit_status, log_handler
 from nairi_async.cli.batch_reports import final_summary, how_to_correct, next_command, show_check, show_status
 from nairi_async.cli.connection import open_session
 from nairi_async.cli.formatting import one_line, outcome_label
+from nairi_async.cli.interrupts import interrupts
 from nairi_async.cli.progress_bar import ProgressBar
 from nairi_async.cli.screen import Screen
 from nairi_async.cli.threaded_reader import ThreadedReader
@@ -25,17 +25,13 @@ from nairi_async.errors import InvalidArgumentError, LedgerError, OtherPromptsEr
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Callable, Generator
-    from types import FrameType
-    from typing import Any, BinaryIO
+    from collections.abc import Callable
+    from typing import BinaryIO
 
     from nairi_async._nairi.session import NairiSession
     from nairi_async.batch import BatchOutcome
 
 _STDIN: Final = "-"
-_FAILED: Final = 3
-_OPEN: Final = 5
-_INTERRUPTED: Final = 130
 
 
 def batch(options: Namespace) -> int:
@@ -51,12 +47,12 @@ def batch(options: Namespace) -> int:
     try:
         _check_apart(stream, options)
         if session is None:
-            return _FAILED if show_check(_records(stream, options), options) else 0
+            return exit_status.FAILED if show_check(_records(stream, options), options) else 0
         return asyncio.run(_batch(session, stream, options))
     except (asyncio.CancelledError, KeyboardInterrupt):
         if session is not None:
             _show_next_command(Screen.on(sys.stderr), options)
-        return _INTERRUPTED
+        return exit_status.INTERRUPTED
     finally:
         if options.prompts != _STDIN:
             stream.close()
@@ -114,7 +110,7 @@ async def _batch(session: NairiSession, stream: BinaryIO, options: Namespace) ->
             async with run as outcomes:
                 is_open = True
                 progress = ProgressBar(err, SystemClock(), lambda: run.status, lambda: lines.total)
-                with _interrupts(run, progress) as interrupted:
+                with interrupts(_stopper(run, progress), handled=2) as interrupted:
                     await _print(outcomes, progress, options)
         except LedgerError as error:
             # A ledger that cannot be opened, or that holds other prompts, would refuse the same command again.
@@ -127,13 +123,13 @@ async def _batch(session: NairiSession, stream: BinaryIO, options: Namespace) ->
         err.show(how_to_correct(status.unusable), "red")
     if interrupted():
         _show_next_command(err, options)
-        return _INTERRUPTED
+        return exit_status.INTERRUPTED
     if status.open:
         _show_next_command(err, options)
-        return _OPEN
+        return exit_status.OPEN
     if status.failed:
         err.show(f"To ask again what failed: {next_command(options)} --retry-failed", "dim")
-    return _FAILED if status.failed or status.unusable else 0
+    return exit_status.FAILED if status.failed or status.unusable else 0
 
 
 async def _print(outcomes: Batch, progress: ProgressBar, options: Namespace) -> None:
@@ -160,14 +156,11 @@ def _output_line(outcome: BatchOutcome) -> str:
     return outcome_line(outcome.id, outcome.turn, result, outcome.replies, outcome.fields).decode().rstrip("\n")
 
 
-@contextmanager
-def _interrupts(run: Batch, progress: ProgressBar) -> Generator[Callable[[], bool]]:
-    """Handle Ctrl-C and SIGTERM: the first stops sending, the second stops at once, the third is the system's own."""
-    loop = asyncio.get_running_loop()
+def _stopper(run: Batch, progress: ProgressBar) -> Callable[[int], None]:
+    """Return what handles signals: the first stops sending, the second stops the task that calls this at once."""
     task = asyncio.current_task()
-    count = 0
 
-    def interrupt() -> None:
+    def stop(count: int) -> None:
         if count == 1:
             run.stop()
             progress.is_stopping = True
@@ -175,20 +168,7 @@ def _interrupts(run: Batch, progress: ProgressBar) -> Generator[Callable[[], boo
         elif task is not None:
             task.cancel()
 
-    def handle(number: int, _frame: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        if count > 1:
-            signal.signal(number, before[number])
-        loop.call_soon_threadsafe(interrupt)
-
-    # The loop has handlers of its own, but not on Windows.
-    before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: count > 0
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return stop
 
 
 def _show_next_command(screen: Screen, options: Namespace) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from nairi_async._core.json_body import json_line
 from nairi_async._nairi.results import Reply
+from nairi_async.cli import exit_status
 from nairi_async.cli.arguments import PROGRAM
 from nairi_async.cli.connection import open_session
 from nairi_async.cli.conversation import files_text
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 _ASKING: Final = "you> "
 _GOING_ON: Final = "...> "
 _LEAVING: Final = frozenset({"/quit", "/exit"})
-_INTERRUPTED: Final = 130
-_FAILED: Final = 3
 # Seconds in which the event loop, which stands still at the prompt, sees which connections were closed meanwhile.
 _CATCH_UP: Final = 0.01
 
@@ -84,10 +83,10 @@ class _Chat:
                 status = self._handle(prompt)
         except KeyboardInterrupt:
             self._err.show("")
-            status = _INTERRUPTED
+            status = exit_status.INTERRUPTED
         finally:
             self._say_how_to_go_on()
-        return _INTERRUPTED if self._watch is not None and not self._is_terminal else status
+        return exit_status.INTERRUPTED if self._watch is not None and not self._is_terminal else status
 
     def _handle(self, prompt: str) -> int:
         try:
@@ -98,7 +97,7 @@ class _Chat:
                 self._run_turn(prompt)
         except TurnFailedError as error:
             self._err.show(error_line(error), "red")
-            return _FAILED
+            return exit_status.FAILED
         except NairiError as error:
             if self._job is None or not self._is_terminal:
                 raise

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from nairi_async._core.json_body import json_line, plain_decimal
 from nairi_async.batch.documents import outcome_line
 from nairi_async.batch.items import BatchItem
+from nairi_async.cli import exit_status
 from nairi_async.cli.connection import open_session
 from nairi_async.cli.formatting import clean, one_line, outcome_label
+from nairi_async.cli.interrupts import interrupts
 from nairi_async.cli.screen import Screen
 from nairi_async.errors import ConfigurationError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Generator, Iterator
-    from types import FrameType
 
     from nairi_async.batch import JsonLines
     from nairi_async.cluster import Cluster, ClusterStatus
 
-FAILED: Final = 3
-OPEN: Final = 5
-INTERRUPTED: Final = 130
 _MINUTE: Final = 60
 
 
@@ -50,7 +47,7 @@ def submit_and_follow(records: JsonLines, options: Namespace) -> int:
         return asyncio.run(_follow(records, options))
     except (asyncio.CancelledError, KeyboardInterrupt):
         Screen.on(sys.stderr).show("The workers go on. Run the same command again to see the rest.", "dim")
-        return INTERRUPTED
+        return exit_status.INTERRUPTED
 
 
 def show_status(options: Namespace) -> int:
@@ -85,32 +82,14 @@ async def _work(options: Namespace) -> int:
     async with open_session(options) as session, cluster:
         err.show(clean(f"Working on the batches of {cluster!r}. Ctrl-C hands on what runs."), "dim")
 
-        def stop() -> None:
+        def stop(_count: int) -> None:
             err.show("Stopping: recording the prompts being sent. Ctrl-C again stops at once.", "yellow")
             cluster.stop()
 
-        with _interrupts(stop):
+        with interrupts(stop):
             count = await cluster.work(session, limit=options.limit, requests_per_second=options.requests_per_second)
         err.show(f"Stopped. {count:,} conversations were handed on; the other workers go on with them.", "dim")
     return 0
-
-
-@contextmanager
-def _interrupts(stop: Callable[[], None]) -> Generator[None]:
-    """Handle Ctrl-C and SIGTERM: the first stops, the second ends the process."""
-    loop = asyncio.get_running_loop()
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, before[number])
-        loop.call_soon_threadsafe(stop)
-
-    # The loop has handlers of its own, but not on Windows.
-    before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 async def _follow(records: JsonLines, options: Namespace) -> int:
@@ -142,7 +121,7 @@ async def _follow(records: JsonLines, options: Namespace) -> int:
         await outcomes.aclose()
         status = await batch.status()
     err.show(clean(f"{status.done:,} done, {status.failed:,} failed, ${plain_decimal(status.cost_usd)}."), "bold")
-    return OPEN if status.open else FAILED if status.failed else 0
+    return exit_status.OPEN if status.open else exit_status.FAILED if status.failed else 0
 
 
 @contextmanager
