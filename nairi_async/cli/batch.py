@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nairi_async.batch import Batch, CsvRows, JsonLines, TextLines, read_status
-from nairi_async.batch.documents import outcome_line
 from nairi_async.cli import cluster, exit_status, log_handler
-from nairi_async.cli.batch_reports import final_summary, how_to_correct, next_command, show_check, show_status
+from nairi_async.cli.batch_reports import (
+    final_summary,
+    how_to_correct,
+    next_command,
+    reply_line,
+    show_check,
+    show_status,
+)
 from nairi_async.cli.connection import open_session
 from nairi_async.cli.formatting import one_line, outcome_label
 from nairi_async.cli.interrupts import interrupts
@@ -29,7 +35,6 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from nairi_async._nairi.session import NairiSession
-    from nairi_async.batch import BatchOutcome
 
 _STDIN: Final = "-"
 
@@ -145,15 +150,9 @@ async def _print(outcomes: Batch, progress: ProgressBar, options: Namespace) -> 
         async with progress.running():
             async for outcome in outcomes:
                 if options.output is None and outcome.is_final:
-                    out.show(_output_line(outcome))
+                    out.show(reply_line(outcome).decode().rstrip("\n"))
                 if outcome.error is not None:
                     progress.show(f"{outcome_label(outcome)}  {one_line(str(outcome.error))}", "red")
-
-
-def _output_line(outcome: BatchOutcome) -> str:
-    result = outcome.reply or outcome.error
-    assert result is not None  # noqa: S101 - an outcome has one of them
-    return outcome_line(outcome.id, outcome.turn, result, outcome.replies, outcome.fields).decode().rstrip("\n")
 
 
 def _stopper(run: Batch, progress: ProgressBar) -> Callable[[int], None]:

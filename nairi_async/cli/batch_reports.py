@@ -13,6 +13,7 @@ from nairi_async._core.json_body import json_line, plain_decimal
 from nairi_async._core.private_files import resolved_path
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async.batch import BatchItem, read_status
+from nairi_async.batch.documents import outcome_line
 from nairi_async.batch.source_check import SourceCheck
 from nairi_async.cli.arguments import PROGRAM
 from nairi_async.cli.formatting import clean, one_line, outcome_label
@@ -22,7 +23,7 @@ from nairi_async.cli.screen import Screen
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from nairi_async.batch import BatchStatus, JsonLines, UnusableItem
+    from nairi_async.batch import BatchOutcome, BatchStatus, JsonLines, UnusableItem
 
 
 def show_status(options: Namespace) -> None:
@@ -77,6 +78,13 @@ def show_check(lines: JsonLines, options: Namespace) -> int:
     if unusable:
         err.show(how_to_correct(unusable), "red")
     return unusable
+
+
+def reply_line(outcome: BatchOutcome) -> bytes:
+    """Return the line of JSON for an outcome, as a batch's output file has it."""
+    result = outcome.reply or outcome.error
+    assert result is not None  # noqa: S101 - an outcome has one of them
+    return outcome_line(outcome.id, outcome.turn, result, outcome.replies, outcome.fields)
 
 
 def final_summary(status: BatchStatus) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nairi_async._core.json_body import json_line, plain_decimal
-from nairi_async.batch.documents import outcome_line
 from nairi_async.batch.items import BatchItem
 from nairi_async.cli import exit_status
+from nairi_async.cli.batch_reports import reply_line
 from nairi_async.cli.connection import open_session
 from nairi_async.cli.formatting import clean, one_line, outcome_label
 from nairi_async.cli.interrupts import interrupts
@@ -112,9 +112,7 @@ async def _follow(records: JsonLines, options: Namespace) -> int:
         outcomes = batch.outcomes(options.reader)
         with _output(options.output) as write:
             async for outcome in outcomes:
-                result = outcome.reply or outcome.error
-                assert result is not None  # noqa: S101 - an outcome has one of them
-                line = outcome_line(outcome.id, outcome.turn, result, outcome.replies, outcome.fields)
+                line = reply_line(outcome)
                 write(line) if write else out.show(line.decode().rstrip("\n"))
                 if outcome.error is not None:
                     err.show(f"{outcome_label(outcome)}  {one_line(str(outcome.error))}", "red")
