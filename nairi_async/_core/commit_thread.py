@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -57,7 +58,7 @@ DatabaseT = TypeVar("DatabaseT", bound=Database)
 _Call = tuple["Callable[[DatabaseT], Any]", "asyncio.Future[Any]"]
 
 
-class CommitThread(Generic[DatabaseT]):
+class CommitThread(ABC, Generic[DatabaseT]):
     """A database, used from the event loop on which it was opened.
 
     Calls run in the order in which they were submitted.
@@ -153,9 +154,9 @@ class CommitThread(Generic[DatabaseT]):
         if not self._closed.done():
             log.error("%s stays locked: the disk has not responded for %.0f s", self._path, _DISK_TIMEOUT)
 
+    @abstractmethod
     def open_database(self) -> DatabaseT:
         """Open the database; called in the thread."""
-        raise NotImplementedError
 
     def before_commit(self, database: DatabaseT, *, is_last: bool) -> None:
         """Prepare a transaction; called in the thread."""

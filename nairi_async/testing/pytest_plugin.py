@@ -158,6 +158,7 @@ def _running(request: pytest.FixtureRequest, service: str = "nairi") -> tuple[An
         if asyncio_mark is not None:
             pytest.fail(_TWO_LOOPS, pytrace=False)
         if (backend := request.getfixturevalue("anyio_backend_name")) != "asyncio":
+            # A run that anyio adds for each backend: the library needs asyncio, so there is nothing to try.
             pytest.skip(_TRIO.format(backend))
         return request.getfixturevalue(f"_{service}_on_anyio")  # type: ignore[no-any-return]
     if asyncio_mark is not None and request.config.pluginmanager.hasplugin("nairi_async_asyncio"):

@@ -53,7 +53,7 @@ _RECHECK: Final = 0.1
 # Seconds for which a listing that could not be read is left alone; they double each time.
 _FIRST_SUSPENSION: Final = 4.0
 _LONGEST_SUSPENSION: Final = 300.0
-# Turns of the agent whose shortest is remembered.
+# Number of the agent's last turns whose shortest is remembered.
 _TURNS: Final = 200
 
 
