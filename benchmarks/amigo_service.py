@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from child_process import child
 
 from nairi_async.testing.amigo import Action, AmigoQuirks, AmigoSimulator, Complete, Cut, Error, Line, Speak
 
@@ -116,13 +117,5 @@ class Remote:
 @contextmanager
 def amigo_service() -> Iterator[Remote]:
     """Run the service in a process of its own, until the block ends."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there,), daemon=True)
-    process.start()
-    try:
-        yield Remote(here)
-    finally:
-        here.send(None)
-        process.join(5)
-        process.kill()
+    with child(_serve) as pipe:
+        yield Remote(pipe)

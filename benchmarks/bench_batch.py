@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import multiprocessing
 import time
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +15,8 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+from child_process import child
 
 from nairi_async import NairiSession, Polling, Turn
 from nairi_async.batch import Batch, BatchItem
@@ -48,16 +49,8 @@ def _serve(pipe: Any) -> None:
 @contextmanager
 def service() -> Iterator[tuple[str, str]]:
     """Run the simulated service in a process of its own; yield its URL and key."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there,), daemon=True)
-    process.start()
-    try:
-        yield here.recv()
-    finally:
-        here.send(None)
-        process.join(5)
-        process.kill()
+    with child(_serve) as pipe:
+        yield pipe.recv()
 
 
 def session(url: str, key: str) -> NairiSession:

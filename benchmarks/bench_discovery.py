@@ -331,7 +331,7 @@ def tabulate(rows: list[Scenario], runs: int, workers: int) -> None:
 
 async def in_real_time(many: int, length: float) -> None:
     """Hold many conversations at once over HTTP, with the service in a process of its own on the same machine."""
-    with service(Quirks(updated_at_moves="completion"), is_real=True) as served:
+    with service(Quirks(updated_at_moves="completion")) as served:
         rng = random.Random(7)
         lengths = [min(900.0, length * math.exp(rng.gauss(0, 0.7))) for _ in range(many)]
         delays: list[float] = []

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import multiprocessing
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from child_process import child
+from instruction_service import MESSAGE
 
 from nairi_async import NairiSession, Polling, Turn
 from nairi_async._nairi import wire
@@ -28,15 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 ROUNDS = 7
-MESSAGE = {
-    "id": "cmsg_01KRK1V475HBTME8QJQMAPWK16",
-    "job_id": "job_01KRK1V46BXS73CSNK2VR35NPJ",
-    "content": "Your task description",
-    "role": "user",
-    "status": "pending",
-    "created_at": "2026-04-12T18:45:12.000Z",
-    "updated_at": "2026-04-12T18:45:12.000Z",
-}
 BODY = json.dumps(MESSAGE).encode()
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 LOCATION = "/messages/cmsg_01KRK1V475HBTME8QJQMAPWK16"
@@ -176,14 +168,10 @@ def importing() -> list[tuple[str, float, float]]:
 
 def main() -> None:
     """Print one table: ours, the other, and the ratio."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    server = context.Process(target=_serve, args=(there,), daemon=True)
-    server.start()
     print(f"{'':<42}{'ours':>10}{'bare':>10}{'ratio':>8}")
-    port = here.recv()
-    rows = [*importing(), *asyncio.run(requests(port)), growing(), asyncio.run(waiting(port))]
-    here.send(None)
+    with child(_serve) as pipe:
+        port = pipe.recv()
+        rows = [*importing(), *asyncio.run(requests(port)), growing(), asyncio.run(waiting(port))]
     for name, mine, theirs in rows:
         print(f"{name:<42}{mine:>10.1f}{theirs:>10.1f}{mine / theirs:>8.2f}")
 

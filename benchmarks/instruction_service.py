@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from child_process import child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,13 +147,5 @@ def _serve(pipe: Any) -> None:
 @contextmanager
 def serve() -> Iterator[str]:
     """Run the service until the block ends; gives its URL."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there,), daemon=True)
-    process.start()
-    try:
-        yield f"http://127.0.0.1:{here.recv()}"
-    finally:
-        here.send(None)
-        process.join(5)
-        process.kill()
+    with child(_serve) as pipe:
+        yield f"http://127.0.0.1:{pipe.recv()}"

@@ -1,51 +1,19 @@
-"""The simulated service in a process of its own, which takes the time from each request.
-
-Time is virtual: clients send their time with each request, and the service responds as it would then. So hours pass in
-seconds, over real HTTP, and what is counted does not depend on the speed of the machine.
-"""
+"""The simulated service in real time, in a process of its own, over HTTP; and the turns that prompts describe."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import multiprocessing
 from contextlib import contextmanager
-from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
-from nairi_async.clock import SystemClock
+from child_process import child
+
 from nairi_async.testing import Done, Quirks, Say, Simulator, Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aiohttp import web
-
     from nairi_async.testing.script import ScriptStep
-
-NOW = "X-Now"
-"""The header with the client's time."""
-START = 1_775_000_000.0
-_now = contextvars.ContextVar("_now", default=START)
-
-
-class _NamedTime(SystemClock):
-    """The time that the request at hand has named."""
-
-    def monotonic(self) -> float:
-        return _now.get() - START
-
-    def time(self) -> float:
-        return _now.get()
-
-
-async def _take_time(request: web.Request) -> None:
-    _now.set(float(request.headers.get(NOW, START)))
-
-
-async def _tell_time(_request: web.Request, response: web.StreamResponse) -> None:
-    # The simulator reads its clock before the request names the time.
-    response.headers["Date"] = formatdate(_now.get(), usegmt=True)
 
 
 def prompt(length: float, replies: int = 1, progress: int = 0, weight: int = 0) -> str:
@@ -65,12 +33,9 @@ def script(asked: str, _turn: int) -> list[ScriptStep]:
     return [*steps, Say("done", after=length / count), Done()]
 
 
-def _serve(pipe: Any, quirks: Quirks, *, is_real: bool) -> None:
+def _serve(pipe: Any, quirks: Quirks) -> None:
     async def main() -> None:
-        clock = SystemClock() if is_real else _NamedTime()
-        async with Simulator(clock=clock, quirks=quirks) as simulator:
-            if not is_real:
-                simulator.intercept, simulator.intercept_response = _take_time, _tell_time
+        async with Simulator(quirks=quirks) as simulator:
             for slug in ("my-agent", "agent-5", "agent-30", "agent-180"):
                 simulator.agent(slug, script)
             pipe.send((simulator.url, simulator.api_key))
@@ -102,15 +67,7 @@ class Service:
 
 
 @contextmanager
-def service(quirks: Quirks, *, is_real: bool = False) -> Iterator[Service]:
-    """Run the service in a process of its own, until the block ends; with `is_real`, its time is the real one."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, quirks), kwargs={"is_real": is_real}, daemon=True)
-    process.start()
-    try:
-        yield Service(here)
-    finally:
-        here.send("")
-        process.join(5)
-        process.kill()
+def service(quirks: Quirks) -> Iterator[Service]:
+    """Run the service until the block ends."""
+    with child(_serve, quirks) as pipe:
+        yield Service(pipe)
