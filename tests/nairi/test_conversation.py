@@ -26,13 +26,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def echo(simulator: Simulator) -> Simulator:
-    """Add an agent that needs five seconds, to a service that refuses a prompt while another turn runs."""
-    simulator.quirks = Quirks(overlapping="refuse")
-    return simulator.agent("my-agent", lambda prompt, number: [Say(f"{number}: {prompt}", after=5)])
-
-
 async def test_prompts_continue_one_conversation(nairi: NairiSession, echo: Simulator) -> None:
     """The first prompt starts a conversation, the next continue it, and so does a resumed handle."""
     conversation = nairi.conversation("my-agent")
