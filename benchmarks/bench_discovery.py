@@ -344,7 +344,7 @@ async def in_real_time(many: int, length: float) -> None:
 
             async def sample() -> None:
                 while True:
-                    await asyncio.sleep(10.0)
+                    await asyncio.sleep(10.0 if time.monotonic() - began < 60.0 else 60.0)
                     marks.append((time.monotonic() - began, time.process_time() - cpu, nairi.stats.requests))
 
             sampler = asyncio.create_task(sample())
