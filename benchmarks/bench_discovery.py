@@ -20,7 +20,6 @@ import multiprocessing
 import random
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -317,11 +316,13 @@ def tabulate(rows: list[Scenario], runs: int, workers: int) -> None:
     )
     print("| --- | ---: | --- | --- | --- | --- | --- | ---: |", flush=True)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=8) as pool:
+    # Not the executor of concurrent.futures: with `max_tasks_per_child` it never ends on some versions of Python
+    # (https://github.com/python/cpython/issues/115634).
+    with context.Pool(workers, maxtasksperchild=8) as pool:
         for row in rows:
             seeds = range(runs)
-            futures = {name: [pool.submit(_alone, (name, 0.0, row, seed)) for seed in seeds] for name in CLIENTS}
-            found = {name: median_of([future.result() for future in futures[name]]) for name in CLIENTS}
+            futures = {name: [pool.apply_async(_alone, [(name, 0.0, row, seed)]) for seed in seeds] for name in CLIENTS}
+            found = {name: median_of([future.get() for future in futures[name]]) for name in CLIENTS}
             ours = found["ours"]
             fixed = median_of(list(pool.map(_alone, [("fixed", 2 * max(0.5, ours.mean), row, seed) for seed in seeds])))
             cells = [*(shown(found[name]) for name in CLIENTS if name != "ours"), shown(fixed), shown(ours)]
