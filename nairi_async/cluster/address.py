@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,12 +11,16 @@ from attrs import field, frozen
 from psycopg import errors as sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from nairi_async._core.api_key import redacted
 from nairi_async.errors import ConfigurationError, LedgerError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 _SCHEMES: Final = ("postgresql://", "postgres://")
+_LAST_PORT: Final = 65_535
+# What a database, or the way to it, raises: the last is for a host name that cannot be one, and for half a character.
+FAULTS: Final = (psycopg.Error, OSError, UnicodeError)
 # Seconds and probes after which a connection is given up whose other end does not answer. Below the settling time, and
 # on both sides: the client's settings end the client's wait, the server's settings free the locks of a client that is
 # cut off. https://www.postgresql.org/docs/current/runtime-config-connection.html
@@ -28,6 +33,10 @@ _CONNECTION: Final = {
     "keepalives_count": 3,
     "tcp_user_timeout": 8000,
 }
+# What psycopg puts in front of the reason, which the name of the database says already.
+_REPEATED: Final = re.compile(
+    r'^connection failed: (?:connection to server at "[^"]*"(?: \([^)]*\))?, port \d+ failed: )?'
+)
 SESSION_SETTINGS: Final = (
     "SELECT set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '1', false),"
     " set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '8000', false),"
@@ -57,14 +66,20 @@ class Address:
         if not isinstance(url, str) or not url.strip().startswith(_SCHEMES):
             raise ConfigurationError("the database must be given as postgresql://user@host:port/name")
         parameters: dict[str, Any] | None = None
-        with suppress(psycopg.Error):
-            parameters = conninfo_to_dict(url.strip())
+        # A zero byte would end the URL, and half a character cannot be sent.
+        if url.strip().isprintable():
+            with suppress(psycopg.Error):
+                parameters = conninfo_to_dict(url.strip())
         if parameters is None:
             # Not chained: the text of the cause may hold a part of the password.
             raise ConfigurationError("the URL of the database cannot be read; it must be postgresql://user@host/name")
         host, port = parameters.get("host") or "", parameters.get("port")
+        if port and not all(one.isdecimal() and 0 < int(one) <= _LAST_PORT for one in str(port).split(",")):
+            raise ConfigurationError("the port of postgresql://user@host:port/name must be a number from 1 to 65535")
         shown = f"{host}:{port}" if port else str(host)
-        return cls({**_CONNECTION, **parameters}, f"postgresql://{shown}/{parameters.get('dbname') or ''}")
+        # All text is sent as UTF-8, however the URL, the environment or the server would have it.
+        everything = {**_CONNECTION, **parameters, "client_encoding": "utf8"}
+        return cls(everything, f"postgresql://{shown}/{parameters.get('dbname') or ''}")
 
     @property
     def conninfo(self) -> str:
@@ -80,30 +95,48 @@ class Address:
         """
         try:
             yield
-        except psycopg.Error as error:
-            text = self._without_password(_explained(error))
+        except FAULTS as error:
+            explained = self.explained(error)
         else:
             return
         # Outside of the handler: the original could repeat the password in a traceback.
-        raise LedgerError(text, self.name)
+        raise explained
 
-    def _without_password(self, text: str) -> str:
-        password = str(self._parameters.get("password") or "")
-        return text.replace(password, "…") if password else text
+    def explained(self, error: BaseException) -> LedgerError:
+        """Return the error that says in words what the database or the way to it refuses, without the password."""
+        text = _explained(error)
+        if password := str(self._parameters.get("password") or ""):
+            text = redacted(text, password)
+        return LedgerError(text, self.name)
 
 
-def _explained(error: psycopg.Error) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
+def _explained(error: BaseException) -> str:  # noqa: C901, PLR0911, PLR0912 - one case for each cause
+    said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    reason = _REPEATED.sub("", " ".join((said or str(error)).split())) or type(error).__name__
     match error:
         case sql.InsufficientPrivilege():
             return f"the user has not the rights: {reason}; make it the owner of the database"
         case sql.UndefinedTable() | sql.UndefinedColumn() | sql.UndefinedFunction():
             return f"its tables are not those of this version: {reason}"
+        case sql.ForeignKeyViolation():
+            return "the batch was deleted meanwhile"
         case sql.DiskFull():
             return "its disk is full; free some space, and nothing is lost"
         case sql.ReadOnlySqlTransaction():
             return "it is read-only, as a standby is; give the address of the primary"
+        case sql.QueryCanceled() | sql.LockNotAvailable():
+            return "a statement took longer than a minute; does another program hold locks on its tables?"
+        case TimeoutError():
+            return "it does not answer"
+        case psycopg.OperationalError() if error.sqlstate is None and "password" in reason:
+            return f"it refuses the user: {reason}; the password stands in the URL, in PGPASSWORD or in a password file"
+        case psycopg.OperationalError() if error.sqlstate is None and "FATAL" in reason:
+            return f"it refuses the connection: {reason}"
         case psycopg.OperationalError() if error.sqlstate is None:
+            return f"it cannot be reached: {reason}"
+        case UnicodeError():
+            return f"it cannot be reached, or cannot store the text: {reason}"
+        case OSError():
             return f"it cannot be reached: {reason}"
         case _:
             return reason

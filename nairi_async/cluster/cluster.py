@@ -73,6 +73,7 @@ class Cluster:
         self._base_url = checked_base_url(base_url, prefix=API_PREFIX)
         self._database: Database | None = None
         self._worker: Worker | None = None
+        self._working: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Cluster {self._address.name}>"
@@ -89,7 +90,13 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         database, self._database = self._opened, None
-        await database.aclose()
+        try:
+            if self._working is not None:
+                # What it runs is handed on over the connection that is about to be closed.
+                self.stop()
+                await run_shielded(asyncio.wait((self._working,)))
+        finally:
+            await database.aclose()
 
     async def submit(
         self,
@@ -218,7 +225,7 @@ class Cluster:
         executor.http.check_open()
         queue = TicketQueue(self._address, parts.base_url)
         worker = self._worker = Worker(database, queue, session, at_once, requests_per_second)
-        running = asyncio.create_task(worker.run(), name="nairi-worker")
+        running = self._working = asyncio.create_task(worker.run(), name="nairi-worker")
         try:
             await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -227,7 +234,7 @@ class Cluster:
                 await run_shielded(running)
             raise
         finally:
-            self._worker = None
+            self._worker = self._working = None
         return worker.handed_on
 
     def stop(self) -> None:
@@ -291,7 +298,12 @@ class ClusterBatch:
 
         Args:
             id_: The item's id, as its outcome names it.
+
+        Raises:
+            InvalidArgumentError: it is no text that an id can be.
         """
+        if not isinstance(id_, str) or "\0" in id_ or not _is_storable(id_):
+            raise InvalidArgumentError("the id must be a text, as outcomes name it")
 
         async def read(connection: Connection) -> Turn | None:
             query = "SELECT job_id, message_id FROM nairi_items WHERE batch = %s AND id = %s AND job_id IS NOT NULL"
@@ -315,6 +327,10 @@ class ClusterBatch:
 
 async def _retry_failed(connection: Connection, queue: TicketQueue, batch: int) -> int:
     return await retry_failed(connection, queue, batch)
+
+
+def _is_storable(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _checked_name(kind: str, given: object) -> str:

@@ -18,9 +18,9 @@ import psycopg
 from psycopg import errors as sql
 
 from nairi_async._core.closing import run_shielded
-from nairi_async.cluster.address import SESSION_SETTINGS, Address
+from nairi_async.cluster.address import FAULTS, SESSION_SETTINGS, Address
 from nairi_async.cluster.schema import check_schema
-from nairi_async.errors import LedgerError, SessionClosedError
+from nairi_async.errors import SessionClosedError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -33,13 +33,15 @@ _Work = Callable[[Connection], Awaitable[_T]]
 # Seconds for which a database that does not answer is tried again: a restart or a failover takes less.
 PATIENCE: Final = 60.0
 _LONGEST_WAIT: Final = 2.0
+# Seconds for the first statement of a session: a server that is stopped still lets connections be made.
+_SETTINGS_TIMEOUT: Final = 10.0
 # Seconds for one transaction, before its connection is given up.
 _LONGEST: Final = 90.0
 # What passes by itself: the connection is lost, the server starts or stops, another transaction was in the way.
-_LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, OSError, TimeoutError)
+LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, OSError, TimeoutError)
 _CONFLICTS: Final = (sql.DeadlockDetected, sql.SerializationFailure)
 # … but these are errors of the caller's data or the server's state.
-_FINAL: Final = (sql.DiskFull, sql.InsufficientPrivilege, sql.InvalidPassword, sql.InvalidAuthorizationSpecification)
+FINAL: Final = (sql.DiskFull, sql.InsufficientPrivilege, sql.InvalidPassword, sql.InvalidAuthorizationSpecification)
 
 
 async def connect(address: Address) -> Connection:
@@ -50,7 +52,8 @@ async def connect(address: Address) -> Connection:
     """
     connection = await psycopg.AsyncConnection.connect(address.conninfo, autocommit=True)
     try:
-        await connection.execute(SESSION_SETTINGS)
+        async with asyncio.timeout(_SETTINGS_TIMEOUT):
+            await connection.execute(SESSION_SETTINGS)
     except BaseException:
         await connection.close()
         raise
@@ -81,8 +84,9 @@ class Database:
         try:
             await asyncio.shield(opening)
         except BaseException:
-            with suppress(LedgerError):
-                await run_shielded(opening)
+            # What it may have begun, the tables, is begun as a whole or not at all.
+            opening.cancel()
+            await run_shielded(asyncio.wait((opening,)))
             await self.aclose()
             raise
         self._task = asyncio.create_task(self._serve(), name="nairi-database")
@@ -97,9 +101,12 @@ class Database:
 
     def submit(self, work: _Work[_T]) -> asyncio.Future[_T]:
         """Submit a transaction; its future gets the result once it is committed."""
-        if self._task is None or self._task.done():
+        if self._task is None or self._task.done() or self._is_closing:
             raise SessionClosedError("the cluster is not open: use it in `async with Cluster(…) as cluster`")
-        future: asyncio.Future[_T] = self._task.get_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if loop is not self._task.get_loop():
+            raise SessionClosedError("the cluster was opened in another event loop: open one in each loop")
+        future: asyncio.Future[_T] = loop.create_future()
         self._queue.put_nowait((work, future))
         return future
 
@@ -113,9 +120,10 @@ class Database:
 
     async def _open(self) -> None:
         with self.address.errors():
-            self._connection = await connect(self.address)
-            await check_schema(self._connection, self.address)
-            await self._prepare(self._connection)
+            async with asyncio.timeout(_LONGEST):
+                self._connection = await connect(self.address)
+                await check_schema(self._connection, self.address)
+                await self._prepare(self._connection)
 
     async def _prepare(self, connection: Connection) -> None:
         if not self._is_durable:
@@ -153,19 +161,18 @@ class Database:
                     connection = await self._connected()
                     async with connection.transaction():
                         return await work(connection)
-            except (*_LOST, *_CONFLICTS) as error:
+            except FAULTS as error:
                 now = time.monotonic()
                 failed_at = failed_at or now
-                if isinstance(error, _FINAL) or self._is_closing or now - failed_at > PATIENCE:
-                    with self.address.errors():
-                        raise
-                    raise
-                if not isinstance(error, _CONFLICTS):
+                does_pass = isinstance(error, (*LOST, *_CONFLICTS)) and not isinstance(error, FINAL)
+                is_over = not does_pass or self._is_closing or now - failed_at > PATIENCE
+                explained = self.address.explained(error) if is_over else None
+                if isinstance(error, LOST) and not isinstance(error, _CONFLICTS):
                     await self._drop()
-                    log.info("%s: %s; trying again", self.address.name, type(error).__name__)
-            except psycopg.Error:
-                with self.address.errors():
-                    raise
+                    log.info("%s: %s", self.address.name, type(error).__name__)
+            if explained is not None:
+                # Outside of the handler: the original could repeat the password in a traceback.
+                raise explained
             await asyncio.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
 

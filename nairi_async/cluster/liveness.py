@@ -33,8 +33,13 @@ _BEAT: Final = 1.0
 _BEAT_TIMEOUT: Final = 4.0
 LEASE: Final = 6.0
 """Seconds after the beginning of an answered beat in which requests may leave; below what the server waits (8 s)."""
+_OPENING_TIMEOUT: Final = 10.0
 # Seconds between attempts to lock a text that another worker looks up.
 _TEXT_WAIT: Final = 0.25
+
+
+class PoolerError(LedgerError):
+    """The database's sessions are not what they seem, so that no lock says who lives."""
 
 
 class Liveness:
@@ -58,17 +63,19 @@ class Liveness:
         """Begin a life.
 
         Raises:
-            LedgerError: the database refuses it, or the connection leads through a pooler.
+            PoolerError: the connection leads through a pooler.
+            LedgerError: the database refuses it.
         """
         address = database.address
         with address.errors():
             connection = await connect(address)
             try:
                 query = "SELECT nextval('nairi_worker_ids')::integer, pg_backend_pid()"
-                found = await (await connection.execute(query)).fetchone()
-                assert found is not None  # noqa: S101 - a sequence has a next value
-                worker, backend = int(found[0]), int(found[1])
-                await connection.execute("SELECT pg_advisory_lock(%s, %s)", (LOCKS, worker))
+                async with asyncio.timeout(_OPENING_TIMEOUT):
+                    found = await (await connection.execute(query)).fetchone()
+                    assert found is not None  # noqa: S101 - a sequence has a next value
+                    worker, backend = int(found[0]), int(found[1])
+                    await connection.execute("SELECT pg_advisory_lock(%s, %s)", (LOCKS, worker))
             except BaseException:
                 await connection.close()
                 raise
@@ -95,7 +102,7 @@ class Liveness:
                 await connection.close()
         if not is_alone:
             text = "it is reached through a pooler that shares sessions; give the address of PostgreSQL itself"
-            raise LedgerError(text, address.name)
+            raise PoolerError(text, address.name)
         return cls(connection, worker)
 
     async def aclose(self) -> None:

@@ -12,12 +12,10 @@ import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import psycopg
-
 from nairi_async._core.closing import run_shielded
 from nairi_async.bots.store import Record
-from nairi_async.cluster.address import Address
-from nairi_async.cluster.database import PATIENCE, connect
+from nairi_async.cluster.address import FAULTS, Address
+from nairi_async.cluster.database import FINAL, LOST, PATIENCE, connect
 from nairi_async.cluster.schema import CHAT_LOCKS, check_schema
 from nairi_async.errors import LedgerError, SessionClosedError, StoreError
 
@@ -64,12 +62,13 @@ class PostgresStore:
         """The chats that are busy here, and the session that holds their locks."""
         self._releasing: set[asyncio.Task[None]] = set()
         self._is_open = self._was_open = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"PostgresStore({self._address.name!r})"
 
     async def __aenter__(self) -> Self:
-        self._is_open = True
+        self._is_open, self._loop = True, asyncio.get_running_loop()
         try:
             await self._shielded(self._execute(_nothing))
         except BaseException:
@@ -167,10 +166,15 @@ class PostgresStore:
 
     async def _shielded(self, work: Awaitable[_T]) -> _T:
         """Wait for a statement in a task of its own: psycopg closes the session of one that is cancelled."""
+        where = None
         if not self._is_open:
+            where = "the store is not open: use it in `async with PostgresStore(…) as store:`"
+        elif self._loop is not asyncio.get_running_loop():
+            where = "the store was opened in another event loop: open one in each loop"
+        if where is not None:
             if asyncio.iscoroutine(work):
                 work.close()
-            raise SessionClosedError("the store is not open: use it in `async with PostgresStore(…) as store:`")
+            raise SessionClosedError(where)
         return await run_shielded(work)
 
     async def _execute(self, work: Callable[[Connection], Awaitable[_T]], chat: str | None = None) -> _T:
@@ -184,12 +188,15 @@ class PostgresStore:
                 try:
                     async with asyncio.timeout(_TIMEOUT):
                         return await work(await self._connected())
-                except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-                    await self._drop()
-                    if loop.time() > until or not (self._is_open and self._was_open):
-                        raise StoreError(self._text(error)) from None
-                except psycopg.Error as error:
-                    raise StoreError(self._text(error)) from None
+                except FAULTS as error:
+                    does_pass = isinstance(error, LOST) and not isinstance(error, FINAL)
+                    is_over = not does_pass or loop.time() > until or not (self._is_open and self._was_open)
+                    explained = self._address.explained(error) if is_over else None
+                    if isinstance(error, LOST):
+                        await self._drop()
+                if explained is not None:
+                    # Outside of the handler: the original could repeat the password in a traceback.
+                    raise StoreError(str(explained))
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, 2.0)
 
@@ -219,15 +226,6 @@ class PostgresStore:
         async with self._using:
             await self._drop()
         self._held.clear()
-
-    def _text(self, error: Exception) -> str:
-        if isinstance(error, psycopg.Error):
-            try:
-                with self._address.errors():
-                    raise error
-            except LedgerError as explained:
-                return str(explained)
-        return f"{self._address.name}: it does not answer"
 
 
 async def _nothing(connection: Any) -> None:

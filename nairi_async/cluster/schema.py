@@ -67,6 +67,8 @@ CREATE TABLE nairi_chats (
 );
 CREATE INDEX nairi_chats_unfinished ON nairi_chats (name) WHERE is_unfinished;
 """
+# The second, of a server that was installed where no language is set, stores what it is given.
+_ENCODINGS: Final = frozenset({"UTF8", "SQL_ASCII"})
 _OTHERS: Final[LiteralString] = (
     "SELECT count(*) FROM pg_catalog.pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
 )
@@ -89,6 +91,10 @@ async def check_schema(connection: psycopg.AsyncConnection[Any], address: Addres
                 raise LedgerError(
                     "it holds the tables of another program; create a database for the cluster alone", address.name
                 )
+            encoding = await (await connection.execute("SHOW server_encoding")).fetchone()
+            if encoding and encoding[0] not in _ENCODINGS:
+                text = f"its encoding is {encoding[0]}, which cannot store every text; create it with ENCODING 'UTF8'"
+                raise LedgerError(f"{text} TEMPLATE template0", address.name)
             await _create(connection)
             return
         rows = await (await connection.execute("SELECT name, value FROM nairi_meta")).fetchall()

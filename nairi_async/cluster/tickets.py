@@ -14,14 +14,14 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+import psycopg
 from attrs import frozen
 
-from nairi_async.cluster.address import SESSION_SETTINGS
+from nairi_async.cluster.address import FAULTS, SESSION_SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    import psycopg
     from procrastinate.job_context import JobContext
 
     from nairi_async.cluster.address import Address
@@ -66,7 +66,7 @@ class TicketQueue:
         import procrastinate  # noqa: PLC0415
         from procrastinate.exceptions import ProcrastinateException  # noqa: PLC0415
 
-        self._errors = ProcrastinateException
+        self._address, self._errors = address, ProcrastinateException
         self._queue = base_url[-128:]
         # One connection: a pool that grows while it is closed would leave the new one open.
         connector = procrastinate.PsycopgConnector(
@@ -85,7 +85,11 @@ class TicketQueue:
         delay: float = 0.0,
         is_urgent: bool = False,
     ) -> None:
-        """Add tickets in the caller's transaction."""
+        """Add tickets in the caller's transaction.
+
+        Raises:
+            psycopg.Error: the database refuses it.
+        """
         if not added:
             return
         options: dict[str, Any] = {"schedule_in": {"seconds": delay}} if delay else {}
@@ -93,7 +97,13 @@ class TicketQueue:
             _TASK, queue=self._queue, connection=connection, priority=int(is_urgent), **options
         )
         jobs: list[Any] = [{"batch": one.batch, "first": one.first, "last": one.last} for one in added]
-        await deferrer.batch_defer_async(*jobs)
+        try:
+            await deferrer.batch_defer_async(*jobs)
+        except self._errors as error:
+            # What befalls a transaction is decided by the kind of the database's own error.
+            if isinstance(error.__cause__, psycopg.Error):
+                raise error.__cause__ from None
+            raise
 
     async def work(self, claim: Callable[[Ticket], Awaitable[None]]) -> None:
         """Run tickets one after another until cancelled, also after the queue's connections were lost."""
@@ -102,16 +112,17 @@ class TicketQueue:
             try:
                 async with self._app.open_async():
                     await self._work()
-            except (self._errors, OSError) as error:
-                log.warning("the queue cannot be used, and is tried again: %s", error)
+            except (self._errors, *FAULTS) as error:
+                cause = self._address.explained(error.__cause__ or error)
+                log.warning("the queue cannot be used, and is tried again: %s", cause)
             await asyncio.sleep(_RESTART_WAIT)
 
     async def retry_stalled(self) -> None:
         """Run the tickets again whose worker has shown no sign of life."""
-        with suppress(self._errors):
+        with suppress(self._errors, *FAULTS):
             jobs = self._app.job_manager
             for job in await jobs.get_stalled_jobs(queue=self._queue, seconds_since_heartbeat=STALLED_AFTER):
-                with suppress(self._errors):
+                with suppress(self._errors, *FAULTS):
                     await jobs.retry_job(job)
 
     async def _work(self) -> None:

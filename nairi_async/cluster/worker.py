@@ -22,7 +22,7 @@ from nairi_async.cluster.batches import read_batch
 from nairi_async.cluster.claimed_items import AgentJobs, ClaimedItems
 from nairi_async.cluster.database import PATIENCE
 from nairi_async.cluster.items import ItemTable
-from nairi_async.cluster.liveness import LEASE, Liveness
+from nairi_async.cluster.liveness import LEASE, Liveness, PoolerError
 from nairi_async.cluster.pace import SharedRate
 from nairi_async.cluster.row import Claim, ClaimLostError
 from nairi_async.cluster.tickets import CHUNK
@@ -73,8 +73,8 @@ class Worker:
     switch: StopSwitch = field(factory=StopSwitch)
     stopping: asyncio.Event = field(factory=asyncio.Event)
     batches: dict[int, BatchRow] = field(factory=dict)
-    _lost_at: float | None = None
-    """When the last life was lost; `None` before that."""
+    _lost_at: float = field(factory=time.monotonic)
+    """When the last life was lost, or the first one was to begin."""
     handed_on: int = 0
     """Items that were handed on when the worker was stopped."""
 
@@ -97,8 +97,8 @@ class Worker:
                 log.warning("the connection that shows that this worker lives was lost: beginning anew")
                 self._lost_at = time.monotonic()
             except LedgerError as error:
-                # A database that starts again, or fails over, is waited for; one that was never there is not.
-                if self._lost_at is None or time.monotonic() - self._lost_at > PATIENCE:
+                # A database that starts again, or fails over, is waited for: it was there when the cluster was opened.
+                if isinstance(error, PoolerError) or time.monotonic() - self._lost_at > PATIENCE:
                     raise
                 log.info("%s; trying again", error)
                 with suppress(TimeoutError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from clusters import AGENT
 from support import chain, free_port
@@ -22,7 +24,18 @@ _SECRET = "s3cr%40t"
 
 @pytest.mark.parametrize(
     "url",
-    ["", "mysql://host/db", "host=127.0.0.1", f"postgresql://a:{_SECRET}@[::1/db", "postgresql://h/d?nosuch=1", 7],
+    [
+        "",
+        "mysql://host/db",
+        "host=127.0.0.1",
+        f"postgresql://a:{_SECRET}@[::1/db",
+        "postgresql://h/d?nosuch=1",
+        7,
+        f"postgresql://a:{_SECRET}@h/d\ud800",
+        f"postgresql://a:{_SECRET}@h/d\0b",
+        f"postgresql://a:{_SECRET}@h:0/d",
+        f"postgresql://a:{_SECRET}@h:65536/d",
+    ],
 )
 async def test_a_url_must_be_one_of_postgresql(url: str) -> None:
     """Other URLs are refused at once, and the text does not repeat what may be a password."""
@@ -33,15 +46,27 @@ async def test_a_url_must_be_one_of_postgresql(url: str) -> None:
 
 async def test_a_database_that_cannot_be_used(postgres: Postgres) -> None:
     """No server, no such database, a wrong password, no rights: one error, without the password, from either store."""
-    postgres.execute("CREATE ROLE guest LOGIN")
+    postgres.execute("CREATE ROLE guest LOGIN; CREATE ROLE safe LOGIN PASSWORD 'other'")
+    rules = postgres.data / "pg_hba.conf"
+    rules.write_text(f"host all safe all scram-sha-256\n{rules.read_text()}")
+    postgres.execute("SELECT pg_reload_conf()")
     database = postgres.database().rpartition("/")[2]
+    postgres.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
     nowhere = f"postgresql://nairi:{_SECRET}@127.0.0.1:{free_port()}/db"
     cases = {
         nowhere: "cannot be reached",
+        f"postgresql://nairi:{_SECRET}@a..b/db": "cannot be reached",
         postgres.url("missing", password=_SECRET): 'database "missing" does not exist',
+        postgres.url(database, user="missing", password=_SECRET): 'role "missing" does not exist',
+        postgres.url(database, user="safe", password=_SECRET): "refuses the user.*PGPASSWORD",
         postgres.url(database, user="guest", password=_SECRET): "rights",
+        postgres.url("latin", password=_SECRET): "encoding is LATIN1.*UTF8",
+        postgres.url(database, password=_SECRET) + "?client_encoding=latin1": None,
     }
     for url, text in cases.items():
+        if text is None:
+            async with Cluster(url), PostgresStore(url):
+                continue
         with pytest.raises(LedgerError, match=text) as caught:
             async with Cluster(url):
                 pass
@@ -82,6 +107,70 @@ async def test_a_database_of_another_program_or_version(postgres: Postgres) -> N
                 pass
 
 
+async def test_a_database_that_stops_answering(
+    field: Field, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Locked or dropped tables, and a server that is gone: after a bounded wait each call raises its documented error.
+
+    What is asked for afterwards works again, and nothing that was stored is lost.
+    """
+    for module, name, value in (("database", "PATIENCE", 0.3), ("database", "_LONGEST", 0.3)):
+        monkeypatch.setattr(f"nairi_async.cluster.{module}.{name}", value)
+    monkeypatch.setattr("nairi_async.cluster.postgres_store.PATIENCE", 0.3)
+    monkeypatch.setattr("nairi_async.cluster.postgres_store._TIMEOUT", 0.3)
+    name = field.database.rpartition("/")[2]
+    async with field.cluster() as cluster, PostgresStore(field.database) as store:
+        batch = await cluster.submit("run-1", AGENT, ["a"])
+
+        async def all_fail(text: str) -> None:
+            for call in (lambda: cluster.submit("run-2", AGENT, ["a"]), batch.status, lambda: batch.turn("#1")):
+                with pytest.raises(LedgerError, match=text):
+                    await call()
+            with pytest.raises(LedgerError, match=text):
+                await anext(batch.outcomes())
+            with pytest.raises(StoreError, match=text):
+                await store.load("a")
+
+        with psycopg.connect(field.database) as blocker:
+            blocker.execute("LOCK TABLE nairi_batches, nairi_items, nairi_readers, nairi_chats")
+            await all_fail("does not answer")
+            # While another process makes the tables.
+            blocker.execute("SELECT pg_advisory_xact_lock(1312901458, -1)")
+            with pytest.raises(LedgerError, match="does not answer"):
+                await field.cluster().__aenter__()
+        await asyncio.to_thread(postgres.crash)
+        await all_fail("cannot be reached")
+        await asyncio.to_thread(postgres.start)
+        assert (await batch.status()).unsent == 1
+        assert await store.load("a") is None
+        postgres.execute("DROP TABLE procrastinate_jobs CASCADE", name)
+        with pytest.raises(LedgerError, match="tables are not those"):
+            await cluster.submit("run-2", AGENT, ["a"])
+        postgres.execute("DELETE FROM nairi_batches WHERE name = 'run-1'", name)
+        with pytest.raises(LedgerError, match="deleted"):
+            await anext(batch.outcomes())
+
+
+async def test_a_cluster_that_is_closed_or_belongs_to_another_loop(field: Field) -> None:
+    """A call during or after closing, and from another loop, is refused at once; a worker is stopped first."""
+    async with field.cluster() as cluster, field.session() as session, PostgresStore(field.database) as store:
+        batch = await cluster.submit("run-1", AGENT, ["a", "b"])
+        for elsewhere in (batch.status, lambda: store.load("a")):
+            with pytest.raises(SessionClosedError, match="another event loop"):
+                await asyncio.to_thread(asyncio.run, elsewhere())
+        working = asyncio.create_task(cluster.work(session))
+        await field.until_asked(2)
+        closing = asyncio.create_task(cluster.__aexit__(None, None, None))
+        await closing
+        assert await working == 2
+        for call in (batch.status, lambda: batch.turn("#1")):
+            with pytest.raises(SessionClosedError):
+                await call()
+        await cluster.__aenter__()
+        status = await (await cluster.batch("run-1")).status()
+        assert (status.running, status.in_doubt, status.workers) == (2, 0, ())
+
+
 async def test_bad_arguments(field: Field) -> None:
     """Each bad argument and record is refused before anything is stored."""
     async with field.cluster() as cluster, field.session() as session:
@@ -107,6 +196,10 @@ async def test_bad_arguments(field: Field) -> None:
             await cluster.work(session, requests_per_second=0)
         with pytest.raises(InvalidArgumentError, match="NairiSession"):
             await cluster.work("session")  # type: ignore[arg-type]
+        batch = await cluster.submit("run-1", AGENT, ["a"])
+        for id_ in (7, "a\0", "\ud800"):
+            with pytest.raises(InvalidArgumentError, match="id must be"):
+                await batch.turn(id_)  # type: ignore[arg-type]
         with pytest.raises(LedgerError, match="no batch 'none'"):
             await cluster.batch("none")
     with pytest.raises(SessionClosedError):
