@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from attrs import define
@@ -14,6 +14,7 @@ from nairi_async.cluster import Cluster
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from typing import Self
 
     from nairi_async.testing import Simulator
 
@@ -54,3 +55,43 @@ class Field:
         async with asyncio.timeout(20):
             while len(self.simulator.prompts) < count:  # noqa: ASYNC110 - the service tells nobody
                 await asyncio.sleep(0.02)
+
+
+class CuttingProxy:
+    """A way to a server on which every so many answers a connection drops, before the answer arrives."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._answers = self.cuts = 0
+        self.port = 0
+        self.every = 0
+        """How many; 0 for a way that holds."""
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
+        sending = asyncio.create_task(self._send(reader, to_server))
+        try:
+            while answer := await from_server.read(65536):
+                self._answers += 1
+                if self.every and self._answers % self.every == 0:
+                    self.cuts += 1
+                    return
+                writer.write(answer)
+        finally:
+            writer.close()
+            to_server.close()
+            sending.cancel()
+            await asyncio.wait((sending,))
+
+    async def _send(self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while asked := await reader.read(65536):
+                to_server.write(asked)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import psycopg
 import pytest
-from clusters import AGENT
+from clusters import AGENT, CuttingProxy
 
 from nairi_async import AgentNotFoundError, AuthenticationError, InvalidArgumentError, NairiSession, TurnFailedError
 from nairi_async.cluster.liveness import LEASE
@@ -249,3 +249,24 @@ async def test_the_database_may_crash(field: Field, postgres: Postgres) -> None:
         seen = [await following, *[one async for one in outcomes]]
     assert len({one.id for one in seen}) == 20
     assert field.asked == Counter(texts)
+
+
+async def test_connections_that_drop_again_and_again(field: Field, postgres: Postgres) -> None:
+    """Connections to the database drop before an answer arrives, in the middle of every kind of statement: none shows.
+
+    Whether the statement was committed is then not known; it is made again, and has its effect once.
+    """
+    texts = [f"Prompt {number}" for number in range(6)]
+    async with CuttingProxy(postgres.port) as proxy:
+        field.database = field.database.replace(f":{postgres.port}/", f":{proxy.port}/")
+        async with field.cluster() as cluster:
+            batch = await cluster.submit("run-1", AGENT, texts[:3])
+            async with field.worker(requests_per_second=200), field.worker(requests_per_second=200):
+                # A cluster that cannot be opened says so at once.
+                proxy.every = 23
+                await cluster.submit("run-1", AGENT, texts)
+                seen = [one.prompt async for one in batch.outcomes()]
+                assert (await batch.status()).done == 6
+                proxy.every = 0
+        assert proxy.cuts
+    assert Counter(seen) == field.asked == Counter(texts)
