@@ -52,7 +52,7 @@ class Field:
 
     async def until_asked(self, count: int) -> None:
         """Wait until the service has so many prompts."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while len(self.simulator.prompts) < count:  # noqa: ASYNC110 - the service tells nobody
                 await asyncio.sleep(0.02)
 

@@ -8,7 +8,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 from attrs import define
+from support import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ class Postgres:
             [self.bin / "postgres", "-D", self.data, "-p", str(self.port), *settings],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=self.user, cwd=self.home,
         )  # fmt: skip
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 100
         while True:
             try:
                 psycopg.connect(self.url()).close()
@@ -100,10 +100,7 @@ def running_postgres(*settings: str) -> Iterator[Postgres]:
     user = "nobody" if os.geteuid() == 0 else None
     if user is not None:
         os.chown(home, pwd.getpwnam(user).pw_uid, -1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = Postgres(bin_, home, port, user, settings or ("fsync=off", "full_page_writes=off"))
+    server = Postgres(bin_, home, free_port(), user, settings or ("fsync=off", "full_page_writes=off"))
     try:
         subprocess.run(  # noqa: S603 - as above
             [bin_ / "initdb", "--no-sync", "-A", "trust", "-U", "nairi", "-E", "UTF8", "-D", server.data],

@@ -60,7 +60,7 @@ async def served(recipe: str, simulator: Simulator | AmigoSimulator, *, port: in
         await _until_it_responds(running)
         yield running
     finally:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await running.shut_down()
     assert "Traceback" not in running.output, running.output
 

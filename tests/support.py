@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import secrets
 import socket
 import struct
 from contextlib import asynccontextmanager
@@ -245,10 +246,16 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def free_port() -> int:
-    """Return a port on which no server listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
+    """Return a port on which no server listens.
+
+    Systems give ports from 32768 on to clients and to servers that want any: one of those could be taken meanwhile.
+    """
+    while True:
+        # Not `random`, which has the same seed in each worker.
+        port = 15_000 + secrets.randbelow(15_000)
+        with socket.socket() as bound, contextlib.suppress(OSError):
+            bound.bind(("127.0.0.1", port))
+            return port
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import wave
@@ -294,18 +293,19 @@ async def test_the_source_of_a_voice_message(amigo: AmigoSession, service: Amigo
         await amigo.message_source(conversation, reply.message_id or "")
 
 
-async def test_a_slow_model_has_its_time() -> None:
+async def test_a_slow_model_has_its_time(clock: VirtualClock) -> None:
     """Calls that run a model, and finishing, are not cut at the timeout of a plain read."""
 
     async def handler(request: web.BaseRequest) -> web.Response:
         if "signin" not in request.path:
-            await asyncio.sleep(0.15)
+            with clock.stalled():
+                await clock.sleep(50)
         body = {"id_token": "x", "recommended_responses": ["a"], "prompts": [], "messages": [], "has_more": False}
         return web.json_response(body)
 
     async with (
         support.serve(handler) as url,
-        session(url, request_timeout=0.1, retry=RetryPolicy(attempts=1)) as amigo,
+        session(url, clock=clock, retry=RetryPolicy(attempts=1)) as amigo,
     ):
         await amigo.finish(ID)
         assert await amigo.recommended_responses(ID, ID) == ("a",)

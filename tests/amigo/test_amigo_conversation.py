@@ -27,7 +27,6 @@ from nairi_async import (
 )
 from nairi_async.amigo import InteractionComplete, Limits
 from nairi_async.clock import SystemClock
-from nairi_async.testing import Simulator, VirtualClock
 from nairi_async.testing.amigo import AmigoQuirks, AmigoSimulator, Complete, Cut, Error, Hang, Speak
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
     from nairi_async.amigo import AmigoReply, AmigoSession
     from nairi_async.dialogue import Answer, Dialogue, Dialogues
+    from nairi_async.testing import Simulator, VirtualClock
     from nairi_async.testing.amigo.script import Steps
 
 pytestmark = pytest.mark.anyio
@@ -504,14 +504,14 @@ async def test_a_turn_after_one_in_doubt_waits_for_the_service(amigo: AmigoSessi
     assert [reply.text for reply in replies] == ["Second."]
 
 
-async def test_a_timeout_leaves_a_dialogue_usable() -> None:
+async def test_a_timeout_leaves_a_dialogue_usable(clock: VirtualClock) -> None:
     """A prompt whose time is over frees the dialogue; the error names the conversation."""
-    async with AmigoSimulator("Hello", clock=VirtualClock()) as service, session(service.url) as amigo:
+    async with AmigoSimulator("Hello", clock=clock) as service, session(service.url, clock=clock) as amigo:
         dialogue = amigo.conversation(service.service_id)
         await dialogue.begin()
         service.service([Speak("Le"), Hang()], service_id=service.service_id)
         with pytest.raises(WatchTimeoutError) as caught:
-            await dialogue.ask("Hi", timeout=0.05)
+            await dialogue.ask("Hi", timeout=50)
         assert caught.value.conversation_id == dialogue.id
         service.service("Fine.", service_id=service.service_id)
         assert (await dialogue.ask("Hi")).text == "Fine."

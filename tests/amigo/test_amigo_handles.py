@@ -231,7 +231,7 @@ async def test_closing_the_session_wakes_all_that_wait() -> None:
             in_line = asyncio.ensure_future(amigo.interact(ID, "b").reply())
             other = asyncio.ensure_future(amigo.interact(ID[::-1], "c").reply())
             await support.until(lambda: len(server.seen) == 3)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             results = await asyncio.gather(reading, in_line, other, return_exceptions=True)
     assert [type(result) for result in results] == [
         InteractionUnknownError,

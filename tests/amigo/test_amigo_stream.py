@@ -108,12 +108,13 @@ async def test_the_documented_example_stream(clock: VirtualClock) -> None:
     assert (reply.text, reply.conversation_id) == ("Hi there!", service.asked[0].conversation_id)
 
 
-async def test_a_reply_that_is_saved_is_not_late() -> None:
+async def test_a_reply_that_is_saved_is_not_late(clock: VirtualClock) -> None:
     """A timeout that is over after `interaction-complete` costs nothing: the reply is there."""
     script = [Speak("Done."), Complete(), Hang()]
-    async with AmigoSimulator(script, clock=VirtualClock()) as service, session(service.url) as amigo:
-        stream = amigo.create_conversation(service.service_id, timeout=0.2)
+    async with AmigoSimulator(script, clock=clock) as service, session(service.url, clock=clock) as amigo:
+        stream = amigo.create_conversation(service.service_id, timeout=20)
         assert (await stream.reply()).text == "Done."
+        assert clock.monotonic() == 20
         assert amigo.stats.free_connections == 100
 
 
@@ -339,8 +340,8 @@ async def test_lines_that_are_no_events_are_handed_over(amigo: AmigoSession, ser
 
 async def test_a_silent_stream_breaks_off() -> None:
     """Silence beyond the session's bound is an unknown outcome that says so, and frees the connection."""
-    async with AmigoSimulator([Speak("Let me"), Hang()]) as service, session(service.url, idle_timeout=0.1) as amigo:
-        with pytest.raises(InteractionUnknownError, match=r"no data came for 0\.1 s"):
+    async with AmigoSimulator([Speak("Let me"), Hang()]) as service, session(service.url, idle_timeout=0.3) as amigo:
+        with pytest.raises(InteractionUnknownError, match=r"no data came for 0\.3 s"):
             await amigo.create_conversation(service.service_id).reply()
         assert amigo.stats.free_connections == 100
 
@@ -392,8 +393,8 @@ async def test_a_request_that_hangs_is_given_up_in_virtual_time(
 
 async def test_silence_before_the_answer_is_bounded_too() -> None:
     """A service that takes the message and says nothing leaves the outcome unknown."""
-    async with RawServer(SIGNED_IN, Act.HANG) as server, session(server.url, idle_timeout=0.1) as amigo:
-        with pytest.raises(OutcomeUnknownError, match=r"0\.1 s"):
+    async with RawServer(SIGNED_IN, Act.HANG) as server, session(server.url, idle_timeout=0.3) as amigo:
+        with pytest.raises(OutcomeUnknownError, match=r"0\.3 s"):
             await amigo.interact(ID, "Hi").reply()
 
 
@@ -569,16 +570,17 @@ async def test_closing_the_session_ends_streams() -> None:
             await amigo.create_conversation(service.service_id)
 
 
-async def test_a_timeout_bounds_the_whole_stream() -> None:
+async def test_a_timeout_bounds_the_whole_stream(clock: VirtualClock) -> None:
     """A stream with a timeout raises it, also in virtual time, and says which conversation goes on."""
-    async with AmigoSimulator([Speak("one"), Hang()]) as service, session(service.url) as amigo:
-        stream = await amigo.create_conversation(service.service_id, timeout=0.5)
+    script = [Speak("one"), Hang()]
+    async with AmigoSimulator(script, clock=clock) as service, session(service.url, clock=clock) as amigo:
+        stream = await amigo.create_conversation(service.service_id, timeout=50)
         with pytest.raises(WatchTimeoutError, match="has not ended") as caught:
             await stream.reply()
         assert caught.value.conversation_id == service.asked[0].conversation_id
     async with RawServer(SIGNED_IN, Act.HANG) as server, session(server.url) as amigo:
         with pytest.raises(WatchTimeoutError, match="no stream has begun"):
-            await amigo.interact(ID, "Hi", timeout=0.05)
+            await amigo.interact(ID, "Hi", timeout=0.3)
 
 
 async def test_an_abandoned_stream_leaves_no_trace(amigo: AmigoSession, service: AmigoSimulator) -> None:

@@ -120,7 +120,11 @@ async def test_a_full_disk_under_the_file(runs: Runs, simulator: Simulator) -> N
     async with runs.batch(PROMPTS, output=runs.output, limit=2) as outcomes:
         await anext(outcomes)
         made = [thing for thing in gc.get_objects() if isinstance(thing, RepliesFile) and hasattr(thing, "_file")]
-        [output] = [thing for thing in made if not thing._file.closed]
+        [output] = [
+            thing
+            for thing in made
+            if not thing._file.closed and os.path.samestat(os.fstat(thing._file.fileno()), runs.output.stat())
+        ]
         with runs.ledger.open("rb") as read_only:
             os.dup2(read_only.fileno(), output._file.fileno())
         with pytest.raises(LedgerError, match=r"replies\.jsonl"):

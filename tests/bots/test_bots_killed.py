@@ -67,7 +67,7 @@ async def bot(simulator: Simulator, path: Path, *options: str) -> AsyncIterator[
 async def until_accepted(simulator: Simulator, path: Path) -> None:
     """Wait until the first prompt of each chat has arrived, and the second is in the store."""
     waiting = """SELECT count(*) FROM chats WHERE record LIKE '%"waiting": [{%'"""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while True:
             await asyncio.sleep(0.01)
             if len(simulator.prompts) == CHATS:

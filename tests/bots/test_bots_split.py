@@ -108,15 +108,20 @@ def test_hostile_texts_end_in_pieces_that_fit(text: str, limit: int) -> None:
     assert all(len(piece) <= limit and piece.strip() for piece in pieces)
 
 
-def test_a_million_flags_take_no_longer_than_a_million_letters() -> None:
+def test_many_flags_take_no_longer_than_as_many_letters() -> None:
     """Whether a cut splits a flag depends on the beginning of the row: it is found once, not for each cut."""
 
     def seconds(text: str) -> float:
-        started_at = time.process_time()
-        assert len(split_text(text, 2000)) == 500
-        return time.process_time() - started_at
+        """Return the least of three, since a garbage collection of the suite's own may take longer."""
 
-    assert seconds("\U0001f1e6" * 1_000_000) < 10 * seconds("a" * 1_000_000)
+        def once() -> float:
+            started_at = time.process_time()
+            assert len(split_text(text, 2000)) == 100
+            return time.process_time() - started_at
+
+        return min(once() for _ in range(3))
+
+    assert seconds("\U0001f1e6" * 200_000) < 10 * seconds("a" * 200_000)
 
 
 def test_paragraph_before_line_before_word() -> None:

@@ -7,7 +7,6 @@ import os
 import sqlite3
 import stat
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -119,13 +118,14 @@ async def test_a_cancelled_call_leaves_no_thread(tmp_path: Path) -> None:
         async with SQLiteStore(path) as store:
             await store.save("a", Record())
 
+    others = set(threading.enumerate())
     for steps in range(6):
         call = asyncio.create_task(use())
         for _ in range(steps):
             await asyncio.sleep(0.001)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-    while any(thread.name.startswith("nairi-chats") for thread in threading.enumerate()):  # noqa: ASYNC110 - threads set no event of ours
+    while any(one.name.startswith("nairi-chats") for one in set(threading.enumerate()) - others):  # noqa: ASYNC110 - threads set no event of ours
         await asyncio.sleep(0.001)
     async with SQLiteStore(path) as store:
         assert await store.load("b") is None
@@ -170,13 +170,10 @@ async def test_a_busy_file_does_not_block_the_loop(tmp_path: Path) -> None:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         save = asyncio.create_task(store.save("a", Record("job_1")))
-        longest, last = 0.0, time.perf_counter()
+        # A loop that waited for the file would come here when that has given up.
         for _ in range(20):
             await asyncio.sleep(0.005)
-            now = time.perf_counter()
-            longest, last = max(longest, now - last), now
         assert not save.done()
-        assert longest < 1
         other.execute("COMMIT")
         other.close()
         await save

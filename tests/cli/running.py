@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nairi_async.testing import Simulator
 
 # Generous: only what hangs takes this long.
-TIMEOUT = 30
+TIMEOUT = 120
 ERROR = "nairi-async: error: "
 
 _COMMAND = ("-m", "nairi_async")

@@ -14,6 +14,7 @@ from nairi_async import RateLimitedError, RequestTimeoutError, RetryPolicy
 from nairi_async._core.api_key import ApiKey
 from nairi_async._core.request import CallState, Request
 from nairi_async.clock import SystemClock
+from nairi_async.testing import VirtualClock
 
 if TYPE_CHECKING:
     from nairi_async._core.request import Send
@@ -98,14 +99,16 @@ async def test_a_state_can_be_used_again() -> None:
 
 async def test_a_deadline_cuts_reads_short_and_no_prompt() -> None:
     """A prompt that has left is waited for beyond the deadline, because its outcome would be unknown."""
+    clock = VirtualClock()
 
     async def slow(_request: web.BaseRequest) -> web.Response:
-        await asyncio.sleep(0.3)
+        with clock.stalled():
+            await clock.sleep(20)
         return web.Response(body=b"{}")
 
-    clock = SystemClock()
     async with support.serve(slow) as url, support.session(url, clock=clock) as nairi:
         executor = nairi._executor
         with pytest.raises(RequestTimeoutError):
-            await executor.call(Request(method="GET", path="/"), bytes, deadline=clock.monotonic() + 0.1)
-        assert await executor.call(prompt(), bytes, deadline=clock.monotonic() + 0.1) == b"{}"
+            await executor.call(Request(method="GET", path="/"), bytes, deadline=clock.monotonic() + 10)
+        assert clock.monotonic() == 10
+        assert await executor.call(prompt(), bytes, deadline=clock.monotonic() + 10) == b"{}"

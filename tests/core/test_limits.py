@@ -137,7 +137,7 @@ async def test_a_call_cancelled_by_the_rate_releases_its_connection() -> None:
     await support.until(lambda: limiter.waiting)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
-    async with asyncio.timeout(5), support.slot(limiter, math.inf):
+    async with support.slot(limiter, math.inf):
         assert (limiter.in_use, limiter.available, limiter.waiting) == (1, 0, 0)
 
 
@@ -202,11 +202,6 @@ async def test_calls_beyond_the_connections_keep_their_deadlines_while_throttled
     assert clock.monotonic() == 5.0
 
 
-async def slow(request: web.BaseRequest) -> web.Response:
-    await asyncio.sleep(0.05)
-    return web.Response(body=support.MESSAGE)
-
-
 @pytest.mark.anyio
 async def test_prompts_and_reads_take_turns() -> None:
     """Prompts that are still to be sent do not hold up the polls of those that run, nor the other way round."""
@@ -224,9 +219,17 @@ async def test_prompts_and_reads_take_turns() -> None:
 @pytest.mark.anyio
 async def test_waiting_for_a_connection_costs_no_request_time() -> None:
     """Of five calls over one connection, each has the whole request timeout to itself."""
+    clock = VirtualClock()
+
+    async def slow(request: web.BaseRequest) -> web.Response:
+        with clock.stalled():
+            await clock.sleep(20)
+        return web.Response(body=support.MESSAGE)
+
+    once = RetryPolicy(attempts=1)
     async with (
         support.serve(slow) as url,
-        support.session(url, max_connections=1, request_timeout=0.15, retry=RetryPolicy(attempts=1)) as nairi,
+        support.session(url, clock=clock, max_connections=1, request_timeout=30, retry=once) as nairi,
     ):
         assert len(await asyncio.gather(*(nairi.message(f"cmsg_{n}") for n in range(5)))) == 5
 

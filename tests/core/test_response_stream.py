@@ -48,9 +48,9 @@ async def test_what_arrived_before_a_break_is_read_first() -> None:
 async def test_a_wait_for_data_is_bounded_and_a_timeout() -> None:
     """A read without data for longer than `idle_timeout` is a timeout that says so."""
     async with RawServer(HEAD + b"5\r\nevent\r\n", Act.HANG) as server, support.client(server.url) as http:
-        stream = await opened(http, idle_timeout=0.1)
+        stream = await opened(http, idle_timeout=0.3)
         assert await stream.read() == b"event"
-        with pytest.raises(RequestTimeoutError, match=r"no data came for 0\.1 s") as caught:
+        with pytest.raises(RequestTimeoutError, match=r"no data came for 0\.3 s") as caught:
             await stream.read()
         assert caught.value.sent
         stream.close()
@@ -59,8 +59,8 @@ async def test_a_wait_for_data_is_bounded_and_a_timeout() -> None:
 async def test_the_wait_for_a_response_is_bounded_from_the_writing_on() -> None:
     """Once the request is written, the response may take `idle_timeout`, not the time for connecting as well."""
     async with RawServer(Act.HANG) as server, support.client(server.url) as http:
-        request, state = Request(method="POST", path="/stream", body=b"{}", idle_timeout=0.1), CallState()
-        with pytest.raises(RequestTimeoutError, match=r"no whole response within 0\.1 s") as caught:
+        request, state = Request(method="POST", path="/stream", body=b"{}", idle_timeout=0.3), CallState()
+        with pytest.raises(RequestTimeoutError, match=r"no whole response within 0\.3 s") as caught:
             await http.send(request, state, 30.0)
     assert caught.value.sent
     assert state.write_started

@@ -193,7 +193,7 @@ SILENT: list[Step] = [Act.HANG, Drip(read_ok, 0.03)]
 async def test_a_read_that_takes_too_long_times_out(fault: Step) -> None:
     """The request timeout bounds one attempt, body included, and a read is then made again."""
     async with RawServer(fault) as server:
-        error = await failure(read, server, request_timeout=0.15, retry=RetryPolicy(attempts=2))
+        error = await failure(read, server, request_timeout=0.4, retry=RetryPolicy(attempts=2))
         assert server.lines == [READ] * 2
     assert isinstance(error, RequestTimeoutError)
     assert isinstance(error, TimeoutError)
@@ -204,7 +204,7 @@ async def test_a_read_that_takes_too_long_times_out(fault: Step) -> None:
 async def test_a_prompt_that_takes_too_long_has_an_unknown_outcome(fault: Step) -> None:
     """A prompt without a response in time is one request and an unknown outcome, caused by the timeout."""
     async with RawServer(fault) as server:
-        error = await failure(start, server, request_timeout=0.15)
+        error = await failure(start, server, request_timeout=0.4)
         assert server.lines == [START]
     assert isinstance(error, OutcomeUnknownError)
     assert isinstance(error.__cause__, RequestTimeoutError)

@@ -131,9 +131,18 @@ async def test_a_proxy_that_refuses_does_not_show_the_key() -> None:
 async def test_a_timeout_of_the_caller_does_not_show_the_key(method: str) -> None:
     """A cancellation passes through the HTTP library too; its frames hold no key afterwards."""
     async with RawServer(Act.HANG) as server, support.session(server.url) as nairi:
-        with pytest.raises(TimeoutError) as caught:
-            async with asyncio.timeout(0.1):
+
+        async def expire(timeout: asyncio.Timeout) -> None:
+            await support.until(lambda: server.seen)
+            timeout.reschedule(asyncio.get_running_loop().time())
+
+        async def call() -> None:
+            async with asyncio.timeout(None) as timeout, asyncio.TaskGroup() as tasks:
+                tasks.create_task(expire(timeout))
                 await (nairi.message("cmsg_1") if method == "read" else nairi.start("my-agent", "Hello"))
+
+        with pytest.raises(TimeoutError) as caught:
+            await call()
         assert KEY in server.seen[0].head
     assert isinstance(caught.value.__cause__, asyncio.CancelledError)
     assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if KEY in text]

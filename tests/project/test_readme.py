@@ -51,7 +51,7 @@ async def test_every_python_block_runs(code: str, tmp_path: Path, request: pytes
         simulator.agent("my-agent", lambda prompt, _: [Step("looking", after=0.1), Say(f"re {prompt}", after=0.1)])
         environment = {**os.environ, **simulator.environment, **amigo.environment, "METRICS_PORT": "0"}
         process = await fork("-c", code, env=environment, cwd=tmp_path, stdin=PIPE, stdout=DEVNULL, stderr=PIPE)
-        _, errors = await asyncio.wait_for(process.communicate(b"Hello\nAnd now?\n"), 30)
+        _, errors = await asyncio.wait_for(process.communicate(b"Hello\nAnd now?\n"), 120)
         assert (process.returncode, errors.decode()) == (0, "")
 
 

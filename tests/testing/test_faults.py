@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections import Counter
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
@@ -115,13 +114,11 @@ async def test_a_cut_connection(kind: FaultKind, ran: int) -> None:
 @pytest.mark.parametrize(("kind", "ran"), [("hang before", 0), ("hang after", 1)])
 async def test_a_hang_lasts_the_timeout_of_the_client_in_virtual_time(kind: FaultKind, ran: int) -> None:
     """A prompt that is never answered ends at the request's timeout, in milliseconds of real time."""
-    started_at = time.monotonic()
     async with faced(plan(kind)) as (simulator, nairi, clock):
         with pytest.raises(OutcomeUnknownError):
             await nairi.start("my-agent", "Hello")
         assert clock.monotonic() == 30.0
         assert len(simulator.prompts) == ran
-    assert time.monotonic() - started_at < 10
 
 
 async def test_a_hang_does_not_hasten_others() -> None:

@@ -120,7 +120,7 @@ def run(directory: Path, code: str, *options: str) -> subprocess.CompletedProces
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(  # noqa: S603 - our own interpreter
-        command, cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=50
+        command, cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=200
     )
 
 

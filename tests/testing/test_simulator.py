@@ -88,7 +88,7 @@ async def test_closing_leaves_nothing_behind() -> None:
             request = asyncio.create_task(http.post(simulator.url))
             await entered.wait()
             started_at = asyncio.get_running_loop().time()
-        assert asyncio.get_running_loop().time() - started_at < 5
+        assert asyncio.get_running_loop().time() - started_at < 20
         with pytest.raises(aiohttp.ClientConnectionError):
             await request
     assert asyncio.all_tasks() <= before
