@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from nairi_async.testing import Quirks, Say, Simulator, VirtualClock
 from nairi_async.testing.amigo import AmigoSimulator
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Generator, Iterator
     from pathlib import Path
 
     from clusters import Field
@@ -26,6 +28,23 @@ if TYPE_CHECKING:
 settings.register_profile("suite", deadline=None)
 settings.register_profile("brief", deadline=None, max_examples=20)
 settings.load_profile("suite")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return one worker more than there are cores, since some tests wait for other processes and for real time."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep what the imports leave out of each later garbage collection, which takes a second with it."""
+    gc.disable()
+    result = yield
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    return result
 
 
 @pytest.fixture

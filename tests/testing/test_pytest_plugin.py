@@ -9,6 +9,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from attrs import define
+from forking import PIPE, STDOUT, fork
 
 import nairi_async.testing
 import nairi_async.web
@@ -16,6 +18,8 @@ from nairi_async.testing import Simulator
 
 # Plugins of the environment that these projects do not need, and that take seconds to import.
 HEAVY = ("schemathesis", "hypothesispytest", "randomly", "xdist", "xdist.looponfail")
+_IMPORTED = ("pytest", "aiohttp.web")
+PLAIN = "--assert=plain"  # to rewrite what is imported takes most of the time; one mode is as users have it
 README = Path(__file__).parents[2] / "README.md"
 
 TESTS = """
@@ -91,13 +95,21 @@ async def test_code_that_makes_its_own_session(nairi_environment, amigo_environm
 """
 MODES = {
     "anyio": ("@pytest.mark.anyio", "@pytest.fixture", ["-p", "no:asyncio"]),
-    "anyio with pytest-asyncio": ("@pytest.mark.anyio", "@pytest.fixture", ["-o", "asyncio_mode=strict"]),
-    "strict": ("@pytest.mark.asyncio", "@__import__('pytest_asyncio').fixture", ["-o", "asyncio_mode=strict"]),
-    "auto": ("@pytest.mark.filterwarnings('error')", "@pytest.fixture", ["-o", "asyncio_mode=auto"]),
+    "anyio with pytest-asyncio": ("@pytest.mark.anyio", "@pytest.fixture", [PLAIN, "-o", "asyncio_mode=strict"]),
+    "strict": ("@pytest.mark.asyncio", "@__import__('pytest_asyncio').fixture", [PLAIN, "-o", "asyncio_mode=strict"]),
+    "auto": ("@pytest.mark.filterwarnings('error')", "@pytest.fixture", [PLAIN, "-o", "asyncio_mode=auto"]),
 }
 
 
-def run(directory: Path, code: str, *options: str) -> subprocess.CompletedProcess[str]:
+@define
+class Ran:
+    """A run of pytest that has ended."""
+
+    returncode: int
+    stdout: str
+
+
+async def run(directory: Path, code: str, *options: str) -> Ran:
     """Run a user's tests, with warnings as errors, on the fixtures of this very source."""
     (directory / "conftest.py").write_text(
         "import pytest\n@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'\n"
@@ -106,29 +118,20 @@ def run(directory: Path, code: str, *options: str) -> subprocess.CompletedProces
     (directory / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     scope = ["-o", "asyncio_default_fixture_loop_scope=function"] if "no:asyncio" not in options else []
     ours = ["-p", "no:nairi_async", "-p", "nairi_async.testing.pytest_plugin"]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        *ours,
-        "-p",
-        "no:cacheprovider",
-        *scope,
-        *(word for heavy in HEAVY for word in ("-p", f"no:{heavy}")),
-        *options,
-    ]
+    without = [word for name in ("cacheprovider", *HEAVY) for word in ("-p", f"no:{name}")]
+    words = ["-m", "pytest", "-q", *ours, *scope, *without, *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    return subprocess.run(  # noqa: S603 - our own interpreter
-        command, cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=200
-    )
+    process = await fork(*words, env=environment, cwd=directory, stdout=PIPE, stderr=STDOUT, imported=_IMPORTED)
+    out, _ = await process.communicate()
+    return Ran(await process.wait(), out.decode())
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("mode", MODES)
-def test_the_fixtures_work_with_each_plugin(tmp_path: Path, mode: str) -> None:
+async def test_the_fixtures_work_with_each_plugin(tmp_path: Path, mode: str) -> None:
     """Sessions live on the test's own loop, in virtual time, one for each test, and can be set up as the user likes."""
     mark, fixture, options = MODES[mode]
-    ran = run(tmp_path, TESTS.replace("@MARK", mark).replace("@FIXTURE", fixture), *options)
+    ran = await run(tmp_path, TESTS.replace("@MARK", mark).replace("@FIXTURE", fixture), *options)
     assert (ran.returncode, "8 passed" in ran.stdout) == (0, True), ran.stdout
 
 
@@ -160,43 +163,49 @@ async def test_default(nairi):
 """
 
 
-def test_the_fixtures_run_on_a_loop_of_any_scope(tmp_path: Path) -> None:
+@pytest.mark.anyio
+async def test_the_fixtures_run_on_a_loop_of_any_scope(tmp_path: Path) -> None:
     """The session is opened on the loop of the test, whether the test's mark or the configuration names its scope."""
-    ran = run(tmp_path, LOOP_SCOPES, "-o", "asyncio_mode=strict", "-o", "asyncio_default_test_loop_scope=session")
+    scope = "asyncio_default_test_loop_scope=session"
+    ran = await run(tmp_path, LOOP_SCOPES, PLAIN, "-o", "asyncio_mode=strict", "-o", scope)
     assert (ran.returncode, "4 passed" in ran.stdout) == (0, True), ran.stdout
 
 
-def test_two_plugins_that_claim_one_test_are_named(tmp_path: Path) -> None:
+@pytest.mark.anyio
+async def test_two_plugins_that_claim_one_test_are_named(tmp_path: Path) -> None:
     """With anyio's mark in pytest-asyncio's automatic mode, the test fails with the cause and the remedy."""
     code = "import pytest\n@pytest.mark.anyio\nasync def test_mix(nairi): await nairi.ask('my-agent', 'go')\n"
-    ran = run(tmp_path, code, "-o", "asyncio_mode=auto")
+    ran = await run(tmp_path, code, PLAIN, "-o", "asyncio_mode=auto")
     assert "would run on two event loops" in ran.stdout
     assert "asyncio_mode = strict" in ran.stdout
     assert ran.returncode == 1
     assert "pytest_plugin.py" not in ran.stdout
 
 
-def test_runs_on_trio_are_skipped_with_the_reason(tmp_path: Path) -> None:
+@pytest.mark.anyio
+async def test_runs_on_trio_are_skipped_with_the_reason(tmp_path: Path) -> None:
     """A test for both backends of anyio runs on asyncio; the reason says how to leave the other out."""
     code = (
         "import pytest\n@pytest.fixture(params=['asyncio', 'trio'])\ndef anyio_backend(request): return request.param\n"
         "@pytest.mark.anyio\nasync def test_both(nairi): await nairi.ask('my-agent', 'go')\n"
     )
-    ran = run(tmp_path, code, "-rs", "-p", "no:asyncio")
+    ran = await run(tmp_path, code, PLAIN, "-rs", "-p", "no:asyncio")
     assert "1 passed, 1 skipped" in ran.stdout
     assert "nairi_async needs asyncio, and this run of the test is on trio" in ran.stdout
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("test", ["def test_sync(nairi): pass", "async def test_unmarked(nairi_simulator): pass"])
-def test_a_test_without_a_loop_fails_with_one_sentence(tmp_path: Path, test: str) -> None:
+async def test_a_test_without_a_loop_fails_with_one_sentence(tmp_path: Path, test: str) -> None:
     """The sentence says what is missing, without a traceback."""
-    ran = run(tmp_path, test, "-o", "asyncio_mode=strict")
+    ran = await run(tmp_path, test, PLAIN, "-o", "asyncio_mode=strict")
     assert ran.returncode == 1
     assert "need a test that runs on an event loop" in ran.stdout
     assert "pytest_plugin.py" not in ran.stdout
 
 
-def test_the_tests_in_the_readme_and_the_guides_run(tmp_path: Path) -> None:
+@pytest.mark.anyio
+async def test_the_tests_in_the_readme_and_the_guides_run(tmp_path: Path) -> None:
     """As they are printed, for anyio, and with the other mark for pytest-asyncio."""
     texts = (README.read_text(), nairi_async.testing.__doc__ or "", nairi_async.web.__doc__ or "")
     blocks = [block.split("```")[0] for text in texts for block in text.split("```python\n")[1:]]
@@ -206,7 +215,7 @@ def test_the_tests_in_the_readme_and_the_guides_run(tmp_path: Path) -> None:
         other = code.replace("@pytest.mark.anyio  # or pytest.mark.asyncio", "@pytest.mark.asyncio")
         (tmp_path / f"test_{number}_asyncio.py").write_text(other)
     # What Starlette says about its own dependency is not ours.
-    ran = run(tmp_path, "", "-o", "asyncio_mode=strict", "-W", "ignore:Using `httpx`")
+    ran = await run(tmp_path, "", PLAIN, "-o", "asyncio_mode=strict", "-W", "ignore:Using `httpx`")
     assert (ran.returncode, len(codes), "10 passed" in ran.stdout) == (0, 4, True), ran.stdout
 
 
