@@ -19,13 +19,16 @@ _CHECK_EVERY: Final = 0.25
 
 
 class ClosingSignal:
-    """Wakes the calls of a session that wait for a rate limit, a connection or a retry, as soon as it is closed."""
+    """Ends the waits of a session as soon as it is closed: for a limit, a connection, a retry, or for news."""
 
     def __init__(self, is_closed_by_owner: Callable[[], bool] | None = None) -> None:
         self._is_closed_by_owner = is_closed_by_owner
         self.on_closed_by_owner: Callable[[], object] | None = None
         """Called when the owner of a lent pool has closed it: aiohttp then never wakes who reads a stream."""
         self._waits: set[asyncio.Timeout] = set()
+        # The sleeping tasks, and those among them that were woken: each with its number of cancellations before.
+        self._sleepers: dict[asyncio.Task[Any], int] = {}
+        self._woken: dict[asyncio.Task[Any], int] = {}
         self._is_closed = False
         self._open_streams = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -36,10 +39,12 @@ class ClosingSignal:
         Raises:
             SessionClosedError: the session was closed, or the lent pool that it uses.
         """
-        if self._is_closed:
+        try:
+            self.check()
+        except SessionClosedError:
             # A response may have come at the moment of closing, after which its call would wait.
             awaitable.close()
-            raise SessionClosedError("the session is closed")
+            raise
         scope = asyncio.timeout(None)
         try:
             async with scope:
@@ -52,6 +57,37 @@ class ClosingSignal:
             raise
         finally:
             self._waits.discard(scope)
+
+    def check(self) -> None:
+        """Raise `SessionClosedError` if the session was closed."""
+        if self._is_closed:
+            raise SessionClosedError("the session is closed")
+
+    def fall_asleep(self) -> asyncio.Task[Any]:
+        """Let closing end whatever the running task awaits from now on, until `awake`; return the task.
+
+        For the thousands that wait for news: it takes an entry in a table, where `wait` takes a frame and a scope.
+
+        Raises:
+            SessionClosedError: the session was closed.
+        """
+        self.check()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine of a session runs in a task
+        self._sleepers[task] = task.cancelling()
+        self._watch()
+        return task
+
+    def awake(self, task: asyncio.Task[Any], *, is_cancelled: bool) -> None:
+        """Take in that a task awaits no longer what `fall_asleep` was called for.
+
+        Raises:
+            SessionClosedError: closing ended the wait. Any other cancellation of the task goes on.
+        """
+        if self._sleepers.pop(task, None) is None:
+            before = self._woken.pop(task)
+            if task.uncancel() <= before or not is_cancelled:
+                raise SessionClosedError("the session was closed while a call waited for news") from None
 
     def stream_opened(self) -> None:
         """Note that a stream is open, which may be read for minutes."""
@@ -68,6 +104,10 @@ class ClosingSignal:
         waits, self._waits = self._waits, set()
         for scope in waits:
             scope.reschedule(0)
+        sleepers, self._sleepers = self._sleepers, {}
+        self._woken |= sleepers
+        for task in sleepers:
+            task.cancel()
 
     def _watch(self) -> None:
         """Look at a lent pool from time to time while something waits or is read."""
@@ -80,7 +120,7 @@ class ClosingSignal:
             self.wake()
             if self.on_closed_by_owner is not None:
                 self.on_closed_by_owner()
-        elif self._waits or self._open_streams:
+        elif self._waits or self._sleepers or self._open_streams:
             self._watch()
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from nairi_async._nairi.polling.poller import WatchTarget
 from nairi_async._nairi.polling.tracker import Tracker
 from nairi_async._nairi.polling.turn_waiter import TurnWaiter
 from nairi_async._nairi.polling.watch import Watch
+from nairi_async._nairi.polling.watch_target import WatchTarget
 from nairi_async.errors import TurnFailedError
 
 if TYPE_CHECKING:

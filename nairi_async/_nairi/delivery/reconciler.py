@@ -266,7 +266,8 @@ class Reconciler:
             if late_searches == _LATE_SEARCHES or now >= deadline:
                 return evolve(found, is_complete=False)
             rest = window.search_until - now if now < window.search_until else math.inf
-            await clock.sleep(min(wait * (0.5 + self._context.random()), _LONGEST_WAIT, rest, deadline - now))
+            seconds = min(wait * (0.5 + self._context.random()), _LONGEST_WAIT, rest, deadline - now)
+            await self._context.executor.closing.wait(clock.sleep(seconds))
             wait *= 2.0
 
     async def _search_starts(

@@ -102,17 +102,19 @@ class Cadence:
         """Learn from a poll without news: what had waited `since` seconds has now waited `alive`."""
         self._estimate_of(agent_id, kind).observe_survival(since, alive)
 
-    def observe_news(self, agent_id: str | None, kind: Kind, alive: float, found: float, *, is_learnt: bool) -> None:
+    def observe_news(
+        self, agent_id: str | None, kind: Kind, alive: float, found: float, late: float | None = None
+    ) -> None:
         """Learn from a poll with news: none after `alive` seconds, some at `found`.
 
-        `is_learnt` says that this interval followed the estimate, so that its length shows whether the integral fits.
+        `late` is by how many seconds the poll came after the news, where its time followed the estimate: that shows
+        whether the integral fits.
         """
         self._estimate_of(agent_id, kind).observe_end(alive, found)
-        if is_learnt and self._integral is not None:
+        if late is not None and self._integral is not None:
             self._adjustments += 1
             rate = max(_LEARNING_RATE, 1.0 / (_EARLY + self._adjustments))
-            # News is found half an interval late on average: that half should be the stated delay.
-            excess = min(3.0, (found - alive) / (2.0 * self._polling.delay))
+            excess = min(3.0, late / self._polling.delay)
             self._integral *= math.exp(rate * (1.0 - excess))
 
     def _estimate_of(self, agent_id: str | None, kind: Kind) -> HazardEstimate:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet, WeakValueDictionary
 
@@ -20,6 +19,7 @@ from nairi_async._core.retry import is_refusal, is_transient
 from nairi_async._nairi.polling.agent_queue import AgentQueue
 from nairi_async._nairi.polling.feed_trust import PANEL, FeedTrust, TrustState, WatchedJob
 from nairi_async._nairi.polling.listing_reader import ListingReader
+from nairi_async._nairi.polling.turn_lengths import TurnLengths
 from nairi_async._nairi.polling.waiters import Waiters
 from nairi_async.errors import (
     AuthenticationError,
@@ -53,8 +53,6 @@ _RECHECK: Final = 0.1
 # Seconds for which a listing that could not be read is left alone; they double each time.
 _FIRST_SUSPENSION: Final = 4.0
 _LONGEST_SUSPENSION: Final = 300.0
-# Number of the agent's last turns whose shortest is remembered.
-_TURNS: Final = 200
 
 
 class ChangeFeed:
@@ -91,8 +89,10 @@ class ChangeFeed:
         self._panel: WeakSet[WatchedJob] = WeakSet()
         self._waiters = Waiters()
         self._announced_at = -math.inf
-        self._lengths: deque[float] = deque(maxlen=_TURNS)
-        self._shortest = math.inf
+        self.lengths: TurnLengths = TurnLengths(polling.delay)
+        """How long the agent's last turns took."""
+        # Seconds by which the service's times of prompts were behind its `Date` at most; infinity before the first.
+        self._behind = math.inf
 
     def catch_up(self, job: WatchedJob, sent_at: float) -> bool:
         """Announce what was listed before a conversation was watched, and return whether all of it is known.
@@ -107,7 +107,7 @@ class ChangeFeed:
         updated_at = self._reader.listed_at(job.job_id)
         if updated_at is not None and job.moved_at < self._announced_at:
             row = ConversationSummary(id=job.job_id, status="active", updated_at=updated_at)
-            job.announce(row, self._announced_at, self._executor.server_clock.at, self._shortest)
+            job.announce(row, self._announced_at, self._executor.server_clock.at, self.lengths.shortest)
         return True
 
     @property
@@ -201,22 +201,30 @@ class ChangeFeed:
         return due_at
 
     async def wait(
-        self, job: WatchedJob, trust: FeedTrust, since: float, until: float, *, is_own: bool, is_patient: bool
+        self,
+        job: WatchedJob,
+        trust: FeedTrust,
+        since: float,
+        until: float,
+        *,
+        sent_at: float | None,
+        is_patient: bool,
     ) -> bool:
         """Wait for an announcement made after `since`; return false at `until`, or when the trust is lost.
 
-        `is_own` says that the watcher sent the conversation's last prompt, whose own change is no news to it. One that
-        is patient waits also without trust, and until it is called: the result is false then.
+        `sent_at` is when the watcher sent the conversation's last prompt, whose own change is no news to it; `None` if
+        it did not. One that is patient waits also without trust, and until it is called: the result is false then.
         """
+        is_own = sent_at is not None
         waiter = self._waiters.join(job, until, is_patient=is_patient)
         try:
             while self._clock.monotonic() < until and (is_patient or self.replaces_polls(trust, job)):
                 if is_own and job.is_doubtful:
-                    job.judge(self._executor.server_clock.at, self._shortest)
+                    job.judge(self._executor.server_clock.at, self.lengths.shortest)
                 # What may be the prompt itself is not worth a poll where one comes soon, or where news is not likely.
                 is_likely = trust.state is not TrustState.ON_TRIAL or job.is_late
                 is_vague = is_own and job.is_doubtful and (is_patient or not is_likely)
-                if job.has_news(since, is_own=is_own) and not is_vague:
+                if self.has_news(job, since, sent_at) and not is_vague:
                     return True
                 if is_patient and job.called_at > since:
                     return False
@@ -224,9 +232,23 @@ class ChangeFeed:
                     await self._lead(waiter, trust)
                 else:
                     await waiter.sleep()
-            return job.has_news(since, is_own=is_own) and not (is_own and job.is_doubtful)
+            return self.has_news(job, since, sent_at) and not (is_own and job.is_doubtful)
         finally:
             self._waiters.leave(job, waiter)
+
+    def has_news(self, job: WatchedJob, since: float, sent_at: float | None) -> bool:
+        """Return whether news was announced after `since`, for a watcher that sent the prompt at `sent_at`, if any."""
+        if sent_at is None:
+            return job.has_news(since, is_own=False)
+        earliest = self._executor.server_clock.at(sent_at)[0]
+        return job.has_news(since, is_own=True, sent_at=earliest - self._behind)
+
+    def observe_prompt(self, sent_at: float, came_at: float) -> None:
+        """Take in the Unix time that the service gives a prompt that was sent at `sent_at`."""
+        earliest = self._executor.server_clock.at(sent_at)[0]
+        if earliest > -math.inf:
+            behind = max(0.0, earliest - came_at)
+            self._behind = behind if self._behind == math.inf else max(self._behind, behind)
 
     def call(self, job: WatchedJob) -> None:
         """Let patient watchers of a conversation poll now."""
@@ -258,9 +280,7 @@ class ChangeFeed:
 
     def observe_length(self, seconds: float) -> None:
         """Take in how long a turn of the agent took from its prompt to its end."""
-        self._lengths.append(seconds)
-        before, self._shortest = self._shortest, min(self._lengths)
-        if self._shortest < before:
+        if self.lengths.observe(seconds):
             # What was taken for the prompt of another turn may have been its end.
             self._waiters.wake_all()
 
@@ -311,7 +331,7 @@ class ChangeFeed:
         for job_id, row in changed.items():
             job = self._jobs.get(job_id)
             if job is not None:
-                clock, shortest = self._executor.server_clock, self._shortest
+                clock, shortest = self._executor.server_clock, self.lengths.shortest
                 job.announce(row, received_at, clock.at, shortest, self._reader.previous_at)
                 self._waiters.wake(job)
 

@@ -25,10 +25,15 @@ _ROUNDING: Final = 0.01
 _SURE: Final = 0.3
 # The same as a share of the shortest of the agent's last turns.
 _SURE_SHARE: Final = 0.5
+# The same where a poll has shown when the service received the prompt.
+_SAME: Final = 0.02
 # Seconds that a poll's response may be behind: what was announced so long before may still be news to it.
 _STALE: Final = 1.0
-# A listing is trusted after it has announced this many discoveries.
+# A listing is trusted after it has announced this many discoveries; four times as many each time that it was trusted
+# and did not announce one, up to a limit.
 _PROOFS: Final = 3
+_MORE_PROOFS: Final = 4
+_MOST_PROOFS: Final = 48
 # Requests with a trusted listing must stay below this share of what the polls that it saves would have cost.
 _WORTH: Final = 0.8
 # Polls saved, by estimate, and readings made, before the worth is judged, and judged again.
@@ -73,6 +78,7 @@ class FeedTrust:
     _backoff: float = _FIRST_BACKOFF
     _pages: float = 0.0
     _proofs: int = 0
+    _proofs_needed: int = _PROOFS
     _cost: float = 0.0
     _saved: float = 0.0
     _readings: int = 0
@@ -100,6 +106,8 @@ class FeedTrust:
             if is_hidden or self._was_announced(job, alive):
                 continue
             if started_at > found + grace:
+                if self.state is TrustState.TRUSTED:
+                    self._proofs_needed = min(_MOST_PROOFS, _MORE_PROOFS * self._proofs_needed)
                 self.switch_off("it did not announce a change", started_at)
             else:
                 pending.append((job, alive, found))
@@ -181,7 +189,7 @@ class FeedTrust:
             return False
         self._proofs += not job.is_doubtful
         is_worth_it = self._cost <= _WORTH * self._saved
-        if self._proofs >= _PROOFS and is_worth_it and self.state is TrustState.ON_TRIAL:
+        if self._proofs >= self._proofs_needed and is_worth_it and self.state is TrustState.ON_TRIAL:
             self.state = TrustState.TRUSTED
         return True
 
@@ -217,6 +225,10 @@ class WatchedJob:
     """When this session last had a reason of its own to poll it: it sent a prompt, or a turn before it has ended."""
     prompted: tuple[float, float] | None = None
     """When its last prompt was sent and answered, by the session's clock, until that change was listed."""
+    changed_at: float = float("inf")
+    """The time that the last change has in the listing."""
+    prompt_came_at: float | None = None
+    """When the service received the prompt, in its own Unix time, once a poll has shown it."""
     _in_question: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def announce(
@@ -233,16 +245,23 @@ class WatchedJob:
         is the length of the agent's shortest turn in seconds; infinity while no end was seen.
         """
         self.is_doubtful = self.is_only_prompt = self.is_late = False
+        self.changed_at = math.inf if row.updated_at is None else row.updated_at.timestamp()
+        self.moved_at, self.missed_at = at, missed_at
+        if self.prompted is None or self.changed_at < server_time(self.prompted[0])[0] - _ROUNDING:
+            return  # It is a change before the last prompt, whose own will still come.
         prompted, self.prompted = self.prompted, None
         # A job that is no longer active has changed by more than its prompt.
-        if prompted is not None and row.status == "active" and row.updated_at is not None:
-            self._in_question = (*prompted, row.updated_at.timestamp())
+        if row.status == "active" and row.updated_at is not None:
+            self._in_question = (*prompted, self.changed_at)
             self.judge(server_time, shortest)
-        self.moved_at, self.missed_at = at, missed_at
 
     def judge(self, server_time: Callable[[float], tuple[float, float]], shortest: float) -> None:
         """Decide whether the last change is the prompt's own, by what is known by now of the service and the agent."""
         sent_at, answered_at, stamped = self._in_question
+        if self.prompt_came_at is not None:
+            since = stamped - self.prompt_came_at
+            self.is_doubtful = self.is_only_prompt = -_ROUNDING <= since <= min(_SAME, _SURE_SHARE * shortest)
+            return
         earliest, latest = server_time(sent_at)[0], server_time(answered_at)[1]
         # The row was stamped between the sending and the response. The response may have been so slow, or the service's
         # time is known so badly, that a short turn could have ended by then as well.
@@ -251,6 +270,10 @@ class WatchedJob:
         self.is_only_prompt = self.is_doubtful and stamped - earliest <= min(_SURE, shortest)
         self.is_late = stamped - earliest > shortest
 
-    def has_news(self, since: float, *, is_own: bool) -> bool:
-        """Return whether a change was announced after `since`; a prompt is no news to a watcher whose own it is."""
-        return self.moved_at > since and not (is_own and self.is_only_prompt)
+    def has_news(self, since: float, *, is_own: bool, sent_at: float = -math.inf) -> bool:
+        """Return whether a change was announced after `since`.
+
+        To a watcher that sent the prompt, that is no news, nor is what changed before it was sent. `sent_at` is that
+        time at the earliest, in the service's time.
+        """
+        return self.moved_at > since and not (is_own and (self.is_only_prompt or self.changed_at < sent_at))

@@ -5,7 +5,7 @@ Only the service's own times decide. See https://nairi.ai/docs/api/conversations
 
 from __future__ import annotations
 
-from datetime import MINYEAR, datetime, timedelta
+from datetime import MINYEAR, UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
@@ -19,6 +19,9 @@ PAGE: Final = 100
 """Rows of a page, the most that the service gives."""
 # How far behind the newest time seen each reading begins, for rows that share a time or were committed late.
 _OVERLAP: Final = timedelta(seconds=2)
+# How far a reading that looks for rows that became visible late goes back, and how many rows it repeats at most.
+_REACH: Final = timedelta(seconds=30)
+_REPEATED: Final = 5 * PAGE
 # The service's times have milliseconds, and `updated_after` is strictly after.
 _TICK: Final = timedelta(milliseconds=1)
 
@@ -43,6 +46,9 @@ class ListingPages:
         self._newest: datetime | None = None
         self._known: dict[str, datetime] = {}
         self._query = PageQuery(None)
+        # All rows with a later time were seen that were visible then.
+        self._complete_since = datetime.max.replace(tzinfo=UTC)
+        self._reach = _OVERLAP
         self.is_cut = False
         """Whether the last page was the first of all, and full: rows that changed shortly before it may be missing."""
 
@@ -50,10 +56,14 @@ class ListingPages:
         """Return the time of a conversation that was listed in the last seconds; else `None`."""
         return self._known.get(job_id)
 
-    def begin(self, overlap: float = 0.0) -> PageQuery:
-        """Return the first page of the next reading, which begins `overlap` seconds behind the newest time, or more."""
-        behind = max(_OVERLAP, timedelta(seconds=overlap))
+    def begin(self, overlap: float = 0.0, *, is_deep: bool = False) -> PageQuery:
+        """Return the first page of the next reading, which begins `overlap` seconds behind the newest time, or more.
+
+        A deep one finds what became visible up to half a minute late, or less where many rows change in that time.
+        """
+        behind = max(self._reach if is_deep else _OVERLAP, timedelta(seconds=overlap))
         self._query = PageQuery(None if self._newest is None else self._newest - behind)
+        self._complete_since = min(self._complete_since, self._query.updated_after or self._complete_since)
         return self._query
 
     def feed(self, rows: Sequence[ConversationSummary]) -> tuple[dict[str, ConversationSummary], PageQuery | None]:
@@ -75,6 +85,8 @@ class ListingPages:
         is_baseline = self._query.updated_after is None
         self._newest = max([*times, *([self._newest] if self._newest is not None else [])], default=None)
         self.is_cut = is_baseline and len(rows) >= PAGE
+        if is_baseline:
+            self._complete_since = min(times) if self.is_cut else datetime.min.replace(tzinfo=UTC)
         if is_baseline or len(rows) < PAGE:
             if not self.is_cut:
                 self._forget()
@@ -88,5 +100,8 @@ class ListingPages:
     def _forget(self) -> None:
         """Forget rows that no later reading repeats."""
         if self._newest is not None:
-            oldest = self._newest - 2 * _OVERLAP
-            self._known = {job_id: time for job_id, time in self._known.items() if time >= oldest}
+            times = sorted(self._known.values(), reverse=True)
+            repeated = times[_REPEATED] if len(times) > _REPEATED else self._complete_since
+            self._reach = max(_OVERLAP, self._newest - max(repeated, self._newest - _REACH, self._complete_since))
+            self._complete_since = max(self._complete_since, self._newest - self._reach - _OVERLAP)
+            self._known = {job_id: time for job_id, time in self._known.items() if time >= self._complete_since}

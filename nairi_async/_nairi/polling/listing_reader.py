@@ -25,6 +25,8 @@ _JITTER: Final = 0.1
 _MOST_PAGES: Final = 50
 # Seconds before a first reading of which a second one shows at most what the one page of the first did not.
 _LONGEST_MISSED: Final = 60.0
+# One reading of so many goes far back, for rows that became visible late.
+_DEEP_EVERY: Final = 5
 # Seconds that a page may take.
 _SLOWEST: Final = 5.0
 
@@ -54,6 +56,7 @@ class ListingReader:
         self.previous_at = -math.inf
         """When the reading before the one under way, or before the last one, began; minus infinity before two."""
         self._started_at = -math.inf
+        self._readings = 0
 
     def due_at(self, interval: float) -> float:
         """Return when the next reading is due, where they are at least `interval` seconds apart."""
@@ -96,10 +99,12 @@ class ListingReader:
         self.is_reading = True
         started_at = executor.clock.monotonic()
         self.previous_at, self._started_at = self._started_at, started_at
+        self._readings += 1
         # Not in step with the service's seconds, nor with other sessions.
         self.next_at = started_at + self._interval * (1.0 + _JITTER * (2.0 * executor.random() - 1.0))
         try:
-            query: PageQuery | None = self._rest or self._pages.begin(self._missed)
+            is_deep = self._readings % _DEEP_EVERY == 0
+            query: PageQuery | None = self._rest or self._pages.begin(self._missed, is_deep=is_deep)
             self._rest = None
             for _ in range(_MOST_PAGES):
                 if query is None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from attrs import define, evolve, frozen
+from attrs import evolve
 
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.retry import is_transient
 from nairi_async._nairi.polling.replica_lag import through_replica_lag
 from nairi_async._nairi.polling.schedule import Schedule
 from nairi_async._nairi.polling.subscription import Subscription
-from nairi_async.errors import NairiError, WatchTimeoutError
+from nairi_async._nairi.polling.watch_target import FoundEnd
+from nairi_async.errors import NairiError
 from nairi_async.hooks import PollPlanned, TurnEnded
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from nairi_async._nairi.polling.cadence import Kind
     from nairi_async._nairi.polling.context import PollingContext, TurnOrigin
     from nairi_async._nairi.polling.shared_reads import SharedRead, Snapshot
+    from nairi_async._nairi.polling.watch_target import WatchTarget
     from nairi_async.models import Message, Turn, Usage
 
 log = logging.getLogger("nairi_async.polling")
@@ -36,33 +39,6 @@ _ROUNDING: Final = 0.5
 # Stated delays within which it must be known when a queued turn began, to learn from its length; and the longest
 # interval, in stated delays, of a queued turn with none before it, until a share of the time queued is longer.
 _LONG_QUEUED: Final = 8.0
-
-
-@define
-class WatchTarget:
-    """What is watched, and how far the watch has come: the facts in the error of a timeout."""
-
-    job_id: str
-    turn: Turn | None
-    agent_id: str | None
-    status: str | None = None
-    cursor: str | None = None
-
-    def timeout_error(self) -> WatchTimeoutError:
-        """Return the error of a wait that is over."""
-        what = f"turn {self.turn.message_id}" if self.turn is not None else f"conversation {self.job_id}"
-        text = f"{what} has not ended within the timeout; its last status was {self.status or 'never read'}"
-        return WatchTimeoutError(text, self.turn, self.status, self.cursor)
-
-
-@frozen
-class FoundEnd:
-    """The end of a turn, as one watcher found it."""
-
-    found_at: float
-    """When the poll that showed it began."""
-    discovery_delay: float
-    """Estimated seconds between the end and its discovery."""
 
 
 class Poller:
@@ -135,9 +111,12 @@ class Poller:
         return self._patience or 0.0
 
     @property
-    def was_announced(self) -> bool:
-        """Whether the poll that is due was announced by a listing, so that news is likely."""
-        return self._subscription is not None and self._subscription.was_announced
+    def is_end_likely(self) -> bool:
+        """Whether a listing announced the poll that is due, or turns of the agent have often ended by now."""
+        subscription = self._subscription
+        return subscription is not None and (
+            subscription.was_announced or subscription.early_at <= self._context.clock.monotonic()
+        )
 
     async def pause(self) -> None:
         """Wait until the next poll is due. When the whole wait is over, a last poll is due at once.
@@ -149,8 +128,10 @@ class Poller:
         schedule, subscription = self._begin()
         if self._is_exhausted and self._is_over:
             raise self.target.timeout_error()
-        clock, counters = self._context.clock, self._context.counters
-        subscription.was_announced = is_due = False
+        context = self._context
+        clock, counters, closing = context.clock, context.counters, context.executor.closing
+        task = closing.fall_asleep()
+        subscription.was_announced = is_due = is_cancelled = False
         subscription.begin_wait()
         counters.open_watches += 1
         try:
@@ -158,19 +139,15 @@ class Poller:
                 until = min(self._deadline, schedule.polled_at + self._patience)
                 self._emit_plan(until, is_announced=True)
                 subscription.was_announced = await subscription.wait(schedule.polled_at, until, is_patient=True)
-                wait = 0.0 if subscription.was_announced else self._wait_after_call(schedule, subscription)
+                wait = 0.0 if subscription.was_announced else self._wait_after_call(schedule, subscription, until)
                 if wait > 0:
                     await clock.sleep(wait)
             elif schedule.may_await_announcement and subscription.replaces_polls:
-                is_trial, until = True, self._deadline
-                while is_trial:
-                    # A listing that has become trusted meanwhile is awaited longer.
-                    is_trial = not subscription.is_trusted
-                    patience = subscription.patience(self._context.polling.maximum, self._context.random())
-                    until = min(self._deadline, schedule.polled_at + patience)
+                until = -math.inf
+                while (at := min(self._deadline, subscription.check_at(schedule.polled_at, until, context))) > until:
+                    until = at
                     self._emit_plan(until, is_announced=True)
                     subscription.was_announced = await subscription.wait(schedule.polled_at, until)
-                    is_trial = is_trial and subscription.is_trusted and not subscription.was_announced
                 schedule.record_announced_wait(subscription.no_news_at)
                 wait = 0.0 if subscription.was_announced else self._wait_without_listing(schedule, until)
                 if wait > 0:
@@ -182,9 +159,13 @@ class Poller:
                 if not schedule.is_fixed:
                     await subscription.try_out()
             is_due = True
+        except asyncio.CancelledError:
+            is_cancelled = True
+            raise
         finally:
             counters.open_watches -= 1
             subscription.end_wait(is_due=is_due)
+            closing.awake(task, is_cancelled=is_cancelled)
 
     async def read(self, shared: SharedRead[_T], at: float, *, may_lag: bool = True) -> Snapshot[_T]:
         """Return a read that was requested at `at` or later.
@@ -244,7 +225,7 @@ class Poller:
             self._patience = subscription.idle_patience(at - idle_since, context.polling, jitter)
             schedule.record_rest(at, self._patience, jitter=jitter, received_at=read.received_at)
         elif place is not None and not news:
-            self._rest_in_queue(read, place, jitter)
+            self._rest_in_queue(read, place, jitter, math.inf if follow_up is None else follow_up)
         else:
             schedule.record_poll(at, news=news, jitter=jitter, received_at=read.received_at)
             if follow_up is not None:
@@ -260,7 +241,7 @@ class Poller:
         if ended_at is not None:
             delay = max(0.0, sum(self._context.executor.server_clock.at(found_at)) / 2.0 - ended_at)
         self._account(found_at, news=True, delay=delay)
-        schedule.observe_news(found_at)
+        schedule.observe_news(found_at, delay)
         subscription.observe_end(found_at, found_at - delay, ended_at, self._length(found_at))
         self._patience = None
         # What there is left to read is read, even if the time is over.
@@ -328,8 +309,11 @@ class Poller:
             length = (self._updated_at - self._came_at).total_seconds()
         return min(length, found_at - sent_at)
 
-    def _rest_in_queue(self, read: Snapshot[Any], place: int, jitter: float) -> None:
-        """Plan the next poll of a turn that is queued: seldom behind others, else as soon as a new turn is polled."""
+    def _rest_in_queue(self, read: Snapshot[Any], place: int, jitter: float, longest: float) -> None:
+        """Plan the next poll of a turn that is queued: seldom behind others, else as soon as a new turn is polled.
+
+        `longest` is the longest rest in seconds, where the queue was shown although a change was announced.
+        """
         schedule, subscription = self._begin()
         at, polling = read.started_at, self._context.polling
         if self._queued_at is None:
@@ -342,18 +326,20 @@ class Poller:
         alone = at - max(self._queued_since, subscription.feed.queue.freed_at)
         if interval is None and polling.fraction * alone > _LONG_QUEUED * polling.delay:
             interval = min(polling.maximum, polling.fraction * alone)
+        if longest < math.inf:
+            interval = longest if interval is None else min(longest, interval)
         # Also the first of the queue can be called.
         self._patience = schedule.record_rest(at, interval, jitter=jitter, received_at=read.received_at)
 
-    def _wait_after_call(self, schedule: Schedule, subscription: Subscription) -> float:
+    def _wait_after_call(self, schedule: Schedule, subscription: Subscription, until: float) -> float:
         """Return the seconds to the next poll of a turn that is called because one before it has ended.
 
-        It runs now, presumably, and its end is not yet near.
+        It runs now, presumably, and its end is not yet near. It is polled no later than without the call.
         """
         freed_at = subscription.feed.queue.freed_at
         if self._queued_at is None or freed_at <= schedule.polled_at:
             return 0.0
-        return self._wait_until(schedule.first_poll_at(freed_at, self._context.random()))
+        return self._wait_until(min(until, schedule.first_poll_at(freed_at, self._context.random())))
 
     def _leave_queue(self, at: float) -> None:
         """Count the wait from when the turn began to run, where it was queued until now."""

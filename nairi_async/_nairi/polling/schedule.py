@@ -121,12 +121,13 @@ class Schedule:
         """Poll next at `at`, unless a poll is due earlier."""
         self.next_poll_at = min(self.next_poll_at, at)
 
-    def observe_news(self, polled_at: float) -> None:
-        """Let the cadence learn that a poll at `polled_at` found the news."""
+    def observe_news(self, polled_at: float, delay: float | None = None) -> None:
+        """Let the cadence learn that a poll at `polled_at` found the news; `delay` is how old it was, if known."""
         if self._is_start_known:
             waited = max(self._no_news_until, polled_at - self._started_at)
+            late = self.expected_delay(polled_at) if delay is None else delay
             self._cadence.observe_news(
-                self._agent_id, self._kind, self._no_news_until, waited, is_learnt=self._interval_is_learnt
+                self._agent_id, self._kind, self._no_news_until, waited, late if self._interval_is_learnt else None
             )
 
     def record_announced_wait(self, no_news_at: float | None) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from nairi_async._nairi.polling.cadence import Kind
     from nairi_async._nairi.polling.change_feed import ChangeFeed
-    from nairi_async._nairi.polling.context import TurnOrigin
+    from nairi_async._nairi.polling.context import PollingContext, TurnOrigin
     from nairi_async._nairi.polling.feed_trust import FeedTrust
     from nairi_async._nairi.polling.schedule import Schedule
     from nairi_async._nairi.polling.settings import Polling
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 # Where a listing is trusted, each conversation is still polled after this many times `Polling.maximum`, to verify it.
 _VERIFYING: Final = 5.0
+# And after this share of `Polling.maximum` where a change was announced that no later poll has explained: what was
+# taken for the prompt may have been the end of a very short turn, and a poll may have been answered by a server that
+# lags by so many seconds.
+_EXPLAINING: Final = 0.95
+_LAG: Final = 5.0
 # A turn that is queued behind others is polled after `Polling.maximum`, this share of the time it has been queued, or
 # so many stated delays for each queued turn before it: the longest of these.
 _QUEUED_SHARE: Final = 0.25
@@ -40,7 +45,18 @@ _IDLE_SHARE: Final = 0.2
 class Subscription:
     """A watched conversation in the feed of its agent."""
 
-    __slots__ = ("_is_own", "_job", "_number", "_own_until", "_queued", "_trust", "feed", "was_announced")
+    __slots__ = (
+        "_explained_at",
+        "_job",
+        "_number",
+        "_own_until",
+        "_queued",
+        "_sent_at",
+        "_trust",
+        "early_at",
+        "feed",
+        "was_announced",
+    )  # fmt: skip
 
     def __init__(self, feed: ChangeFeed, job_id: str, kind: Kind, origin: TurnOrigin | None) -> None:
         self.feed = feed
@@ -51,13 +67,17 @@ class Subscription:
         self._number = origin.number if origin is not None and feed.is_of_one_agent else None
         self._queued: QueuedTurn | None = None
         # The watcher that sent the prompt does not take its change for news.
-        self._is_own = origin is not None
+        self._sent_at = origin.sent_at if origin is not None else None
         if origin is not None and origin.answered_at is not None:
-            self._job.prompted = (origin.sent_at, origin.answered_at)
+            self._job.prompted, self._job.prompt_came_at = (origin.sent_at, origin.answered_at), None
         # Until then no announcement replaces polls: after an announced one that showed no end, and until the first one
         # where the conversation may have been announced before it was registered.
         is_missed = origin is None or not feed.catch_up(self._job, origin.sent_at)
         self._own_until = math.inf if is_missed else -math.inf
+        # What was announced up to then is explained by a poll, or is older than the turn.
+        self._explained_at = origin.sent_at if origin is not None else -math.inf
+        self.early_at: float = origin.sent_at + feed.lengths.early if origin is not None else math.inf
+        """When the first poll is worthwhile although the listing is awaited; infinity after the first poll."""
 
     @property
     def replaces_polls(self) -> bool:
@@ -77,9 +97,35 @@ class Subscription:
     def _is_replacing(self) -> bool:
         return self.feed.replaces_polls(self._trust, self._job)
 
-    def patience(self, maximum: float, jitter: float) -> float:
-        """Return the seconds after a poll within which the next one comes even without an announcement."""
-        return _VERIFYING * maximum if self.is_trusted else trial_patience(jitter)
+    def check_at(self, polled_at: float, checked_at: float, context: PollingContext) -> float:
+        """Return until when an announcement is awaited after a poll, or after a check that asked for no poll.
+
+        Args:
+            polled_at: When the last poll began.
+            checked_at: The last check since then; minus infinity before the first. It is returned where a poll is due.
+            context: The session's settings and chance.
+        """
+        maximum, is_first = context.polling.maximum, checked_at == -math.inf
+        if not is_first and (self.was_announced or self._is_due_at(checked_at)):
+            return checked_at
+        if not self.is_trusted:
+            return min(self.early_at, polled_at + trial_patience(context.random()))
+        patience = maximum * _EXPLAINING * (0.95 + 0.05 * context.random())
+        at = min(max(polled_at, checked_at) + patience, polled_at + _VERIFYING * maximum)
+        if not self._is_explained and self._job.moved_at > polled_at - _LAG:
+            # It is older than the announcement, and that is older than its follow-up.
+            at = min(at, self._job.moved_at + 0.9 * patience)
+        return min(self.early_at, at)
+
+    def _is_due_at(self, checked_at: float) -> bool:
+        """Return whether a wait that ended without an announcement is over, so that a poll is due."""
+        is_waiting = self.is_trusted and self.replaces_polls
+        return not is_waiting or checked_at >= self.early_at or not self._is_explained
+
+    @property
+    def _is_explained(self) -> bool:
+        """Whether a poll has shown what came of the last change."""
+        return self._job.moved_at <= self._explained_at
 
     @property
     def no_news_at(self) -> float | None:
@@ -92,7 +138,7 @@ class Subscription:
         Not a coroutine function itself: thousands wait here, and a frame more is memory for each of them.
         """
         trust = self._patient_trust if is_patient else self._trust
-        return self.feed.wait(self._job, trust, since, until, is_own=self._is_own, is_patient=is_patient)
+        return self.feed.wait(self._job, trust, since, until, sent_at=self._sent_at, is_patient=is_patient)
 
     def begin_wait(self) -> None:
         """Take in that the watcher waits for its next poll."""
@@ -113,6 +159,9 @@ class Subscription:
         `AgentQueue.place`.
         """
         is_queued, queue = status == "queued", self.feed.queue
+        if self._sent_at is not None and came_at is not None:
+            self._job.prompt_came_at = came_at.timestamp()
+            self.feed.observe_prompt(self._sent_at, self._job.prompt_came_at)
         if self._number is None or not (is_queued or self._queued is not None or len(queue)):
             return 0 if is_queued else None
         if self._queued is None:
@@ -128,6 +177,9 @@ class Subscription:
         or if the agent does not run turns in order.
         """
         is_verifying = self.feed.serves_patient(self._trust)
+        if is_verifying and not self._is_explained:
+            # It may have ended already, and a server that lags shows it as queued.
+            return polling.maximum * _EXPLAINING * (0.8 + 0.1 * jitter)
         if place == 1:
             return polling.maximum * (_VERIFYING_NEXT if is_verifying else 1.0) * (0.8 + 0.2 * jitter)
         if is_verifying:
@@ -175,12 +227,14 @@ class Subscription:
         if was_patient:
             return  # It would hardly have polled without the listing, nor did the listing cost much.
         job = self._job
-        has_moved = job.moved_at > polled_at and not job.is_doubtful and not job.is_only_prompt
+        has_moved = self.feed.has_news(job, polled_at, self._sent_at) and not job.is_doubtful
         waited = started_at - polled_at
         # A wait for the listing has saved the polls of its time, also one that a verifying poll ends. Otherwise polls
         # in quick succession, as at the beginning, are worth no more than one reading would be.
         has_waited = self.was_announced or (self.replaces_polls and waited > 2.0 * schedule.interval)
         saved = waited / schedule.interval if has_waited else min(1.0, waited / self.feed.interval)
+        if news and self.was_announced:
+            saved = max(1.0, saved)  # Without the listing, a poll would have had to find it, too.
         is_follow_up = is_own and self._is_replacing
         self._trust.observe_cost(1.0 if has_moved or is_follow_up else 0.0, saved)
 
@@ -190,10 +244,11 @@ class Subscription:
         Where a change was announced since the poll before, at `previous_at`, the end may be about to come without an
         announcement, or the poll was answered by a server that lags.
         """
+        self.early_at, self._explained_at = math.inf, polled_at - _LAG
         delay = 0.5 * self.feed.interval
-        is_vague = self._is_own and self._job.is_doubtful
-        if self.was_announced or (self._job.has_news(previous_at, is_own=self._is_own) and not is_vague):
-            horizon = delay * (2.0**self._trust.follow_ups - 1.0)
+        is_vague = self._sent_at is not None and self._job.is_doubtful
+        if self.was_announced or (self.feed.has_news(self._job, previous_at, self._sent_at) and not is_vague):
+            horizon = delay * (2.0 ** (1 if is_vague else self._trust.follow_ups) - 1.0)
             self._own_until = max(self._job.moved_at + horizon, polled_at + delay)
         elif polled_at >= self._own_until:
             # What may be the prompt itself, or was announced on trial, says nothing about ends without announcement.

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nairi_async._nairi.polling.context import PollingContext
-    from nairi_async._nairi.polling.poller import FoundEnd, WatchTarget
     from nairi_async._nairi.polling.shared_reads import Snapshot
+    from nairi_async._nairi.polling.watch_target import FoundEnd, WatchTarget
     from nairi_async.errors import TurnFailedError
     from nairi_async.models import Message
 

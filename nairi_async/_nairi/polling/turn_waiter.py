@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from nairi_async._nairi.polling.poller import FoundEnd, Poller, WatchTarget
+from nairi_async._nairi.polling.poller import Poller
 from nairi_async._nairi.polling.turn_messages import check_conversation, turn_failed, turn_messages
+from nairi_async._nairi.polling.watch_target import FoundEnd, WatchTarget
 from nairi_async._nairi.results import Reply
 from nairi_async.models import Usage
 
@@ -70,7 +71,8 @@ class TurnWaiter:
             while not is_complete and read_at < ended_at + patience:
                 read_at = min(ended_at + patience, read_at + wait)
                 wait = max(2.0 * wait, _FIRST_PATIENCE)
-                await self._context.clock.sleep(read_at - self._context.clock.monotonic())
+                clock = self._context.clock
+                await self._context.executor.closing.wait(clock.sleep(read_at - clock.monotonic()))
                 whole = await self._poller.read(self._conversation(), read_at)
                 messages, is_complete = turn_messages(self._turn, prompt, whole.value, messages, prompts=prompts)
         finally:
@@ -83,14 +85,14 @@ class TurnWaiter:
     async def _wait_for_end(self) -> tuple[Message, float, Snapshot[tuple[Message, ...]] | None, FoundEnd]:
         """Return the ended turn's user message, when it was received, and the read of the whole that showed it, if any.
 
-        Where a listing has announced news and the conversation weighs little, the whole is read at once: it shows the
-        status and the reply in one request.
+        Where the end is likely and the conversation weighs little, the whole is read at once: it shows the status and
+        the reply in one request.
         """
         newer = -math.inf
         while True:
             await self._poller.pause()
             at = max(newer, self._poller.started_at)
-            if self._poller.was_announced and self._is_light:
+            if self._poller.is_end_likely and self._is_light:
                 whole = await self._poller.read(self._conversation(), at)
                 self._is_light = whole.weight < _LIGHT
                 prompt = next((message for message in whole.value if message.id == self._turn.message_id), None)

@@ -133,7 +133,7 @@ class TestExport:
         cadence = Cadence(Polling())
         for _ in range(20):
             cadence.observe_survival("agent", "turn", 0.0, 20.0)
-            cadence.observe_news("agent", "turn", 20.0, 22.0, is_learnt=True)
+            cadence.observe_news("agent", "turn", 20.0, 22.0, 1.0)
         return cadence
 
     def test_a_restored_cadence_plans_as_the_first(self) -> None:
@@ -188,7 +188,7 @@ def test_agents_are_forgotten_when_there_are_too_many() -> None:
     """Memory is bounded: the agent not used for longest is forgotten first."""
     cadence = Cadence(Polling())
     for number in range(1500):
-        cadence.observe_news(f"agent {number}", "turn", 1.0, 2.0, is_learnt=False)
+        cadence.observe_news(f"agent {number}", "turn", 1.0, 2.0)
     known = [entry["agent_id"] for entry in cadence.export()["estimates"]]
     assert len(known) == 1000
     assert known[-1] == "agent 1499"

@@ -1,0 +1,39 @@
+"""What is watched, and what one watcher reports of its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import define, frozen
+
+from nairi_async.errors import WatchTimeoutError
+
+if TYPE_CHECKING:
+    from nairi_async.models import Turn
+
+
+@define
+class WatchTarget:
+    """What is watched, and how far the watch has come: the facts in the error of a timeout."""
+
+    job_id: str
+    turn: Turn | None
+    agent_id: str | None
+    status: str | None = None
+    cursor: str | None = None
+
+    def timeout_error(self) -> WatchTimeoutError:
+        """Return the error of a wait that is over."""
+        what = f"turn {self.turn.message_id}" if self.turn is not None else f"conversation {self.job_id}"
+        text = f"{what} has not ended within the timeout; its last status was {self.status or 'never read'}"
+        return WatchTimeoutError(text, self.turn, self.status, self.cursor)
+
+
+@frozen
+class FoundEnd:
+    """The end of a turn, as one watcher found it."""
+
+    found_at: float
+    """When the poll that showed it began."""
+    discovery_delay: float
+    """Estimated seconds between the end and its discovery."""
