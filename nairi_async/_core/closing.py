@@ -64,7 +64,7 @@ class ClosingSignal:
             raise SessionClosedError("the session is closed")
 
     def fall_asleep(self) -> asyncio.Task[Any]:
-        """Let closing end whatever the running task awaits from now on, until `awake`; return the task.
+        """Let closing end each wait of the running task from now on, until `awake`; return the task.
 
         For the thousands that wait for news: it takes an entry in a table, where `wait` takes a frame and a scope.
 
