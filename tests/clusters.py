@@ -63,6 +63,8 @@ class CuttingProxy:
     def __init__(self, port: int) -> None:
         self._port = port
         self._answers = self.cuts = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self.port = 0
         self.every = 0
         """How many; 0 for a way that holds."""
@@ -74,24 +76,35 @@ class CuttingProxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        for writer in self._writers:
+            writer.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
-        sending = asyncio.create_task(self._send(reader, to_server))
-        try:
-            while answer := await from_server.read(65536):
-                self._answers += 1
-                if self.every and self._answers % self.every == 0:
-                    self.cuts += 1
-                    return
-                writer.write(answer)
-        finally:
-            writer.close()
-            to_server.close()
-            sending.cancel()
-            await asyncio.wait((sending,))
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        with suppress(OSError):
+            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
+            self._writers += [writer, to_server]
+            await asyncio.gather(self._send(reader, to_server), self._answer(from_server, to_server, writer))
 
     async def _send(self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while asked := await reader.read(65536):
                 to_server.write(asked)
+        to_server.close()
+
+    async def _answer(
+        self, from_server: asyncio.StreamReader, to_server: asyncio.StreamWriter, writer: asyncio.StreamWriter
+    ) -> None:
+        with suppress(OSError):
+            while answer := await from_server.read(65536):
+                self._answers += 1
+                if self.every and self._answers % self.every == 0:
+                    self.cuts += 1
+                    break
+                writer.write(answer)
+        writer.close()
+        to_server.close()

@@ -73,6 +73,10 @@ class TicketQueue:
             conninfo=address.conninfo, min_size=1, max_size=1, timeout=10.0, configure=_configure
         )
         self._app = procrastinate.App(connector=connector)
+        # A ticket whose end could not be stored would stay with this worker of the queue, which must therefore end.
+        self._is_cut = asyncio.Event()
+        jobs: Any = self._app.job_manager
+        jobs.finish_job, jobs.retry_job = self._noticed(jobs.finish_job), self._noticed(jobs.retry_job)
         self._claim: Callable[[Ticket], Awaitable[None]] | None = None
         task = self._app.task(name=_TASK, retry=procrastinate.RetryStrategy(wait=1), pass_context=True)
         task(self._run)
@@ -140,12 +144,28 @@ class TicketQueue:
         )
         # Where the database is gone, it fails once more as it ends, when no one waits for it.
         running.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._is_cut.clear()
+        cut = asyncio.create_task(self._is_cut.wait())
         try:
-            await asyncio.shield(running)
+            await asyncio.wait((running, cut), return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
         finally:
+            cut.cancel()
             running.cancel()
             with suppress(Exception):
                 await asyncio.wait((running,), timeout=_CLOSING)
+
+    def _noticed(self, call: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        """Return a call of the queue's that does not raise, since the queue makes it in a task that none waits for."""
+
+        async def run(*args: Any, **options: Any) -> None:
+            try:
+                await call(*args, **options)
+            except (self._errors, *FAULTS):
+                self._is_cut.set()
+
+        return run
 
     async def _run(self, context: JobContext, batch: int, first: int, last: int) -> None:
         assert context.job.id is not None  # noqa: S101 - it was fetched
