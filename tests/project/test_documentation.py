@@ -79,6 +79,7 @@ def undescribed_parts(cls: type) -> Iterator[str]:
             yield f"{cls.__qualname__}.{name}"
 
 
+@pytest.mark.xdist_group("documentation")  # one worker reads the source of everything
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_is_documented(name: str) -> None:
     """Each exported class, function, constant and type has a docstring, and so has each public member of a class."""
