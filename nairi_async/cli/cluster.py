@@ -87,7 +87,12 @@ async def _work(options: Namespace) -> int:
             cluster.stop()
 
         with interrupts(stop):
-            count = await cluster.work(session, limit=options.limit, requests_per_second=options.requests_per_second)
+            count = await cluster.work(
+                session,
+                limit=options.limit,
+                requests_per_second=options.requests_per_second,
+                concurrency=options.concurrency,
+            )
         err.show(f"Stopped. {count:,} conversations were handed on; the other workers go on with them.", "dim")
     return 0
 

@@ -274,6 +274,12 @@ COMMANDS: Final = (
                 type=float,
                 metavar="N",
             ),
+            Argument(
+                "--concurrency",
+                help="conversations at once of all workers together; give the same to each (default: no limit)",
+                type=count,
+                metavar="N",
+            ),
             *CONNECTION,
         ),
     ),

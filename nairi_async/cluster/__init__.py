@@ -59,6 +59,7 @@ that stays, for `postgresql://%2Fvar%2Frun%2Fpostgresql/nairi`.
 * **Each outcome is read at least once** by each reader, in one order. A reader's place is in the database.
 * **The rate is one for all.** With `requests_per_second`, each request of each worker, polls included, takes a moment
   of its own from the database.
+* **So is the number of conversations.** With `concurrency`, all workers together run no more than that at any time.
 * **Versions agree or refuse.** The first process makes the tables. A process that knows another format of them refuses
   the database.
 
@@ -77,7 +78,8 @@ check and the sending, for longer than `settle`.
   changes often slow. It commits a few times for each conversation: 1,000 conversations a minute need no tuning.
 * **Workers**: one process for each core, `limit` as large as you like. A worker takes three connections, four with a
   rate: with 50 workers, set `max_connections` to 250. Memory: 50 MB, and 14 kB for each conversation that runs.
-* **The key's rate**: give all workers the same `requests_per_second`, a little below what the service allows.
+* **The key's rate**: give all workers the same `requests_per_second`, a little below what the service allows, and the
+  same `concurrency` where it limits how many conversations run. `limit` is for one process.
 * **Stopping**: SIGTERM or Ctrl-C records the prompts that are being sent and hands on the rest; a second one ends the
   process at once, which loses nothing either. Start the new version, then stop the old one. Let the orchestrator wait
   for 60 seconds before it kills.

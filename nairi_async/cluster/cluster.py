@@ -191,7 +191,14 @@ class Cluster:
 
         await self._opened.run(work)
 
-    async def work(self, session: NairiSession, *, limit: int = 100, requests_per_second: float | None = None) -> int:
+    async def work(
+        self,
+        session: NairiSession,
+        *,
+        limit: int = 100,
+        requests_per_second: float | None = None,
+        concurrency: int | None = None,
+    ) -> int:
         """Run the prompts of all batches of the session's service, until cancelled or stopped.
 
         Any number of processes may work. The items of one that is killed or cut off go on at another within seconds. A
@@ -203,6 +210,8 @@ class Cluster:
             limit: Maximum number of conversations at once, of this process.
             requests_per_second: Maximum rate of requests, polls included, of all workers of the service together; by
                 default no limit. Give the same to all.
+            concurrency: Maximum number of conversations at once of all workers of the service together; by default no
+                limit. Those of a worker that died count until they are taken over. Give the same to all.
 
         Returns:
             The number of conversations that were handed on, once stopped.
@@ -215,6 +224,7 @@ class Cluster:
         if not isinstance(session, NairiSession):
             raise InvalidArgumentError(f"work needs a NairiSession, not {type(session).__name__}")
         at_once = checks.limit(limit)
+        in_all = None if concurrency is None else checks.limit(concurrency, "concurrency")
         if requests_per_second is not None:
             checks.positive("requests_per_second", checks.seconds(requests_per_second))
         database = self._opened
@@ -224,7 +234,7 @@ class Cluster:
             raise InvalidArgumentError("it works already; one session and one cluster object work once at a time")
         executor.http.check_open()
         queue = TicketQueue(self._address, parts.base_url)
-        worker = self._worker = Worker(database, queue, session, at_once, requests_per_second)
+        worker = self._worker = Worker(database, queue, session, at_once, requests_per_second, in_all)
         running = self._working = asyncio.create_task(worker.run(), name="nairi-worker")
         try:
             await asyncio.shield(running)

@@ -19,11 +19,12 @@ from nairi_async.batch.item_state import Entry
 from nairi_async.batch.item_store import TurnTakenError
 from nairi_async.cluster import row as rows
 from nairi_async.cluster.row import Claim, ClaimLostError, Row
-from nairi_async.cluster.schema import LOCKS, SWEEP_LOCK
+from nairi_async.cluster.schema import LOCKS, SLOT_LOCKS, SWEEP_LOCK
 from nairi_async.cluster.tickets import Ticket, tickets
 from nairi_async.models import Turn
 
 if TYPE_CHECKING:
+    from nairi_async.cluster.batches import BatchRow
     from nairi_async.cluster.database import Connection, Database
     from nairi_async.cluster.tickets import TicketQueue
 
@@ -52,6 +53,11 @@ _CLAIM: Final[LiteralString] = (
     " AND state IN ('unsent', 'sending', 'running')"
     # What this worker owns and does not run was claimed by a transaction whose commit was not heard of.
     " AND (owner IS NULL OR (owner = %s AND NOT number = ANY(%s))) ORDER BY number LIMIT %s FOR NO KEY UPDATE"
+)
+# What this worker owns and does not run is about to be claimed again.
+_RUNNING: Final[LiteralString] = (
+    "SELECT count(*) FROM nairi_items WHERE owner IN (SELECT id FROM nairi_workers WHERE base_url = %s)"
+    " AND (owner <> %s OR number = ANY(%s))"
 )
 _OWNED: Final[LiteralString] = f"SELECT {_ROW} FROM nairi_items WHERE owner = ANY(%s) ORDER BY number FOR NO KEY UPDATE"  # noqa: S608 - ours
 # Items of one ticket that a dead worker leaves.
@@ -119,32 +125,60 @@ class ItemTable:
         return asked
 
     async def claim(
-        self, ticket: Ticket, worker: int, running: Sequence[int], limit: int, agent_id: str
-    ) -> list[Claimed]:
+        self,
+        ticket: Ticket,
+        batch: BatchRow,
+        *,
+        worker: int,
+        running: Sequence[int],
+        limit: int,
+        concurrency: int | None,
+    ) -> list[Claimed] | None:
         """Claim items of a ticket that no worker owns; those beyond the limit get a ticket of their own.
+
+        Args:
+            ticket: The items.
+            batch: The ticket's batch.
+            worker: The worker that claims them.
+            running: The items that it runs.
+            limit: How many it claims at most.
+            concurrency: How many items all workers of the batch's service run at most; `None` for any number.
+
+        Returns:
+            The items; `None` if the workers run as many as they may, and the ticket must be tried again.
 
         Raises:
             ClaimLostError: the worker was found dead. What it claimed now would never be released.
         """
 
-        async def work(connection: Connection) -> list[Claimed]:
+        async def work(connection: Connection) -> list[Claimed] | None:
             registered = await connection.execute("SELECT FROM nairi_workers WHERE id = %s FOR SHARE", (worker,))
             if await registered.fetchone() is None:
                 raise ClaimLostError
-            values = (ticket.first, ticket.last, ticket.batch, worker, list(running), limit + 1)
+            free = limit
+            if concurrency is not None:
+                # One worker at a time counts and claims.
+                locked = "SELECT pg_advisory_xact_lock(%s, hashtext(%s))"
+                await connection.execute(locked, (SLOT_LOCKS, batch.base_url))
+                counted = await connection.execute(_RUNNING, (batch.base_url, worker, list(running)))
+                free = min(limit, concurrency - (await counted.fetchone() or (0,))[0])
+            if free < 1:
+                return None
+            values = (ticket.first, ticket.last, ticket.batch, worker, list(running), free + 1)
             found = await (await connection.execute(_CLAIM, values)).fetchall()
-            taken = [(rows.take(_row(values), worker), values) for values in found[:limit]]
+            taken = [(rows.take(_row(values), worker), values) for values in found[:free]]
             numbers, claims = [row.number for row, _ in taken], [row.claim for row, _ in taken]
             query = (
                 "UPDATE nairi_items SET owner = %s, claim = new.claim FROM unnest(%s::bigint[], %s::integer[])"
                 " AS new(number, claim) WHERE nairi_items.number = new.number RETURNING nairi_items.number, parked"
             )
             parked: dict[int, int] = dict(await (await connection.execute(query, (worker, numbers, claims))).fetchall())
-            if len(found) > limit:
-                rest = Ticket(ticket.batch, found[limit][0], ticket.last)
+            if len(found) > free:
+                rest = Ticket(ticket.batch, found[free][0], ticket.last)
                 await self._queue.add(connection, [rest], is_urgent=True)
             return [
-                Claimed(_entry(row, values, agent_id), rows.claim_of(row), parked[row.number]) for row, values in taken
+                Claimed(_entry(row, values, batch.agent_id), rows.claim_of(row), parked[row.number])
+                for row, values in taken
             ]
 
         return await self.database.run(work)

@@ -24,6 +24,8 @@ SWEEP_LOCK: Final = 0
 SCHEMA_LOCK: Final = -1
 TEXT_LOCKS: Final = 0x4E41_4953
 """The first half of the locks around lookups; the second is a hash of the prompt."""
+SLOT_LOCKS: Final = 0x4E41_4955
+"""The first half of the locks under which a service's running items are counted; the second is a hash of its URL."""
 CHAT_LOCKS: Final = 0x4E41_4954
 """The first half of the locks of chats; the second is a hash of the chat's name."""
 

@@ -52,6 +52,8 @@ _SWEEPS_PER_RETRY: Final = 5
 _RETRY_INTERVAL: Final = 1.0
 # Seconds in which capacity becomes free that is filled together.
 _GATHERING: Final = 0.05
+# Seconds after which all workers' items are counted again, where they run as many as they may.
+_SLOT_INTERVAL: Final = 0.5
 # Seconds for which an item is put off that could not be ended now: first, and at most.
 _FIRST_DELAY: Final = 5.0
 _LONGEST_DELAY: Final = 900.0
@@ -70,6 +72,7 @@ class Worker:
     session: NairiSession
     limit: int
     per_second: float | None
+    concurrency: int | None = None
     switch: StopSwitch = field(factory=StopSwitch)
     stopping: asyncio.Event = field(factory=asyncio.Event)
     batches: dict[int, BatchRow] = field(factory=dict)
@@ -158,6 +161,8 @@ class _Life:
     running: dict[int, Claim] = field(factory=dict)
     _tasks: set[asyncio.Task[None]] = field(factory=set)
     _has_capacity: asyncio.Event = field(factory=asyncio.Event)
+    _has_ended: asyncio.Event = field(factory=asyncio.Event)
+    """Set when an item has ended here, since the latest claim."""
     _is_ending: bool = False
     _failure: asyncio.Future[None] = field(factory=lambda: asyncio.get_running_loop().create_future())
     _runners: dict[int, ItemRunner] = field(factory=dict)
@@ -201,6 +206,7 @@ class _Life:
             self.worker.switch.stop()
         # A ticket that waits for capacity ends by this.
         self._has_capacity.set()
+        self._has_ended.set()
         for task in background:
             task.cancel()
         await asyncio.wait(background)
@@ -233,15 +239,35 @@ class _Life:
         if self.worker.limit - len(self.running) < CHUNK:
             # More may end in this moment: claiming one by one costs more.
             await asyncio.sleep(_GATHERING)
-        free = self.worker.limit - len(self.running)
-        claimed = await self.table.claim(ticket, self.liveness.worker, list(self.running), free, batch.agent_id)
-        for one in claimed:
+        for one in await self._claim_free(ticket, batch):
             self.running[one.entry.number] = one.claim
             task = asyncio.create_task(self._run(one, batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._note_capacity()
         await self._has_capacity.wait()
+
+    async def _claim_free(self, ticket: Ticket, batch: BatchRow) -> list[Claimed]:
+        """Claim items once all workers together run less than they may."""
+        while True:
+            free = self.worker.limit - len(self.running)
+            self._has_ended.clear()
+            claimed = await self.table.claim(
+                ticket,
+                batch,
+                worker=self.liveness.worker,
+                running=list(self.running),
+                limit=free,
+                concurrency=self.worker.concurrency,
+            )
+            if claimed is not None:
+                return claimed
+            # What ends here makes way at once, what ends elsewhere is seen a little later.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SLOT_INTERVAL):
+                    await self._has_ended.wait()
+            if self._is_ending or self.worker.stopping.is_set() or self.liveness.lost.done():
+                raise LifeOverError
 
     def _note_capacity(self) -> None:
         if len(self.running) < self.worker.limit:
@@ -270,6 +296,7 @@ class _Life:
                 await self.table.hand_on(number, claimed.claim, batch.number, 0.0)
         finally:
             del self.running[number]
+            self._has_ended.set()
             self._note_capacity()
 
     async def _run_to_end(self, claimed: Claimed, batch: BatchRow) -> float | None:

@@ -192,6 +192,8 @@ async def test_bad_arguments(field: Field) -> None:
             await cluster.submit("run-1", AGENT, ["a"], on_unknown="x")  # type: ignore[arg-type]
         with pytest.raises(InvalidArgumentError):
             await cluster.work(session, limit=0)
+        with pytest.raises(InvalidArgumentError, match="concurrency"):
+            await cluster.work(session, concurrency=0)
         with pytest.raises(ConfigurationError):
             await cluster.work(session, requests_per_second=0)
         with pytest.raises(InvalidArgumentError, match="NairiSession"):

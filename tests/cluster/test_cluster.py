@@ -114,7 +114,7 @@ async def test_a_worker_that_lost_its_lock_begins_anew(field: Field, postgres: P
     """A worker whose lock's session ends lets go of its items, and takes them up again under another id, each once."""
     texts = [f"Prompt {number}" for number in range(30)]
     async with field.cluster() as cluster, field.worker(), field.worker():
-        batch = await cluster.submit("run-1", AGENT, texts)
+        batch = await cluster.submit("run-1", AGENT, texts, settle=2)
         await field.until_asked(15)
         ids = {one.id for one in (await batch.status()).workers}
         postgres.execute(
@@ -171,6 +171,18 @@ async def test_the_rate_is_shared_polls_included(field: Field) -> None:
     times = sorted(one.at for one in field.simulator.requests)
     assert len(times) > 60
     assert max(sum(start <= at < start + 1 for at in times) for start in times) <= 33
+
+
+async def test_concurrency_is_one_number_for_all_workers(field: Field) -> None:
+    """Two workers together never run more than that, as the service sees it, and all prompts get their turn."""
+    field.simulator.agent(AGENT, lambda prompt, _: [Say(prompt, after=0.2)])
+    async with field.cluster() as cluster:
+        batch = await cluster.submit("run-1", AGENT, [f"Prompt {number}" for number in range(24)])
+        async with field.worker(concurrency=5), field.worker(concurrency=5):
+            assert len([one async for one in batch.outcomes()]) == 24
+    began = [one.at for one in field.simulator.prompts]
+    running = [sum(other <= at < other + 0.2 for other in began) for at in began]
+    assert 1 < max(running) <= 5
 
 
 async def test_a_refused_key_ends_the_worker(field: Field) -> None:
@@ -239,7 +251,7 @@ async def test_the_database_may_crash(field: Field, postgres: Postgres) -> None:
     """PostgreSQL crashes and starts again: workers and readers go on, and each prompt runs once."""
     texts = [f"Prompt {number}" for number in range(20)]
     async with field.cluster() as cluster, field.worker(), field.worker():
-        batch = await cluster.submit("run-1", AGENT, texts)
+        batch = await cluster.submit("run-1", AGENT, texts, settle=2)
         outcomes = batch.outcomes()
         following = asyncio.create_task(anext(outcomes))
         await field.until_asked(10)
@@ -260,7 +272,7 @@ async def test_connections_that_drop_again_and_again(field: Field, postgres: Pos
     async with CuttingProxy(postgres.port) as proxy:
         field.database = field.database.replace(f":{postgres.port}/", f":{proxy.port}/")
         async with field.cluster() as cluster:
-            batch = await cluster.submit("run-1", AGENT, texts[:3])
+            batch = await cluster.submit("run-1", AGENT, texts[:3], settle=2)
             async with field.worker(requests_per_second=200), field.worker(requests_per_second=200):
                 # A cluster that cannot be opened says so at once.
                 proxy.every = 23
