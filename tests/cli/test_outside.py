@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 import stat
@@ -17,6 +18,7 @@ from test_secrecy import frame_locals, shown
 from nairi_async import ConfigurationError
 from nairi_async.cli import main
 from nairi_async.cli.connection import key_of_file
+from nairi_async.cli.log_handler import logs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,3 +126,16 @@ def test_a_log_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixt
     """It is refused before anything else happens."""
     assert main(["agents", "--log-file", str(tmp_path)]) == 2
     assert "--log-file" in capsys.readouterr().err
+
+
+def test_a_log_that_breaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command goes on; one line says that nothing is written any more."""
+    pipe = tmp_path / "log"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with logs(verbose=False, file=str(pipe)):
+        os.close(reader)
+        for _ in range(2):
+            logging.getLogger("nairi_async.requests").warning("refused")
+    shown = capsys.readouterr().err.splitlines()
+    assert [line for line in shown if str(pipe) in line] == [f"warning: '{pipe}' is not written any more: Broken pipe"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import io
 import json
 import os
 import pickle
+import stat
 import sys
 from copy import copy
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,7 @@ from nairi_async import (
     Turn,
 )
 from nairi_async._core.files import safe_name
+from nairi_async._core.private_files import create_private
 from nairi_async._core.upload import guessed_type
 from nairi_async._nairi import wire
 from nairi_async._nairi.attachment_scanner import AttachmentScanner
@@ -551,6 +554,24 @@ async def test_saving_follows_no_link_out_of_the_directory(tmp_path: Path) -> No
         await attachment(name).save(inside, overwrite=True)
     assert outside.read_bytes() == b"old"
     assert not (tmp_path / "nowhere").exists()
+
+
+async def test_saving_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system that has none, a new file still replaces no other, and nothing else stays behind."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert (await attachment("a.txt").save(tmp_path)).read_bytes() == b"data"
+    (tmp_path / "b.txt").write_bytes(b"old")
+    with pytest.raises(AttachmentExistsError):
+        await attachment("b.txt").save(tmp_path)
+    assert (sorted(names(tmp_path)), (tmp_path / "b.txt").read_bytes()) == (["a.txt", "b.txt"], b"old")
+    for _ in range(2):
+        create_private(tmp_path / "c.sqlite")
+    assert sorted(names(tmp_path)) == ["a.txt", "b.txt", "c.sqlite"]
+    assert stat.S_IMODE((tmp_path / "c.sqlite").stat().st_mode) == 0o600
 
 
 async def test_a_save_that_fails_leaves_nothing(tmp_path: Path) -> None:

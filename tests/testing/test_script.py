@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nairi_async.testing.amigo import AmigoSimulator, Complete, Error, Hang, Speak
 from nairi_async.testing.ids import IdMaker, stamp
 from nairi_async.testing.script import (
     Done,
@@ -164,11 +165,28 @@ def test_impossible_steps_are_refused(make: Any) -> None:
         make()
 
 
-def test_other_objects_in_a_script_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ([Complete(), Complete()], "at most once"),
+        ([Error(), Speak("x")], "nothing comes after"),
+        ([Hang(), Complete()], "nothing comes after"),
+        ([Complete(), Speak("x")], "after Complete"),
+    ],
+)
+def test_impossible_turns_of_amigo_are_refused(script: Any, error: str) -> None:
+    """A script that no turn of Amigo can play is a ValueError where it is given."""
+    with pytest.raises(ValueError, match=error):
+        AmigoSimulator(script)
+    with pytest.raises(ValueError, match=error):
+        AmigoSimulator().service(script)
+
+
+@pytest.mark.parametrize("give", [lambda script: steps_of(script, "", 1), AmigoSimulator])
+def test_other_objects_in_a_script_are_refused(give: Any) -> None:
     """What is not a step is a TypeError that shows it."""
-    unknown: Any = [17]
     with pytest.raises(TypeError, match="17"):
-        steps_of(unknown, "", 1)
+        give([17])
 
 
 @given(st.lists(st.floats(0, 2**40), min_size=2, max_size=20, unique_by=lambda at: int(at * 1000)))
