@@ -33,6 +33,11 @@ class SentMessage:
     file: tuple[str, bytes] | None = None
 
 
+def library_tasks() -> list[asyncio.Task[Any]]:
+    """Return the tasks that the platforms' libraries began and left running."""
+    return [task for task in asyncio.all_tasks() if _is_of_a_library(task)]
+
+
 def _is_of_a_library(task: asyncio.Task[Any]) -> bool:
     """Return whether a platform's library began the task: `asyncio.run` would end it with the bot's program."""
     code = getattr(task.get_coro(), "cr_code", None)
@@ -98,7 +103,7 @@ class Platform(ABC):
         finally:
             self._program.cancel()
             await asyncio.wait([self._program])
-            remaining = [task for task in asyncio.all_tasks() if _is_of_a_library(task)]
+            remaining = library_tasks()
             for task in remaining:
                 task.cancel()
             await asyncio.gather(*remaining, return_exceptions=True)

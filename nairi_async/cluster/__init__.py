@@ -98,7 +98,9 @@ check and the sending, for longer than `settle`.
   the database as they are.
 * **From SQLite to the cluster**: end the batch there (`nairi-async batch --status` shows nothing open), then submit the
   rest. Records with an `id` that ended there would run again, so leave them out.
-* **Attachments** are refused: their paths mean nothing on other machines.
+* **Records with files, several prompts or a `job_id`** are refused: a path means nothing on other machines, and the row
+  of an item holds one turn. Run them by `nairi_async.batch.Batch` on one machine, beside the cluster, with a part of
+  the key's rate.
 
 ## Bots in replicas
 
@@ -106,6 +108,9 @@ check and the sending, for longer than `settle`.
 at a time, so that a message which two replicas receive is answered once. Give each message's id as `key`. A rolling
 deployment needs no pause: the new replica recovers what the old one lets go of. Any replica of a web application can
 watch any conversation: `await (await cluster.batch("run-1")).turn("ticket-7")` gives the turn to watch.
+
+Two programs to start from stand in the repository's directory `tests/recipes`: `replicated_bot.py`, a Slack bot that is
+deployed anew in the middle of its turns, and `cluster_app.py`, which shows any conversation of a cluster.
 
 ## Why this queue
 

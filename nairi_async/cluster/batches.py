@@ -145,9 +145,11 @@ class Keys:
             raise given.error
         item = BatchItem.of(given, place)
         if item.attachments:
-            raise InvalidArgumentError("attachments are paths, and the workers see other files")
+            text = "attachments are paths, and the workers see other files: run records with files by `Batch`, on one"
+            raise InvalidArgumentError(f"{text} machine, or put what the files say into the prompt")
         if item.follow_ups or item.job_id is not None:
-            raise InvalidArgumentError("a cluster takes single prompts: no follow-ups, and no job_id")
+            text = "a cluster takes single prompts: run records with several `prompts`, or a `job_id`, by `Batch`, on"
+            raise InvalidArgumentError(f"{text} one machine, or submit the next prompt once an outcome is read")
         if "\0" in item.prompt or "\0" in (item.id or ""):
             raise InvalidArgumentError("PostgreSQL cannot store a zero byte")
         if item.id is not None and self._ids.setdefault(item.id, place) != place:
