@@ -62,6 +62,8 @@ class AgentQueue:
         self._probes = _PROBES
         self.freed_at: float = float("-inf")
         """When one of the turns was last found to have ended, as far as that is known: then the next one began."""
+        self.lags: bool = False
+        """Whether the service was seen to show a turn as queued that had begun: a server of it lags."""
 
     def __len__(self) -> int:
         return len(self._turns)

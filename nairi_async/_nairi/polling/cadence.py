@@ -93,7 +93,7 @@ class Cadence:
             interval = min(2.0 * polling.delay, max(polling.first, waited))
             return min(polling.maximum, interval * spread), False
         if self._integral is None:
-            self._integral = 2.0 * polling.delay * math.sqrt(estimate.mean_hazard)
+            self._integral = self._expected_integral()
         longest = max(_LONGEST * polling.delay, polling.fraction * waited)
         interval = estimate.next_interval(waited, self._integral * spread, longest)
         return min(polling.maximum, max(_SHORTEST * polling.delay, interval)), True
@@ -110,12 +110,22 @@ class Cadence:
         `late` is by how many seconds the poll came after the news, where its time followed the estimate: that shows
         whether the integral fits.
         """
-        self._estimate_of(agent_id, kind).observe_end(alive, found)
+        estimate = self._estimate_of(agent_id, kind)
+        before = None if estimate.is_known else self._expected_integral()
+        estimate.observe_end(alive, found)
+        if self._integral is not None and before is not None and estimate.is_known:
+            # One more that shares the stated delay: tuning alone would take long.
+            self._integral *= self._expected_integral() / before
         if late is not None and self._integral is not None:
             self._adjustments += 1
             rate = max(_LEARNING_RATE, 1.0 / (_EARLY + self._adjustments))
             excess = min(3.0, late / self._polling.delay)
             self._integral *= math.exp(rate * (1.0 - excess))
+
+    def _expected_integral(self) -> float:
+        """Return the integral for which all that is known is found with the stated delay, by its mean hazard."""
+        roots = [math.sqrt(estimate.mean_hazard) for estimate in self._estimates.values() if estimate.is_known]
+        return 2.0 * self._polling.delay * len(roots) / sum(1.0 / root for root in roots) if roots else 1.0
 
     def _estimate_of(self, agent_id: str | None, kind: Kind) -> HazardEstimate:
         key = (agent_id or "", kind)

@@ -198,7 +198,10 @@ class Poller:
 
     def observe_prompt(self, prompt: Message) -> None:
         """Record the status of the user message that a read has shown."""
-        was_queued, status = self.target.status == "queued", prompt.status
+        before, status = self.target.status, prompt.status
+        was_queued = before == "queued"
+        if status == "queued" and not was_queued and before is not None:
+            self._begin()[1].feed.queue.lags = True
         self.target.status = status
         self._came_at, self._updated_at = prompt.created_at, prompt.updated_at
         self._context.observe_status(self.target.job_id, prompt.id, status)
@@ -304,9 +307,11 @@ class Poller:
     def _length(self, found_at: float) -> float:
         """Return the seconds from the prompt to the end that was found at `found_at`; at most that where unknown."""
         sent_at = self._origin.sent_at if self._origin is not None else -math.inf
-        length = math.inf
-        if self._came_at is not None and self._updated_at is not None and self._updated_at > self._came_at:
-            length = (self._updated_at - self._came_at).total_seconds()
+        lengths, length = self._begin()[1].feed.lengths, math.inf
+        if self._came_at is not None and self._updated_at is not None and self._updated_at >= self._came_at:
+            seconds = (self._updated_at - self._came_at).total_seconds()
+            lengths.are_given = lengths.are_given or seconds > 0.0
+            length = seconds if lengths.are_given else math.inf
         return min(length, found_at - sent_at)
 
     def _rest_in_queue(self, read: Snapshot[Any], place: int, jitter: float, longest: float) -> None:
@@ -320,7 +325,7 @@ class Poller:
             self._queued_since = at
         self._queued_at = at
         if place:
-            self._patience = subscription.queue_patience(place, at - self._queued_since, polling, jitter)
+            self._patience = subscription.queue_patience(place, self._queued_since, at, polling, jitter)
         interval = self._patience
         # Others of this session may have run until lately.
         alone = at - max(self._queued_since, subscription.feed.queue.freed_at)

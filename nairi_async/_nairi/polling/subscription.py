@@ -27,9 +27,9 @@ _VERIFYING: Final = 5.0
 # taken for the prompt may have been the end of a very short turn, and a poll may have been answered by a server that
 # lags by so many seconds.
 _EXPLAINING: Final = 0.95
-_LAG: Final = 5.0
-# A turn that is queued behind others is polled after `Polling.maximum`, this share of the time it has been queued, or
-# so many stated delays for each queued turn before it: the longest of these.
+_LAG: Final = 10.0
+# A turn that is queued behind others is polled after nearly `Polling.maximum`, this share of the time it has been
+# queued, or so many stated delays for each queued turn before it: the longest of these.
 _QUEUED_SHARE: Final = 0.25
 _EACH_BEFORE: Final = 2.0
 # The same with a trusted listing, the first in times of `Polling.maximum`.
@@ -164,30 +164,34 @@ class Subscription:
             self.feed.observe_prompt(self._sent_at, self._job.prompt_came_at)
         if self._number is None or not (is_queued or self._queued is not None or len(queue)):
             return 0 if is_queued else None
+        if is_queued and self.was_announced and not self._job.is_doubtful:
+            queue.lags = True
         if self._queued is None:
             # A service whose prompts have no times gets the order of its responses.
             self._queued = QueuedTurn(self._job, (came_at.timestamp() if came_at is not None else 0.0, self._number))
         self._call(queue.observe(self._queued, is_queued=is_queued, at=at))
         return queue.place(self._queued, at) if is_queued else None
 
-    def queue_patience(self, place: int, waited: float, polling: Polling, jitter: float) -> float:
-        """Return the seconds to the next poll of a turn that is queued behind others of this session.
+    def queue_patience(self, place: int, since: float, at: float, polling: Polling, jitter: float) -> float:
+        """Return the seconds from `at` to the next poll of a turn queued `since` then behind others of this session.
 
         The end of a turn before it calls it earlier. This is how late it is noticed if a turn before it ended unseen,
         or if the agent does not run turns in order.
         """
         is_verifying = self.feed.serves_patient(self._trust)
-        if is_verifying and not self._is_explained:
-            # It may have ended already, and a server that lags shows it as queued.
-            return polling.maximum * _EXPLAINING * (0.8 + 0.1 * jitter)
+        waited, soon = at - since, polling.maximum * (0.65 + 0.2 * jitter)
+        is_changed = not self._is_explained and (is_verifying or self.feed.queue.lags)
+        if is_changed or (waited < _LAG and self.feed.queue.lags):
+            # It may run or have ended already, and a server that lags shows it as queued.
+            changed_at = max(self._job.moved_at, since) if is_changed else since
+            return max(0.2 * soon, changed_at + soon - at)
         if place == 1:
             return polling.maximum * (_VERIFYING_NEXT if is_verifying else 1.0) * (0.8 + 0.2 * jitter)
         if is_verifying:
             first, share, each = _VERIFYING_QUEUED, _VERIFYING_SHARE, _VERIFYING_EACH_BEFORE
         else:
             first, share, each = 1.0, _QUEUED_SHARE, _EACH_BEFORE
-        longest = max(first * polling.maximum, share * waited, each * (place - 1) * polling.delay)
-        return longest * (0.8 + 0.4 * jitter)
+        return max(first * soon, max(share * waited, each * (place - 1) * polling.delay) * (0.8 + 0.4 * jitter))
 
     def idle_patience(self, idle: float, polling: Polling, jitter: float) -> float:
         """Return the seconds to the next poll of a conversation in which no turn is open.

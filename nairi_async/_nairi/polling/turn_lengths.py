@@ -27,6 +27,8 @@ class TurnLengths:
         self._lengths: deque[float] = deque(maxlen=_TURNS)
         self.shortest: float = math.inf
         """The shortest; infinity before the first."""
+        self.are_given: bool = False
+        """Whether the service's times of a user message ever differed: otherwise they show no lengths."""
         self.early: float = math.inf
         """Seconds after a prompt at which a poll is worthwhile, because turns often end by then; infinity if few do."""
 
