@@ -26,18 +26,23 @@ What each rule costs in requests, and its stated risk:
 * On the first trial a panel of 48 polls by itself; of at least 96, the others wait for the listing. 0.7 requests a turn
   before the trust, with a thousand turns of a minute. While a wrong listing is on trial, about one turn in 48 is found
   up to 29 s late (`trial_patience`).
-* A trusted listing is waited for. 1.3 to 2 requests a turn with a thousand conversations. A single end that it does not
-  announce is found after five times `Polling.maximum`.
-* A change in the first 0.3 seconds after a prompt was sent counts as the prompt's own, and no request follows; less
-  where the agent's last turns were shorter, half of the shortest of 200. A single end that is even earlier is found
-  after five times `Polling.maximum`.
+* A trusted listing is waited for. 2 to 3 requests a turn with a thousand conversations. A single end that it does not
+  announce at all is found after five times `Polling.maximum`, and then it must prove four times as much.
+* A change in the first 0.3 seconds after a prompt was sent, less where the agent's last 200 turns were shorter, counts
+  as the prompt's own. It may be the end of a turn that failed at once, and a poll may be answered by a server that
+  lags: so a conversation is polled once within `Polling.maximum` of each change, until a poll ten seconds after it has
+  shown what came of it. One request for each turn that lasts longer than that.
+* Where three of a hundred turns end within `Polling.delay`, each turn is polled once at about that time. One request a
+  turn.
+* Each fifth reading begins half a minute back, for rows that became visible late or were dated by another clock; less
+  where more than 500 rows change in that time. At most five pages.
 * Up to three own polls follow an announced one that shows no end, one where they find nothing. A status that turns more
   than seven delays after its reply was announced counts as an end that is not announced.
 * The listing's lateness is measured by the service's own times. No request. Up to nine ends are as late as the listing.
 * A turn that is queued behind others of this session is polled seldom, and each end calls the next. Two requests a turn
   more than for its own length. An agent that does not run turns in the order of their prompts: a turn is found after
   `Polling.maximum`, a quarter of the time queued, or two delays for each turn before it, until that is noticed; with
-  a trusted listing after the next reading.
+  a trusted listing after the next reading. Where none is seen to run, turns that came together are polled one by one.
 * A conversation that is followed and has no open turn is polled after a fifth of its idle time, at most after
   `Polling.maximum`: 120 requests an hour. With a trusted listing 24, and 120 readings for all together. So late is a
   prompt from elsewhere found; with a trusted listing, after five times `Polling.maximum` at most. This session's own
@@ -53,7 +58,9 @@ request. For patient watchers alone, of queued turns and idle conversations, it 
 order. `watch` iterates over
 them, and `turn_messages` makes the reply or the error of a turn that ended.
 
+Closing the session ends all waits at once.
+
 Pure, without clock or I/O: `agent_queue`, `cadence`, `feed_trust`, `hazard`, `list_order`, `listing_pages`, `schedule`,
-`settings`, `timeline` and `turn_messages`. `poller` joins them with the session's clock. How the figures were measured
-stands in `benchmarks/README.md` ("Finding news").
+`settings`, `timeline`, `turn_lengths` and `turn_messages`. `poller` joins them with the session's clock. How the
+figures were measured stands in `benchmarks/README.md` ("Finding news").
 """

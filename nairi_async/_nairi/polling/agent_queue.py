@@ -117,7 +117,10 @@ class AgentQueue:
         """Return 0 for a queued turn with none before it, 1 with only turns that run, else 1 and the queued ones."""
         if at < self._is_unordered_until:
             return 0
-        place = 0
+        # Turns that came together may run in any order.
+        latest = turn.order[0] + _TOGETHER
+        is_full = 0 < self._running >= self._capacity
+        place = int(is_full and any(not one.is_queued and one.order[0] <= latest for one in self._awaited(at)))
         for other in self._awaited(at):
             if other is turn:
                 break
@@ -129,16 +132,16 @@ class AgentQueue:
     def _probe(self, turn: QueuedTurn, at: float) -> QueuedTurn | None:
         """Return another queued turn to be polled, since none is known to run: the order may be another one.
 
-        At first those behind the one that was just polled; then, with each poll of the first, the one not polled for
-        longest.
+        At first some at once, then one with each poll of the first: in order those not polled since a turn has ended,
+        then the one not polled for longest.
         """
         others = [other for other in self._awaited(at) if other.is_queued and other is not turn]
         if self._probes:
             self._probes -= 1
-            return next((other for other in others if other.order > turn.order), None)
-        if others and turn.order < others[0].order:
-            return min(others, key=lambda other: other.polled_at)
-        return None
+        elif not others or turn.order > others[0].order:
+            return None
+        unseen = (other for other in others if other.polled_at < self.freed_at)
+        return next(unseen, None) or min(others, key=lambda other: other.polled_at, default=None)
 
     def _awaited(self, at: float) -> Iterator[QueuedTurn]:
         """Iterate over the turns that are polled in time, in the order in which they were sent."""

@@ -329,12 +329,14 @@ class Poller:
         interval = self._patience
         # Others of this session may have run until lately.
         alone = at - max(self._queued_since, subscription.feed.queue.freed_at)
-        if interval is None and polling.fraction * alone > _LONG_QUEUED * polling.delay:
-            interval = min(polling.maximum, polling.fraction * alone)
-        if longest < math.inf:
-            interval = longest if interval is None else min(longest, interval)
+        if interval is None:
+            # It may begin at any time, and is polled as a turn that has begun; seldom where that takes long.
+            first = schedule.first_poll_at(0.0, jitter)
+            interval = max(first, min(2.0 * polling.delay, alone))
+            if polling.fraction * alone > _LONG_QUEUED * polling.delay:
+                interval = min(polling.maximum, polling.fraction * alone)
         # Also the first of the queue can be called.
-        self._patience = schedule.record_rest(at, interval, jitter=jitter, received_at=read.received_at)
+        self._patience = schedule.record_rest(at, min(longest, interval), jitter=jitter, received_at=read.received_at)
 
     def _wait_after_call(self, schedule: Schedule, subscription: Subscription, until: float) -> float:
         """Return the seconds to the next poll of a turn that is called because one before it has ended.

@@ -63,6 +63,39 @@ def test_the_place_decides_how_long_a_turn_can_wait() -> None:
     assert [queue.place(turn, 2.0) for turn in turns[1:]] == [1, 2, 3, 4]
 
 
+def test_a_turn_that_came_together_with_the_running_one_is_the_next() -> None:
+    """Prompts of one moment may run in any order: the earliest waits for the running one, as the next one does."""
+    queue, first, running = AgentQueue(), queued(0), queued(1, second=0.5)
+    queue.observe(running, is_queued=False, at=1.0)
+    queue.observe(first, is_queued=True, at=1.0)
+    assert queue.place(first, 1.0) == 1
+
+
+def test_where_none_runs_the_neighbours_are_polled_in_order() -> None:
+    """After an end the next turn is still queued: those behind it are polled one by one, each once."""
+    queue, turns = AgentQueue(), [queued(number) for number in range(8)]
+    for turn in turns:
+        queue.observe(turn, is_queued=True, at=1.0)
+    queue.end(2.0)
+    called, order = queue.first(3.0), list[int]()
+    while called is not None and len(order) < 5:
+        order.append(called.order[1])
+        called = queue.observe(called, is_queued=True, at=3.0)
+    assert order == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.anyio
+async def test_a_turn_that_is_queued_behind_strangers_is_not_polled_in_quick_succession() -> None:
+    """One conversation of this session, queued behind others for minutes: polls no denser than those of a turn."""
+    clock = VirtualClock()
+    simulator = Simulator(clock=clock)
+    simulator.agent("my-agent", [Say("done", after=60)], instances=1)
+    async with in_memory_session(simulator) as other, in_memory_session(simulator) as nairi:
+        await other.start("my-agent", "before")
+        await nairi.ask("my-agent", "behind")
+    assert polls(simulator) < 75
+
+
 def test_an_agent_that_runs_its_turns_in_another_order_is_noticed() -> None:
     """A turn that is overtaken by one sent seconds later has no place any more: all are polled by themselves."""
     queue, first, later = AgentQueue(), queued(0), queued(1, second=30.0)
