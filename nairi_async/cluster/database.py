@@ -37,9 +37,10 @@ _LONGEST_WAIT: Final = 2.0
 _SETTINGS_TIMEOUT: Final = 10.0
 # Seconds for one transaction, before its connection is given up.
 _LONGEST: Final = 90.0
-# What passes by itself: the connection is lost, the server starts or stops, another transaction was in the way.
+# What passes by itself: the connection is lost, the server starts or stops, another transaction was in the way, or an
+# identical item has the turn, after which `items` makes its changes one by one.
 LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, OSError, TimeoutError)
-_CONFLICTS: Final = (sql.DeadlockDetected, sql.SerializationFailure)
+_CONFLICTS: Final = (sql.DeadlockDetected, sql.SerializationFailure, sql.UniqueViolation)
 # … but these are errors of the caller's data or the server's state.
 FINAL: Final = (sql.DiskFull, sql.InsufficientPrivilege, sql.InvalidPassword, sql.InvalidAuthorizationSpecification)
 
@@ -165,7 +166,8 @@ class Database:
                 now = time.monotonic()
                 failed_at = failed_at or now
                 does_pass = isinstance(error, (*LOST, *_CONFLICTS)) and not isinstance(error, FINAL)
-                is_over = not does_pass or self._is_closing or now - failed_at > PATIENCE
+                is_waiting = isinstance(error, _CONFLICTS) or not self._is_closing
+                is_over = not (does_pass and is_waiting) or now - failed_at > PATIENCE
                 explained = self.address.explained(error) if is_over else None
                 if isinstance(error, LOST) and not isinstance(error, _CONFLICTS):
                     await self._drop()

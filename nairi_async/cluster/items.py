@@ -245,17 +245,21 @@ class _Transaction:
     def __init__(self, table: ItemTable) -> None:
         self._table = table
         self._asked: list[_Asked] | None = None
+        self._is_split = False
 
     async def __call__(self, connection: Connection) -> list[object]:
         """Make the changes; return the result or the error of each."""
         if self._asked is None:
             self._asked = self._table.taken()
-        try:
-            async with connection.transaction():
-                return await self._make(connection, self._asked)
-        except sql.UniqueViolation:
-            # One of the turns belongs to an identical item: which of them, is found out one by one.
+        if self._is_split:
             return [result for asked in self._asked for result in await self._make_one(connection, asked)]
+        try:
+            return await self._make(connection, self._asked)
+        except sql.UniqueViolation:
+            # One of the turns belongs to an identical item. This transaction is over; the next one finds out, one by
+            # one, which of them it is. A savepoint in every transaction would cost two statements more.
+            self._is_split = True
+            raise
 
     def on_done(self, done: asyncio.Future[list[object]]) -> None:
         """Hand the results to those that asked."""

@@ -51,7 +51,7 @@ _SWEEPS_PER_RETRY: Final = 5
 # Seconds between attempts to begin a further life.
 _RETRY_INTERVAL: Final = 1.0
 # Seconds in which capacity becomes free that is filled together.
-_GATHERING: Final = 0.05
+_GATHERING: Final = 0.1
 # Seconds after which all workers' items are counted again, where they run as many as they may.
 _SLOT_INTERVAL: Final = 0.5
 # Seconds for which an item is put off that could not be ended now: first, and at most.
