@@ -83,8 +83,9 @@ check and the sending, for longer than `settle`.
 * **Stopping**: SIGTERM or Ctrl-C records the prompts that are being sent and hands on the rest; a second one ends the
   process at once, which loses nothing either. Start the new version, then stop the old one. Let the orchestrator wait
   for 60 seconds before it kills.
-* **PgBouncer**: give the address of PostgreSQL itself. In its transaction mode two workers would both hold a lock; a
-  worker notices that at its start, and refuses.
+* **PgBouncer**: give the address of PostgreSQL itself. Seen with PgBouncer 1.18: in session mode everything works. In
+  transaction mode two workers, or two replicas of a bot, would both hold a lock: both notice that when they start, and
+  refuse; submitting and reading outcomes work. In statement mode nothing does.
 * **TCP keepalives**: each connection sets them on both sides (a first probe after 5 s, three more within 3 s,
   `tcp_user_timeout` 8 s), so that neither a worker nor a lock hangs on a cut connection. A firewall must let them pass.
 * **A network split**: workers that cannot reach the database send nothing after 6 seconds, and start anew when they

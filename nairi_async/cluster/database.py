@@ -20,7 +20,7 @@ from psycopg import errors as sql
 from nairi_async._core.closing import run_shielded
 from nairi_async.cluster.address import FAULTS, SESSION_SETTINGS, Address
 from nairi_async.cluster.schema import check_schema
-from nairi_async.errors import SessionClosedError
+from nairi_async.errors import LedgerError, SessionClosedError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -45,6 +45,13 @@ _CONFLICTS: Final = (sql.DeadlockDetected, sql.SerializationFailure, sql.UniqueV
 FINAL: Final = (sql.DiskFull, sql.InsufficientPrivilege, sql.InvalidPassword, sql.InvalidAuthorizationSpecification)
 
 
+class PoolerError(LedgerError):
+    """The database's sessions are not what they seem, so that no lock says who lives."""
+
+
+POOLED: Final = "it is reached through a pooler that shares sessions; give the address of PostgreSQL itself"
+
+
 async def connect(address: Address) -> Connection:
     """Open a connection with the settings of all.
 
@@ -59,6 +66,33 @@ async def connect(address: Address) -> Connection:
         await connection.close()
         raise
     return connection
+
+
+async def check_own_session(connection: Connection, address: Address) -> None:
+    """Refuse a pooler that gives one session to several clients in turn: a lock would belong to all of them.
+
+    While a second connection is in a transaction, the first must still have the session that it had.
+
+    Raises:
+        PoolerError: it has another one.
+        psycopg.Error: the database could not be asked.
+    """
+    mine = {await _session_of(connection)}
+    other = await connect(address)
+    try:
+        async with other.transaction():
+            others = await _session_of(other)
+            mine.add(await _session_of(connection))
+    finally:
+        await other.close()
+    if len(mine) > 1 or others in mine:
+        raise PoolerError(POOLED, address.name)
+
+
+async def _session_of(connection: Connection) -> int:
+    found = await (await connection.execute("SELECT pg_backend_pid()")).fetchone()
+    assert found is not None  # noqa: S101 - a session has a process
+    return int(found[0])
 
 
 class Database:

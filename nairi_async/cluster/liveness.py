@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Final, LiteralString
 import psycopg
 
 from nairi_async._core.closing import run_shielded
-from nairi_async.cluster.database import connect
+from nairi_async.cluster.database import POOLED, PoolerError, check_own_session, connect
 from nairi_async.cluster.schema import LOCKS, TEXT_LOCKS
-from nairi_async.errors import LedgerError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -36,10 +35,6 @@ LEASE: Final = 6.0
 _OPENING_TIMEOUT: Final = 10.0
 # Seconds between attempts to lock a text that another worker looks up.
 _TEXT_WAIT: Final = 0.25
-
-
-class PoolerError(LedgerError):
-    """The database's sessions are not what they seem, so that no lock says who lives."""
 
 
 class Liveness:
@@ -72,6 +67,7 @@ class Liveness:
             try:
                 query = "SELECT nextval('nairi_worker_ids')::integer, pg_backend_pid()"
                 async with asyncio.timeout(_OPENING_TIMEOUT):
+                    await check_own_session(connection, address)
                     found = await (await connection.execute(query)).fetchone()
                     assert found is not None  # noqa: S101 - a sequence has a next value
                     worker, backend = int(found[0]), int(found[1])
@@ -101,8 +97,7 @@ class Liveness:
             if not is_alone:
                 await connection.close()
         if not is_alone:
-            text = "it is reached through a pooler that shares sessions; give the address of PostgreSQL itself"
-            raise PoolerError(text, address.name)
+            raise PoolerError(POOLED, address.name)
         return cls(connection, worker)
 
     async def aclose(self) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from nairi_async._core.closing import run_shielded
 from nairi_async.bots.store import Record
 from nairi_async.cluster.address import FAULTS, Address
-from nairi_async.cluster.database import FINAL, LOST, PATIENCE, connect
+from nairi_async.cluster.database import FINAL, LOST, PATIENCE, check_own_session, connect
 from nairi_async.cluster.schema import CHAT_LOCKS, check_schema
 from nairi_async.errors import LedgerError, SessionClosedError, StoreError
 
@@ -205,6 +205,7 @@ class PostgresStore:
             connection = await connect(self._address)
             try:
                 await check_schema(connection, self._address)
+                await check_own_session(connection, self._address)
             except BaseException as error:
                 await connection.close()
                 if isinstance(error, LedgerError):

@@ -20,9 +20,9 @@ from nairi_async.batch.item_runner import BatchOptions, ItemRunner, StopSwitch
 from nairi_async.batch.lost_prompts import LostPrompts
 from nairi_async.cluster.batches import read_batch
 from nairi_async.cluster.claimed_items import AgentJobs, ClaimedItems
-from nairi_async.cluster.database import PATIENCE
+from nairi_async.cluster.database import PATIENCE, PoolerError
 from nairi_async.cluster.items import ItemTable
-from nairi_async.cluster.liveness import LEASE, Liveness, PoolerError
+from nairi_async.cluster.liveness import LEASE, Liveness
 from nairi_async.cluster.pace import SharedRate
 from nairi_async.cluster.row import Claim, ClaimLostError
 from nairi_async.cluster.tickets import CHUNK

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -114,32 +114,34 @@ async def test_a_database_that_stops_answering(
 
     What is asked for afterwards works again, and nothing that was stored is lost.
     """
-    for module, name, value in (("database", "PATIENCE", 0.3), ("database", "_LONGEST", 0.3)):
-        monkeypatch.setattr(f"nairi_async.cluster.{module}.{name}", value)
-    monkeypatch.setattr("nairi_async.cluster.postgres_store.PATIENCE", 0.3)
-    monkeypatch.setattr("nairi_async.cluster.postgres_store._TIMEOUT", 0.3)
     name = field.database.rpartition("/")[2]
+    gone = "does not answer|cannot be reached"
     async with field.cluster() as cluster, PostgresStore(field.database) as store:
         batch = await cluster.submit("run-1", AGENT, ["a"])
+        await store.load("a")
 
-        async def all_fail(text: str) -> None:
+        async def all_fail() -> None:
             for call in (lambda: cluster.submit("run-2", AGENT, ["a"]), batch.status, lambda: batch.turn("#1")):
-                with pytest.raises(LedgerError, match=text):
+                with pytest.raises(LedgerError, match=gone):
                     await call()
-            with pytest.raises(LedgerError, match=text):
+            with pytest.raises(LedgerError, match=gone):
                 await anext(batch.outcomes())
-            with pytest.raises(StoreError, match=text):
+            with pytest.raises(StoreError, match=gone):
                 await store.load("a")
 
-        with psycopg.connect(field.database) as blocker:
-            blocker.execute("LOCK TABLE nairi_batches, nairi_items, nairi_readers, nairi_chats")
-            await all_fail("does not answer")
-            # While another process makes the tables.
-            blocker.execute("SELECT pg_advisory_xact_lock(1312901458, -1)")
-            with pytest.raises(LedgerError, match="does not answer"):
-                await field.cluster().__aenter__()
-        await asyncio.to_thread(postgres.crash)
-        await all_fail("cannot be reached")
+        with monkeypatch.context() as impatient:
+            settings = ("database.PATIENCE", "database._LONGEST", "postgres_store.PATIENCE", "postgres_store._TIMEOUT")
+            for setting in settings:
+                impatient.setattr(f"nairi_async.cluster.{setting}", 0.3)
+            with psycopg.connect(field.database) as blocker:
+                blocker.execute("LOCK TABLE nairi_batches, nairi_items, nairi_readers, nairi_chats")
+                await all_fail()
+                # While another process makes the tables.
+                blocker.execute("SELECT pg_advisory_xact_lock(1312901458, -1)")
+                with pytest.raises(LedgerError, match=gone):
+                    await field.cluster().__aenter__()
+            await asyncio.to_thread(postgres.crash)
+            await all_fail()
         await asyncio.to_thread(postgres.start)
         assert (await batch.status()).unsent == 1
         assert await store.load("a") is None
@@ -169,6 +171,34 @@ async def test_a_cluster_that_is_closed_or_belongs_to_another_loop(field: Field)
         await cluster.__aenter__()
         status = await (await cluster.batch("run-1")).status()
         assert (status.running, status.in_doubt, status.workers) == (2, 0, ())
+
+
+class Pooled:
+    """A connection through a pooler that gives one session to all of its clients."""
+
+    def __init__(self, session: psycopg.AsyncConnection[Any]) -> None:
+        self.execute, self.transaction, self.cursor = session.execute, session.transaction, session.cursor
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_pooler_that_shares_sessions_is_refused(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a worker nor a bot's store takes a lock in a session that is not its own; batches are submitted."""
+    async with await psycopg.AsyncConnection.connect(field.database, autocommit=True) as session:
+
+        async def connect(_: object) -> Pooled:
+            return Pooled(session)
+
+        for module in ("database", "liveness", "postgres_store"):
+            monkeypatch.setattr(f"nairi_async.cluster.{module}.connect", connect)
+        async with field.cluster() as cluster, field.session() as nairi:
+            await cluster.submit("run-1", AGENT, ["a"])
+            with pytest.raises(LedgerError, match="pooler"):
+                await cluster.work(nairi)
+        with pytest.raises(StoreError, match="pooler"):
+            async with PostgresStore(field.database):
+                pass
 
 
 async def test_bad_arguments(field: Field) -> None:
