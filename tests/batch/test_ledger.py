@@ -308,14 +308,15 @@ async def test_one_call_that_fails_costs_no_other(tmp_path: Path) -> None:
     assert read_status(tmp_path / "run.sqlite").sending == 2
 
 
-async def test_a_disk_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_never_answers(tmp_path: Path) -> None:
     """Waiting for the disk is bounded."""
-    monkeypatch.setattr("nairi_async._core.commit_thread._DISK_TIMEOUT", 0.05)
     writer = await Writer.open(tmp_path / "run.sqlite", AGENT, None, SystemClock())
     held = asyncio.Event()
     loop = asyncio.get_running_loop()
-    with pytest.raises(LedgerError, match="not responded"):
-        await writer.call(lambda _: asyncio.run_coroutine_threadsafe(held.wait(), loop).result())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nairi_async._core.commit_thread._DISK_TIMEOUT", 0.05)
+        with pytest.raises(LedgerError, match="not responded"):
+            await writer.call(lambda _: asyncio.run_coroutine_threadsafe(held.wait(), loop).result())
     held.set()
     await writer.aclose()
 
