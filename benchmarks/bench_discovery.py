@@ -20,18 +20,23 @@ import multiprocessing
 import random
 import statistics
 import time
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiohttp import web
 from attrs import evolve, field, frozen
 from service import prompt, script, service
 
-from nairi_async import NairiSession, Polling
+from nairi_async import NairiError, NairiSession, Polling
 from nairi_async.testing import Quirks, Simulator, VirtualClock, in_memory_session
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from nairi_async import Message, Turn
+
+_T = TypeVar("_T")
 
 HOUR: Final = 3600.0
 # Conversations of a row that the usual loops hold, at most; the plan of their turns is the same.
@@ -202,12 +207,21 @@ class Bench:
         """Hold one conversation, turn after turn without a pause."""
         turn: Turn | None = None
         for agent, asked in turns:
-            turn = await (self._nairi.start(agent, asked) if turn is None else self._nairi.continue_(turn, asked))
+            send = partial(self._nairi.start, agent) if turn is None else partial(self._nairi.continue_, turn)
+            turn = await self.insist(partial(send, asked))
             await self.collect(turn)
+
+    async def insist(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Make a call again while the service is out for longer than the session's retries last."""
+        while True:
+            try:
+                return await call()
+            except NairiError:
+                await self._clock.sleep(1.0)
 
     async def collect(self, turn: Turn) -> None:
         """Wait for one turn, and note how late its end was found."""
-        messages = await self._client.wait(turn)
+        messages = await self.insist(partial(self._client.wait, turn))
         done = [message for message in messages if message.role == "assistant" and message.content == "done"]
         if not done or done[-1].created_at is None:
             self._wrong += 1

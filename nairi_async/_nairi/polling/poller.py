@@ -34,6 +34,8 @@ _T = TypeVar("_T")
 
 # Seconds that the last poll may take after the end of the whole wait.
 _GRACE: Final = 2.0
+# Seconds to the next poll from which on it is not worth memory to make that poll cheaper.
+_REST: Final = 5.0
 # Seconds that the service's times may be rounded by.
 _ROUNDING: Final = 0.5
 # Stated delays within which it must be known when a queued turn began, to learn from its length; and the longest
@@ -111,12 +113,17 @@ class Poller:
         return self._patience or 0.0
 
     @property
+    def rests(self) -> bool:
+        """Whether the next poll is not due for a while, or a listing is awaited."""
+        schedule, subscription = self._begin()
+        is_awaiting = schedule.may_await_announcement and subscription.replaces_polls
+        return is_awaiting or schedule.next_poll_at > self._context.clock.monotonic() + _REST
+
+    @property
     def is_end_likely(self) -> bool:
         """Whether a listing announced the poll that is due, or turns of the agent have often ended by now."""
-        subscription = self._subscription
-        return subscription is not None and (
-            subscription.was_announced or subscription.early_at <= self._context.clock.monotonic()
-        )
+        subscription = self._begin()[1]
+        return subscription.was_announced or subscription.early_at <= self._context.clock.monotonic()
 
     async def pause(self) -> None:
         """Wait until the next poll is due. When the whole wait is over, a last poll is due at once.

@@ -13,15 +13,16 @@ from nairi_async._core.permits import LoopLock
 from nairi_async._core.request import Request
 from nairi_async._nairi.incremental_decoder import IncrementalDecoder
 from nairi_async._nairi.wire import decode_message
+from nairi_async.models import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nairi_async._core.executor import RequestExecutor
     from nairi_async._nairi.polling.statistics import PollCounters
-    from nairi_async.models import Message
 
 _T = TypeVar("_T")
+_ReadT = TypeVar("_ReadT", bound="SharedRead[Any]")
 
 
 @define(eq=False)
@@ -45,7 +46,7 @@ class SharedRead(Generic[_T]):
     cancelled, the next makes it.
     """
 
-    __slots__ = ("__weakref__", "_counters", "_decode", "_executor", "_latest", "_reading", "_request")
+    __slots__ = ("__weakref__", "_counters", "_decode", "_executor", "_latest", "_reading", "_request", "is_shared")
 
     def __init__(
         self, executor: RequestExecutor, counters: PollCounters, location: str, decode: Callable[[bytes], _T]
@@ -56,6 +57,8 @@ class SharedRead(Generic[_T]):
         self._decode = decode
         self._reading = LoopLock()
         self._latest: Snapshot[_T] | None = None
+        self.is_shared: bool = False
+        """Whether it was ever handed out twice."""
 
     async def since(self, at: float, *, deadline: float, grace: float = 0.0) -> Snapshot[_T]:
         """Return a snapshot requested at `at` or later: the last one if it is new enough, else a new one.
@@ -78,7 +81,36 @@ class SharedRead(Generic[_T]):
             self._reading.release()
 
     def _snapshot(self, started_at: float, body: bytes) -> Snapshot[_T]:
-        return Snapshot(started_at, self._executor.clock.monotonic(), self._decode(body), len(body))
+        return Snapshot(started_at, self._executor.clock.monotonic(), self._value(body), len(body))
+
+    def _value(self, body: bytes) -> _T:
+        return self._decode(body)
+
+
+class MessageRead(SharedRead[Message]):
+    """The read of one message. No work where the body is the same again, as the status of a waiting turn is."""
+
+    __slots__ = ("_digest", "_message")
+
+    def __init__(self, executor: RequestExecutor, counters: PollCounters, location: str) -> None:
+        super().__init__(executor, counters, location, decode_message)
+        self._digest = 0
+        self._message: Message | None = None
+
+    def forget(self) -> None:
+        """Forget what makes the next read cheap, before a long time without one: thousands wait.
+
+        Where several tasks read, one may still want the last read, so nothing is forgotten.
+        """
+        if not self.is_shared:
+            self._latest = self._message = self._request.address = None
+
+    def _value(self, body: bytes) -> Message:
+        # Not the body itself, which may be a long prompt. Python's hash of bytes has a secret key and 64 bits.
+        digest = hash(body)
+        if self._message is None or digest != self._digest:
+            self._message, self._digest = self._decode(body), digest
+        return self._message
 
 
 class SharedReads:
@@ -90,38 +122,27 @@ class SharedReads:
     def __init__(self, executor: RequestExecutor, counters: PollCounters) -> None:
         self._executor = executor
         self._counters = counters
-        self._shared: WeakValueDictionary[tuple[str, bool], SharedRead[Any]] = WeakValueDictionary()
+        self._shared: WeakValueDictionary[tuple[str, bool], Any] = WeakValueDictionary()
 
-    def message(self, message_id: str) -> SharedRead[Message]:
+    def message(self, message_id: str) -> MessageRead:
         """Return the read of one message, `GET messages/{message_id}`: small however long the conversation is."""
-        return self._share(path("messages", message_id), lambda: _UnchangedDecoder(decode_message))
+        location = path("messages", message_id)
+        return self._share((location, False), lambda: MessageRead(self._executor, self._counters, location))
 
     def timeline(self, job_id: str, *, progress: bool = False) -> SharedRead[tuple[Message, ...]]:
         """Return the read of a whole conversation, `GET conversations/{job_id}/messages`: all of it, each time."""
         location = path("conversations", job_id, "messages")
-        return self._share(location, lambda: IncrementalDecoder(progress=progress).decode, progress=progress)
 
-    def _share(
-        self, location: str, decoder: Callable[[], Callable[[bytes], _T]], *, progress: bool = False
-    ) -> SharedRead[_T]:
-        shared = self._shared.get((location, progress))
+        def make() -> SharedRead[tuple[Message, ...]]:
+            decode = IncrementalDecoder(progress=progress).decode
+            return SharedRead(self._executor, self._counters, location, decode)
+
+        return self._share((location, progress), make)
+
+    def _share(self, key: tuple[str, bool], make: Callable[[], _ReadT]) -> _ReadT:
+        shared: _ReadT | None = self._shared.get(key)
         if shared is None:
-            shared = self._shared[location, progress] = SharedRead(self._executor, self._counters, location, decoder())
+            shared = self._shared[key] = make()
+        else:
+            shared.is_shared = True
         return shared
-
-
-class _UnchangedDecoder(Generic[_T]):
-    """A decoder that does no work when the body is the same again, as the status of a waiting turn is."""
-
-    __slots__ = ("_body", "_decode", "_value")
-
-    def __init__(self, decode: Callable[[bytes], _T]) -> None:
-        self._decode = decode
-        self._body: bytes | None = None
-        self._value: _T | None = None
-
-    def __call__(self, body: bytes) -> _T:
-        if self._body != body or self._value is None:
-            self._value = self._decode(body)
-            self._body = body
-        return self._value

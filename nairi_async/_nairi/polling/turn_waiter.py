@@ -51,6 +51,8 @@ class TurnWaiter:
                 self._poller.emit_end(end, self._turn, read.value.status, None)
                 return read.value
             newer = math.nextafter(read.started_at, math.inf)
+            del read
+            self._rest()
 
     async def reply(self, patience: float = 0.0) -> Reply:
         """Return what came of the turn.
@@ -101,12 +103,21 @@ class TurnWaiter:
                     self._poller.observe_poll(whole, news=False)
                 elif (end := self._judge(prompt, whole)) is not None:
                     return prompt, whole.received_at, whole, end
+                del whole, prompt
             else:
                 read = await self._poller.read(self._prompt, at)
                 started_at = read.started_at
                 if (end := self._judge(read.value, read)) is not None:
                     return read.value, read.received_at, None, end
+                del read
+            self._rest()
             newer = math.nextafter(started_at, math.inf)
+
+    def _rest(self) -> None:
+        """Keep little in memory until the next poll, if that is not due soon: thousands of turns wait."""
+        if self._poller.rests:
+            self._prompt.forget()
+            self._timeline = None
 
     def _conversation(self) -> SharedRead[tuple[Message, ...]]:
         """Return the read of the whole, made only when needed: thousands of turns wait, and few are read at a time."""

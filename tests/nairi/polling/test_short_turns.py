@@ -169,3 +169,27 @@ def test_agents_that_become_known_share_the_delay() -> None:
     learn("slow", 200.0)
     after, _ = cadence.plan_interval("quick", "turn", 4.0, jitter=0.5)
     assert after < before
+
+
+@pytest.mark.anyio
+async def test_a_turn_that_rests_holds_no_message() -> None:
+    """Between polls that are far apart, or where a listing is awaited, nothing of the last response stays in memory."""
+    clock = VirtualClock()
+    simulator = Simulator(clock=clock)
+    simulator.agent("my-agent", [Say("done", after=5000)])
+    async with in_memory_session(simulator, polling=Polling(delay=100, first=100, maximum=500)) as nairi:
+        turn = await nairi.start("my-agent", "x" * 100_000)
+        tasks = [asyncio.create_task(call) for call in (nairi.wait(turn), nairi.reply(turn))]
+        await clock.sleep(1000)
+        tasks.pop().cancel()
+        await clock.sleep(1)
+        shared = nairi._context.reads.message(turn.message_id)
+        assert shared._latest is not None  # two have read it, so one may still want it
+        del shared
+        tasks.append(asyncio.create_task(nairi.wait(await nairi.start("my-agent", "y" * 100_000))))
+        await clock.sleep(1000)
+        reads = [one for one in nairi._context.reads._shared.values() if not one.is_shared]
+        assert [(one._latest, one._message, one._request.address) for one in reads] == [(None, None, None)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
