@@ -192,7 +192,8 @@ class PostgresStore:
                     does_pass = isinstance(error, LOST) and not isinstance(error, FINAL)
                     is_over = not does_pass or loop.time() > until or not (self._is_open and self._was_open)
                     explained = self._address.explained(error) if is_over else None
-                    if isinstance(error, LOST):
+                    # A full disk, or a right that is missing, leaves the session and its locks as they are.
+                    if isinstance(error, LOST) and not isinstance(error, FINAL):
                         await self._drop()
                 if explained is not None:
                     # Outside of the handler: the original could repeat the password in a traceback.
