@@ -118,7 +118,7 @@ def bench_waiting(postgres: Postgres, environment: dict[str, str], count: int) -
     worker = start(environment, *words)
     with psycopg.connect(database, autocommit=True) as connection:
         query = "SELECT count(*) FROM nairi_items WHERE state = 'running'"
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600
         running = 0
         while running < count and time.monotonic() < deadline:
             time.sleep(0.5)
