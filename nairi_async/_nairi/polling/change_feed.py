@@ -100,7 +100,7 @@ class ChangeFeed:
         `sent_at` is when its prompt was sent; rows of the last seconds are known.
         """
         self._reader.watch_since(sent_at)
-        if self._announced_at <= sent_at:
+        if self._announced_at < sent_at:
             return True
         if sent_at < self._clock.monotonic() - self.interval or self.interval > _CAUGHT_UP:
             return False

@@ -43,7 +43,7 @@ _READINGS: Final = 10
 # many: enough to find the first news as soon as all would, and few enough to cost little.
 PANEL: Final = 48
 # How long the others wait for a listing on trial, in seconds.
-_TRIAL_PATIENCE: Final = 24.0
+_TRIAL_PATIENCE: Final = 26.5
 # Pages that are charged at most to a kind of news that no watcher has awaited meanwhile.
 _MOST_PAGES: Final = 100.0
 # Seconds after which a listing that was switched off is tried anew; they double each time.
@@ -201,7 +201,7 @@ def trial_patience(jitter: float) -> float:
     listing is wrong. The panel polls by itself, and what it finds ends the trial of a wrong listing within seconds, so
     about one conversation in `PANEL` has news before that.
     """
-    return _TRIAL_PATIENCE * (0.8 + 0.4 * jitter)
+    return _TRIAL_PATIENCE * (0.9 + 0.2 * jitter)
 
 
 @define(eq=False)

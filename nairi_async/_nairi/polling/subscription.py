@@ -74,8 +74,8 @@ class Subscription:
         # where the conversation may have been announced before it was registered.
         is_missed = origin is None or not feed.catch_up(self._job, origin.sent_at)
         self._own_until = math.inf if is_missed else -math.inf
-        # What was announced up to then is explained by a poll, or is older than the turn.
-        self._explained_at = origin.sent_at if origin is not None else -math.inf
+        # What was announced up to then is explained by a poll, or is older than the turn. A clock may be coarse.
+        self._explained_at = math.nextafter(origin.sent_at, -math.inf) if origin is not None else -math.inf
         self.early_at: float = origin.sent_at + feed.lengths.early if origin is not None else math.inf
         """When the first poll is worthwhile although the listing is awaited; infinity after the first poll."""
 

@@ -91,6 +91,14 @@ async def test_the_first_instant_turn_of_an_agent_is_not_minutes_late() -> None:
 
 
 @pytest.mark.anyio
+async def test_turns_without_length_on_a_coarse_clock_are_found() -> None:
+    """A turn that is over at the very time at which it was sent, and at which a reading was received."""
+    rng = random.Random(3)
+    late = await lateness(lambda _number: 0.0 if rng.random() < 0.1 else rng.uniform(5, 90), many=60, rounds=4)
+    assert max(late) < 30
+
+
+@pytest.mark.anyio
 async def test_only_very_short_turns_are_found_within_the_stated_delay() -> None:
     """What is learnt of an agent whose turns take 0.05 s is how late they really were found."""
     late = await lateness(lambda _number: 0.05, many=5, rounds=30, quirks=Quirks(listing=False))
