@@ -4,7 +4,7 @@
 # Most expect: what was left behind by a process that died is recovered, so a process that starts while another one lives
 #   (a second worker, a rolling deployment) leaves alone what that one is doing.
 # What happens: recovery goes by the executor's id, and outside DBOS's own platform each process has the same one by
-#   default. `DBOS.launch()` in the second process takes every unfinished workflow for abandoned: the step begins again
+#   default. `DBOS.launch()` in the second process takes the unfinished workflow for abandoned: the step begins again
 #   while its first run goes on. Neither run raises, and the workflow succeeds.
 # Versions: dbos 3.4.0 on SQLite, Python 3.11 and newer.
 # Source: seen by running; https://docs.dbos.dev/production/workflow-recovery

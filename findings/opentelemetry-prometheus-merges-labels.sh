@@ -12,7 +12,8 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet opentelemetry-sdk==1.45.2 opentelemetry-exporter-prometheus==0.66b2 prometheus_client==0.26.0
+"$folder/venv/bin/pip" install --quiet opentelemetry-sdk==1.45.2 \
+  opentelemetry-exporter-prometheus==0.66b2 prometheus_client==0.26.0
 cat >"$folder/try.py" <<'PYTHON'
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
