@@ -134,6 +134,8 @@ def _explained(error: BaseException) -> str:  # noqa: C901, PLR0911, PLR0912 - o
             return f"it refuses the connection: {reason}"
         case psycopg.OperationalError() if error.sqlstate is None:
             return f"it cannot be reached: {reason}"
+        case sql.AdminShutdown() | sql.CrashShutdown() | sql.CannotConnectNow() | psycopg.InterfaceError():
+            return f"it cannot be reached: {reason}"
         case UnicodeError():
             return f"it cannot be reached, or cannot store the text: {reason}"
         case OSError():

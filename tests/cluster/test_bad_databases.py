@@ -141,8 +141,11 @@ async def test_a_database_that_stops_answering(
                 with pytest.raises(LedgerError, match=gone):
                     await field.cluster().__aenter__()
             await asyncio.to_thread(postgres.crash)
-            await all_fail()
-        await asyncio.to_thread(postgres.start)
+            try:
+                await all_fail()
+            finally:
+                # Other tests use the same server.
+                await asyncio.to_thread(postgres.start)
         assert (await batch.status()).unsent == 1
         assert await store.load("a") is None
         postgres.execute("DROP TABLE procrastinate_jobs CASCADE", name)
