@@ -6,17 +6,18 @@ A chat on standard input, in one conversation, that shows what the agent does wh
 import asyncio
 import sys
 
-from nairi_async import NairiError, NairiSession
+from nairi_async import Activity, NairiError, NairiSession
 
 
 async def main() -> None:
     async with NairiSession() as nairi:
         conversation = nairi.conversation("my-agent")
         while prompt := await asyncio.to_thread(sys.stdin.readline):
+            activity = Activity()
             try:
                 async for message in conversation.send(prompt, progress=True):
-                    text = message.progress.summary if message.progress else message.content
-                    print(f"{message.role}: {text}")
+                    activity.feed(message)
+                    print(activity.describe() if message.progress else message.content)
             except NairiError as error:
                 print(error)
         print("resume it with", conversation.job_id)

@@ -8,6 +8,7 @@ import aiohttp
 from aiohttp import http_exceptions
 from attrs import frozen
 from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 if TYPE_CHECKING:
     from nairi_async._core.service import Service
@@ -69,11 +70,12 @@ def explain(error: Exception, service: Service, base_url: str, proxy_url: str | 
 def _explain_no_connection(
     error: aiohttp.ClientConnectorError, service: Service, base_url: str, proxy_url: str | None
 ) -> Failure:
-    text = str(error)
+    text, url = str(error), URL(base_url)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         hint = "if its certificate is signed by an authority of your own, name it in SSL_CERT_FILE or give ssl="
         return Failure(text, is_unsent=True, is_permanent=True, hint=hint)
-    if isinstance(error, aiohttp.ClientProxyConnectionError):
+    # The name of a proxy that is not found is an error as that of a host is.
+    if isinstance(error, aiohttp.ClientProxyConnectionError) or error.host not in {url.raw_host, url.host}:
         hint = f"is the proxy right? {proxy_url} was asked" if proxy_url is not None else "is the proxy right?"
         return Failure(text, is_unsent=True, hint=hint)
     return Failure(text, is_unsent=True, hint=f"is {service.url_variable} right? {base_url} was asked")

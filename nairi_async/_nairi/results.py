@@ -107,7 +107,8 @@ class Reply(_Reachable, Generic[ValueT_co]):
 
         Args:
             kind: An attrs class, a dataclass, a `TypedDict`, or a collection such as `list[Invoice]`. Fields may also
-                be a `Decimal`, an `Enum`, a `Literal`, a date or time in ISO 8601, or a `UUID`.
+                be a `Decimal`, an `Enum`, a `Literal`, a date or time in ISO 8601, a `UUID`, or a union: the first
+                member that fits is taken, and of several classes the one that reads most of the keys.
 
         Raises:
             InvalidArgumentError: the type is not supported.

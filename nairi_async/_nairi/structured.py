@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import types
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import is_dataclass
 from datetime import date, datetime, time
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args, get_origin
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Union, get_args, get_origin, is_typeddict
 from uuid import UUID
 
 import attrs
@@ -69,8 +71,11 @@ def check_type(kind: object) -> None:
     try:
         _CONVERTER.get_structure_hook(type(None) if kind is None else kind)
     except Exception as error:
+        part = f", because of {error.type_!r:.80}" if isinstance(error, cattrs.StructureHandlerNotFoundError) else ""
+        reason = f" ({error})" if isinstance(error, NameError) else ""
         raise InvalidArgumentError(
-            f"into={kind!r:.80} is not supported: give an attrs class, a dataclass, a TypedDict or a collection"
+            f"into={kind!r:.80} is not supported{part}{reason}: "
+            "give an attrs class, a dataclass, a TypedDict or a collection"
         ) from error
 
 
@@ -170,6 +175,34 @@ def _read_decimal(value: Any, _: object) -> Decimal:
         raise ValueError(f"a decimal number expected, got {_shown(value)}") from None
 
 
+def _read_none(value: Any, _: object) -> None:
+    if value is not None:
+        raise TypeError(f"null expected, got {_shown(value)}")
+
+
+def _is_choice(kind: Any) -> bool:
+    return get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, Enum))
+
+
+def _choice_reader(kind: Any) -> Callable[[Any, object], Any]:
+    """Return a reader of an enum or a `Literal`. Unlike the one of cattrs, it does not take `true` for 1."""
+    choices = get_args(kind) or tuple(kind)
+    values = [one.value if isinstance(one, Enum) else one for one in choices]
+
+    def read(value: Any, _: object) -> Any:
+        plain = _read_any(value, None)
+        for known, choice in zip(values, choices, strict=True):
+            if plain == known and (type(plain) is bool) == (type(known) is bool):
+                return choice
+        if isinstance(kind, type) and type(plain) is not bool:
+            # `Enum._missing_` of the class may know it.
+            with suppress(ValueError, TypeError):
+                return kind(plain)
+        raise ValueError(f"one of {', '.join(map(_shown, values))} expected, got {_shown(value)}")
+
+    return read
+
+
 def _read_any(value: Any, _: object) -> Any:
     """Return a value as `json` would read it, for fields of any type."""
     match value:
@@ -250,6 +283,66 @@ def _object_reader(kind: Any, converter: cattrs.Converter) -> Callable[[Any, obj
     return read
 
 
+def _is_union(kind: Any) -> bool:
+    return get_origin(kind) in {Union, types.UnionType}
+
+
+def _union_reader(kind: Any, converter: cattrs.Converter) -> Callable[[Any, object], Any]:
+    """Return a reader of unions: the first member that fits, and of several classes the one that reads most keys."""
+    members = get_args(kind)
+    for member in members:
+        # As for the entries of an array.
+        with suppress(RecursionError):
+            converter.get_structure_hook(member)
+
+    def read(value: Any, _: object) -> Any:
+        best: tuple[int, Any] | None = None
+        problem: tuple[int, Exception] | None = None
+        for member in members:
+            keys = _keys_read(member, value)
+            try:
+                result = converter.get_structure_hook(member)(value, member)
+            except Exception as error:  # noqa: BLE001 - raised below, unless another member fits
+                if _is_of_shape(member, value) and (problem is None or keys > problem[0]):
+                    problem = keys, error
+            else:
+                if best is None or keys > best[0]:
+                    best = keys, result
+        if best is not None:
+            return best[1]
+        if problem is not None:
+            # The member that was meant: its error names the place.
+            raise problem[1]
+        *first, last = (_name(member) for member in members)
+        raise TypeError(f"{', '.join(first)} or {last} expected, got {_shown(value)}")
+
+    return read
+
+
+def _keys_read(kind: Any, value: Any) -> int:
+    """Return how many keys of an object are fields of a class."""
+    kind = get_origin(kind) or kind
+    if type(value) is not dict or not _is_class(kind):
+        return 0
+    names = getattr(kind, "__attrs_attrs__", None) or getattr(kind, "__dataclass_fields__", None)
+    known = {getattr(one, "name", one) for one in names} if names else kind.__annotations__.keys()
+    return len(known & value.keys())
+
+
+def _is_of_shape(kind: Any, value: Any) -> bool:
+    if type(value) is dict:
+        return _is_class(get_origin(kind) or kind) or _is_mapping(kind)
+    return type(value) is list and _is_array(kind)
+
+
+def _is_class(kind: Any) -> bool:
+    return attrs.has(kind) or is_dataclass(kind) or is_typeddict(kind)
+
+
+def _name(kind: Any) -> str:
+    return "null" if kind is type(None) else getattr(kind, "__name__", str(kind))
+
+
 _ARRAYS: Final[dict[Any, Callable[[list[Any]], Any]]] = {
     list: list,
     Sequence: list,
@@ -269,6 +362,9 @@ _CONVERTER.register_structure_hook(date, _only(str, date.fromisoformat))
 _CONVERTER.register_structure_hook(time, _only(str, time.fromisoformat))
 _CONVERTER.register_structure_hook(UUID, _only(str, UUID))
 _CONVERTER.register_structure_hook_func(lambda kind: kind is Any or kind is object, _read_any)
+_CONVERTER.register_structure_hook_func(lambda kind: kind is type(None), _read_none)
+_CONVERTER.register_structure_hook_factory(_is_choice, _choice_reader)
 _CONVERTER.register_structure_hook_factory(_is_array, _array_reader)
 _CONVERTER.register_structure_hook_factory(_is_mapping, _mapping_reader)
 _CONVERTER.register_structure_hook_factory(lambda kind: attrs.has(kind) or is_dataclass(kind), _object_reader)
+_CONVERTER.register_structure_hook_factory(_is_union, _union_reader)

@@ -33,11 +33,27 @@ async def ask(request: Request, prompt: str) -> StreamingResponse:
     return StreamingResponse(stream, headers=stream.headers)
 
 
+@app.post("/start")
+async def start(request: Request, prompt: str) -> str:
+    turn = await request.app.state.nairi.start("my-agent", prompt)
+    return turn.job_id
+
+
+@app.get("/events/{job_id}")  # for an `EventSource`: it sends the id of the last event that it got
+async def events(request: Request, job_id: str) -> StreamingResponse:
+    watch = request.app.state.nairi.watch(job_id, after=request.headers.get("Last-Event-ID"))
+    stream = request.app.state.streams.watch(watch)
+    return StreamingResponse(stream, await stream.open(), headers=stream.headers)
+
+
 def test_the_app(nairi_environment: Simulator) -> None:
     nairi_environment.agent("my-agent", "Refunded.")
     with TestClient(app) as client:
-        events = client.post("/ask", params={"prompt": "Refund cus_123."}).text
-    assert "event: answer" in events and "Refunded." in events
+        answer = client.post("/ask", params={"prompt": "Refund cus_123."}).text
+        job_id = client.post("/start", params={"prompt": "Refund cus_456."}).json()
+        messages = client.get(f"/events/{job_id}").text
+    assert "event: answer" in answer and "Refunded." in answer
+    assert "event: message" in messages and "Refunded." in messages
 ```
 
 * **Resuming.** The id of each event is the cursor of the watch, so a browser that loses its connection resumes behind

@@ -68,3 +68,14 @@ async def test_a_failed_connection_says_what_to_check() -> None:
             await nairi.message("cmsg_1")
         with pytest.raises(ConnectionFailedError, match=rf"is AMIGO_BASE_URL right\? {url}.* was asked"):
             await amigo.finish(amigo_sessions.ID)
+
+
+@pytest.mark.anyio
+async def test_a_proxy_that_is_not_found_is_named() -> None:
+    """A proxy whose name does not resolve is not taken for a wrong base URL."""
+    async with support.session("https://api.example.com", proxy="http://nohost.invalid:1", retry=ONCE) as nairi:
+        with pytest.raises(ConnectionFailedError, match=r"is the proxy right\? http://nohost\.invalid:1 was asked"):
+            await nairi.message("cmsg_1")
+    async with support.session("https://nohost.invalid", retry=ONCE) as nairi:
+        with pytest.raises(ConnectionFailedError, match=r"is NAIRI_BASE_URL right\?"):
+            await nairi.message("cmsg_1")

@@ -160,8 +160,45 @@ def test_what_does_not_fit_is_an_error_that_names_the_place(kind: Any, value: An
     assert reason in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        (int | str, 3, 3),
+        (int | str, "x", "x"),
+        (int | str | None, None, None),
+        (list[date | None], ["2026-05-01", None], [date(2026, 5, 1), None]),
+        (Node | Charge, {"id": "ch_1", "amount": 3}, {"id": "ch_1", "amount": 3.0}),
+        (Line | Node, {"name": "a", "children": []}, Node("a")),
+        (list[Line] | Line, {"name": "a", "price": 1}, Line("a", Decimal(1))),
+    ],
+)
+def test_of_a_union_the_member_that_fits_is_made(kind: Any, value: Any, expected: object) -> None:
+    """The first member that fits is taken; of several classes, the one that reads most of the keys."""
+    made = reply(json.dumps(value)).into(kind)
+    assert made == expected
+    assert type(made) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "reason"),
+    [
+        (int | str, True, "int or str expected, got true @ $"),
+        (int | str | None, [1], "int, str or null expected, got [1]"),
+        (Line | Charge, {"id": "ch_1", "amount": "3"}, 'float expected, got "3" @ $.amount'),
+        (Invoice, INVOICE | {"corrects": INVOICE | {"number": "7"}}, 'int expected, got "7" @ $.corrects.number'),
+        (Literal[1, "a"], True, 'one of 1, "a" expected, got true'),
+        (Kind, "tip", 'one of "charge", "refund" expected, got "tip"'),
+    ],
+)
+def test_what_fits_no_member_is_an_error_of_the_member_that_was_meant(kind: Any, value: Any, reason: str) -> None:
+    """The error, which repairs quote to the agent, names the place in the nearest class, or all that is allowed."""
+    with pytest.raises(ReplyFormatError) as caught:
+        reply(json.dumps(value)).into(kind)
+    assert reason in caught.value.message
+
+
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", [Unsupported, list[Unsupported], int | str, 3, "Invoice"])
+@pytest.mark.parametrize("kind", [Unsupported, list[Unsupported], int | type[int], 3, "Invoice"])
 async def test_unsupported_types_are_refused_before_any_request(
     nairi: NairiSession, simulator: Simulator, kind: Any
 ) -> None:

@@ -91,7 +91,9 @@ class KeyedPrompts:
         if key is None:
             return None
         if not isinstance(key, str) or not key.strip() or len(key) > _LONGEST_KEY:
-            raise InvalidArgumentError(f"a key must be a string of 1 to {_LONGEST_KEY} characters, not {key!r:.80}")
+            raise InvalidArgumentError(
+                f"a key must be a string of 1 to {_LONGEST_KEY} characters, not blank: {key!r:.80}"
+            )
         try:
             key.encode()
         except UnicodeEncodeError as error:
