@@ -39,10 +39,10 @@ _SETTINGS_TIMEOUT: Final = 10.0
 _LONGEST: Final = 90.0
 # What passes by itself: the connection is lost, the server starts or stops, another transaction was in the way, or an
 # identical item has the turn, after which `items` makes its changes one by one.
-LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, OSError, TimeoutError)
+_LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, OSError, TimeoutError)
 _CONFLICTS: Final = (sql.DeadlockDetected, sql.SerializationFailure, sql.UniqueViolation)
 # … but these are errors of the caller's data or the server's state.
-FINAL: Final = (sql.DiskFull, sql.InsufficientPrivilege, sql.InvalidPassword, sql.InvalidAuthorizationSpecification)
+_FINAL: Final = (sql.DiskFull, sql.InsufficientPrivilege, sql.InvalidPassword, sql.InvalidAuthorizationSpecification)
 
 
 class PoolerError(LedgerError):
@@ -50,6 +50,11 @@ class PoolerError(LedgerError):
 
 
 POOLED: Final = "it is reached through a pooler that shares sessions; give the address of PostgreSQL itself"
+
+
+def passes_by_itself(error: Exception) -> bool:
+    """Return whether an error is one of the connection or of a server that starts or stops."""
+    return isinstance(error, _LOST) and not isinstance(error, _FINAL)
 
 
 async def connect(address: Address) -> Connection:
@@ -199,11 +204,11 @@ class Database:
             except FAULTS as error:
                 now = time.monotonic()
                 failed_at = failed_at or now
-                does_pass = isinstance(error, (*LOST, *_CONFLICTS)) and not isinstance(error, FINAL)
+                does_pass = passes_by_itself(error) or isinstance(error, _CONFLICTS)
                 is_waiting = isinstance(error, _CONFLICTS) or not self._is_closing
                 is_over = not (does_pass and is_waiting) or now - failed_at > PATIENCE
                 explained = self.address.explained(error) if is_over else None
-                if isinstance(error, LOST) and not isinstance(error, _CONFLICTS):
+                if isinstance(error, _LOST) and not isinstance(error, _CONFLICTS):
                     await self._drop()
                     log.info("%s: %s", self.address.name, type(error).__name__)
             if explained is not None:

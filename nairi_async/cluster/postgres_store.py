@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from nairi_async._core.closing import run_shielded
 from nairi_async.bots.store import Record
 from nairi_async.cluster.address import FAULTS, Address
-from nairi_async.cluster.database import FINAL, LOST, PATIENCE, check_own_session, connect
+from nairi_async.cluster.database import PATIENCE, check_own_session, connect, passes_by_itself
 from nairi_async.cluster.schema import CHAT_LOCKS, check_schema
 from nairi_async.errors import LedgerError, SessionClosedError, StoreError
 
@@ -189,11 +189,11 @@ class PostgresStore:
                     async with asyncio.timeout(_TIMEOUT):
                         return await work(await self._connected())
                 except FAULTS as error:
-                    does_pass = isinstance(error, LOST) and not isinstance(error, FINAL)
+                    does_pass = passes_by_itself(error)
                     is_over = not does_pass or loop.time() > until or not (self._is_open and self._was_open)
                     explained = self._address.explained(error) if is_over else None
                     # A full disk, or a right that is missing, leaves the session and its locks as they are.
-                    if isinstance(error, LOST) and not isinstance(error, FINAL):
+                    if does_pass:
                         await self._drop()
                 if explained is not None:
                     # Outside of the handler: the original could repeat the password in a traceback.
