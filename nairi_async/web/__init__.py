@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
-from nairi_async import NairiSession
+from nairi_async import NairiSession, Turn
 from nairi_async.testing import Simulator
 from nairi_async.web import EventStreams
 
@@ -35,7 +35,7 @@ async def ask(request: Request, prompt: str) -> StreamingResponse:
 
 @app.post("/start")
 async def start(request: Request, prompt: str) -> str:
-    turn = await request.app.state.nairi.start("my-agent", prompt)
+    turn: Turn = await request.app.state.nairi.start("my-agent", prompt)
     return turn.job_id
 
 
