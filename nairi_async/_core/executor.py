@@ -214,7 +214,7 @@ class RequestExecutor:
         # Before the wait for a permit, which would never end in another event loop than the session's.
         self.http.check_open()
         started_at = self.clock.monotonic()
-        if not self.limiter.acquire_now(started_at, request.bucket):
+        if not self.limiter.acquire_now(started_at, request.bucket, request.scope):
             started_at = await self._acquire(request, deadline, fresh)
         is_kept = False
         try:
@@ -249,7 +249,9 @@ class RequestExecutor:
         """Wait for a permit, and return when it came."""
         try:
             before_sending = fresh.acquire if fresh is not None else None
-            await self.limiter.acquire(deadline, request.bucket, before_sending, is_read=request.idempotent)
+            await self.limiter.acquire(
+                deadline, request.bucket, before_sending, is_read=request.idempotent, scope=request.scope
+            )
         except TimeoutError as error:
             if isinstance(error, NairiError):
                 raise
@@ -320,7 +322,9 @@ class RequestExecutor:
         text = self.http.quote(service.read_error(response.body))
         error = status_error(service, self.http.base_url, request, response, text, now=self.clock.time())
         if error.retry_after is not None and is_refusal(error):
-            self.limiter.throttle(min(error.retry_after, self._policy.retry_after_max), request.bucket)
+            # A 503 speaks for the service.
+            scope = request.scope if isinstance(error, RateLimitedError) else None
+            self.limiter.throttle(min(error.retry_after, self._policy.retry_after_max), request.bucket, scope)
         elif isinstance(error, RateLimitedError) and request.bucket is not None:
             # The limit of a bucket is per minute, and no header says when the minute ends.
             self.limiter.throttle(min(WINDOW, self._policy.retry_after_max), request.bucket)

@@ -11,7 +11,8 @@ Three limits apply to each request, whichever service it is for:
   in sliding minutes; the extra second covers differences in network latency.
 * **Throttling.** After a 429 or `Retry-After`, calls wait: those of the bucket, or all calls of the session, because a
   limit belongs to the key and not to one request. They restart at random times, spread over a quarter of the pause, so
-  that they do not hit the limit together again.
+  that they do not hit the limit together again. A request with a *scope*, as the start of a conversation has its agent,
+  slows that scope alone, until something else is refused as well: nothing documents whose a limit is.
 
 Calls of one bucket proceed in order: only the head of the queue waits for the clock, and the others wait for the head.
 A cancelled call therefore uses up none of the rate.
@@ -75,6 +76,30 @@ class RateGate:
         return remaining + jitter * self._spread if remaining > 0 else 0.0
 
 
+class ScopedThrottles:
+    """The pauses of scopes, of which each may have a limit of its own. Plain arithmetic on the caller's clock."""
+
+    def __init__(self) -> None:
+        self._gates: dict[str, RateGate] = {}
+
+    def throttle(self, now: float, seconds: float, scope: str) -> bool:
+        """Hold back a scope; return whether another one is held back too, so that the limit is taken for everyone's."""
+        # Those that are over are forgotten here, so that nothing grows with the scopes ever refused.
+        self._gates = {name: gate for name, gate in self._gates.items() if gate.is_throttled(now)}
+        self._gates.setdefault(scope, RateGate(None)).throttle(now, seconds)
+        return len(self._gates) > 1
+
+    def is_throttled(self, now: float, scope: str) -> bool:
+        """Return whether a scope is held back."""
+        gate = self._gates.get(scope)
+        return gate is not None and gate.is_throttled(now)
+
+    def time_until_restart(self, now: float, jitter: float, scope: str) -> float:
+        """Return the seconds for which a call of a scope waits, spread by `jitter` in [0, 1)."""
+        gate = self._gates.get(scope)
+        return gate.time_until_restart(now, jitter) if gate is not None else 0.0
+
+
 class SlidingWindow:
     """At most `limit` requests in any `WINDOW` seconds, as plain arithmetic; `None` for no limit."""
 
@@ -120,6 +145,7 @@ class RateLimiter:
         self._semaphore = Permits(connections)
         stream_semaphore = Permits(most_streams) if most_streams else self._semaphore
         self._gate = RateGate(per_second)
+        self._scopes = ScopedThrottles()
         # With a rate, calls proceed one by one: only the head of the queue waits for the clock.
         self._turnstile = asyncio.Lock() if per_second else None
         self._buckets = {
@@ -153,13 +179,17 @@ class RateLimiter:
         """Return whether the calls of a bucket, or those without one, are held back right now."""
         return self._gate_of(bucket).is_throttled(self._clock.monotonic())
 
-    def throttle(self, seconds: float, bucket: str | None = None) -> None:
-        """Hold back the calls of a bucket, or all calls."""
-        self._gate_of(bucket).throttle(self._clock.monotonic(), seconds)
+    def throttle(self, seconds: float, bucket: str | None = None, scope: str | None = None) -> None:
+        """Hold back the calls of a bucket, those of a scope unless another one is refused too, or all calls."""
+        now = self._clock.monotonic()
+        if scope is None or self._gate.is_throttled(now) or self._scopes.throttle(now, seconds, scope):
+            self._gate_of(bucket).throttle(now, seconds)
 
-    def acquire_now(self, now: float, bucket: str | None = None) -> bool:
+    def acquire_now(self, now: float, bucket: str | None = None, scope: str | None = None) -> bool:
         """Take a permit if nothing holds the call back; return whether that is so. In a bucket, calls always queue."""
         if bucket is not None or self._turnstile is not None or self._gate.is_throttled(now):
+            return False
+        if scope is not None and self._scopes.is_throttled(now, scope):
             return False
         is_acquired = self._semaphore.acquire_now()
         self.in_use += is_acquired
@@ -172,6 +202,7 @@ class RateLimiter:
         before_sending: BeforeSending | None = None,
         *,
         is_read: bool = True,
+        scope: str | None = None,
     ) -> None:
         """Wait for a permit for one request, to be given back by `release`.
 
@@ -182,6 +213,7 @@ class RateLimiter:
             deadline: When to stop waiting for a limit. The wait for other requests to end is bounded by their timeouts.
             bucket: The bucket of the request.
             is_read: Whether it is a read.
+            scope: The scope of the request, of those without a bucket.
             before_sending: Awaited only with a bucket, when this caller reaches the head of the bucket's queue. That
                 may be long after the call. The caller holds no permit then, since it may need one itself.
 
@@ -190,7 +222,9 @@ class RateLimiter:
         """
         self.waiting += 1
         try:
-            if bucket is None:
+            if bucket is None and scope is not None:
+                await self._acquire_in_scope(scope, deadline, is_read)
+            elif bucket is None:
                 await self._acquire_at_rate(deadline, self._semaphore, is_read)
             else:
                 await self._acquire_in_bucket(self._buckets[bucket], deadline, before_sending)
@@ -203,6 +237,18 @@ class RateLimiter:
         semaphore = self._semaphore_of(bucket)
         self._count(semaphore, -1)
         semaphore.release()
+
+    async def _acquire_in_scope(self, scope: str, deadline: float, kind: Hashable) -> None:
+        while True:
+            # In front of the permit, which calls of other scopes can use meanwhile.
+            await self._wait_while(
+                lambda now, jitter: self._scopes.time_until_restart(now, jitter, scope),
+                deadline,
+            )
+            await self._acquire_at_rate(deadline, self._semaphore, kind)
+            if not self._scopes.is_throttled(self._clock.monotonic(), scope):
+                return
+            self._semaphore.release()
 
     async def _acquire_in_bucket(self, bucket: _Bucket, deadline: float, before_sending: BeforeSending | None) -> None:
         # The bucket first: a wait of a minute must not hold a permit that calls of other buckets could use.

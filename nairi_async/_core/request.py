@@ -125,6 +125,8 @@ class Request:
     """Statuses in addition to 429 by which this service refuses for the moment, without having run anything."""
     bucket: str | None = None
     """The rate limit that it counts against, where the service has several; otherwise the session's own."""
+    scope: str | None = None
+    """What a 429 slows down at first, where that is not the whole session: a prompt that starts names its agent."""
     observe_date: bool = False
     """Whether the response's `Date` header is read, to learn the time of the service's clock."""
     timeout: float | None = None

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nairi_async import NairiSession, RequestTimeoutError, RetryPolicy
-from nairi_async._core.rate_limits import RateGate, RateLimiter
+from nairi_async._core.rate_limits import RateGate, RateLimiter, ScopedThrottles
 from nairi_async._core.request import Request
 from nairi_async.testing import Simulator, VirtualClock
 
@@ -303,6 +304,67 @@ async def test_retry_after_holds_back_calls_that_wait_for_a_connection() -> None
         await asyncio.gather(*(nairi.message(f"cmsg_{n}") for n in range(4)))
     assert len(service.received_at) == 5
     assert all(received_at >= 30 for received_at in service.received_at[1:])
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 20), waits), max_size=30))
+def test_a_refusal_slows_its_scope_and_a_second_one_everything(refusals: list[tuple[int, float, float]]) -> None:
+    """A scope waits for the longest of its refusals; a refusal is everyone's if another scope is held back then."""
+    throttles, ends, now = ScopedThrottles(), defaultdict[str, float](float), 0.0
+    for number, gap, seconds in refusals:
+        now += gap
+        scope = f"agent-{number}"
+        is_elsewhere = any(end > now for name, end in ends.items() if name != scope)
+        assert throttles.throttle(now, seconds, scope) == is_elsewhere
+        ends[scope] = max(ends[scope], now + seconds)
+        for name, end in ends.items():
+            assert throttles.is_throttled(now, name) == (end > now)
+            assert throttles.time_until_restart(now, 0.0, name) == pytest.approx(max(0.0, end - now))
+
+
+class BusyAgents:
+    """A service whose agents refuse their first start; it records, in virtual time, what came when."""
+
+    def __init__(self, clock: VirtualClock, busy: Sequence[str]) -> None:
+        self.received_at: dict[str, list[float]] = {}
+        self._clock = clock
+        self._busy = list(busy)
+
+    async def __call__(self, request: web.BaseRequest) -> web.Response:
+        agent = json.loads(await request.read())["agent_id"] if request.method == "POST" else "a read"
+        self.received_at.setdefault(agent, []).append(self._clock.monotonic())
+        if agent in self._busy:
+            self._busy.remove(agent)
+            return web.json_response({"error": "slow down"}, status=429, headers={"Retry-After": "30"})
+        return web.Response(body=support.STARTED if request.method == "POST" else support.MESSAGE)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("options", [{}, {"max_connections": 1}, {"requests_per_second": 100.0}], ids=str)
+async def test_an_agent_that_refuses_a_start_slows_its_own_starts(options: dict[str, float]) -> None:
+    """Starts at that agent wait until `Retry-After` is over; other agents and reads do not notice."""
+    clock = VirtualClock()
+    service = BusyAgents(clock, ["busy"])
+    async with support.serve(service) as url, support.session(url, clock=clock, **options) as nairi:
+        refused = asyncio.create_task(nairi.start("busy", "Hello"))
+        await support.until(lambda: nairi._executor.limiter._scopes.is_throttled(clock.monotonic(), "busy"))
+        later = [nairi.start("busy", f"Hello {number}") for number in range(3)]
+        others = [nairi.start("quick", "Hello"), nairi.message("cmsg_1")]
+        await asyncio.gather(refused, *later, *others)
+    assert len(service.received_at["busy"]) == 5
+    assert all(30 <= at <= 60 for at in service.received_at["busy"][1:])
+    assert max(service.received_at["quick"] + service.received_at["a read"]) < 1
+
+
+@pytest.mark.anyio
+async def test_a_second_agent_that_refuses_slows_everything() -> None:
+    """A limit that two agents meet is taken for the key's: reads wait too."""
+    clock = VirtualClock()
+    service = BusyAgents(clock, ["one", "other"])
+    async with support.serve(service) as url, support.session(url, clock=clock) as nairi:
+        refused = [asyncio.create_task(nairi.start(agent, "Hello")) for agent in ("one", "other")]
+        await support.until(nairi._executor.limiter.is_throttled)
+        await asyncio.gather(*refused, nairi.message("cmsg_1"))
+    assert service.received_at["a read"][0] >= 30
 
 
 @pytest.mark.anyio

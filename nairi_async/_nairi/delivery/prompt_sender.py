@@ -57,7 +57,8 @@ class PromptSender:
         """
         body = encode_start(agent_id, prompt, ask_mode=ask_mode, attachment_ids=attachment_ids)
         fingerprint = PromptFingerprint.of(None, prompt, attachment_ids)
-        return PendingPrompt(self, _post(path("conversations", "start"), body), fingerprint, agent_id, is_recorded)
+        request = _post(path("conversations", "start"), body, scope=agent_id)
+        return PendingPrompt(self, request, fingerprint, agent_id, is_recorded)
 
     def continue_(
         self,
@@ -253,7 +254,7 @@ class PendingPrompt:
         return self._turn
 
 
-def _post(location: str, body: bytes) -> Request:
+def _post(location: str, body: bytes, *, scope: str | None = None) -> Request:
     unknown = "the prompt was sent, and whether it runs is not known"
     return Request(
         method="POST",
@@ -262,6 +263,7 @@ def _post(location: str, body: bytes) -> Request:
         idempotent=False,
         observe_date=True,
         unknown_outcome_message=unknown,
+        scope=scope,
     )
 
 
