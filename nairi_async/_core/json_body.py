@@ -125,11 +125,20 @@ def decode(body: bytes, decoder: json.JSONDecoder = DECODER) -> Any:
         text = body.decode(_encoding(body), "surrogatepass")
         if is_heavy(text):
             raise ValueError(f"more than {MAX_VALUES:,} values")  # noqa: TRY301 - handled like what json raises
-        return decoder.decode(text)
+        return _value(text, decoder)
     except (ValueError, ArithmeticError, RecursionError) as error:
         # A new error, because the original refers to the whole body.
         cause = ValueError(f"{type(error).__name__}: {error}"[:EXCERPT])
     raise _unreadable("not JSON", body) from cause
+
+
+def _value(text: str, decoder: json.JSONDecoder) -> Any:
+    """Return the value of a text. `decode` looks for white space around it, which takes longer than a small body."""
+    if text[:1] == "{":
+        value, end = decoder.raw_decode(text)
+        if end == len(text) or not text[end:].strip(" \t\r\n"):
+            return value
+    return decoder.decode(text)
 
 
 def _encoding(body: bytes) -> str:
