@@ -225,7 +225,11 @@ class ConflictError(StatusError):
 
 
 class RateLimitedError(StatusError):
-    """429: not documented by the service; the request was refused and not run."""
+    """429: not documented by the service; the request was refused and not run.
+
+    `Retry-After` holds back the session's other calls too: after a refused start only the starts at that agent, until
+    another call is refused as well.
+    """
 
 
 class ServerError(StatusError):
