@@ -117,7 +117,7 @@ class AgentQueue:
         """Return 0 for a queued turn with none before it, 1 with only turns that run, else 1 and the queued ones."""
         if at < self._is_unordered_until:
             return 0
-        # Turns that came together may run in any order.
+        # Those that came together may run in any order.
         latest = turn.order[0] + _TOGETHER
         is_full = 0 < self._running >= self._capacity
         place = int(is_full and any(not one.is_queued and one.order[0] <= latest for one in self._awaited(at)))
