@@ -108,7 +108,7 @@ class _Chat:
     def _run_turn(self, prompt: str | None) -> bool:
         """Send a prompt, or go on with what runs, and show the turn; return whether its end was not waited for."""
         try:
-            self._runner.run(self._show_open_turn() if prompt is None else self._ask(prompt))
+            facts = self._runner.run(self._show_open_turn() if prompt is None else self._ask(prompt))
         except (KeyboardInterrupt, WatchTimeoutError) as stop:
             if self._turn is None or self._watch is None:
                 raise
@@ -120,9 +120,12 @@ class _Chat:
             if not self._is_terminal:
                 self._say_how_to_go_on()
             return True
+        # Outside of the loop, which would take in a Ctrl-C that comes now, after its last wait, without effect.
+        if facts:
+            self._err.show(facts, "dim")
         return False
 
-    async def _ask(self, prompt: str) -> None:
+    async def _ask(self, prompt: str) -> str:
         await asyncio.sleep(_CATCH_UP)
         sending = asyncio.ensure_future(self._send(prompt))
         try:
@@ -131,7 +134,7 @@ class _Chat:
             # Ctrl-C: the response, which is moments away, says which turn goes on.
             await sending
             raise
-        await self._follow()
+        return await self._follow()
 
     async def _send(self, prompt: str) -> None:
         nairi, options = self._nairi, self._options
@@ -147,7 +150,7 @@ class _Chat:
         self._job, self._turn = turn.job_id, turn
         self._watch = self._nairi.watch(turn, after=after, progress=True, timeout=self._options.timeout)
 
-    async def _show_open_turn(self) -> None:
+    async def _show_open_turn(self) -> str:
         """Show the last turn of a conversation that is resumed, or go on with the one that runs."""
         await asyncio.sleep(_CATCH_UP)
         if self._watch is None and self._job is not None:
@@ -159,10 +162,10 @@ class _Chat:
                 self._err.show(message_entry(message, clock_time(message.created_at), self._err.style))
             if prompt is not None and is_open:
                 self._begin(Turn(self._job, prompt.id, agent_id=self._options.agent))
-        if self._watch is not None:
-            await self._follow()
+        return "" if self._watch is None else await self._follow()
 
-    async def _follow(self) -> None:
+    async def _follow(self) -> str:
+        """Show a turn until its end, and return what there is to say about it then."""
         watch, turn = self._watch, self._turn
         assert watch is not None  # noqa: S101 - there is one for each turn
         assert turn is not None  # noqa: S101 - as above
@@ -187,7 +190,7 @@ class _Chat:
         if self._options.json:
             self._out.show(json_line(reply))
         facts = (f"{narrator.elapsed:.1f} s", usage_text(reply.usage), files_text(reply))
-        self._err.show("; ".join(fact for fact in facts if fact), "dim")
+        return "; ".join(fact for fact in facts if fact)
 
     def _read(self) -> str | None:
         """Return the next prompt; `None` at the end of the input. A line that ends in a backslash goes on."""
