@@ -101,12 +101,12 @@ class AmigoConversation:
             InvalidArgumentError: the conversation is over, or this task still reads a stream of it.
             NairiError: the prompt was not sent.
         """
-        return await self.send(prompt, timeout=timeout).reply()
+        return await _whole_reply(self.send(prompt, timeout=timeout))
 
     async def begin(self, *, timeout: Duration | None = None) -> AmigoReply:
         """Let the agent speak first in a new conversation; arguments and errors as for `ask`."""
         message = first_message(None, message_type="user-message", response_format="text", actions=None)
-        return await self._stream(message, timeout).reply()
+        return await _whole_reply(self._stream(message, timeout))
 
     def send(
         self,
@@ -259,3 +259,11 @@ class AmigoConversation:
             raise InvalidArgumentError("a new conversation begins with text, or with `begin()`")
         assert self._service_id is not None  # noqa: S101 - a conversation has a service or an id
         return self._api.create(self._service_id, message, self._options)
+
+
+async def _whole_reply(stream: AmigoStream) -> AmigoReply:
+    """Return the reply of a stream that has no other user: however the wait ends, its conversation is free."""
+    try:
+        return await stream.reply()
+    finally:
+        await stream.aclose()

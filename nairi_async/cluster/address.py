@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -74,6 +75,9 @@ class Address:
             # Not chained: the text of the cause may hold a part of the password.
             raise ConfigurationError("the URL of the database cannot be read; it must be postgresql://user@host/name")
         host, port = parameters.get("host") or "", parameters.get("port")
+        # What stands before an "@" of a host is the end of a password. A socket's abstract name begins with one.
+        if any("@" in one[1:] for one in str(host).split(",")):
+            raise ConfigurationError('in the password of postgresql://user:password@host/name, write "@" as %40')
         if port and not all(one.isdecimal() and 0 < int(one) <= _LAST_PORT for one in str(port).split(",")):
             raise ConfigurationError("the port of postgresql://user@host:port/name must be a number from 1 to 65535")
         shown = f"{host}:{port}" if port else str(host)
@@ -93,14 +97,18 @@ class Address:
         Raises:
             LedgerError: with the cause in words, and without the password.
         """
+        handled = sys.exception()
         try:
             yield
         except FAULTS as error:
             explained = self.explained(error)
         else:
             return
-        # Outside of the handler: the original could repeat the password in a traceback.
-        raise explained
+        try:
+            raise explained
+        finally:
+            # `with` handles the original until its end. As the context, its frames and itself would show the password.
+            explained.__context__ = handled
 
     def explained(self, error: BaseException) -> LedgerError:
         """Return the error that says in words what the database or the way to it refuses, without the password."""

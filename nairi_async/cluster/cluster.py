@@ -76,7 +76,9 @@ class Cluster:
         self._working: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Cluster {self._address.name}>"
+        # Also for one that `__init__` refused: a traceback that shows local variables calls this.
+        address = getattr(self, "_address", None)
+        return f"<Cluster {address.name if address else 'of no database'}>"
 
     async def __aenter__(self) -> Self:
         if self._database is not None:

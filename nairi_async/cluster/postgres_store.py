@@ -65,7 +65,9 @@ class PostgresStore:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
-        return f"PostgresStore({self._address.name!r})"
+        # Also for one that `__init__` refused: a traceback that shows local variables calls this.
+        address = getattr(self, "_address", None)
+        return f"PostgresStore({getattr(address, 'name', '')!r})"
 
     async def __aenter__(self) -> Self:
         self._is_open, self._loop = True, asyncio.get_running_loop()

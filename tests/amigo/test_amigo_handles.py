@@ -20,6 +20,7 @@ from nairi_async import (
     NairiError,
     OutcomeUnknownError,
     SessionClosedError,
+    WatchTimeoutError,
 )
 from nairi_async.amigo import InteractionComplete
 from nairi_async.testing.amigo import AmigoSimulator, Complete, Cut, Error, Hang, Speak
@@ -216,6 +217,34 @@ async def test_a_stream_that_is_read_in_steps_of_other_tasks_is_not_taken_away(
     assert seen[-1].type == "interaction-complete"
     assert asking is not None
     assert (await asking).text
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5, 8])
+async def test_a_prompt_that_was_cancelled_does_not_hold_its_conversation(
+    steps: int, amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """Also before its stream has begun, and while the cancelled task is still referred to."""
+    dialogue = await begun(amigo, service)
+    asking = asyncio.ensure_future(dialogue.ask("a"))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert (await amigo.resume(str(dialogue.id)).ask("b", timeout=1000)).text
+    assert clock.monotonic() < 300
+
+
+async def test_the_handler_of_a_timeout_can_look_what_became_of_the_prompt(
+    amigo: AmigoSession, service: AmigoSimulator
+) -> None:
+    """Where no response has begun, the error's own frames do not hold the conversation either."""
+    dialogue = await begun(amigo, service)
+    service.hang(on="interact")
+    try:
+        await dialogue.ask("a", timeout=5)
+    except WatchTimeoutError:
+        await dialogue.finish()
+    assert dialogue.is_completed
 
 
 # Closing.

@@ -9,9 +9,11 @@ import psycopg
 import pytest
 from clusters import AGENT
 from support import chain, free_port
+from test_secrecy import frame_locals, shown
 
 from nairi_async import ConfigurationError, InvalidArgumentError, SessionClosedError
 from nairi_async.cluster import Cluster, PostgresStore
+from nairi_async.cluster.address import Address
 from nairi_async.errors import LedgerError, StoreError
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ _SECRET = "s3cr%40t"
         f"postgresql://a:{_SECRET}@h/d\0b",
         f"postgresql://a:{_SECRET}@h:0/d",
         f"postgresql://a:{_SECRET}@h:65536/d",
+        "postgresql://a:b@s3cr@h/d",
     ],
 )
 async def test_a_url_must_be_one_of_postgresql(url: str) -> None:
@@ -42,6 +45,33 @@ async def test_a_url_must_be_one_of_postgresql(url: str) -> None:
     with pytest.raises(ConfigurationError, match="postgresql://") as caught:
         Cluster(url)
     assert not any("s3cr" in str(error) for error in chain(caught.value))
+
+
+@pytest.mark.parametrize("kind", [Cluster, PostgresStore])
+async def test_a_database_that_is_not_there_does_not_show_the_password(kind: type[Cluster | PostgresStore]) -> None:
+    """No link of the error's chain, and no local variable of its frames, holds it."""
+    url = f"postgresql://nairi:hunter2@127.0.0.1:{free_port()}/db"
+    with pytest.raises((LedgerError, StoreError)) as caught:
+        async with kind(url):
+            pass
+    assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if "hunter2" in text]
+
+
+def test_an_error_of_the_database_keeps_what_the_caller_was_handling() -> None:
+    """Only the driver's own error is taken out of the chain."""
+    handled, address = KeyError("mine"), Address.of("postgresql://h/d")
+    try:
+        raise handled
+    except KeyError:
+        with pytest.raises(LedgerError) as caught, address.errors():
+            raise psycopg.OperationalError("no") from None
+    assert list(chain(caught.value)) == [caught.value, handled]
+
+
+async def test_the_repr_of_what_was_refused_is_a_text() -> None:
+    """Crash reporters call it for an object whose construction failed."""
+    assert "Cluster" in repr(Cluster.__new__(Cluster))
+    assert "PostgresStore" in repr(PostgresStore.__new__(PostgresStore))
 
 
 async def test_a_database_that_cannot_be_used(postgres: Postgres) -> None:
