@@ -28,7 +28,7 @@ from aiohttp import web
 from attrs import evolve, field, frozen
 from service import prompt, script, service
 
-from nairi_async import NairiError, NairiSession, Polling
+from nairi_async import NairiSession, OutcomeUnknownError, Polling, ServerError
 from nairi_async.testing import Quirks, Simulator, VirtualClock, in_memory_session
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class Bench:
         while True:
             try:
                 return await call()
-            except NairiError:
+            except (ServerError, OutcomeUnknownError):
                 await self._clock.sleep(1.0)
 
     async def collect(self, turn: Turn) -> None:
