@@ -39,12 +39,10 @@ class ClosingSignal:
         Raises:
             SessionClosedError: the session was closed, or the lent pool that it uses.
         """
-        try:
-            self.check()
-        except SessionClosedError:
+        if self._is_closed:
             # A response may have come at the moment of closing, after which its call would wait.
             awaitable.close()
-            raise
+        self.check()
         scope = asyncio.timeout(None)
         try:
             async with scope:

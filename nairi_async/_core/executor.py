@@ -205,8 +205,12 @@ class RequestExecutor:
                     route=self.http.service.route(request.path),
                 )
                 self.hooks.emit(log, planned, logging.INFO)
-            await self.closing.wait(self.clock.sleep(delay))
+            await self.sleep(delay)
         raise AssertionError("unreachable")  # pragma: no cover
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; closing the session ends that with `SessionClosedError`."""
+        await self.closing.wait(self.clock.sleep(seconds))
 
     async def _attempt(
         self, request: Request, state: CallState, deadline: float, attempt: int, fresh: _FreshCredentials | None

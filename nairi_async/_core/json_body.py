@@ -136,7 +136,7 @@ def _value(text: str, decoder: json.JSONDecoder) -> Any:
     """Return the value of a text. `decode` looks for white space around it, which takes longer than a small body."""
     if text[:1] == "{":
         value, end = decoder.raw_decode(text)
-        if end == len(text) or not text[end:].strip(" \t\r\n"):
+        if not text[end:].strip(" \t\r\n"):
             return value
     return decoder.decode(text)
 

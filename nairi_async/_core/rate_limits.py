@@ -222,12 +222,12 @@ class RateLimiter:
         """
         self.waiting += 1
         try:
-            if bucket is None and scope is not None:
-                await self._acquire_in_scope(scope, deadline, is_read)
-            elif bucket is None:
-                await self._acquire_at_rate(deadline, self._semaphore, is_read)
-            else:
+            if bucket is not None:
                 await self._acquire_in_bucket(self._buckets[bucket], deadline, before_sending)
+            elif scope is not None:
+                await self._acquire_in_scope(scope, deadline, is_read)
+            else:
+                await self._acquire_at_rate(deadline, self._semaphore, is_read)
             self._count(self._semaphore_of(bucket), 1)
         finally:
             self.waiting -= 1
@@ -241,10 +241,7 @@ class RateLimiter:
     async def _acquire_in_scope(self, scope: str, deadline: float, kind: Hashable) -> None:
         while True:
             # In front of the permit, which calls of other scopes can use meanwhile.
-            await self._wait_while(
-                lambda now, jitter: self._scopes.time_until_restart(now, jitter, scope),
-                deadline,
-            )
+            await self._wait_while(lambda now, jitter: self._scopes.time_until_restart(now, jitter, scope), deadline)
             await self._acquire_at_rate(deadline, self._semaphore, kind)
             if not self._scopes.is_throttled(self._clock.monotonic(), scope):
                 return

@@ -254,9 +254,7 @@ def _mapping_reader(kind: Any, converter: cattrs.Converter) -> Callable[[Any, ob
 
 def _entry_reader(converter: cattrs.Converter, kind: Any) -> Callable[[object, Any], Any]:
     """Return a reader of the entries of an array or object; its error names the place."""
-    # A type that is not supported fails here. One that contains itself is looked up again when a value is read.
-    with suppress(RecursionError):
-        converter.get_structure_hook(kind)
+    _check_supported(kind, converter)
 
     def read(place: object, value: Any) -> Any:
         try:
@@ -266,6 +264,12 @@ def _entry_reader(converter: cattrs.Converter, kind: Any) -> Callable[[object, A
             raise ValueError("; ".join(reasons)) from error
 
     return read
+
+
+def _check_supported(kind: Any, converter: cattrs.Converter) -> None:
+    """Raise for a type that is not supported. One that contains itself is looked up when a value is read."""
+    with suppress(RecursionError):
+        converter.get_structure_hook(kind)
 
 
 def _object_reader(kind: Any, converter: cattrs.Converter) -> Callable[[Any, object], Any]:
@@ -291,9 +295,7 @@ def _union_reader(kind: Any, converter: cattrs.Converter) -> Callable[[Any, obje
     """Return a reader of unions: the first member that fits, and of several classes the one that reads most keys."""
     members = get_args(kind)
     for member in members:
-        # As for the entries of an array.
-        with suppress(RecursionError):
-            converter.get_structure_hook(member)
+        _check_supported(member, converter)
 
     def read(value: Any, _: object) -> Any:
         best: tuple[int, Any] | None = None

@@ -76,7 +76,7 @@ class Api:
         Raises:
             SessionClosedError: the session was closed.
         """
-        await self.executor.closing.wait(self.executor.clock.sleep(seconds))
+        await self.executor.sleep(seconds)
 
     def close(self) -> None:
         """End all streams."""

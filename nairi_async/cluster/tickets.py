@@ -66,7 +66,8 @@ class TicketQueue:
         import procrastinate  # noqa: PLC0415
         from procrastinate.exceptions import ProcrastinateException  # noqa: PLC0415
 
-        self._address, self._errors = address, ProcrastinateException
+        self._address = address
+        self._errors, self._faults = ProcrastinateException, (ProcrastinateException, *FAULTS)
         self._queue = base_url[-128:]
         # One connection: a pool that grows while it is closed would leave the new one open.
         connector = procrastinate.PsycopgConnector(
@@ -116,17 +117,17 @@ class TicketQueue:
             try:
                 async with self._app.open_async():
                     await self._work()
-            except (self._errors, *FAULTS) as error:
+            except self._faults as error:
                 cause = self._address.explained(error.__cause__ or error)
                 log.warning("the queue cannot be used, and is tried again: %s", cause)
             await asyncio.sleep(_RESTART_WAIT)
 
     async def retry_stalled(self) -> None:
         """Run the tickets again whose worker has shown no sign of life."""
-        with suppress(self._errors, *FAULTS):
+        with suppress(*self._faults):
             jobs = self._app.job_manager
             for job in await jobs.get_stalled_jobs(queue=self._queue, seconds_since_heartbeat=STALLED_AFTER):
-                with suppress(self._errors, *FAULTS):
+                with suppress(*self._faults):
                     await jobs.retry_job(job)
 
     async def _work(self) -> None:
@@ -162,7 +163,7 @@ class TicketQueue:
         async def run(*args: Any, **options: Any) -> None:
             try:
                 await call(*args, **options)
-            except (self._errors, *FAULTS):
+            except self._faults:
                 self._is_cut.set()
 
         return run

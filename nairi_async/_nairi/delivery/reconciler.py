@@ -267,7 +267,7 @@ class Reconciler:
                 return evolve(found, is_complete=False)
             rest = window.search_until - now if now < window.search_until else math.inf
             seconds = min(wait * (0.5 + self._context.random()), _LONGEST_WAIT, rest, deadline - now)
-            await self._context.executor.closing.wait(clock.sleep(seconds))
+            await self._context.executor.sleep(seconds)
             wait *= 2.0
 
     async def _search_starts(

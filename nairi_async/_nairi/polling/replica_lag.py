@@ -51,5 +51,5 @@ async def through_replica_lag(
             now = clock.monotonic()
             if begun_at is None or now - begun_at > _FRESH or now + spread >= deadline:
                 raise
-        await context.executor.closing.wait(clock.sleep(spread))
+        await context.executor.sleep(spread)
     return await call()

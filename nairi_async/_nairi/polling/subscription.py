@@ -183,9 +183,10 @@ class Subscription:
         if waited == 0.0 and self._sent_at is not None:
             # It may run or have ended already, and a server that lags shows it as queued.
             soon = max(0.2 * soon, self._sent_at + soon - at)
-        is_changed = not self._is_explained and (is_verifying or self.feed.queue.lags)
-        if is_changed or (waited < _LAG and self.feed.queue.lags):
-            return max(0.2 * soon, max(self._job.moved_at, since) + soon - at) if is_changed else soon
+        if not self._is_explained and (is_verifying or self.feed.queue.lags):
+            return max(0.2 * soon, max(self._job.moved_at, since) + soon - at)
+        if waited < _LAG and self.feed.queue.lags:
+            return soon
         if place == 1:
             return polling.maximum * (_VERIFYING_NEXT if is_verifying else 1.0) * (0.8 + 0.2 * jitter)
         if is_verifying:

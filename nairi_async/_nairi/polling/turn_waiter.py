@@ -73,8 +73,7 @@ class TurnWaiter:
             while not is_complete and read_at < ended_at + patience:
                 read_at = min(ended_at + patience, read_at + wait)
                 wait = max(2.0 * wait, _FIRST_PATIENCE)
-                clock = self._context.clock
-                await self._context.executor.closing.wait(clock.sleep(read_at - clock.monotonic()))
+                await self._context.executor.sleep(read_at - self._context.clock.monotonic())
                 whole = await self._poller.read(self._conversation(), read_at)
                 messages, is_complete = turn_messages(self._turn, prompt, whole.value, messages, prompts=prompts)
         finally:
