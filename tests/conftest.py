@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from random import Random
 from typing import TYPE_CHECKING
 
 import amigo_sessions
@@ -64,6 +65,18 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let sessions draw their jitter from a seed: what is counted is the same in every run."""
+    monkeypatch.setattr("nairi_async._core.service_session.random", Random(1))
+
+
+@pytest.fixture
+def few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let virtual time go on sooner: without sockets a task needs few passes of the loop before its next request."""
+    monkeypatch.setattr("nairi_async.testing.clock.IDLE_PASSES", 10)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from slack_sdk.http_retry.builtin_async_handlers import AsyncRateLimitErrorRetry
 from slack_sdk.web.async_client import AsyncWebClient
 
 from nairi_async import InvalidArgumentError, NairiError, NairiSession, SessionClosedError
-from nairi_async.bots import AlreadyAskedError, ChatReply, Chats, File, LostPrompt, SQLiteStore, visitor_message
+from nairi_async.bots import AlreadyAskedError, ChatReply, Chats, File, LostPrompt, SQLiteStore, Store, visitor_message
 
 # The only host that gets the bot's token: an event may name a file at any address.
 FILES = "https://files.slack.com/"
@@ -99,20 +99,24 @@ def register(app: AsyncApp, chats: Chats) -> None:
             await client.chat_postMessage(channel=channel, thread_ts=thread, text=text)
 
 
-async def main() -> None:
+async def run(nairi: NairiSession, store: Store) -> None:
     app = AsyncApp(token=os.environ["SLACK_BOT_TOKEN"])
     # In place of the default, which posts a message again when the response is lost: the text would appear twice.
     app.client.retry_handlers[:] = [AsyncRateLimitErrorRetryHandler(max_retry_count=5)]
+    chats = Chats(nairi, "my-agent", store=store, limit=12_000, length=escaped_length, typing_every=60)
+    register(app, chats)
+    socket = AsyncSocketModeHandler(app, os.environ["SLACK_APP_TOKEN"])
+    try:
+        # What another process left unanswered: one before this one, or one of several.
+        async with chats.recovering(partial(send, app.client), partial(send_lost, app.client)):
+            await socket.start_async()  # type: ignore[no-untyped-call]  # Bolt leaves these two untyped.
+    finally:
+        await socket.close_async()  # type: ignore[no-untyped-call]
+
+
+async def main() -> None:
     async with NairiSession() as nairi, SQLiteStore("slack.sqlite") as store:
-        chats = Chats(nairi, "my-agent", store=store, limit=12_000, length=escaped_length, typing_every=60)
-        register(app, chats)
-        socket = AsyncSocketModeHandler(app, os.environ["SLACK_APP_TOKEN"])
-        try:
-            # What a process before this one left unanswered.
-            async with chats.recovering(partial(send, app.client), partial(send_lost, app.client)):
-                await socket.start_async()  # type: ignore[no-untyped-call]  # Bolt leaves these two untyped.
-        finally:
-            await socket.close_async()  # type: ignore[no-untyped-call]
+        await run(nairi, store)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ async def test_a_bot_in_two_replicas_is_deployed_anew(settings: Field, monkeypat
     recipe: Any = importlib.import_module("replicated_bot")
     async with Slack() as platform:
         client = AsyncWebClient("xoxb-bot", base_url=f"{platform.url}/api/")
-        monkeypatch.setattr(recipe, "AsyncApp", lambda **_: AsyncApp(client=client))
+        monkeypatch.setattr("slack_bot.AsyncApp", lambda **_: AsyncApp(client=client))
         monkeypatch.setenv("SLACK_BOT_TOKEN", "xoxb-bot")
         monkeypatch.setenv("SLACK_APP_TOKEN", "xapp-app")
         replicas: list[asyncio.Task[None]] = []

@@ -31,15 +31,9 @@ if TYPE_CHECKING:
 
     from nairi_async.testing.script import ScriptStep
 
+pytestmark = pytest.mark.usefixtures("seeded", "few_passes")
+
 EPOCH = datetime(2026, 4, 1, tzinfo=UTC)
-
-
-@pytest.fixture(autouse=True)
-def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let sessions draw their jitter from a seed: what is counted here is the same in every run."""
-    monkeypatch.setattr("nairi_async._core.service_session.random", random.Random(1))
-    # Without sockets a task needs fewer passes of the loop between a response and its next request.
-    monkeypatch.setattr("nairi_async.testing.clock.IDLE_PASSES", 10)
 
 
 def row(job_id: str, seconds: float) -> ConversationSummary:

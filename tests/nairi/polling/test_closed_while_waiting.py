@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,16 +14,10 @@ from nairi_async.testing import Done, Quirks, Say, Simulator, VirtualClock, in_m
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("seeded")]
 
 # Polls are far apart, so a watcher that ends before its next poll was woken.
 POLLING = Polling(delay=100.0, first=100.0, maximum=1000.0, settle=300.0)
-
-
-@pytest.fixture(autouse=True)
-def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let sessions draw their jitter from a seed: every run is the same."""
-    monkeypatch.setattr("nairi_async._core.service_session.random", random.Random(1))
 
 
 async def watch_many(nairi: NairiSession, turn: Turn) -> None:

@@ -24,14 +24,9 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+pytestmark = pytest.mark.usefixtures("seeded", "few_passes")
+
 EPOCH = datetime(2026, 4, 1, tzinfo=UTC)
-
-
-@pytest.fixture(autouse=True)
-def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let sessions draw their jitter from a seed, and need few passes of the loop: no sockets are used."""
-    monkeypatch.setattr("nairi_async._core.service_session.random", random.Random(1))
-    monkeypatch.setattr("nairi_async.testing.clock.IDLE_PASSES", 10)
 
 
 async def lateness(
