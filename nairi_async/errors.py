@@ -42,7 +42,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, field
+from attrs import field
+
+from nairi_async._core.records import define
 
 if TYPE_CHECKING:
     from nairi_async.models import Message, Turn

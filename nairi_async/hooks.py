@@ -35,8 +35,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
-from attrs import frozen
-
+from nairi_async._core.records import frozen
 from nairi_async.errors import ConfigurationError, NairiError
 from nairi_async.models import Turn, Usage
 

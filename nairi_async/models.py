@@ -13,8 +13,10 @@ from decimal import Context, Decimal, InvalidOperation
 from functools import cache, reduce
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from attrs import AttrsInstance, field, fields, frozen
+from attrs import AttrsInstance, field, fields
 from attrs import has as attrs_has
+
+from nairi_async._core.records import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp import http_exceptions
-from attrs import frozen
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
+
+from nairi_async._core.records import frozen
 
 if TYPE_CHECKING:
     from nairi_async._core.service import Service

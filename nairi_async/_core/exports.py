@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, get_type_hints
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,11 +50,14 @@ def lazy(
 
 
 def _rename(export: type, package: str) -> None:
-    from attrs import has  # noqa: PLC0415 - the import of the package alone takes a quarter of the time without it
+    # The import of the package alone takes a quarter of the time without these.
+    from inspect import get_annotations  # noqa: PLC0415
+
+    from attrs import has  # noqa: PLC0415
 
     if has(export):
         # The names in annotations are defined in the real module only.
+        names = vars(sys.modules[export.__module__])
         with suppress(NameError):
-            types = get_type_hints(export, include_extras=True)
-            export.__annotations__ = {field: types[field] for field in export.__annotations__}
+            export.__annotations__ = get_annotations(export, globals=names, locals={}, eval_str=True)
     export.__module__ = package

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from attrs import frozen
-
+from nairi_async._core.records import frozen
 from nairi_async.errors import InvalidArgumentError, NairiError
 
 ReplyT_co = TypeVar("ReplyT_co", covariant=True)

@@ -7,9 +7,10 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
-from attrs import field, frozen
+from attrs import field
 
 from nairi_async._core import checks
+from nairi_async._core.records import frozen
 from nairi_async.errors import (
     ConnectionFailedError,
     DecodeError,

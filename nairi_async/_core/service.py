@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import frozen
-
+from nairi_async._core.records import frozen
 from nairi_async.errors import StatusError
 
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import anyio
 from anyio import to_thread
-from attrs import frozen
 
+from nairi_async._core.records import frozen
 from nairi_async.errors import InvalidArgumentError
 
 CHUNK_SIZE: Final = 256 * 1024

@@ -21,9 +21,8 @@ from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
-from attrs import frozen
-
 from nairi_async._core.private_files import create_private, exposure
+from nairi_async._core.records import frozen
 from nairi_async.errors import NairiError
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import define, frozen
+from nairi_async._core.records import define, frozen
 
 
 @frozen(kw_only=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from attrs import define
-
 from nairi_async._core import checks
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.permits import LoopLock
+from nairi_async._core.records import define
 from nairi_async._nairi import arguments
 from nairi_async._nairi.delivery.prompt_sender import checked_on_unknown
 from nairi_async._nairi.journal.keyed_prompts import derived_key

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from attrs import define, field
+from attrs import field
 
 from nairi_async._core.fan_out import FanOut, TaskPool
+from nairi_async._core.records import define
 from nairi_async._nairi.prompt import Prompt
 from nairi_async._nairi.results import Outcome, Reply
 from nairi_async.errors import NairiError, SessionClosedError

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attrs import field, frozen
+from attrs import field
 
 from nairi_async._core import checks
+from nairi_async._core.records import frozen
 from nairi_async._nairi import arguments
 from nairi_async.errors import InvalidArgumentError
 from nairi_async.models import Turn

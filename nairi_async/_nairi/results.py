@@ -7,10 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, cast
 
 from anyio import to_thread
-from attrs import field, frozen
+from attrs import field
 
 from nairi_async._core.files import safe_name, write_new
 from nairi_async._core.outcome import PromptOutcome, ReplyT_co
+from nairi_async._core.records import frozen
 from nairi_async.errors import AttachmentExistsError, InvalidArgumentError, NairiError, ReplyFormatError
 from nairi_async.models import Message, Turn, Usage, from_plain, to_plain
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from attrs import frozen
-
+from nairi_async._core.records import frozen
 from nairi_async._nairi.attachments import Files
 from nairi_async._nairi.delivery.prompt_sender import PromptSender
 from nairi_async._nairi.turn_reader import TurnReader

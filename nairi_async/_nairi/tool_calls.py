@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from attrs import evolve, frozen
+from attrs import evolve
+
+from nairi_async._core.records import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from attrs import frozen
-
+from nairi_async._core.records import frozen
 from nairi_async.models import Usage
 
 if TYPE_CHECKING:

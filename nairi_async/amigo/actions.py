@@ -11,7 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import field
+
+from nairi_async._core.records import frozen
 
 __all__ = [
     "Action",

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field
+
+from nairi_async._core.records import frozen
 
 
 @frozen(kw_only=True)

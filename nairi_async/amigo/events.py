@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import field
 
+from nairi_async._core.records import frozen
 from nairi_async.amigo.actions import Action
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import asdict, fields, frozen
+from attrs import asdict, fields
 
 from nairi_async._core import checks
+from nairi_async._core.records import frozen
 
 if TYPE_CHECKING:
     from typing import Self

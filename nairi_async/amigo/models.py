@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field
 
 from nairi_async._core.outcome import PromptOutcome
+from nairi_async._core.records import frozen
 from nairi_async.amigo.actions import VersionPair
 from nairi_async.amigo.events import ErrorEvent
 from nairi_async.errors import NairiError

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from attrs import frozen
-
+from nairi_async._core.records import frozen
 from nairi_async.amigo import checks
 from nairi_async.amigo.voice import read_recording
 from nairi_async.errors import InvalidArgumentError

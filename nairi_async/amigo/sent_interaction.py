@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from attrs import define
-
+from nairi_async._core.records import define
 from nairi_async.amigo.interaction import InteractionEnd
 
 if TYPE_CHECKING:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Protocol
 
-from attrs import field, frozen
+from attrs import field
+
+from nairi_async._core.records import frozen
 
 
 @frozen

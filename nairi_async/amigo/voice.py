@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import field
 
+from nairi_async._core.records import frozen
 from nairi_async._core.sources import inspect_source
 from nairi_async._core.upload import MAX_ATTACHMENT_BYTES
 from nairi_async.errors import InvalidArgumentError

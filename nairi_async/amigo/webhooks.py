@@ -17,9 +17,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, field
 
 from nairi_async._core import checks, decoding, json_body
+from nairi_async._core.records import define, frozen
 from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError, InvalidArgumentError, NairiError
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 
-from attrs import frozen
-
 from nairi_async._core import decoding, json_body
 from nairi_async._core.json_body import FLOAT_DECODER, Raw, decode_object, parse_time, refuse
+from nairi_async._core.records import frozen
 from nairi_async.amigo import actions, events
 from nairi_async.amigo.directory_models import CreatedUser, ServiceInfo, UserInfo
 from nairi_async.amigo.models import AmigoMessage, ConversationInfo, Insights, MessageSource, Starter

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterable, Collection, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
-from attrs import define, field
+from attrs import field
 
 from nairi_async._core.fan_out import ItemReader
+from nairi_async._core.records import define
 from nairi_async._nairi.session_parts import parts_of
 from nairi_async.batch.items import BatchItem, UnusableItem, unusable_outcome
 from nairi_async.batch.jsonl import JsonLines

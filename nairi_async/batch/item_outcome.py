@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from attrs import define
-
+from nairi_async._core.records import define
 from nairi_async._nairi.results import Reply
 from nairi_async.errors import (
     AgentNotFoundError,

@@ -11,10 +11,11 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakValueDictionary
 
-from attrs import define, evolve, field
+from attrs import evolve, field
 
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.permits import LoopLock
+from nairi_async._core.records import define
 from nairi_async._nairi.results import Reply
 from nairi_async._nairi.session_parts import parts_of
 from nairi_async._nairi.structured import repair_prompt

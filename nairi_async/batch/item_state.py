@@ -19,8 +19,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal
 
-from attrs import field, frozen
+from attrs import field
 
+from nairi_async._core.records import frozen
 from nairi_async.models import Turn
 
 State = Literal["unsent", "sending", "running", "unusable", "failed", "done"]

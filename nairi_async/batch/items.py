@@ -9,10 +9,11 @@ from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import field
 
 from nairi_async._core import checks
 from nairi_async._core.outcome import PromptOutcome
+from nairi_async._core.records import frozen
 from nairi_async._nairi import arguments
 from nairi_async._nairi.prompt import Prompt
 from nairi_async._nairi.results import Reply

@@ -21,8 +21,7 @@ from contextlib import suppress
 from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Final
 
-from attrs import frozen
-
+from nairi_async._core.records import frozen
 from nairi_async.batch.item_state import Entry
 from nairi_async.batch.items import BatchStatus, place_name
 from nairi_async.batch.ledger_file import LEDGER, OPEN, open_ledger

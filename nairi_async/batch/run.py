@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from attrs import define
-
+from nairi_async._core.records import define
 from nairi_async._nairi.results import Reply
 from nairi_async.batch.documents import decode_replies, decode_result
 from nairi_async.batch.item_state import Entry

@@ -7,8 +7,9 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from attrs import define, field
+from attrs import field
 
+from nairi_async._core.records import define
 from nairi_async.bots.chat_record import ChatRecord, ClockedStore
 from nairi_async.errors import ChatBusyError
 

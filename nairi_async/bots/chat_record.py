@@ -8,9 +8,10 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from attrs import define, field, frozen
+from attrs import field
 
 from nairi_async._core.closing import run_shielded
+from nairi_async._core.records import define, frozen
 from nairi_async.bots.store import ChatPrompt, Record, SharedStore, Store
 from nairi_async.clock import Clock
 from nairi_async.errors import SessionClosedError

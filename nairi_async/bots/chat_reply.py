@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import frozen
-
+from nairi_async._core.records import frozen
 from nairi_async.bots.capabilities import HasAttachments
 from nairi_async.dialogue import Answer
 

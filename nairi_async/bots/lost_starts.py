@@ -6,8 +6,9 @@ import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from attrs import define, field
+from attrs import field
 
+from nairi_async._core.records import define
 from nairi_async.bots.capabilities import FindsStarts
 from nairi_async.errors import OutcomeUnknownError
 

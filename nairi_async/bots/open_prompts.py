@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from attrs import evolve, frozen
+from attrs import evolve
 
+from nairi_async._core.records import frozen
 from nairi_async.bots.capabilities import RecallsReplies
 from nairi_async.bots.chat_dialogue import open_dialogue
 from nairi_async.dialogue import Answer

@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, field
 
 from nairi_async._core.closing import run_shielded
 from nairi_async._core.json_body import one_line, shortened
+from nairi_async._core.records import define, frozen
 from nairi_async.bots.chat_queue import ChatQueues
 from nairi_async.bots.chat_record import ClockedStore
 from nairi_async.bots.deadline import Deadline

@@ -8,8 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from attrs import frozen
-
+from nairi_async._core.records import frozen
 from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from attrs import frozen
-
 from nairi_async._core.private_files import check_private, create_private
+from nairi_async._core.records import frozen
 
 # "naCh", where SQLite keeps a number by which programs recognise their files.
 _APPLICATION_ID: Final = 0x6E614368

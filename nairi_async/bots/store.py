@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 from uuid import uuid4
 
-from attrs import asdict, evolve, field, frozen
+from attrs import asdict, evolve, field
 
+from nairi_async._core.records import frozen
 from nairi_async._nairi.results import Reply
 from nairi_async.bots.capabilities import NamesMessages
 from nairi_async.errors import TurnFailedError

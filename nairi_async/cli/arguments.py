@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any, Final, NoReturn
 
-from attrs import field, frozen
+from attrs import field
 
 import nairi_async
 from nairi_async._core.checks import DEFAULT_TIMEOUT
+from nairi_async._core.records import frozen
 
 PROGRAM: Final = "nairi-async"
 _HIGHEST_PORT: Final = 65535

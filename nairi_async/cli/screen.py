@@ -7,7 +7,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, Final, TextIO
 
-from attrs import frozen
+from nairi_async._core.records import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,8 +5,9 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Final
 
-from attrs import define, field
+from attrs import field
 
+from nairi_async._core.records import define
 from nairi_async.cli.formatting import one_line
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
-from attrs import field, frozen
+from attrs import field
 from psycopg import errors as sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from nairi_async._core.api_key import redacted
+from nairi_async._core.records import frozen
 from nairi_async.errors import ConfigurationError, LedgerError
 
 if TYPE_CHECKING:

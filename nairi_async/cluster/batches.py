@@ -7,8 +7,7 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
-from attrs import frozen
-
+from nairi_async._core.records import frozen
 from nairi_async.batch.documents import decode_replies, decode_result
 from nairi_async.batch.item_runner import BatchOnUnknown
 from nairi_async.batch.items import BatchItem, BatchOutcome, BatchStatus, UnusableItem

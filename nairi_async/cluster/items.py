@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
-from attrs import define, field, frozen
+from attrs import field
 from psycopg import errors as sql
 
+from nairi_async._core.records import define, frozen
 from nairi_async.batch.item_state import Entry
 from nairi_async.batch.item_store import TurnTakenError
 from nairi_async.cluster import row as rows

@@ -13,8 +13,9 @@ Every function is idempotent: after a lost connection a change is made again, wh
 
 from __future__ import annotations
 
-from attrs import evolve, frozen
+from attrs import evolve
 
+from nairi_async._core.records import frozen
 from nairi_async.batch.item_state import TRANSITIONS, State
 
 ENDED: frozenset[State] = frozenset({"done", "failed"})

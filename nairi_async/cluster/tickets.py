@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
-from attrs import frozen
 
+from nairi_async._core.records import frozen
 from nairi_async.cluster.address import FAULTS, SESSION_SETTINGS
 
 if TYPE_CHECKING:

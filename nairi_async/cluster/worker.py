@@ -12,9 +12,10 @@ import time
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import define, field
+from attrs import field
 
 from nairi_async._core.closing import run_shielded
+from nairi_async._core.records import define
 from nairi_async._nairi.session_parts import parts_of
 from nairi_async.batch.item_runner import BatchOptions, ItemRunner, StopSwitch
 from nairi_async.batch.lost_prompts import LostPrompts

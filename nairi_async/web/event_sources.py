@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import frozen
-
+from nairi_async._core.records import frozen
 from nairi_async._nairi.activity import Activity
 from nairi_async.errors import NairiError
 from nairi_async.web import event_format

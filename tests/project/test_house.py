@@ -31,6 +31,8 @@ _FLOORS = (
     ("__main__",),
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(_FLOORS) for name in names}
+# Only attrs is below it: the decorators of all classes with fields.
+_FOUNDATION = frozenset({"_core.records"})
 # The rooms of `_nairi` in the same order. A file of `_nairi` itself may use them all.
 _NAIRI_ROOMS = ("polling", "listing", "delivery", "journal")
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -78,7 +80,7 @@ def test_imports_point_one_way() -> None:
             allowed |= {"_core"}  # Cancellations do not interrupt its closing.
         if path.name in {"pytest_plugin.py", "in_memory.py"}:
             allowed |= {"__init__", "_core", "_nairi", "amigo", "errors"}  # They make sessions.
-        assert {name.split(".")[0] for name in imports(path)} <= allowed, path
+        assert {name.split(".")[0] for name in imports(path) - _FOUNDATION} <= allowed, path
 
 
 def test_imports_between_the_rooms_of_nairi_point_one_way() -> None:
@@ -118,6 +120,13 @@ def test_only_the_seam_knows_aiohttp() -> None:
         is_seam = path.parent == PACKAGE / "_core" and path.name.startswith("aiohttp_")
         if not is_seam and not path.is_relative_to(PACKAGE / "testing"):
             assert not re.search(r"^\s*(?:import|from) aiohttp", runtime_text, re.MULTILINE), path
+
+
+def test_classes_with_fields_are_made_in_one_way() -> None:
+    """The decorators of attrs classes come from `_core.records`; the simulator stands alone."""
+    for path, text in TEXTS.items():
+        if path.name != "records.py" and not path.is_relative_to(PACKAGE / "testing"):
+            assert not re.search(r"^from attrs import .*\b(?:define|frozen)\b", text, re.MULTILINE), path
 
 
 def test_files_are_small() -> None:

@@ -14,8 +14,9 @@ from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from attrs import define, field, frozen
+from attrs import field
 
+from nairi_async._core.records import define, frozen
 from nairi_async.models import Turn
 
 if TYPE_CHECKING:

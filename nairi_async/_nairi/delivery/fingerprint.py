@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from nairi_async._core.records import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

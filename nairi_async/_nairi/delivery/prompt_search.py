@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, field
 
 from nairi_async._core.address import path
 from nairi_async._core.fan_out import gather_limited
+from nairi_async._core.records import define, frozen
 from nairi_async._core.request import Request
 from nairi_async._nairi.delivery.fingerprint import content_digest
 from nairi_async._nairi.listing.listing import ConversationListing

@@ -8,9 +8,10 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from attrs import define, evolve, field
+from attrs import evolve, field
 
 from nairi_async._core.address import path
+from nairi_async._core.records import define
 from nairi_async._core.request import CallState, Request
 from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME, Reconciler, SearchWindow

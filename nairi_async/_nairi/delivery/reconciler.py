@@ -24,8 +24,9 @@ import math
 from collections.abc import Container
 from typing import TYPE_CHECKING, Final
 
-from attrs import evolve, field, frozen
+from attrs import evolve, field
 
+from nairi_async._core.records import frozen
 from nairi_async._nairi.delivery.claims import Claims, Match, ReceivedTurns, StartedConversation, StartedConversations
 from nairi_async._nairi.delivery.prompt_search import PromptSearch, SharedJobs, UserMessage
 from nairi_async._nairi.polling.context import TurnOrigin

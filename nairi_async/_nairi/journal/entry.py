@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import frozen
-
+from nairi_async._core.records import frozen
 from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 from nairi_async.models import Turn
 

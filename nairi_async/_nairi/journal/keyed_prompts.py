@@ -10,9 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, field
 
 from nairi_async._core.permits import LoopLock
+from nairi_async._core.records import define, frozen
 from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 from nairi_async._nairi.delivery.identical_prompts import IdenticalPrompts
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME

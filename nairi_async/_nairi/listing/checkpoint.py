@@ -6,8 +6,9 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import field, frozen
+from attrs import field
 
+from nairi_async._core.records import frozen
 from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, get_args
 
-from attrs import frozen
-
+from nairi_async._core.records import frozen
 from nairi_async.errors import DecodeError
 from nairi_async.typing import ConversationSort
 

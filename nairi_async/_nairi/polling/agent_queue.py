@@ -11,7 +11,7 @@ import math
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING, Final
 
-from attrs import define
+from nairi_async._core.records import define
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,9 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
-from attrs import evolve, field, frozen
+from attrs import evolve, field
 
+from nairi_async._core.records import frozen
 from nairi_async._nairi.polling.cadence import Cadence
 from nairi_async._nairi.polling.change_feeds import ChangeFeeds
 from nairi_async._nairi.polling.list_order import KnownPrompts

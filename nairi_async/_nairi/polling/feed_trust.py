@@ -12,7 +12,9 @@ from enum import Enum
 from statistics import median
 from typing import TYPE_CHECKING, Final
 
-from attrs import define, field
+from attrs import field
+
+from nairi_async._core.records import define
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from nairi_async._core.records import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import MINYEAR, UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from attrs import frozen
+from nairi_async._core.records import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from attrs import field, frozen
+from attrs import field
 
 from nairi_async._core import checks
+from nairi_async._core.records import frozen
 
 # A conversation is read at most this many bytes a second: megabytes are not fetched every other second.
 _TIMELINE_BYTES_PER_SECOND: Final = 64 * 1024

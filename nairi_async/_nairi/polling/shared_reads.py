@@ -6,10 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
-from attrs import define
-
 from nairi_async._core.address import path
 from nairi_async._core.permits import LoopLock
+from nairi_async._core.records import define
 from nairi_async._core.request import Request
 from nairi_async._nairi.incremental_decoder import IncrementalDecoder
 from nairi_async._nairi.wire import decode_message

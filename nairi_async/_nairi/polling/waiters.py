@@ -9,7 +9,8 @@ import math
 from typing import TYPE_CHECKING
 
 import anyio
-from attrs import define
+
+from nairi_async._core.records import define
 
 if TYPE_CHECKING:
     from nairi_async._nairi.polling.feed_trust import WatchedJob

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import define, frozen
-
+from nairi_async._core.records import define, frozen
 from nairi_async.errors import WatchTimeoutError
 
 if TYPE_CHECKING:

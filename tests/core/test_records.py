@@ -1,0 +1,119 @@
+"""The decorators of attrs classes: what the library's own write for a class, and what attrs would have written."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import attrs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nairi_async._core import records
+
+
+def classes(decorators: Any) -> tuple[type, ...]:
+    """Return classes of each kind that the library has, made by these decorators."""
+
+    @decorators.frozen
+    class Value:
+        first: object
+        second: object = attrs.field(default=0, eq=False, kw_only=True)
+        third: object = attrs.field(default=0, repr=False, kw_only=True)
+        key: object = attrs.field(default="", eq=id, kw_only=True)
+
+    @decorators.define
+    class Variable:
+        first: object
+        second: object = 0
+
+    @decorators.frozen(kw_only=True)
+    class Empty:
+        pass
+
+    @decorators.define(eq=False)
+    class Entity:
+        first: object = 0
+
+    @decorators.define(auto_exc=True, slots=False)
+    class Error(Exception):
+        message: str
+        status: object = 0
+
+    @decorators.frozen
+    class Own:
+        first: object
+
+        def __repr__(self) -> str:
+            return "own"
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            return 7
+
+    return Value, Variable, Empty, Entity, Error, Own
+
+
+PAIRS = [*zip(classes(records), classes(attrs), strict=True)]
+SMALL = st.sampled_from([0, 1, "a", (1, 2), None])
+
+
+@given(st.integers(0, len(PAIRS) - 1), st.lists(st.tuples(SMALL, SMALL, SMALL), min_size=2, max_size=2))
+def test_they_behave_as_attrs_own(kind: int, rows: list[tuple[object, ...]]) -> None:
+    """Instances are equal, hashable, shown and copied exactly as those of a class that attrs made alone."""
+    seen = []
+    for cls in PAIRS[kind]:
+        fields = [field for field in attrs.fields(cls) if field.init]
+        made = []
+        for row in rows:
+            values = dict(zip((field.name for field in fields), row, strict=False))
+            made.append(cls(**{field.name: values.get(field.name, "text") for field in fields}))
+        one, two = made
+        is_hashable = cls.__hash__ is not None
+        seen.append(
+            (
+                *map(repr, made),
+                one == two,
+                one == one,  # noqa: PLR0124 - what is tested
+                one == object(),
+                copy.copy(one) == one,
+                is_hashable,
+                is_hashable and one == two and hash(one) == hash(two),
+                str(two),
+            )
+        )
+    assert seen[0] == seen[1]
+
+
+def test_classes_of_other_types_are_never_equal() -> None:
+    """An instance of a subclass, or of another class with the same values, is not equal."""
+    value, other = PAIRS[0][0](1), PAIRS[0][1](1)
+
+    @records.frozen
+    class Wider(type(value)):  # type: ignore[misc]
+        more: int = 0
+
+    assert value != other
+    assert value != Wider(1)
+    assert Wider(1) == Wider(1)
+    assert Wider(1, more=1) != Wider(1)
+
+
+def test_what_contains_itself_can_be_shown() -> None:
+    """A record that is a part of itself is shown once."""
+    variable = PAIRS[1][0]([])
+    variable.first.append(variable)
+    assert repr(variable).endswith("Variable(first=[...], second=0)")
+
+
+def test_pickles_and_copies_of_the_public_models_are_equal() -> None:
+    """A model survives `pickle`, `copy` and `attrs.evolve`, and is usable as a key."""
+    from nairi_async import Turn  # noqa: PLC0415 - the exported one
+
+    turn = Turn("job", "message", agent_id="agent")
+    for again in (pickle.loads(pickle.dumps(turn)), copy.deepcopy(turn), attrs.evolve(turn, agent_id="another")):  # noqa: S301
+        assert again == turn
+        assert {turn: 1}[again] == 1
