@@ -90,16 +90,20 @@ def test_they_behave_as_attrs_own(kind: int, rows: list[tuple[object, ...]]) -> 
 
 def test_classes_of_other_types_are_never_equal() -> None:
     """An instance of a subclass, or of another class with the same values, is not equal."""
-    value, other = PAIRS[0][0](1), PAIRS[0][1](1)
 
     @records.frozen
-    class Wider(type(value)):  # type: ignore[misc]
-        more: int = 0
+    class Base:
+        first: int
 
-    assert value != other
-    assert value != Wider(1)
-    assert Wider(1) == Wider(1)
-    assert Wider(1, more=1) != Wider(1)
+    @records.frozen
+    class Wider(Base):
+        second: int = 0
+
+    @records.frozen
+    class Other:
+        first: int
+
+    assert len({Base(1), Base(1), Wider(1), Wider(1), Wider(1, 1), Other(1)}) == 4
 
 
 def test_what_contains_itself_can_be_shown() -> None:
