@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, quote, urlsplit
 
 from nairi_async._core import checks
 from nairi_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from nairi_async._core.concealed import Concealed
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _VISIBLE: Final = re.compile(rb"[\x21-\x7e]+")
@@ -19,47 +22,50 @@ _BARE_HOST: Final = re.compile(r"(?:[A-Za-z0-9-]{1,30}\.)+[A-Za-z]{2,20}|localho
 _PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9_-]+)+")
 
 
-def base_url(given: object, *, prefix: str) -> str:
+def base_url(given: Concealed, *, prefix: str) -> str:
     """Check a base URL, and return it in the form that paths are appended to, without a slash at its end.
 
     `prefix` is the service's own path, such as `/api/public/v1`; it is added unless it is there already. Plain http is
     refused unless the host is this machine, because each request carries the key.
 
     Raises:
-        ConfigurationError: it cannot be used. The text shows no user name, password, or query.
+        ConfigurationError: it cannot be used. Neither the text nor a local variable has user name, password, or query.
     """
+    url, problem = _read(given.value, prefix)
+    if problem:
+        raise ConfigurationError(problem)
+    return url
+
+
+def _read(given: object, prefix: str) -> tuple[str, str]:
+    """Return a base URL and no problem, or what is wrong with it. It does not raise: its frame has the password."""
     if not isinstance(given, str) or not given.strip():
-        raise ConfigurationError("the base URL is blank")
+        return "", "the base URL is blank"
     try:
         parts = urlsplit(given.strip())
-        host, port = parts.hostname, parts.port
+        host, port, path = parts.hostname, parts.port, quote(parts.path.rstrip("/"), safe="/%:@")
     except ValueError:
-        # Not chained: the text of the cause may hold a part of a password.
-        raise ConfigurationError("the base URL is not a URL") from None
-    _check(parts, host, given.strip())
-    assert host is not None  # noqa: S101 - checked by _check, which type checkers cannot see
-    shown = f"[{host}]" if ":" in host else host
+        return "", "the base URL is not a URL"
+    if problem := _problem(parts, host, given.strip()):
+        return "", problem
+    shown = f"[{host}]" if host and ":" in host else host
     authority = shown if port in {None, _DEFAULT_PORTS[parts.scheme]} else f"{shown}:{port}"
-    path = parts.path.rstrip("/")
-    if not path.endswith(prefix):
-        path += prefix
-    return f"{parts.scheme}://{authority}{quote(path, safe='/%:@')}"
+    return f"{parts.scheme}://{authority}{path}{'' if path.endswith(prefix) else prefix}", ""
 
 
-def _check(parts: SplitResult, host: str | None, given: str) -> None:
+def _problem(parts: SplitResult, host: str | None, given: str) -> str:
     if parts.scheme not in _DEFAULT_PORTS:
-        raise ConfigurationError(
-            f"the base URL must begin with https:// (or http:// for this machine), got {_beginning(given)}"
-        )
+        return f"the base URL must begin with https:// (or http:// for this machine), got {_beginning(given)}"
     if not host or not _is_host(host) or any(character.isspace() for character in parts.netloc):
-        raise ConfigurationError("the base URL names no host")
+        return "the base URL names no host"
     if parts.username is not None or parts.password is not None:
         # The URL is not quoted: a password would be in it.
-        raise ConfigurationError("the base URL holds a user name or password; give the key as api_key")
+        return "the base URL holds a user name or password; give the key as api_key"
     if parts.query or parts.fragment:
-        raise ConfigurationError("the base URL has a query or fragment")
+        return "the base URL has a query or fragment"
     if parts.scheme == "http" and not is_loopback(host):
-        raise ConfigurationError(f"plain http to {host} would send the key unencrypted; use https")
+        return f"plain http to {host} would send the key unencrypted; use https"
+    return ""
 
 
 def _beginning(given: str) -> str:

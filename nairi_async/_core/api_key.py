@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from nairi_async._core.concealed import Concealed
 from nairi_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -27,24 +28,21 @@ def redacted(text: str, secret: str) -> str:
     return text
 
 
-class ApiKey:
+class ApiKey(Concealed):
     """A secret that can be sent, and not read by accident.
 
     The constructor only stores it. `check` raises, from a frame in which the secret is not a local variable.
     """
 
-    __slots__ = ("_value",)
-
-    def __init__(self, value: object) -> None:
-        self._value = value
+    __slots__ = ()
 
     def check(self, missing: str) -> None:
         """Raise `ConfigurationError` for a key that cannot be sent; `missing` is its text where there is none."""
-        if self._value is None or self._value == "":
+        if self.value is None or self.value == "":
             raise ConfigurationError(missing)
-        if not isinstance(self._value, str):
-            raise ConfigurationError(f"the API key must be a string, not {type(self._value).__name__}")
-        if not _SENDABLE.fullmatch(self._value):
+        if not isinstance(self.value, str):
+            raise ConfigurationError(f"the API key must be a string, not {type(self.value).__name__}")
+        if not _SENDABLE.fullmatch(self.value):
             raise ConfigurationError(
                 "the API key is blank or holds white space, control or non-ASCII characters; copy it anew"
             )
@@ -63,14 +61,8 @@ class ApiKey:
 
     def headers(self) -> Mapping[str, str]:
         """Return the header that authorises a request."""
-        return {"Authorization": f"Bearer {self._value}"}
+        return {"Authorization": f"Bearer {self.value}"}
 
     def redact(self, text: str, /) -> str:
         """Return the text without the key: a proxy may send back what it received, and errors quote it."""
-        return redacted(text, str(self._value))
-
-    def __repr__(self) -> str:
-        return "<ApiKey: not shown>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("an API key cannot be pickled")
+        return redacted(text, str(self.value))

@@ -85,7 +85,7 @@ def setting_path(name: str, given: str | os.PathLike[str]) -> Path:
     """Return the resolved path of a setting.
 
     Raises:
-        ConfigurationError: it is not a path, or cannot be resolved.
+        ConfigurationError: it is empty, not a path, or cannot be resolved.
     """
     try:
         return resolved_path(given)
@@ -97,8 +97,11 @@ def resolved_path(path: str | os.PathLike[str]) -> Path:
     """Return the resolved path: two ways to a file are one file.
 
     Raises:
-        InvalidArgumentError: it is not a path, or cannot be resolved.
+        InvalidArgumentError: it is empty, not a path, or cannot be resolved.
     """
+    if isinstance(path, str | bytes) and not path:
+        # It would be the current directory.
+        raise InvalidArgumentError('the path is empty; give the name of a file, such as "run.sqlite"')
     try:
         return Path(path).resolve()
     except TypeError as error:

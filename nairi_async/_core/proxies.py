@@ -9,6 +9,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from nairi_async._core.address import is_loopback
 from nairi_async._core.api_key import redacted
+from nairi_async._core.concealed import Concealed
 from nairi_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -46,21 +47,15 @@ class Proxy:
         return f"<Proxy {self.url}>"
 
 
-class ProxySetting:
-    """What was given as `proxy=`, with its password hidden.
+class ProxySetting(Concealed):
+    """What was given as `proxy=`. `find` raises, from a frame in which the password is in no local variable."""
 
-    The constructor only stores it. `find` raises, from a frame in which the password is in no local variable.
-    """
-
-    __slots__ = ("_given",)
-
-    def __init__(self, given: object) -> None:
-        self._given = given
+    __slots__ = ()
 
     @property
     def is_given(self) -> bool:
         """Whether there is one."""
-        return self._given is not None
+        return self.value is not None
 
     def find(self, *, trust_env: object, base_url: str) -> Proxy | None:
         """Return the proxy for a base URL: the one given, else, with `trust_env`, the environment's; `None` for none.
@@ -75,7 +70,7 @@ class ProxySetting:
             raise ConfigurationError(f"trust_env must be True or False, not {type(trust_env).__name__}")
         found: Proxy | str | None
         if self.is_given:
-            found, name = _parse(self._given), "proxy"
+            found, name = _parse(self.value), "proxy"
         elif trust_env:
             found, name = _of_environment(base_url), "the proxy of the environment"
         else:
@@ -83,9 +78,6 @@ class ProxySetting:
         if isinstance(found, str):
             raise ConfigurationError(f"{name} {found}")
         return found
-
-    def __repr__(self) -> str:
-        return "<ProxySetting: not shown>"
 
 
 def _of_environment(base_url: str) -> Proxy | str | None:

@@ -15,6 +15,7 @@ from nairi_async._core.address import base_url as checked_base_url
 from nairi_async._core.api_key import ApiKey
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.closing import run_shielded
+from nairi_async._core.concealed import Concealed
 from nairi_async._core.private_files import setting_path
 from nairi_async._core.proxies import ProxySetting
 from nairi_async._core.service_session import ServiceSession
@@ -114,18 +115,17 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         hooks: Iterable[Hook] = (),
         clock: Clock | None = None,
     ) -> None:
-        # The local name is cleared first: a traceback that shows local variables must not show the key.
+        # The local names are cleared first: a traceback that shows local variables must show no key and no password.
         secret_proxy, proxy = ProxySetting(proxy), None
+        url, base_url = Concealed(os.environ.get("NAIRI_BASE_URL") or API_URL if base_url is None else base_url), None
         key, api_key = ApiKey(os.environ.get("NAIRI_API_KEY") if api_key is None else api_key), None
         key.check(_NO_KEY)
-        if base_url is None:
-            base_url = os.environ.get("NAIRI_BASE_URL") or API_URL
         path = None if journal is None else setting_path("journal", journal)
         if polling is not None and not isinstance(polling, Polling):
             raise ConfigurationError(f"polling must be a Polling, not {type(polling).__name__}")
         super().__init__(
             SERVICE,
-            checked_base_url(base_url, prefix=API_PREFIX),
+            checked_base_url(url, prefix=API_PREFIX),
             key,
             http=http,
             proxy=secret_proxy,

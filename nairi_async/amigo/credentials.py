@@ -61,13 +61,13 @@ class AmigoKey(ApiKey):
 
     def acting_as(self, user_id: str) -> AmigoKey:
         """Return the same key for the sign-in of a user."""
-        other = AmigoKey(self._value)
+        other = AmigoKey(self.value)
         other._key_id, other._user_id = self._key_id, user_id
         return other
 
     def headers(self) -> Mapping[str, str]:
         """Return the headers of a sign-in."""
-        return {"x-api-key": str(self._value), "x-api-key-id": self._key_id, "x-user-id": self._user_id}
+        return {"x-api-key": str(self.value), "x-api-key-id": self._key_id, "x-user-id": self._user_id}
 
 
 class SignIn:

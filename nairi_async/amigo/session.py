@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from nairi_async._core import checks
 from nairi_async._core.address import base_url as checked_base_url
+from nairi_async._core.concealed import Concealed
 from nairi_async._core.failures import error_class
 from nairi_async._core.proxies import ProxySetting
 from nairi_async._core.server_clock import ServerClock
@@ -131,8 +132,9 @@ class AmigoSession(ConversationMethods, ServiceSession):
         hooks: Iterable[Hook] = (),
         clock: Clock | None = None,
     ) -> None:
-        # The name is cleared first, because a traceback may show local variables.
+        # The names are cleared first, because a traceback may show local variables.
         secret_proxy, proxy = ProxySetting(proxy), None
+        url, base_url = None if base_url is None else Concealed(base_url), None
         key, api_key = AmigoKey(os.environ.get("AMIGO_API_KEY") if api_key is None else api_key), None
         key.check("no API key: give api_key=, or set AMIGO_API_KEY")
         user = _setting("user_id", user_id)
@@ -149,7 +151,7 @@ class AmigoSession(ConversationMethods, ServiceSession):
         tokens_of_user = self._sign_in.tokens(user)
         super().__init__(
             SERVICE,
-            checked_base_url(_address(base_url, region), prefix=API_PREFIX),
+            checked_base_url(_address(url, region), prefix=API_PREFIX),
             tokens_of_user,
             http=http,
             proxy=secret_proxy,
@@ -210,11 +212,11 @@ def _setting(name: str, given: str | None) -> str:
     return sendable(name, variable, os.environ.get(variable) if given is None else given)
 
 
-def _address(base_url: str | None, region: str | None) -> str:
+def _address(base_url: Concealed | None, region: str | None) -> Concealed:
     if region is None:
-        return base_url if base_url is not None else os.environ.get("AMIGO_BASE_URL") or API_URL
+        return base_url if base_url is not None else Concealed(os.environ.get("AMIGO_BASE_URL") or API_URL)
     if base_url is not None:
         raise ConfigurationError("give either base_url or region, and not both")
     if region not in REGIONS:
         raise ConfigurationError(f"region must be one of {', '.join(REGIONS)}, got {region!r}")
-    return REGIONS[region]
+    return Concealed(REGIONS[region])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from nairi_async._core import checks
 from nairi_async._core.closing import run_shielded
+from nairi_async._core.private_files import setting_path
 from nairi_async.bots import sqlite_file
 from nairi_async.bots.store import Record
 from nairi_async.errors import SessionClosedError, StoreError
@@ -49,12 +50,12 @@ class SQLiteStore:
 
     Raises:
         StoreError: on entering and in each call: the file cannot be used, is in use, or another program made it.
-        ConfigurationError: `lock_timeout` is not valid.
+        ConfigurationError: the path or `lock_timeout` is not valid.
         SessionClosedError: used outside of `async with`.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, lock_timeout: Duration = LOCK_TIMEOUT) -> None:
-        self._path = os.fspath(path)
+        self._path = os.fspath(setting_path("path", path))
         self._lock_timeout = checks.seconds(lock_timeout)
         checks.positive("lock_timeout", self._lock_timeout, or_zero=True)
         self._file: sqlite_file.OpenFile | None = None

@@ -62,11 +62,12 @@ import argparse
 import importlib
 import io
 import os
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Final, TextIO
+from typing import Final, NoReturn, TextIO
 
 from nairi_async.cli import exit_status, log_handler
 from nairi_async.cli.arguments import HELP, PROGRAM, PROGRAM_OPTIONS, Command
@@ -81,6 +82,8 @@ from nairi_async.errors import (
     WatchTimeoutError,
 )
 
+# User name and password of a URL.
+_USER: Final = re.compile(r"(?<=://)\S*@")
 _Run = Callable[[argparse.Namespace], int | None]
 
 _EXAMPLES: Final = """\
@@ -130,7 +133,7 @@ def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     options, unknown = parser.parse_known_args(argv)
     if options.run is None:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}") if unknown else options.parser.print_help()
+        _refuse_words(parser, unknown) if unknown else options.parser.print_help()
         return 0
     try:
         _refuse_unknown(parser, options, unknown)
@@ -154,7 +157,12 @@ def _refuse_unknown(parser: argparse.ArgumentParser, options: argparse.Namespace
     if hasattr(options, "prompt") and not any(word.startswith("-") for word in unknown):
         prompt = " ".join((options.prompt or "", *unknown))
         raise InvalidArgumentError(f'the prompt must be one argument; quote it: "{prompt}"')
-    parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    _refuse_words(parser, unknown)
+
+
+def _refuse_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> NoReturn:
+    """Show what is not understood, without the password of a URL behind a misspelt option."""
+    parser.error(f"unrecognized arguments: {_USER.sub('***@', ' '.join(words))}")
 
 
 def _exit_status(error: NairiError) -> int:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from nairi_async.cli.arguments import LOGGING, PROMPT, TIMEOUT, Argument, Command, count, json_option
+from nairi_async.cli.arguments import LOGGING, PROMPT, TIMEOUT, Argument, Command, count, json_option, plain_url
 
 _CONNECTION: Final = (
-    Argument("--base-url", help="URL of the service; else AMIGO_BASE_URL, else the real service", metavar="URL"),
+    Argument(
+        "--base-url",
+        help="URL of the service; else AMIGO_BASE_URL, else the real service",
+        type=plain_url,
+        metavar="URL",
+    ),
     *LOGGING,
 )
 _CONVERSATION: Final = Argument("conversation", help="id of the conversation", metavar="CONVERSATION")

@@ -110,6 +110,14 @@ def port(text: str) -> int:
     return number
 
 
+def plain_url(text: str) -> str:
+    """Read a URL without user name and password, which would stand in reports of local variables."""
+    if "@" in text.partition("?")[0]:
+        # The text is not quoted: a password would be in it.
+        raise argparse.ArgumentTypeError("it holds a user name or password; the key is in the environment")
+    return text
+
+
 class _ShowVersion(argparse.Action):
     """Read the version only when it is asked for: that is slow, and a source tree that is not installed has none."""
 
@@ -137,7 +145,12 @@ LOGGING: Final = (
     Argument("--log-file", help=_LOG_FILE, metavar="FILE", default=argparse.SUPPRESS),
 )
 CONNECTION: Final = (
-    Argument("--base-url", help="URL of the service; else NAIRI_BASE_URL, else the real service", metavar="URL"),
+    Argument(
+        "--base-url",
+        help="URL of the service; else NAIRI_BASE_URL, else the real service",
+        type=plain_url,
+        metavar="URL",
+    ),
     *LOGGING,
 )
 """The options of every command that speaks to the service."""

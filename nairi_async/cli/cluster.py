@@ -73,7 +73,7 @@ def _cluster(options: Namespace) -> Cluster:
     except ImportError as error:
         text = f"a database needs the extra: pip install 'nairi-async[cluster]' ({error})"
         raise ConfigurationError(text) from error
-    return Opened(options.database, base_url=options.base_url)
+    return Opened(options.database.value, base_url=options.base_url)
 
 
 async def _work(options: Namespace) -> int:
@@ -113,7 +113,7 @@ async def _follow(records: JsonLines, options: Namespace) -> int:
         status = await batch.status()
         err.show(clean(f"{options.name}: {status.open:,} open, {len(status.workers)} workers alive."), "dim")
         if not status.workers and status.open:
-            err.show(clean(f"No worker is alive: nairi-async worker --database {cluster!r}"), "yellow")
+            err.show("No worker is alive: start `nairi-async worker` with the same --database.", "yellow")
         outcomes = batch.outcomes(options.reader)
         with _output(options.output) as write:
             async for outcome in outcomes:

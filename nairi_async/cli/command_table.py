@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from nairi_async._core.checks import DEFAULT_TIMEOUT
+from nairi_async._core.concealed import Concealed
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.listing.listing import JOB_STATUSES
 from nairi_async._nairi.listing.paging import SORTS
@@ -31,7 +32,10 @@ SHELLS: Final = ("bash", "fish", "zsh")
 """Shells for which there is a completion script."""
 
 DATABASE: Final = Argument(
-    "--database", help="a PostgreSQL database that workers share: postgresql://user@host/name", metavar="URL"
+    "--database",
+    help="a PostgreSQL database that workers share: postgresql://user@host/name",
+    metavar="URL",
+    type=Concealed,
 )
 
 COMMANDS: Final = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import psycopg
 from attrs import field
@@ -13,11 +13,14 @@ from psycopg import errors as sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from nairi_async._core.api_key import redacted
+from nairi_async._core.json_body import one_line, shortened
 from nairi_async._core.records import frozen
 from nairi_async.errors import ConfigurationError, LedgerError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from contextlib import AbstractContextManager
+
+    from nairi_async._core.concealed import Concealed
 
 _SCHEMES: Final = ("postgresql://", "postgres://")
 _LAST_PORT: Final = 65_535
@@ -35,6 +38,12 @@ _CONNECTION: Final = {
     "keepalives_count": 3,
     "tcp_user_timeout": 8000,
 }
+# What errors may repeat of a URL: these parameters, paths, and these modes of encryption.
+_SHOWN: Final = frozenset({"host", "hostaddr", "port", "dbname", "user"})
+_MODES: Final = frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full", "system"})
+# What they must not repeat in any form; other values, if they are that long.
+_TELLING: Final = 8
+_SECRETS: Final = frozenset({"password", "sslpassword", "oauth_client_secret"})
 # What psycopg puts in front of the reason, which the name of the database says already.
 _REPEATED: Final = re.compile(
     r'^connection failed: (?:connection to server at "[^"]*"(?: \([^)]*\))?, port \d+ failed: )?'
@@ -58,65 +67,92 @@ class Address:
     name: str
     """How errors call it."""
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("the address of a database may hold a password; open one in each process")
+
     @classmethod
-    def of(cls, url: object) -> Address:
+    def of(cls, url: Concealed) -> Address:
         """Return the address that a URL gives.
 
         Raises:
-            ConfigurationError: it is no URL of a PostgreSQL database. The text does not repeat it.
+            ConfigurationError: it is no URL of a PostgreSQL database. Neither the text nor a local variable repeats it.
         """
-        if not isinstance(url, str) or not url.strip().startswith(_SCHEMES):
-            raise ConfigurationError("the database must be given as postgresql://user@host:port/name")
-        parameters: dict[str, Any] | None = None
-        # A zero byte would end the URL, and half a character cannot be sent.
-        if url.strip().isprintable():
-            with suppress(psycopg.Error):
-                parameters = conninfo_to_dict(url.strip())
-        if parameters is None:
-            # Not chained: the text of the cause may hold a part of the password.
-            raise ConfigurationError("the URL of the database cannot be read; it must be postgresql://user@host/name")
-        host, port = parameters.get("host") or "", parameters.get("port")
-        # What stands before an "@" of a host is the end of a password. A socket's abstract name begins with one.
-        if any("@" in one[1:] for one in str(host).split(",")):
-            raise ConfigurationError('in the password of postgresql://user:password@host/name, write "@" as %40')
-        if port and not all(one.isdecimal() and 0 < int(one) <= _LAST_PORT for one in str(port).split(",")):
-            raise ConfigurationError("the port of postgresql://user@host:port/name must be a number from 1 to 65535")
-        shown = f"{host}:{port}" if port else str(host)
-        # All text is sent as UTF-8, however the URL, the environment or the server would have it.
-        everything = {**_CONNECTION, **parameters, "client_encoding": "utf8"}
-        return cls(everything, f"postgresql://{shown}/{parameters.get('dbname') or ''}")
+        found = _read(url.value)
+        if isinstance(found, str):
+            raise ConfigurationError(found)
+        return found
 
     @property
     def conninfo(self) -> str:
         """What psycopg connects with; it contains the password."""
         return make_conninfo(**self._parameters)
 
-    @contextmanager
-    def errors(self) -> Generator[None]:
+    def errors(self) -> AbstractContextManager[None]:
         """Raise as a `LedgerError` what the database or the way to it refuses.
 
         Raises:
             LedgerError: with the cause in words, and without the password.
         """
-        handled = sys.exception()
-        try:
-            yield
-        except FAULTS as error:
-            explained = self.explained(error)
-        else:
-            return
-        try:
-            raise explained
-        finally:
-            # `with` handles the original until its end. As the context, its frames and itself would show the password.
-            explained.__context__ = handled
+        return _Errors(self)
 
     def explained(self, error: BaseException) -> LedgerError:
         """Return the error that says in words what the database or the way to it refuses, without the password."""
         text = _explained(error)
-        if password := str(self._parameters.get("password") or ""):
-            text = redacted(text, password)
-        return LedgerError(text, self.name)
+        for name, value in self._parameters.items():
+            if isinstance(value, str) and value not in _MODES and name not in _SHOWN and not value.startswith("/"):
+                # The driver quotes a setting that it refuses, and any may hold a password in the wrong place.
+                text = text.replace(f'"{value}"', "***").replace(f"'{value}'", "***")
+                if len(value) >= _TELLING or name in _SECRETS:
+                    text = redacted(text, value) if value else text
+        return LedgerError(one_line(shortened(text)), self.name)
+
+
+class _Errors:
+    """What `Address.errors` gives. A generator would keep the original error in a local variable of `contextlib`."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._handled: BaseException | None = None
+
+    def __enter__(self) -> None:
+        self._handled = sys.exception()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        if not isinstance(error, FAULTS):
+            return
+        explained = self._address.explained(error)
+        # The names are cleared: the original's attributes, and its frames, have the password.
+        del kind, error, traceback
+        try:
+            raise explained
+        finally:
+            # `with` handles the original until its end, and would make it the context.
+            explained.__context__ = self._handled
+
+
+def _read(url: object) -> Address | str:
+    """Return an address, or what is wrong with its URL. It does not raise: its frame has the password."""
+    if not isinstance(url, str) or not url.strip().startswith(_SCHEMES):
+        return "the database must be given as postgresql://user@host:port/name"
+    parameters: dict[str, Any] | None = None
+    # A zero byte would end the URL, and half a character cannot be sent.
+    if url.strip().isprintable():
+        with suppress(psycopg.Error):
+            parameters = conninfo_to_dict(url.strip())
+    if parameters is None:
+        return "the URL of the database cannot be read; it must be postgresql://user@host/name"
+    host, port = parameters.get("host") or "", parameters.get("port")
+    # What stands before an "@" of a host or a database is the end of a password. A socket's abstract name begins with
+    # one.
+    path = url.partition("://")[2].partition("?")[0].partition("/")[2]
+    if "@" in path or any("@" in one[1:] for one in str(host).split(",")):
+        return 'in the password of postgresql://user:password@host/name, write "@" as %40 and "/" as %2F'
+    if port and not all(one.isdecimal() and 0 < int(one) <= _LAST_PORT for one in str(port).split(",")):
+        return "the port of postgresql://user@host:port/name must be a number from 1 to 65535"
+    shown = f"{host}:{port}" if port else str(host)
+    # All text is sent as UTF-8, however the URL, the environment or the server would have it.
+    everything = {**_CONNECTION, **parameters, "client_encoding": "utf8"}
+    return Address(everything, f"postgresql://{shown}/{parameters.get('dbname') or ''}")
 
 
 def _explained(error: BaseException) -> str:  # noqa: C901, PLR0911, PLR0912 - one case for each cause

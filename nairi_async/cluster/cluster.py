@@ -12,6 +12,7 @@ from nairi_async._core import checks
 from nairi_async._core.address import base_url as checked_base_url
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.closing import run_shielded
+from nairi_async._core.concealed import Concealed
 from nairi_async._core.fan_out import ItemReader
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
 from nairi_async._nairi.session import API_PREFIX, API_URL, NairiSession
@@ -67,10 +68,12 @@ class Cluster:
     """
 
     def __init__(self, url: str, *, base_url: str | None = None) -> None:
-        self._address = Address.of(url)
-        if base_url is None:
-            base_url = os.environ.get("NAIRI_BASE_URL") or API_URL
-        self._base_url = checked_base_url(base_url, prefix=API_PREFIX)
+        # The names are cleared first: a traceback may show local variables, and a URL may hold a password.
+        database, url = Concealed(url), ""
+        given = os.environ.get("NAIRI_BASE_URL") or API_URL if base_url is None else base_url
+        service, given, base_url = Concealed(given), "", None
+        self._address = Address.of(database)
+        self._base_url = checked_base_url(service, prefix=API_PREFIX)
         self._database: Database | None = None
         self._worker: Worker | None = None
         self._working: asyncio.Task[None] | None = None

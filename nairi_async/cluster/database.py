@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ import psycopg
 from psycopg import errors as sql
 
 from nairi_async._core.closing import run_shielded
+from nairi_async._core.failures import drop_frames
 from nairi_async.cluster.address import FAULTS, SESSION_SETTINGS, Address
 from nairi_async.cluster.schema import check_schema
 from nairi_async.errors import LedgerError, SessionClosedError
@@ -63,7 +65,13 @@ async def connect(address: Address) -> Connection:
     Raises:
         psycopg.Error: there is none.
     """
-    connection = await psycopg.AsyncConnection.connect(address.conninfo, autocommit=True)
+    outer = sys.exception()
+    try:
+        connection = await psycopg.AsyncConnection.connect(address.conninfo, autocommit=True)
+    except BaseException as error:
+        # The frames of the driver hold the password in local variables, also where a cancellation passes them.
+        drop_frames(error, outer)
+        raise
     try:
         async with asyncio.timeout(_SETTINGS_TIMEOUT):
             await connection.execute(SESSION_SETTINGS)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from nairi_async._core.closing import run_shielded
+from nairi_async._core.concealed import Concealed
 from nairi_async.bots.store import Record
 from nairi_async.cluster.address import FAULTS, Address
 from nairi_async.cluster.database import PATIENCE, check_own_session, connect, passes_by_itself
@@ -53,7 +54,9 @@ class PostgresStore:
     """
 
     def __init__(self, url: str) -> None:
-        self._address = Address.of(url)
+        # As in `Cluster`: the name is cleared, because a traceback may show local variables.
+        database, url = Concealed(url), ""
+        self._address = Address.of(database)
         self._connection: Connection | None = None
         self._using = asyncio.Lock()
         self._session = 0

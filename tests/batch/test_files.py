@@ -6,14 +6,15 @@ import os
 import sqlite3
 import stat
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from batches import AGENT, Runs
 
-from nairi_async import LedgerError
+from nairi_async import ConfigurationError, InvalidArgumentError, LedgerError, NairiSession
 from nairi_async._core.sqlite_file import companions, lock_path
-from nairi_async.batch import read_status
+from nairi_async.batch import Batch, read_status
+from nairi_async.bots import SQLiteStore
 from nairi_async.testing import Say, Simulator
 
 if TYPE_CHECKING:
@@ -112,3 +113,16 @@ async def test_a_failed_output_leaves_nothing_behind(runs: Runs, simulator: Simu
         await runs.all(["a"], output=runs.output)
     assert names(tmp_path) == ["run.sqlite", "torn.jsonl"]
     assert simulator.prompts == []
+
+
+@pytest.mark.parametrize("path", ["", b"", "a\0b", 3, []])
+def test_what_is_no_path_is_refused_at_once(path: Any, simulator: Simulator) -> None:
+    """A ledger, journal or store that is not named, or not by a path, is an error that says so, before any file."""
+    nairi = NairiSession(simulator.api_key, base_url=simulator.url)
+    for make in (
+        lambda: Batch(nairi, AGENT, ["a"], ledger=path),
+        lambda: NairiSession("key", journal=path),
+        lambda: SQLiteStore(path),
+    ):
+        with pytest.raises((ConfigurationError, InvalidArgumentError), match=r"path|cannot be resolved"):
+            make()

@@ -271,3 +271,11 @@ async def test_help_and_version() -> None:
     assert (alone.status, alone.out, alone.err) == (0, shown.out, "")
     wrong = await run("--nothing")
     assert (wrong.status, "unrecognized arguments: --nothing" in wrong.err) == (2, True)
+    # A misspelt option, or a user name that is none of the service's, must not put a password into a log.
+    for words in (
+        ("worker", "--databas", "postgresql://a:hunter2@h/d"),
+        ("agents", "--base-url", "https://a:hunter2@h"),
+    ):
+        refused = await run(*words)
+        assert refused.status == 2
+        assert "hunter2" not in refused.err

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 from clusters import AGENT
-from support import chain, free_port
+from support import Act, RawServer, chain, free_port, until
 from test_secrecy import frame_locals, shown
 
 from nairi_async import ConfigurationError, InvalidArgumentError, SessionClosedError
+from nairi_async._core.concealed import Concealed
 from nairi_async.cluster import Cluster, PostgresStore
 from nairi_async.cluster.address import Address
+from nairi_async.cluster.database import connect
 from nairi_async.errors import LedgerError, StoreError
 
 if TYPE_CHECKING:
@@ -38,28 +41,57 @@ _SECRET = "s3cr%40t"
         f"postgresql://a:{_SECRET}@h:0/d",
         f"postgresql://a:{_SECRET}@h:65536/d",
         "postgresql://a:b@s3cr@h/d",
+        "postgresql://a:12/s3cr@h/d",
     ],
 )
-async def test_a_url_must_be_one_of_postgresql(url: str) -> None:
-    """Other URLs are refused at once, and the text does not repeat what may be a password."""
+@pytest.mark.parametrize("kind", [Cluster, PostgresStore])
+async def test_a_url_must_be_one_of_postgresql(kind: type[Cluster | PostgresStore], url: str) -> None:
+    """Other URLs are refused at once; neither text nor local variables repeat what may be a password."""
     with pytest.raises(ConfigurationError, match="postgresql://") as caught:
-        Cluster(url)
-    assert not any("s3cr" in str(error) for error in chain(caught.value))
+        kind(url)
+    assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if "s3cr" in text]
+
+
+@pytest.mark.parametrize("setting", ["", "?connect_timeout=hunter2", "?sslmode=hunter2", "?options=hunter2hunter2"])
+@pytest.mark.parametrize("kind", [Cluster, PostgresStore])
+async def test_a_database_that_is_not_there_does_not_show_the_password(
+    kind: type[Cluster | PostgresStore], setting: str
+) -> None:
+    """No link of the error's chain, and no local variable of its frames, holds it; nor a setting that may be one."""
+    url = f"postgresql://nairi:hunter2@127.0.0.1:{free_port()}/db{setting}"
+    opened = kind(url)
+    with pytest.raises((LedgerError, StoreError)) as caught:
+        async with opened:
+            pass
+    assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if "hunter2" in text]
+    with pytest.raises(TypeError, match="password"):
+        pickle.dumps(opened._address)
 
 
 @pytest.mark.parametrize("kind", [Cluster, PostgresStore])
-async def test_a_database_that_is_not_there_does_not_show_the_password(kind: type[Cluster | PostgresStore]) -> None:
-    """No link of the error's chain, and no local variable of its frames, holds it."""
-    url = f"postgresql://nairi:hunter2@127.0.0.1:{free_port()}/db"
-    with pytest.raises((LedgerError, StoreError)) as caught:
-        async with kind(url):
-            pass
+async def test_a_cancelled_connection_does_not_show_the_password(kind: type[Cluster | PostgresStore]) -> None:
+    """The cancellation passes through the driver, whose frames hold it."""
+    async with RawServer(Act.HANG) as server:
+        connecting = asyncio.ensure_future(
+            connect(kind(server.url.replace("http://", "postgresql://a:hunter2@"))._address)
+        )
+        await until(lambda: server.connections)
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await connecting
     assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if "hunter2" in text]
+
+
+def test_a_text_of_the_database_is_one_short_line() -> None:
+    """What a server says is shown without control characters, and not at any length."""
+    said = str(Address.of(Concealed("postgresql://h/d")).explained(psycopg.DataError("\x1b[31m\n" + "a" * 9999)))
+    assert said.isprintable()
+    assert len(said) < 300
 
 
 def test_an_error_of_the_database_keeps_what_the_caller_was_handling() -> None:
     """Only the driver's own error is taken out of the chain."""
-    handled, address = KeyError("mine"), Address.of("postgresql://h/d")
+    handled, address = KeyError("mine"), Address.of(Concealed("postgresql://h/d"))
     try:
         raise handled
     except KeyError:

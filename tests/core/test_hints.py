@@ -14,6 +14,7 @@ from support import RawServer, refusal
 
 from nairi_async import AuthenticationError, ConfigurationError, ConnectionFailedError, RetryPolicy
 from nairi_async._core.address import base_url
+from nairi_async._core.concealed import Concealed
 
 ONCE = RetryPolicy(attempts=1)
 passwords = st.text(st.characters(codec="ascii", exclude_characters="@/?#[]:"), min_size=12).map(
@@ -33,7 +34,7 @@ passwords = st.text(st.characters(codec="ascii", exclude_characters="@/?#[]:"), 
 def test_a_base_url_without_https_says_what_it_got(url: str, got: str) -> None:
     """It shows the scheme, or the host where there is none; anything else may be a key, and is not shown."""
     with pytest.raises(ConfigurationError, match=f"must begin with https://.*{re.escape(got)}") as caught:
-        base_url(url, prefix="/v1")
+        base_url(Concealed(url), prefix="/v1")
     assert "nr_" not in str(caught.value)
 
 
@@ -41,7 +42,7 @@ def test_a_base_url_without_https_says_what_it_got(url: str, got: str) -> None:
 def test_no_base_url_shows_a_password(password: str, scheme: str, host: str) -> None:
     """No text about a base URL with a password holds the password."""
     with pytest.raises(ConfigurationError) as caught:
-        base_url(f"{scheme}user:{password}@{host}", prefix="/v1")
+        base_url(Concealed(f"{scheme}user:{password}@{host}"), prefix="/v1")
     assert password not in str(caught.value)
 
 

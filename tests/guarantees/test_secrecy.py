@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 import support
-from support import KEY, MESSAGE, STARTED, Act, Drip, Last, RawServer, answer, refusal
+from support import KEY, MESSAGE, STARTED, Act, Drip, Last, Lazy, RawServer, answer, refusal
 
 from nairi_async import ConfigurationError, NairiError, NairiSession, RetryPolicy
 from nairi_async._core.api_key import ApiKey
+from nairi_async.amigo import AmigoSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from support import Step
 
+cluster = Lazy("nairi_async.cluster")
 ECHOED = f"your header was Authorization: Bearer {KEY}"
 FAULTS: dict[str, Step] = {
     "closed": Act.CLOSE,
@@ -245,9 +247,26 @@ def test_a_refused_setting_does_not_show_the_key(setting: dict[str, Any]) -> Non
     assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if KEY in text]
 
 
-@pytest.mark.parametrize("tail", ["host", "host:port", "[::1", "host/?a=b"])
-def test_a_password_in_the_url_is_not_shown(tail: str) -> None:
-    """A base URL with a password is refused without repeating it."""
-    with pytest.raises(ConfigurationError) as caught:
-        NairiSession(KEY, base_url=f"https://user:hunter2@{tail}")
-    assert not [link for link in support.chain(caught.value) if "hunter2" in f"{link!r} {link}"]
+@pytest.mark.parametrize("tail", ["host", "host:port", "[::1", "host/?a=b", "host/\ud800"])
+@pytest.mark.parametrize("source", ["argument", "environment"])
+def test_a_password_in_a_url_is_not_shown(tail: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base URL or proxy with a password is refused without repeating it, also in the locals of our frames."""
+    url = f"https://user:hunter2@{tail}"
+    options: dict[str, Any] = {"base_url": url}
+    if source == "environment" and url.isprintable():
+        options = {}
+        monkeypatch.setenv("NAIRI_BASE_URL", url)
+        monkeypatch.setenv("AMIGO_BASE_URL", url)
+    amigo: dict[str, Any] = {"api_key": KEY, "api_key_id": "id", "user_id": "user", "organization_id": "org"}
+    proxy = url.replace("https", "socks5")
+    for make in (
+        lambda: NairiSession(KEY, **options),
+        lambda: AmigoSession(**amigo, **options),
+        lambda: cluster.Cluster(f"postgresql://user:{KEY}@host/name", **options),
+        lambda: NairiSession(KEY, base_url="http://localhost", proxy=proxy),
+        lambda: AmigoSession(**amigo, base_url="http://localhost", proxy=proxy),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            make()
+        assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if "hunter2" in text]
+        assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if KEY in text]
