@@ -116,7 +116,7 @@ async def test_a_failed_output_leaves_nothing_behind(runs: Runs, simulator: Simu
 
 
 @pytest.mark.parametrize("path", ["", b"", "a\0b", 3, []])
-def test_what_is_no_path_is_refused_at_once(path: Any, simulator: Simulator) -> None:
+async def test_what_is_no_path_is_refused_at_once(path: Any, simulator: Simulator) -> None:
     """A ledger, journal or store that is not named, or not by a path, is an error that says so, before any file."""
     nairi = NairiSession(simulator.api_key, base_url=simulator.url)
     for make in (
