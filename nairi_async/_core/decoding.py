@@ -34,20 +34,21 @@ _MOST_PLACES: Final = 100
 
 
 # By class; `cattrs` would only look them up here, and takes a tenth of the import of a session.
-_readers: Final[dict[type[Any], _Reader]] = {}
+_readers: Final[dict[type[Any], Any]] = {}
+_computed: Final[dict[type[Any], Mapping[str, Callable[[Raw], object]]]] = {}
 
 
 def reader(model: type[_T]) -> Reader[_T]:
-    """Return what makes a model of this class: look it up once, and call it for each object."""
-    if model not in _readers:
-        _readers[model] = _derived(model)
-    return cast("Reader[_T]", _readers[model])
+    """Return what makes a model of this class. It is derived when it is first asked for, which takes a millisecond."""
+    found: Reader[_T] | None = _readers.get(model)
+    if found is None:
+        found = _readers[model] = _derived(model, _computed.get(model, {}))
+    return found
 
 
-def register(model: type[_T], *, computed: Mapping[str, Callable[[Raw], object]]) -> Reader[_T]:
-    """Derive the reader of a class of which some fields are computed from the whole object."""
-    _readers[model] = _derived(model, computed)
-    return reader(model)
+def register(model: type[Any], *, computed: Mapping[str, Callable[[Raw], object]]) -> None:
+    """Let some fields of a class be computed from the whole object."""
+    _computed[model] = computed
 
 
 def register_choice(base: type[_T], choose: Callable[[Raw], type[_T]]) -> None:
@@ -55,7 +56,7 @@ def register_choice(base: type[_T], choose: Callable[[Raw], type[_T]]) -> None:
     _readers[base] = lambda raw: reader(choose(raw))(raw)
 
 
-def _derived(model: type[Any], computed: Mapping[str, Callable[[Raw], object]] | None = None) -> _Reader:
+def _derived(model: type[Any], computed: Mapping[str, Callable[[Raw], object]]) -> _Reader:
     """Generate `read(raw)`, which sets each slot of a new instance."""
     resolve_types(model)
     names: dict[str, Any] = {
@@ -70,7 +71,7 @@ def _derived(model: type[Any], computed: Mapping[str, Callable[[Raw], object]] |
     for number, field in enumerate(fields(model)):
         if field.name == "raw":
             lines.append("    made.raw = raw")
-        elif computed and field.name in computed:
+        elif field.name in computed:
             names[f"compute{number}"] = computed[field.name]
             lines.append(f"    made.{field.name} = compute{number}(raw)")
         else:

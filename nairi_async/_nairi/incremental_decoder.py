@@ -13,7 +13,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
 from nairi_async._core import json_body
-from nairi_async._nairi.wire import decode_timeline, read_message
+from nairi_async._nairi.wire import decode_timeline, message_reader
 
 if TYPE_CHECKING:
     from nairi_async.models import Message
@@ -63,6 +63,7 @@ class IncrementalDecoder:
         position = self._ends[-1] if self._ends else -1
         if json_body.is_heavy(text, max(position, 0)):
             return False
+        read = message_reader()
         while (begin := self._next_entry(text, position)) >= 0:
             try:
                 entry, position = json_body.DECODER.raw_decode(text, begin)
@@ -71,7 +72,7 @@ class IncrementalDecoder:
             if not isinstance(entry, dict):
                 return False
             if self._progress or entry.get("role") != "progress":
-                messages.append(read_message(entry))
+                messages.append(read(entry))
             self._ends.append(position)
             self._counts.append(len(messages))
             if len(self._ends) > json_body.MOST_ENTRIES:

@@ -12,7 +12,8 @@ import binascii
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from nairi_async._core import checks, decoding
+from nairi_async._core import checks
+from nairi_async._core.decoding import Reader, reader, register
 from nairi_async._core.json_body import Raw, decode, decode_object, encode, is_heavy, objects, refuse, text_of
 from nairi_async._nairi.results import Attachment
 from nairi_async.errors import InvalidArgumentError
@@ -61,7 +62,7 @@ def decode_message(body: bytes) -> Message:
     raw = decode_object(body)
     if not isinstance(raw.get("id"), str):
         refuse("no message id in it", body)
-    return read_message(raw)
+    return message_reader()(raw)
 
 
 def decode_timeline(body: bytes, *, progress: bool = False) -> tuple[Message, ...]:
@@ -70,13 +71,14 @@ def decode_timeline(body: bytes, *, progress: bool = False) -> tuple[Message, ..
     Progress messages are skipped before any work is done on them, unless `progress` is true.
     """
     entries = objects(decode_object(body).get("messages"), body)
-    return tuple(read_message(raw) for raw in entries if progress or raw.get("role") != "progress")
+    read = message_reader()
+    return tuple(read(raw) for raw in entries if progress or raw.get("role") != "progress")
 
 
 def decode_conversations(body: bytes) -> tuple[ConversationSummary, ...]:
     """Read the response to `GET agents/{agent_id}/conversations`: one page of jobs."""
     entries = objects(decode_object(body).get("conversations"), body)
-    return tuple(_read_summary(raw) for raw in entries)
+    return tuple(map(reader(ConversationSummary), entries))
 
 
 def decode_attachment_id(body: bytes) -> str:
@@ -111,7 +113,7 @@ def _base64(text: str) -> bytes:
 def decode_changed_agent(body: bytes) -> Agent | None:
     """Read the response to `PATCH agents/{agent_id}`, whose body is not documented: the agent, if it is one."""
     raw = decode(body) if body.strip() else None
-    return _read_agent(raw) if isinstance(raw, dict) and isinstance(raw.get("id"), str) else None
+    return reader(Agent)(raw) if isinstance(raw, dict) and isinstance(raw.get("id"), str) else None
 
 
 def decode_deployment(body: bytes) -> str:
@@ -126,12 +128,12 @@ def encode_agent(changes: Mapping[str, Any]) -> bytes:
 
 def decode_agents(body: bytes) -> list[Agent]:
     """Read the response to `GET agents`: a bare array."""
-    return [_read_agent(raw) for raw in objects(decode(body), body)]
+    return [*map(reader(Agent), objects(decode(body), body))]
 
 
 def decode_agent(body: bytes) -> Agent:
     """Read the response to `GET agents/{agent_id}`."""
-    return _read_agent(decode_object(body))
+    return reader(Agent)(decode_object(body))
 
 
 def _attached(attachment_ids: Sequence[str]) -> dict[str, list[str]]:
@@ -142,7 +144,7 @@ def _usage(raw: Raw) -> Usage | None:
     """Read the figures of a reply; an agent that reports none has no usage."""
     if raw.get("role") != "assistant":
         return None
-    usage = _read_usage(raw)
+    usage = reader(Usage)(raw)
     return None if usage == _NO_USAGE else usage
 
 
@@ -173,9 +175,10 @@ def _is_deeper(value: object, levels: int) -> bool:
     return isinstance(value, list) and (levels == 0 or any(_is_deeper(entry, levels - 1) for entry in value))
 
 
-read_message: Final = decoding.register(Message, computed={"usage": _usage, "progress": _progress})
-"""Makes a message of one entry of a timeline."""
-_read_usage: Final = decoding.reader(Usage)
-_read_summary: Final = decoding.reader(ConversationSummary)
-_read_agent: Final = decoding.reader(Agent)
+def message_reader() -> Reader[Message]:
+    """Return what makes a message of one entry of a timeline."""
+    return reader(Message)
+
+
+register(Message, computed={"usage": _usage, "progress": _progress})
 _NO_USAGE: Final = Usage()

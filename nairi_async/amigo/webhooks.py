@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import re
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -173,7 +173,7 @@ class Webhooks:
         raw = json_body.decode_object(body, json_body.FLOAT_DECODER)
         self._remember(sent_at, signed)
         kind = raw.get("type")
-        read = _READERS.get(kind, _read_other) if isinstance(kind, str) else _read_other
+        read = decoding.reader((_EVENTS.get(kind) if isinstance(kind, str) else None) or WebhookEvent)
         key = next(iter(_values(headers, _KEY_HEADER)), None)
         return evolve(read(raw), idempotent_key=key, sent_at=datetime.fromtimestamp(sent_at, UTC))
 
@@ -219,7 +219,6 @@ def _header(headers: Mapping[str, str], name: str) -> str:
     return ",".join(values)
 
 
-_read_other: Final = decoding.reader(WebhookEvent)
-_READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], WebhookEvent]]] = {
-    "conversation-post-processing-complete": decoding.reader(ConversationPostProcessingComplete),
+_EVENTS: Final[Mapping[str, type[WebhookEvent]]] = {
+    "conversation-post-processing-complete": ConversationPostProcessingComplete,
 }

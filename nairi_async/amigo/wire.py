@@ -56,7 +56,7 @@ def decode_event(line: bytes) -> Event:
         raw, end = _scan(text)
         if end != len(text) and text[end:] != "\r":
             return _read_unusual(line)
-        return _READ_EVENT[raw["type"]](raw)
+        return _read_event[raw["type"]](raw)
     except (ValueError, TypeError, KeyError, RecursionError):
         return _read_unusual(line)
 
@@ -71,7 +71,8 @@ def _read_unusual(line: bytes) -> Event:
     if not isinstance(raw, dict):
         return events.UnknownEvent(type="", text=json_body.excerpt(line))
     kind = raw.get("type")
-    read = _READ_EVENT.get(kind, _read_unknown_event) if isinstance(kind, str) else _read_unknown_event
+    known = events.BY_TYPE.get(kind) if isinstance(kind, str) else None
+    read = decoding.reader(known or events.UnknownEvent)
     return read(raw)
 
 
@@ -123,22 +124,22 @@ def is_sendable_token(token: object) -> TypeGuard[str]:
 
 def decode_conversations(body: bytes) -> Page:
     """Read one page of conversations."""
-    return _page(body, "conversations", _read_conversations)
+    return _page(body, "conversations", decoding.rows(ConversationInfo))
 
 
 def decode_messages(body: bytes) -> Page:
     """Read one page of messages."""
-    return _page(body, "messages", _read_messages)
+    return _page(body, "messages", decoding.rows(AmigoMessage))
 
 
 def decode_services(body: bytes) -> Page:
     """Read one page of services."""
-    return _page(body, "services", _read_services)
+    return _page(body, "services", decoding.rows(ServiceInfo))
 
 
 def decode_users(body: bytes) -> Page:
     """Read one page of users."""
-    return _page(body, "users", _read_users)
+    return _page(body, "users", decoding.rows(UserInfo))
 
 
 def decode_created_user(body: bytes) -> CreatedUser:
@@ -146,27 +147,27 @@ def decode_created_user(body: bytes) -> CreatedUser:
     raw = _object(body)
     if not isinstance(raw.get("user_id"), str) or not raw["user_id"]:
         refuse("no user_id in it", body)
-    return _read_created_user(raw)
+    return decoding.reader(CreatedUser)(raw)
 
 
 def decode_source(body: bytes) -> MessageSource:
     """Read where the audio of a message is."""
-    return _read_source(_object(body))
+    return decoding.reader(MessageSource)(_object(body))
 
 
 def decode_insights(body: bytes) -> Insights:
     """Read what the agent had in mind."""
-    return _read_insights(_object(body))
+    return decoding.reader(Insights)(_object(body))
 
 
 def decode_recommended(body: bytes) -> tuple[str, ...]:
     """Read recommended responses."""
-    return _list(_object(body), "recommended_responses", _read_texts, body)
+    return _list(_object(body), "recommended_responses", decoding.rows(str), body)
 
 
 def decode_starters(body: bytes) -> tuple[Starter, ...]:
     """Read conversation starters."""
-    return _list(_object(body), "prompts", _read_starters, body)
+    return _list(_object(body), "prompts", decoding.rows(Starter), body)
 
 
 def decode_nothing(_body: bytes) -> None:
@@ -214,22 +215,18 @@ def _action_type(raw: Raw) -> type[actions.Action]:
     return actions.BY_TYPE.get(kind, actions.UnknownAction) if isinstance(kind, str) else actions.UnknownAction
 
 
+class _EventReaders(dict[str, "decoding.Reader[Event]"]):
+    """The readers of events by their type."""
+
+    def __missing__(self, word: str) -> decoding.Reader[Event]:
+        found = self[word] = decoding.reader(events.BY_TYPE[word])
+        return found
+
+
 decoding.register(ServiceInfo, computed={"tags": _service_tags})
 decoding.register_choice(actions.Action, _action_type)
 # Not the decoder of bodies: its calls for each whole number would cost a stream of small events a tenth of its time.
 _decoder: Final = json.JSONDecoder()
 # `decode` would search for white space around each line.
 _scan: Final = _decoder.raw_decode
-_READ_EVENT: Final[Mapping[str, Callable[[Raw], Event]]] = {
-    word: decoding.reader(kind) for word, kind in events.BY_TYPE.items()
-}
-_read_unknown_event: Final = decoding.reader(events.UnknownEvent)
-_read_conversations: Final = decoding.rows(ConversationInfo)
-_read_messages: Final = decoding.rows(AmigoMessage)
-_read_services: Final = decoding.rows(ServiceInfo)
-_read_users: Final = decoding.rows(UserInfo)
-_read_created_user: Final = decoding.reader(CreatedUser)
-_read_starters: Final = decoding.rows(Starter)
-_read_texts: Final = decoding.rows(str)
-_read_source: Final = decoding.reader(MessageSource)
-_read_insights: Final = decoding.reader(Insights)
+_read_event: Final = _EventReaders()

@@ -10,7 +10,7 @@ from attrs import fields_dict
 from nairi_async import errors
 from nairi_async._core.json_body import plain_decimal
 from nairi_async._nairi.results import Reply
-from nairi_async._nairi.wire import read_message
+from nairi_async._nairi.wire import message_reader
 from nairi_async.errors import NairiError, ReplyFormatError, TurnFailedError
 from nairi_async.models import Turn, Usage
 
@@ -54,7 +54,7 @@ def decode_replies(text: str, agent_id: str) -> tuple[Reply, ...]:
 
 def _decode(document: dict[str, Any], agent_id: str) -> tuple[Turn | None, Reply | NairiError]:
     turn = Turn(*document["turn"], agent_id=agent_id) if "turn" in document else None
-    messages = tuple(read_message(raw) for raw in document["messages"])
+    messages = tuple(map(message_reader(), document["messages"]))
     if "error" in document:
         return turn, _decode_error(document["error"], turn, messages)
     assert turn is not None, "only a turn has a reply"  # noqa: S101 - written by `encode_result`

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from enum import Enum
-from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from attrs import field
@@ -150,7 +149,7 @@ class FeedTrust:
         Negative where the reading before the announcement began before the end.
         """
         self._lateness.append(seconds)
-        is_late = len(self._lateness) == _COMPARED and median(self._lateness) > grace
+        is_late = len(self._lateness) == _COMPARED and sorted(self._lateness)[_COMPARED // 2] > grace
         if is_late and self.state is TrustState.TRUSTED:
             self.switch_off("it announces changes too late", at)
 
