@@ -310,7 +310,6 @@ class OtherPromptsError(LedgerError):
     """The batch's ledger was begun with other prompts. Nothing was sent."""
 
 
-@define(auto_exc=True, slots=False)
 class InteractionUnknownError(OutcomeUnknownError):
     """A streamed reply broke off before the service said how the interaction ended: it may or may not be saved.
 

@@ -11,9 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from attrs import field
-
 from nairi_async._core.records import frozen
+from nairi_async.amigo.action import Action, UnknownAction, VersionPair
 
 __all__ = [
     "Action",
@@ -43,24 +42,6 @@ __all__ = [
     "ToolCallStarted",
     "UnknownAction",
 ]
-
-VersionPair = tuple[str, int]
-"""An id and a version."""
-
-
-@frozen(kw_only=True)
-class Action:
-    """The fields that all actions have."""
-
-    type: str
-    """The name of the action, as the service writes it."""
-    raw: Mapping[str, Any] = field(factory=dict, eq=False, repr=False)
-    """The JSON object, unknown fields included."""
-
-
-@frozen(kw_only=True)
-class UnknownAction(Action):
-    """An action of a type that this library does not know."""
 
 
 @frozen(kw_only=True)

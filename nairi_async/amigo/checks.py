@@ -15,6 +15,8 @@ from nairi_async.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+MAX_AGE: Final = 300.0
+"""Seconds after which the delivery of a webhook is refused: the vendor's own client allows as many."""
 MAX_TAGS: Final = 20
 """Tags that a conversation may have."""
 FORMATS: Final = ("text", "voice")

@@ -13,7 +13,7 @@ from typing import Any, Final
 from attrs import field
 
 from nairi_async._core.records import frozen
-from nairi_async.amigo.actions import Action
+from nairi_async.amigo.action import Action
 
 
 @frozen(kw_only=True)

@@ -10,7 +10,7 @@ from attrs import field
 
 from nairi_async._core.outcome import PromptOutcome
 from nairi_async._core.records import frozen
-from nairi_async.amigo.actions import VersionPair
+from nairi_async.amigo.action import VersionPair
 from nairi_async.amigo.events import ErrorEvent
 from nairi_async.errors import NairiError
 

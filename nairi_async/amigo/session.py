@@ -15,13 +15,12 @@ from nairi_async._core.service import Service
 from nairi_async._core.service_session import ServiceSession
 from nairi_async.amigo import wire
 from nairi_async.amigo.api import Api
-from nairi_async.amigo.checks import user_identifier
+from nairi_async.amigo.checks import MAX_AGE, user_identifier
 from nairi_async.amigo.conversation_locks import ConversationLocks
 from nairi_async.amigo.credentials import AmigoKey, SignIn, sendable
 from nairi_async.amigo.limits import Limits
 from nairi_async.amigo.many import OneShots
 from nairi_async.amigo.user import AmigoUser, ConversationMethods
-from nairi_async.amigo.webhooks import MAX_AGE, Webhooks
 from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from nairi_async._core.retry import RetryPolicy
     from nairi_async.amigo.tokens import TokenStore
+    from nairi_async.amigo.webhooks import Webhooks
     from nairi_async.clock import Clock
     from nairi_async.hooks import Hook
     from nairi_async.typing import Duration, Tls
@@ -194,6 +194,8 @@ class AmigoSession(ConversationMethods, ServiceSession):
             secret: The secret of the destination; or several, while one takes the place of another.
             max_age: Seconds after which a delivery is refused.
         """
+        from nairi_async.amigo.webhooks import Webhooks  # noqa: PLC0415 - what sends seldom receives them
+
         return Webhooks(secret, max_age=max_age, clock=self._executor.clock)
 
     async def aclose(self) -> None:

@@ -21,6 +21,7 @@ from attrs import evolve, field
 
 from nairi_async._core import checks, decoding, json_body
 from nairi_async._core.records import define, frozen
+from nairi_async.amigo.checks import MAX_AGE
 from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError, InvalidArgumentError, NairiError
 
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
     from nairi_async.clock import Clock
     from nairi_async.typing import Duration
-
-MAX_AGE: Final = 300.0
-"""Seconds after which a delivery is refused: the vendor's own client allows as many."""
 
 _KEY_HEADER: Final = "x-amigo-idempotent-key"
 _TIMESTAMP_HEADER: Final = "x-amigo-request-timestamp"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
 from nairi_async._core import decoding, json_body
 from nairi_async._core.json_body import FLOAT_DECODER, Raw, decode_object, parse_time, refuse
 from nairi_async._core.records import frozen
-from nairi_async.amigo import actions, events
+from nairi_async.amigo import events
+from nairi_async.amigo.action import Action, UnknownAction
 from nairi_async.amigo.directory_models import CreatedUser, ServiceInfo, UserInfo
 from nairi_async.amigo.models import AmigoMessage, ConversationInfo, Insights, MessageSource, Starter
 from nairi_async.amigo.tokens import AmigoToken
@@ -210,9 +211,11 @@ def _service_tags(raw: Raw) -> Mapping[str, str | None]:
     return tags
 
 
-def _action_type(raw: Raw) -> type[actions.Action]:
+def _action_type(raw: Raw) -> type[Action]:
+    from nairi_async.amigo.actions import BY_TYPE  # noqa: PLC0415 - many classes, for users who may see insights
+
     kind = raw.get("type")
-    return actions.BY_TYPE.get(kind, actions.UnknownAction) if isinstance(kind, str) else actions.UnknownAction
+    return BY_TYPE.get(kind, UnknownAction) if isinstance(kind, str) else UnknownAction
 
 
 class _EventReaders(dict[str, "decoding.Reader[Event]"]):
@@ -224,7 +227,7 @@ class _EventReaders(dict[str, "decoding.Reader[Event]"]):
 
 
 decoding.register(ServiceInfo, computed={"tags": _service_tags})
-decoding.register_choice(actions.Action, _action_type)
+decoding.register_choice(Action, _action_type)
 # Not the decoder of bodies: its calls for each whole number would cost a stream of small events a tenth of its time.
 _decoder: Final = json.JSONDecoder()
 # `decode` would search for white space around each line.
