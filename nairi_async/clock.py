@@ -163,6 +163,8 @@ class LoopTimeout:
     def restart(self, seconds: float) -> None:
         """Bound the rest of the block anew, from now on."""
         self._seconds, self._extended = seconds, 0.0
+        if self._expiry is not None:
+            self._expiry.cancel()
         self._set(seconds)
 
     async def __aenter__(self) -> Self:

@@ -49,7 +49,8 @@ class Conversation:
 
     Prompts are sent one turn at a time, in the order in which they were awaited: each is sent when the turn before it
     has ended, whichever task sent that one and whether or not its reply was read. The object is a small handle: store
-    its `job_id`, and `resume` makes another in any process.
+    its `job_id`, and `resume` makes another in any process. A turn that another process began may be running: await
+    `last_reply` first, which waits for it.
     """
 
     def __init__(
@@ -295,7 +296,7 @@ class Conversation:
         if (self._lost is not None or self._is_resumed) and self._job_id is not None:
             async for message in self._reader.watch(self._job_id, timeout):
                 last = message.id if message.role == "user" else last
-        elif (turn := self._open_turn()) is not None:
+        elif (turn := self._open_turn() or self._open_elsewhere()) is not None:
             await self._reader.wait(turn, timeout)
         self._open = self._tracker = self._lost = None
         self._is_resumed = False
@@ -339,6 +340,11 @@ class Conversation:
         """Return the last turn unless its end was seen."""
         is_over = self._tracker is not None and self._tracker.status in TERMINAL_STATUSES
         return None if is_over else self._open
+
+    def _open_elsewhere(self) -> Turn | None:
+        """Return the conversation's last turn if this session began it without this handle and has not seen its end."""
+        turn = None if self._job_id is None else self._sender.context.open_turn(self._job_id)
+        return None if turn is None or turn == self._turn else turn
 
     def _note_end(self, turn: Turn) -> None:
         if self._open is turn:

@@ -100,7 +100,8 @@ class ResourceMethods:
             agent_id: Slug or id of the agent.
             prompt: The text of the prompt.
             sent_after: A time before the prompt was sent, by this machine's clock and with a time zone.
-            sent_before: A time after the prompt was sent; now unless given.
+            sent_before: A time after the prompt was sent, by this machine's clock; now unless given. Leave it out if
+                the clock was set since: a clock that was set forward would let the search end before that time.
             attachment_ids: Ids of the files that were sent with it.
             exclude: Job ids of conversations that belong to other prompts, including identical ones.
             settled: The settling time, in seconds: how long after `sent_before` the search continues. A prompt that
@@ -121,14 +122,22 @@ class ResourceMethods:
             raise InvalidArgumentError(f"exclude must be a collection of job ids, not {type(exclude).__name__}")
         agent, text = checks.identifier("agent_id", agent_id), checks.prompt(prompt)
         first = checks.time("sent_after", sent_after)
-        now = datetime.fromtimestamp(self._executor.clock.time(), UTC)
+        clock = self._executor.clock
+        now = datetime.fromtimestamp(clock.time(), UTC)
         last = now if sent_before is None else checks.time("sent_before", sent_before)
         fingerprint = PromptFingerprint.of(None, text, checks.attachment_ids(attachment_ids))
         bound = checks.timeout(settled, "settled")
         copies = checks.limit(copies, "copies")
-        times = (first.timestamp(), last.timestamp())
+        # Where the clock was set back between them, the times are in the wrong order.
+        sent_from, sent_to = sorted((first.timestamp(), last.timestamp()))
         return await self._sender.find_sent(
-            agent, fingerprint, sent=times, exclude=exclude, settled=bound, copies=copies
+            agent,
+            fingerprint,
+            sent_from=sent_from,
+            sent_before=sent_to - clock.time() + clock.monotonic(),
+            exclude=exclude,
+            settled=bound,
+            copies=copies,
         )
 
     def sync(self, agent_id: str, *, since: Checkpoint | None = None) -> Sync:

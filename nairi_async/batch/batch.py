@@ -178,7 +178,7 @@ class Batch:
             store=store,
             writer=writer,
             pool=TaskPool(self._limit),
-            started_at=clock.time(),
+            started_at=clock.monotonic(),
         )
         self._run.pool.spawn(BatchFeed(self._run, self._prompts, self._retry_failed).feed())
         return self

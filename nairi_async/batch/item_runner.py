@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakValueDictionary
 
@@ -59,6 +60,8 @@ _MAX_SENDS: Final = 3
 # Seconds between polls for a turn that the service says it does not know: a replica may lag, a proxy may misroute. If
 # the last wait outlasted the whole schedule, the turn was found meanwhile, and the schedule starts again.
 _NOT_FOUND_WAITS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+# The same for a conversation that a record names.
+_UNKNOWN_WAITS: Final = _NOT_FOUND_WAITS[:4]
 # So many prompts in a row refused with 403 mean that the key is not permitted, and not that the prompts are disliked.
 _MAX_FORBIDDEN: Final = 10
 
@@ -136,7 +139,7 @@ class ItemRunner:
         Args:
             entry: The item.
             is_new: Whether this very run has taken the item up, and nothing of it has left yet.
-            sent_before: A time after everything that others may have sent for it, in seconds since the epoch.
+            sent_before: A time after everything that others may have sent for it, by the clock's `monotonic`.
 
         Raises:
             NairiError: what would affect every other item as well.
@@ -246,11 +249,12 @@ class ItemRunner:
     async def _knows_earlier_turns(self, excluded: Entry, before: float) -> bool | None:
         """Return whether the service knows other turns of earlier runs; `None` if there are none.
 
-        If it knows none of them, the key or the address may be another one than then.
+        If it knows none of them, the key or the address may be another one than then. They were sent before a time of
+        the clock's `monotonic`.
         """
         if self._found_earlier_turn:
             return True
-        message_ids = await self.store.earlier_messages(before, excluded)
+        message_ids = await self.store.earlier_messages(self.clock.time() - self.clock.monotonic() + before, excluded)
         for message_id in message_ids:
             with suppress(NairiError), self.switch.stoppable():
                 await self.session.message(message_id)
@@ -280,7 +284,7 @@ class ItemRunner:
             try:
                 return await self._send(entry)
             except OutcomeUnknownError as error:
-                unknown, sent_before, is_marked = error, self.clock.time(), False
+                unknown, sent_before, is_marked = error, self.clock.monotonic(), False
         assert unknown is not None  # noqa: S101 - the loop ends here only after an error
         raise unknown
 
@@ -302,10 +306,18 @@ class ItemRunner:
             ids = tuple([await self.session.upload(path) for path in entry.attachments])
             previous = entry.previous
             if entry.conversation is not None and previous is None:
-                previous = await self._wait_until_idle(entry.conversation)
+                previous = await self._through_not_found(partial(self._wait_until_idle, entry.conversation))
         entry = evolve(entry, sent_at=self.now(), attachment_ids=ids, previous=previous)
         await self.store.mark_sending(entry)
         return entry
+
+    async def _through_not_found(self, read: Callable[[], Awaitable[str | None]]) -> str | None:
+        """Read a given conversation: a replica may not know yet what another process has begun a moment ago."""
+        for wait in _UNKNOWN_WAITS:
+            with suppress(NotFoundError):
+                return await read()
+            await self.clock.sleep(wait)
+        return await read()
 
     async def _wait_until_idle(self, job_id: str) -> str | None:
         """Wait until no turn of a conversation runs; return its last user message."""

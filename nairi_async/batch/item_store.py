@@ -61,7 +61,7 @@ class ItemStore(Protocol):
     def lookup(self, entry: Entry, sent_before: float) -> AbstractAsyncContextManager[float]:
         """Return a context in which no other process looks up an identical prompt of the same agent.
 
-        It gives the time, in seconds since the epoch, from which the settling time counts: `sent_before`, or later if
+        It gives the time, by the clock's `monotonic`, from which the settling time counts: `sent_before`, or later if
         the response to an identical prompt was lost later. Until that prompt has arrived, it may seem to be this one.
         """
         ...

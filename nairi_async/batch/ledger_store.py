@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,7 +30,8 @@ class LedgerStore:
         self._writer = writer
         self.known_jobs: StoredKeys = StoredKeys(LEDGER, writer.ledger.path, "SELECT 1 FROM jobs WHERE id = ?")
         self._lost_at: dict[int, float] = {}
-        """When the response to the latest of some identical prompts was lost, by the hash of their content."""
+        """When the response to the latest of some identical prompts was lost, by the hash of their content, and by the
+        monotonic clock."""
 
     def close(self) -> None:
         """Close the connection for reading. Harmless when repeated."""
@@ -74,5 +76,5 @@ class LedgerStore:
     async def lookup(self, entry: Entry, sent_before: float) -> AsyncGenerator[float]:
         """Give the time from which the settling time of a prompt counts; one process uses a ledger."""
         content = hash((entry.prompt, entry.attachment_ids))
-        self._lost_at[content] = max(sent_before, self._lost_at.get(content, 0.0))
+        self._lost_at[content] = max(sent_before, self._lost_at.get(content, -math.inf))
         yield self._lost_at[content]

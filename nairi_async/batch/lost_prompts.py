@@ -68,7 +68,7 @@ class LostPrompts:
 
         Args:
             entry: The item.
-            sent_before: A time after the prompt was sent, in seconds since the epoch.
+            sent_before: A time after the prompt was sent, by the clock's `monotonic`.
 
         Raises:
             OutcomeUnknownError: it cannot be decided.
@@ -92,7 +92,8 @@ class LostPrompts:
             return await parts_of(self._session).sender.find_sent(
                 self._agent_id,
                 content,
-                sent=(entry.sent_at or 0.0, sent_before),
+                sent_from=entry.sent_at or 0.0,
+                sent_before=sent_before,
                 exclude=self._store.known_jobs,
                 settled=self._settle,
                 copies=copies,

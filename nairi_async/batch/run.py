@@ -36,7 +36,7 @@ class BatchRun:
     writer: Writer
     pool: TaskPool[tuple[BatchOutcome, int | None]]
     started_at: float
-    """When the ledger was opened, in seconds since the epoch: processes that wrote to it earlier had ended by then."""
+    """When the ledger was opened, by the monotonic clock: processes that wrote to it earlier had ended by then."""
 
     def stop(self) -> None:
         """Start nothing more and stop waiting; prompts being sent are still recorded. Harmless when repeated."""

@@ -165,7 +165,7 @@ class ClaimedItems:
         It gives the time from which the settling time counts: when the latest of the identical prompts was lost.
         """
         claim = self._running[entry.number]
-        age = max(0.0, self._clock.time() - sent_before)
+        age = max(0.0, self._clock.monotonic() - sent_before)
         async with self._liveness.text_lock(await self._hash(entry.prompt)):
             await self._table.change(entry.number, lambda row, now: rows.mark_in_doubt(row, claim, now - age))
 
@@ -177,9 +177,9 @@ class ClaimedItems:
                 found = await (await connection.execute(query, (entry.prompt, entry.prompt))).fetchone()
                 return float(found[0] or 0.0) if found else 0.0
 
-            lost_at = self._clock.time() - await self._table.database.run(read)
-            await self.known_jobs.load((entry.sent_at or lost_at) - _BEFORE)
-            yield lost_at
+            age = await self._table.database.run(read)
+            await self.known_jobs.load((entry.sent_at or self._clock.time() - age) - _BEFORE)
+            yield self._clock.monotonic() - age
 
     async def _hash(self, text: str) -> int:
         async def read(connection: Connection) -> int:

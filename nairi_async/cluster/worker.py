@@ -304,7 +304,7 @@ class _Life:
         """Run an item; return the seconds for which it is put off, if this run could not end it."""
         runner = await self._runner(batch)
         try:
-            ending = await runner.run(claimed.entry, is_new=False, sent_before=runner.clock.time())
+            ending = await runner.run(claimed.entry, is_new=False, sent_before=runner.clock.monotonic())
         except AgentNotFoundError as error:
             # It concerns this batch, and not the worker.
             await runner.store.finish(claimed.entry, None, error, None)

@@ -131,12 +131,14 @@ class DeterministicLoop(asyncio.SelectorEventLoop):
         outcome: asyncio.Future[_T] = self.create_future()
 
         def deliver() -> None:
-            if not result.done():
-                error = outcome.exception()
-                if error is None:
-                    result.set_result(outcome.result())
-                else:
-                    result.set_exception(error)
+            # Read also where the caller has gone: asyncio would complain of an exception that was never retrieved.
+            error = outcome.exception()
+            if result.done():
+                return
+            if error is None:
+                result.set_result(outcome.result())
+            else:
+                result.set_exception(error)
 
         def work() -> None:
             try:

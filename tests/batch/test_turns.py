@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
+from aiohttp import web
 from batches import AGENT, Runs
 
 from nairi_async import InvalidArgumentError, NotFoundError, Prompt, ReplyFormatError, TurnFailedError
@@ -15,8 +16,6 @@ from nairi_async.testing import Fail, Quirks, Say, Simulator, in_memory_session
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from aiohttp import web
 
     from nairi_async import NairiSession
 
@@ -111,6 +110,24 @@ async def test_follow_ups_to_a_conversation(runs: Runs, simulator: Simulator, na
     assert found["gone"].is_final
     assert await runs.all(prompts) == {}
     assert sorted(asked(simulator)) == ["begin", "w", "x", "y", "z"]
+
+
+async def test_a_replica_that_does_not_know_a_conversation_yet(runs: Runs, simulator: Simulator) -> None:
+    """A record may continue what another process has begun a moment ago: a 404 for some seconds does not end it."""
+    async with in_memory_session(simulator) as other:
+        job_id = (await other.ask(AGENT, "begun elsewhere")).turn.job_id
+    left = 3
+
+    async def lag(request: web.Request) -> web.Response | None:
+        nonlocal left
+        if request.method == "GET" and job_id in request.path and left:
+            left -= 1
+            return web.json_response({"error": "not found"}, status=404)
+        return None
+
+    simulator.intercept = lag
+    found = await runs.all([{"id": "a", "prompt": "a", "job_id": job_id}])
+    assert found["a"].result().text == "2: a"
 
 
 async def test_a_turn_that_fails_ends_its_record(runs: Runs, simulator: Simulator) -> None:

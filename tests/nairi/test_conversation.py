@@ -12,6 +12,7 @@ from nairi_async import (
     InvalidArgumentError,
     NairiSession,
     OutcomeUnknownError,
+    Prompt,
     RateLimitedError,
     RetryPolicy,
     TurnFailedError,
@@ -219,6 +220,19 @@ async def test_the_last_reply_is_found_from_another_handle(nairi: NairiSession, 
     with pytest.raises(TurnFailedError) as failed:
         await resumed.last_reply()
     assert failed.value.turn is not None
+
+
+async def test_a_resumed_handle_waits_for_a_turn_of_its_session(nairi: NairiSession, simulator: Simulator) -> None:
+    """A turn that the session began without the handle ends first: of `start`, or of an `ask_many` that gave it up."""
+    simulator.quirks = Quirks(overlapping="refuse")
+    simulator.agent("my-agent", lambda prompt, number: [Say(f"{number}: {prompt}", after=60)])
+    turn = await nairi.start("my-agent", "a")
+    assert (await nairi.resume(turn).ask("b")).text == "2: b"
+    prompts = [Prompt(text, job_id=turn.job_id) for text in ("c", "d")]
+    async with nairi.ask_many("my-agent", prompts, limit=1, timeout=40) as outcomes:
+        errors = [outcome.error async for outcome in outcomes]
+    assert [type(error) for error in errors] == [WatchTimeoutError, WatchTimeoutError]
+    assert [asked.prompt for asked in simulator.prompts] == ["a", "b", "c", "d"]
 
 
 async def test_a_conversation_that_has_not_begun_has_no_last_reply(nairi: NairiSession, simulator: Simulator) -> None:

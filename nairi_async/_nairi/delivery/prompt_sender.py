@@ -81,7 +81,8 @@ class PromptSender:
         agent_id: str | None,
         fingerprint: PromptFingerprint,
         *,
-        sent: tuple[float, float],
+        sent_from: float,
+        sent_before: float,
         exclude: Container[str],
         settled: float,
         copies: int = 1,
@@ -93,7 +94,8 @@ class PromptSender:
         Args:
             agent_id: The agent; required for a prompt that started a conversation.
             fingerprint: The prompt.
-            sent: The times, in Unix time by this machine's clock.
+            sent_from: The first of them, in Unix time by the clock of the machine that sent it, or by the service's.
+            sent_before: The second, by the clock's `monotonic`: the machine's clock may be set at any moment.
             exclude: Conversations that other prompts started; for a prompt that continued one, ids of other messages.
             settled: Seconds after the second time for which it may still appear.
             copies: Number of identical lost prompts, including this one.
@@ -105,12 +107,12 @@ class PromptSender:
             NairiError: reading failed for good.
         """
         clock = self.context.clock
-        now = clock.monotonic()
-        # Where the machine's clock was set back meanwhile, the times may be in the wrong order, or in the future.
-        recorded = sorted(sent)
-        first, last = (min(now, at - clock.time() + now) for at in recorded)
+        last = min(sent_before, clock.monotonic())
+        # Where the machine's clock was set back meanwhile, the first time may seem to be the later one.
+        recorded_at = min(sent_from, clock.time() - clock.monotonic() + last)
+        first = recorded_at - clock.time() + clock.monotonic()
         until = last + settled
-        window = SearchWindow(agent_id, first, until, previous, arrived_by=until, recorded_at=recorded[0])
+        window = SearchWindow(agent_id, first, until, previous, arrived_by=until, recorded_at=recorded_at)
         find = self.reconciler.find_start if fingerprint.job_id is None else self.reconciler.find_continuation
         return await find(fingerprint, window, exclude, copies=copies, deadline=deadline)
 

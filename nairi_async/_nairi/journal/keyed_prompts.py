@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from nairi_async.typing import OnUnknown
 
 _LONGEST_KEY: Final = 1024
+# Characters that `derived_key` adds, at most.
+_LONGEST_PURPOSE: Final = 40
 # How often one call sends a prompt whose response is lost each time and that provably did not run.
 _MAX_SENDS: Final = 3
 
@@ -59,7 +61,7 @@ class KeyedPrompts:
         # One call at a time for each key.
         self._calls = WeakValueDictionary[str, LoopLock]()
         self._identical = IdenticalPrompts()
-        # When this process lost the response to a prompt, in Unix time.
+        # When this process lost the response to a prompt, by the monotonic clock.
         self._lost_at: dict[str, float] = {}
 
     async def open(self) -> None:
@@ -75,7 +77,7 @@ class KeyedPrompts:
 
         journal = Journal(self._path, self._clock, self._base_url)
         await journal.start()
-        self._opened, self._opened_at = journal, self._clock.time()
+        self._opened, self._opened_at = journal, self._clock.monotonic()
         self._others = _Explained(journal.conversations, self._sender.reconciler.received)
 
     async def aclose(self) -> None:
@@ -230,8 +232,9 @@ class KeyedPrompts:
             return await self._sender.find_sent(
                 entry.agent_id,
                 fingerprint,
+                sent_from=entry.sent_at,
                 # An earlier process had ended when the journal was opened.
-                sent=(entry.sent_at, self._lost_at.get(prompt.key, self._opened_at)),
+                sent_before=self._lost_at.get(prompt.key, self._opened_at),
                 exclude=self._others if fingerprint.job_id is None else self._journal.messages,
                 settled=SETTLING_TIME,
                 copies=copies,
@@ -254,7 +257,7 @@ class KeyedPrompts:
 
     def _note_lost(self, prompt: KeyedPrompt) -> None:
         prompt.is_lost = True
-        self._lost_at[prompt.key] = self._clock.time()
+        self._lost_at[prompt.key] = self._clock.monotonic()
 
     @property
     def _journal(self) -> Journal:
@@ -350,4 +353,8 @@ class KeyedPrompt:
 
 def derived_key(key: str | None, purpose: Any) -> str | None:
     """Return the key of a further prompt that a call sends by itself, such as a repair."""
-    return None if key is None else f"{key[: _LONGEST_KEY - 40]}/{purpose}"
+    if key is not None and len(key) > _LONGEST_KEY - _LONGEST_PURPOSE:
+        # Two long keys may differ at their ends only.
+        digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        key = f"{key[: _LONGEST_KEY - _LONGEST_PURPOSE - len(digest)]}{digest}"
+    return None if key is None else f"{key}/{purpose}"

@@ -106,6 +106,11 @@ class PollingContext:
         turn, _ = self._latest_turns.get(job_id, (None, 0.0))
         return turn.message_id if turn is not None else None
 
+    def open_turn(self, job_id: str) -> Turn | None:
+        """Return the turn that this session began last in a conversation, unless a poll has shown its end."""
+        turn, _ = self._latest_turns.get(job_id, (None, 0.0))
+        return None if turn is None or turn.message_id in self._ended else turn
+
     def known_prompts(self, job_id: str) -> KnownPrompts:
         """Return what this session knows of the order of a conversation's user messages."""
         oldest, has_begun = self._first_turns.get(job_id, (None, False))

@@ -48,7 +48,7 @@ def process(echo: Simulator, clock: VirtualClock, tmp_path: Path) -> Callable[..
 
     def make(**settings: Any) -> NairiSession:
         path = tmp_path / "run.sqlite"
-        return NairiSession(echo.api_key, clock=clock, **{"base_url": echo.url, "journal": path, **settings})
+        return NairiSession(echo.api_key, **{"base_url": echo.url, "journal": path, "clock": clock, **settings})
 
     return make
 
@@ -208,6 +208,36 @@ async def test_a_lost_response_is_looked_up(
     assert (clock.monotonic() - lost_at > 59) is not case.has_arrived
 
 
+class SetClock:
+    """The clock of a machine whose date can be set."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock, self.ahead = clock, 0.0
+
+    def time(self) -> float:
+        return self._clock.time() + self.ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._clock, name)
+
+
+@pytest.mark.parametrize("ahead", [-86_400.0, 86_400.0])
+async def test_a_clock_that_is_set_loses_no_turn(
+    process: Callable[..., NairiSession], echo: Simulator, clock: VirtualClock, ahead: float
+) -> None:
+    """A prompt whose response was lost is found although the machine's clock was set between loss and lookup."""
+    machine = SetClock(clock)
+    machine.ahead = -ahead
+    async with process(clock=machine) as nairi:
+        echo.intercept_response = cut
+        with pytest.raises(OutcomeUnknownError):
+            await nairi.start(AGENT, "hello", key="a")
+        echo.intercept_response = None
+        machine.ahead = ahead
+        turn = await nairi.start(AGENT, "hello", key="a")
+    assert [one.message_id for one in echo.prompts] == [turn.message_id]
+
+
 async def test_reconcile_looks_up_and_sends_in_one_call(process: Callable[..., NairiSession], echo: Simulator) -> None:
     """With `on_unknown="reconcile"` a keyed prompt is looked up at once, and sent if it provably did not run."""
     left = 2
@@ -323,12 +353,14 @@ async def test_prompts_of_ask_many_keep_their_keys(process: Callable[..., NairiS
 
 
 async def test_repairs_have_keys_as_well(process: Callable[..., NairiSession], echo: Simulator) -> None:
-    """What `ask(into=, repair=)` sends by itself is asked once, too."""
+    """What `ask(into=, repair=)` sends by itself is asked once, too, also where two keys differ only at their ends."""
     echo.agent(AGENT, lambda _, number: [Say("7" if number == 1 else "[7]", after=5)])
     for _ in range(2):
         async with process() as nairi:
-            assert (await nairi.ask(AGENT, "a list", key="k", into=list[int], repair=1)).value == [7]
-    assert len(echo.prompts) == 2
+            for end in ("1", "2"):
+                key = "k" * 1023 + end
+                assert (await nairi.ask(AGENT, "a list", key=key, into=list[int], repair=1)).value == [7]
+    assert len(echo.prompts) == 4
 
 
 async def test_the_file_is_private_and_holds_no_prompt(
