@@ -223,7 +223,8 @@ class CommitThread(ABC, Generic[DatabaseT]):
     def _resolve_all(self, results: list[tuple[asyncio.Future[Any], object]]) -> None:
         # Nothing waits in a loop that is closed.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(_set_results, results)
+            # A function without arguments: asyncio's debug mode shows arguments, and prompts may stand in them.
+            self._loop.call_soon_threadsafe(lambda: _set_results(results))
 
 
 def _result(call: Callable[[DatabaseT], Any], database: DatabaseT) -> object:

@@ -51,17 +51,21 @@ def _create(path: Path) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _PRIVATE))
 
 
-def exposure(path: str | os.PathLike[str]) -> Literal["foreign", "writable"] | None:
+def exposure(path: str | os.PathLike[str]) -> Literal["foreign", "link", "writable"] | None:
     """Return why the content of a file may be planted: another user owns it or may write it; `None` if neither.
+
+    A resolved path is no link, and next to a file of ours there is none: it would lead what is written elsewhere.
 
     Raises:
         OSError: it cannot be examined.
     """
     if not hasattr(os, "geteuid"):
         return None  # Windows has no such modes.
-    status = Path(path).stat()
+    status = Path(path).lstat()
     if status.st_uid != os.geteuid():
         return "foreign"
+    if stat.S_ISLNK(status.st_mode):
+        return "link"
     return "writable" if status.st_mode & _WRITABLE_BY_OTHERS else None
 
 
@@ -75,6 +79,8 @@ def check_private(path: str | os.PathLike[str]) -> None:
     match exposure(path):
         case "foreign":
             raise PermissionError(f"{os.fspath(path)!r} belongs to another user: use a file of your own")
+        case "link":
+            raise PermissionError(f"{os.fspath(path)!r} is a link to another file: remove it")
         case "writable":
             raise PermissionError(f"other users may write {os.fspath(path)!r}: remove that right with `chmod 600`")
         case None:

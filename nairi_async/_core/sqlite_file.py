@@ -163,6 +163,8 @@ class FileKind:
             found = exposure(path)
         if found == "foreign":
             raise self.error("belongs to another user: move it away, or make it your own with chown", str(path))
+        if found == "link":
+            raise self.error("is a link to another file: remove it", str(path))
         if found == "writable":
             raise self.error(f"can be written by other users: run chmod go-w {shlex.quote(str(path))}", str(path))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import traceback
 from collections import deque
 from copy import copy
 from typing import TYPE_CHECKING, Final
@@ -116,8 +117,8 @@ class SignIn:
         try:
             async with self.clock.timeout(_STORE_TIMEOUT):
                 token = await self._store.load(user_id)
-        except Exception:  # an error of the user's own code must not keep the user from signing in
-            log.warning("the token store failed to load a token", exc_info=True)
+        except Exception as error:  # noqa: BLE001 - the user's own code must not keep the user from signing in
+            log.warning("the token store failed to load a token: %s", _place_of(error))
             return None
         if token is None or (isinstance(token, AmigoToken) and is_sendable_token(token.value)):
             return token
@@ -131,8 +132,8 @@ class SignIn:
         try:
             async with self.clock.timeout(_STORE_TIMEOUT):
                 await self._store.save(user_id, token)
-        except Exception:  # the session has the token
-            log.warning("the token store failed to save a token", exc_info=True)
+        except Exception as error:  # noqa: BLE001 - the session has the token
+            log.warning("the token store failed to save a token: %s", _place_of(error))
 
     def good_for(self, token: AmigoToken) -> float:
         """Return the seconds for which a token can be used; negative if it has expired."""
@@ -271,6 +272,12 @@ def sendable(name: str, variable: str, value: object) -> str:
     if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value:
         raise ConfigurationError(f"{name} must be text without spaces, control and non-ASCII characters")
     return value
+
+
+def _place_of(error: Exception) -> str:
+    """Return the class of an error, and where it was raised; its text and its frames may have a token."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {place.name}, {place.filename}:{place.lineno}"
 
 
 def _good_for(expires_at: datetime | None, now: float) -> float:

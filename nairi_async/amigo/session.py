@@ -196,7 +196,9 @@ class AmigoSession(ConversationMethods, ServiceSession):
         """
         from nairi_async.amigo.webhooks import Webhooks  # noqa: PLC0415 - what sends seldom receives them
 
-        return Webhooks(secret, max_age=max_age, clock=self._executor.clock)
+        # The local name is cleared first, as in the constructor.
+        given, secret = [secret], ""
+        return Webhooks(given.pop(), max_age=max_age, clock=self._executor.clock)
 
     async def aclose(self) -> None:
         """Close streams and connections. Harmless when repeated.

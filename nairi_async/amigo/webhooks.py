@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -26,8 +26,6 @@ from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError, InvalidArgumentError, NairiError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from nairi_async.clock import Clock
     from nairi_async.typing import Duration
 
@@ -128,10 +126,10 @@ class Webhooks:
     """
 
     def __init__(self, secret: str | Iterable[str], *, max_age: Duration = MAX_AGE, clock: Clock | None = None) -> None:
-        given = (secret,) if isinstance(secret, str) else tuple(secret)
-        if not given or not all(isinstance(one, str) and one.strip() for one in given):
+        # The local name is cleared first: a traceback that shows local variables must not show the secrets.
+        self._secrets, secret = _usable(secret), ""
+        if not self._secrets:
             raise ConfigurationError("give the secret of the webhook destination: one text, or several")
-        self._secrets = tuple(one.encode() for one in given)
         self._max_age = checks.seconds(max_age)
         checks.positive("max_age", self._max_age)
         self._clock = clock or SystemClock()
@@ -180,12 +178,16 @@ class Webhooks:
         if not _TIMESTAMP.fullmatch(timestamp):
             raise WebhookSignatureError(f"{_TIMESTAMP_HEADER} is no time in milliseconds")
         signed = b"v1:" + timestamp.encode() + b":" + body
+        if not self._fits(signed, signatures):
+            raise WebhookSignatureError("the signature does not fit: another secret, or the body was changed")
+        return hashlib.sha256(signed).digest()
+
+    def _fits(self, signed: bytes, signatures: str) -> bool:
+        """Return whether a signature fits. It raises nothing: the right signature is in its local variables."""
         given = [one.lower().encode("ascii", "replace") for one in _BETWEEN_SIGNATURES.split(signatures) if one]
         expected = [hmac.digest(secret, signed, "sha256").hex().encode() for secret in self._secrets]
         fits = [hmac.compare_digest(one, other) for one in given[:_MOST_SIGNATURES] for other in expected]
-        if not any(fits):
-            raise WebhookSignatureError("the signature does not fit: another secret, or the body was changed")
-        return hashlib.sha256(signed).digest()
+        return any(fits)
 
     def _check_age(self, sent_at: float) -> None:
         age = self._clock.time() - sent_at
@@ -203,6 +205,16 @@ class Webhooks:
         self._seen.add(identity)
         # By when it was accepted: one that is ahead of this clock may be sent for longer.
         self._order.append((max(now, sent_at) + self._max_age, identity))
+
+
+def _usable(given: object) -> tuple[bytes, ...]:
+    """Return the secrets as bytes, or none if one of them is no secret. It raises nothing, as it has them as locals."""
+    all_ = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else ()
+    are_texts = all(isinstance(one, str) and one.strip() for one in all_)
+    try:
+        return tuple(str(one).encode() for one in all_) if are_texts else ()
+    except UnicodeEncodeError:
+        return ()
 
 
 def _values(headers: Mapping[str, str], name: str) -> list[str]:

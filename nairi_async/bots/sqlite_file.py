@@ -7,10 +7,13 @@ file as soon as the process closes it anywhere.
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from nairi_async._core.private_files import check_private, create_private
 from nairi_async._core.records import frozen
+from nairi_async._core.sqlite_file import companions
 
 # "naCh", where SQLite keeps a number by which programs recognise their files.
 _APPLICATION_ID: Final = 0x6E614368
@@ -50,7 +53,10 @@ def open_file(path: str) -> OpenFile:
         sqlite3.Error: it cannot be used.
     """
     create_private(path)
-    check_private(path)
+    # Before SQLite opens the file and plays back its journal.
+    for file in sorted(companions(Path(path))):
+        with suppress(FileNotFoundError):
+            check_private(file)
     connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT, check_same_thread=False)
     lock = None
     try:
@@ -89,7 +95,6 @@ def _lock(path: str) -> sqlite3.Connection:
     it is killed. The file itself can still be read.
     """
     create_private(path)
-    check_private(path)
     lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     try:
         lock.execute("BEGIN EXCLUSIVE")

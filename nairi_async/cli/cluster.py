@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from nairi_async._core.json_body import json_line, plain_decimal
+from nairi_async._core.private_files import create_private
 from nairi_async.batch.items import BatchItem
 from nairi_async.cli import exit_status
 from nairi_async.cli.batch_reports import reply_line
@@ -133,6 +134,8 @@ def _output(name: str | None) -> Generator[Callable[[bytes], object] | None]:
         yield None
         return
     try:
+        # For its owner alone, as it holds replies.
+        create_private(name)
         # Unbuffered: a line is in the file before the next outcome is asked for.
         file = Path(name).open("ab", buffering=0)  # noqa: SIM115 - closed below
     except OSError as error:

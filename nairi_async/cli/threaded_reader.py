@@ -74,8 +74,12 @@ class ThreadedReader(Generic[_T]):
         with suppress(RuntimeError):
             try:
                 for item in self._items:
-                    loop.call_soon_threadsafe(self._queue.put_nowait, (item,))
+                    self._hand_over(loop, (item,))
                     self._capacity.acquire()
             except Exception as error:  # noqa: BLE001 - all of them: the consumer raises it
                 end = error
-            loop.call_soon_threadsafe(self._queue.put_nowait, end)
+            self._hand_over(loop, end)
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop, found: tuple[_T, ...] | BaseException | None) -> None:
+        # A function without arguments: asyncio's debug mode shows arguments, and prompts may stand in them.
+        loop.call_soon_threadsafe(lambda: self._queue.put_nowait(found))

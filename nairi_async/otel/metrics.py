@@ -8,6 +8,7 @@ from weakref import WeakSet
 from opentelemetry import metrics
 from opentelemetry.metrics import Observation
 
+from nairi_async._core.json_body import one_line, shortened
 from nairi_async.errors import ConfigurationError
 from nairi_async.hooks import BatchProgress, ChatQueued, RequestDone, RetryPlanned, TurnEnded, TurnStarted
 
@@ -179,7 +180,8 @@ class _Labels:
         self._known: set[str] = set()
 
     def label(self, value: str) -> str:
-        """Return the value, or `_OTHER` if there are too many."""
+        """Return the value, no longer than a name is, or `_OTHER` if there are too many."""
+        value = one_line(shortened(value))
         if value not in self._known:
             if len(self._known) >= self._most:
                 return _OTHER

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 
+from nairi_async._core.json_body import one_line, shortened
 from nairi_async.hooks import TurnEnded
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _attributes(event: TurnEnded) -> dict[str, str | int | float]:
     }
     if usage is not None:
         attributes |= {
-            "gen_ai.response.model": usage.model,
+            "gen_ai.response.model": None if usage.model is None else one_line(shortened(usage.model)),
             "gen_ai.usage.input_tokens": usage.input_tokens,
             "gen_ai.usage.output_tokens": usage.output_tokens,
             "nairi.cost_usd": float(usage.cost_usd) if usage.cost_usd is not None else None,

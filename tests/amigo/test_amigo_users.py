@@ -105,22 +105,24 @@ async def test_tokens_are_kept_over_a_restart() -> None:
 async def test_a_store_that_fails_costs_a_sign_in_and_nothing_else(
     wrong: str, clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An error of the store is logged; the call goes on."""
+    """An error of the store is logged, without its text, which may quote a token; the call goes on."""
 
     class Broken(Kept):
         async def load(self, user_id: str, /) -> Any:
             if wrong == "load":
-                raise OSError(user_id)
+                raise OSError(f"the row ({user_id}, token)")
             return "a text" if wrong == "type" else None
 
         async def save(self, user_id: str, token: AmigoToken, /) -> None:
             if wrong == "save":
-                raise OSError(user_id)
+                raise OSError(f"the row (user, {token.value})")
             await super().save(user_id, token)
 
     async with AmigoSimulator(clock=clock) as service, session(service.url, clock=clock, tokens=Broken()) as amigo:
         assert await amigo.services()
     assert "token store" in caplog.text
+    assert ("OSError in " in caplog.text) is (wrong != "type")
+    assert "the row" not in caplog.text
     with pytest.raises(ConfigurationError, match="TokenStore"):
         session("http://localhost:1", tokens={})
 

@@ -14,6 +14,7 @@ from amigo_sessions import session
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
+from test_secrecy import frame_locals, shown
 
 from nairi_async import ConfigurationError, DecodeError, InvalidArgumentError, NairiError
 from nairi_async.amigo import (
@@ -144,6 +145,22 @@ def test_a_secret_is_needed(secret: Any) -> None:
     """An empty secret would accept what anybody signs with it."""
     with pytest.raises(ConfigurationError):
         Webhooks(secret)
+
+
+@pytest.mark.parametrize("settings", [{"secret": [NEW, ""]}, {"secret": NEW, "max_age": 0}, {"secret": {NEW: 7, 8: 9}}])
+def test_no_error_shows_a_secret(settings: dict[str, Any], clock: VirtualClock) -> None:
+    """Neither a refused setting nor a refused delivery leaves a secret, or the right signature, in a frame of ours."""
+    errors: list[NairiError] = []
+    for make in (Webhooks, session("http://127.0.0.1:1", clock=clock).webhooks):
+        with pytest.raises(ConfigurationError) as refused:
+            make(**settings)
+        errors.append(refused.value)
+    headers = signed(BODY, clock)
+    right, headers["X-Amigo-Request-Signature"] = headers["X-Amigo-Request-Signature"], "0" * 64
+    with pytest.raises(WebhookSignatureError) as forged:
+        Webhooks(NEW, clock=clock).read(BODY, headers)
+    for error in (*errors, forged.value):
+        assert not [text for text in (*shown(error), *frame_locals(error)) if NEW in text or right in text]
 
 
 def test_secrets_and_errors(clock: VirtualClock) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from batches import AGENT, Runs
 
-from nairi_async import ConfigurationError, InvalidArgumentError, LedgerError, NairiSession
+from nairi_async import ConfigurationError, InvalidArgumentError, LedgerError, NairiSession, StoreError
 from nairi_async._core.sqlite_file import companions, lock_path
 from nairi_async.batch import Batch, read_status
 from nairi_async.bots import SQLiteStore
@@ -69,6 +69,25 @@ async def test_what_others_can_write_is_refused(runs: Runs, simulator: Simulator
     file.chmod(0o644)
     await runs.all(["a"])
     assert len(simulator.prompts) == 1
+
+
+@pytest.mark.parametrize("kind", ["-journal", "-lock", "-wal"])
+async def test_a_link_next_to_a_file_is_refused(runs: Runs, tmp_path: Path, kind: str) -> None:
+    """A link leads elsewhere what SQLite writes next to a ledger or a store, or plays back what is there."""
+    store = tmp_path / "chats.sqlite"
+    for file in (runs.ledger, store):
+        link = file.with_name(f"{file.name}{kind}")
+        link.symlink_to(tmp_path / "other")
+    with pytest.raises(LedgerError, match="is a link to another file"):
+        await runs.all(["a"])
+    with pytest.raises(StoreError, match="is a link to another file"):
+        await SQLiteStore(store).__aenter__()
+    link.unlink()
+    link.touch(mode=0o666)
+    link.chmod(0o666)
+    with pytest.raises(StoreError, match="other users may write"):
+        await SQLiteStore(store).__aenter__()
+    assert not (tmp_path / "other").exists()
 
 
 async def test_what_belongs_to_another_user_is_refused(

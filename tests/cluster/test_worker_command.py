@@ -44,6 +44,7 @@ async def test_a_batch_over_two_workers_one_of_which_is_killed(field: Field, tmp
             assert await worker.wait() == 0
     assert (ended.status, ended.out) == (0, ""), ended.err
     assert "20 done, 0 failed" in ended.err
+    assert output.stat().st_mode & 0o777 == 0o600
     lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     assert {line["id"]: (line["text"], line["customer"]) for line in lines} == {
         one["id"]: (f"Answer to {one['prompt']}", "c") for one in records

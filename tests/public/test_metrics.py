@@ -140,15 +140,15 @@ async def test_what_is_open_now(metrics: Metrics) -> None:
 
 
 async def test_labels_are_bounded() -> None:
-    """Agents and models beyond a number share one time series; a number that is none is refused."""
+    """Agents and models beyond a number share one time series, long names are cut; a bad number is refused."""
     provider = MeterProvider([PrometheusMetricReader()])
     metrics = Metrics(provider, most_labels=2)
     for number in range(5):
-        turn = Turn(f"job_{number}", f"cmsg_{number}", agent_id=f"agent-{number}")
+        turn = Turn(f"job_{number}", f"cmsg_{number}", agent_id=f"agent-{number}" + number * 300 * "-")
         metrics(TurnStarted(turn=turn, is_first=True, is_found=False))
     shown = {labels["gen_ai_agent_id"]: value for labels, value in samples()["nairi_client_turns_started_total"]}
     provider.shutdown()
-    assert shown == {"agent-0": 1, "agent-1": 1, "_OTHER": 3}
+    assert shown == {"agent-0": 1, f"agent-1{193 * '-'}": 1, "_OTHER": 3}
     for most in (0, True, "2"):
         with pytest.raises(ConfigurationError, match="most_labels must be a positive integer"):
             Metrics(most_labels=most)  # type: ignore[arg-type]

@@ -4,12 +4,12 @@
 # of it before others can reach it. A visitor sees and continues only the conversations that the visitor began here.
 
 import hmac
+import json
 import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -42,10 +42,11 @@ async def prompt_of(request: web.Request) -> str:
     """Read the prompt; refuse what a page of another website can send."""
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="The body must be application/json.")
-    if urlsplit(origin := request.headers.get("Origin", "")).netloc != request.host and origin:
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.partition("://")[2] != request.host:
         raise web.HTTPForbidden(text="The request comes from another website.")
     try:
-        match await request.json():
+        match json.loads(await request.read()):
             case {"prompt": str(prompt)}:
                 return prompt
             case _:
@@ -56,12 +57,12 @@ async def prompt_of(request: web.Request) -> str:
 
 
 def proof(job_id: str) -> bytes:
-    return hmac.digest(SECRET, job_id.encode(), "sha256").hex().encode()
+    return hmac.digest(SECRET, job_id.encode(errors="surrogatepass"), "sha256").hex().encode()
 
 
 def own_job(request: web.Request) -> str:
     job_id = request.match_info["job_id"]
-    if not hmac.compare_digest(request.cookies.get("proof_of_start", "").encode(), proof(job_id)):
+    if not hmac.compare_digest(request.cookies.get("proof_of_start", "").encode(errors="surrogatepass"), proof(job_id)):
         raise web.HTTPNotFound(text="You have no such conversation.")
     return job_id
 
@@ -100,7 +101,8 @@ async def events(request: web.Request) -> web.StreamResponse:
 
 @web.middleware
 async def failures(request: web.Request, handler: Handler) -> web.StreamResponse:
-    if urlsplit(f"//{request.host}").hostname not in HOSTS:
+    host, _, port = request.host.rpartition(":")
+    if (host if port.isdecimal() else request.host) not in HOSTS:
         raise web.HTTPMisdirectedRequest(text="This application has another name.")
     try:
         return await handler(request)

@@ -26,7 +26,8 @@ class Services(TypedDict):
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[Services]:
-    async with NairiSession() as nairi, Cluster(os.environ["DATABASE"]) as cluster, EventStreams() as streams:
+    cluster, streams = Cluster(os.environ["DATABASE"]), EventStreams(max_streams=200)
+    async with NairiSession() as nairi, cluster, streams:
         yield {"nairi": nairi, "cluster": cluster, "streams": streams}
 
 

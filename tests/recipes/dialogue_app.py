@@ -9,7 +9,6 @@ import os
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,9 +30,10 @@ MAX_BODY = 64 * 1024
 
 async def json_of(request: Request) -> object:
     """Read the body; refuse what a page of another website can send, and what is too large."""
-    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "The body must be application/json.")
-    if urlsplit(origin := request.headers.get("origin", "")).netloc != request.headers["host"] and origin:
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != request.headers["host"]:
         raise HTTPException(403, "The request comes from another website.")
     body = bytearray()
     async for chunk in request.stream():
@@ -46,13 +46,17 @@ async def json_of(request: Request) -> object:
         raise HTTPException(400, "A prompt is needed.") from error
 
 
+def proof(dialogue_id: str) -> str:
+    return hmac.digest(SECRET, dialogue_id.encode(errors="surrogatepass"), "sha256").hex()
+
+
 def signed(dialogue_id: str) -> str:
-    return f"{dialogue_id}.{hmac.digest(SECRET, dialogue_id.encode(), 'sha256').hex()}"
+    return f"{dialogue_id}.{proof(dialogue_id)}"
 
 
 def checked(signed_id: str) -> str:
-    dialogue_id = signed_id.rpartition(".")[0]
-    if not hmac.compare_digest(signed(dialogue_id).encode(), signed_id.encode(errors="replace")):
+    dialogue_id, _, given = signed_id.rpartition(".")
+    if not given.isascii() or not hmac.compare_digest(proof(dialogue_id), given):
         raise HTTPException(404, "You have no such dialogue.")
     return dialogue_id
 

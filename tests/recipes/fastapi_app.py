@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, TypedDict, cast
-from urllib.parse import urlsplit
 
 from fastapi import Cookie, Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
@@ -49,9 +48,10 @@ def the_streams(request: Request) -> EventStreams:
 
 async def prompt_of(request: Request) -> str:
     """Read the prompt; refuse what a page of another website can send, and what is too large."""
-    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "The body must be application/json.")
-    if urlsplit(origin := request.headers.get("origin", "")).netloc != request.headers["host"] and origin:
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != request.headers["host"]:
         raise HTTPException(403, "The request comes from another website.")
     body = bytearray()
     async for chunk in request.stream():
