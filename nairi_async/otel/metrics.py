@@ -8,7 +8,6 @@ from weakref import WeakSet
 from opentelemetry import metrics
 from opentelemetry.metrics import Observation
 
-from nairi_async._core.json_body import one_line, shortened
 from nairi_async.errors import ConfigurationError
 from nairi_async.hooks import BatchProgress, ChatQueued, RequestDone, RetryPlanned, TurnEnded, TurnStarted
 
@@ -32,6 +31,8 @@ _DELAY_SECONDS: Final = [0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 20,
 _POLLS: Final = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512]
 _FIRST_ERROR: Final = 400
 _OTHER: Final = "_OTHER"
+# Characters of a name; services and agents make them up.
+_LONGEST: Final = 200
 _STATES: Final = ("done", "failed", "running", "sending", "unsent", "unusable")
 
 
@@ -181,7 +182,7 @@ class _Labels:
 
     def label(self, value: str) -> str:
         """Return the value, no longer than a name is, or `_OTHER` if there are too many."""
-        value = one_line(shortened(value))
+        value = value[:_LONGEST]
         if value not in self._known:
             if len(self._known) >= self._most:
                 return _OTHER

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry import trace
 
-from nairi_async._core.json_body import one_line, shortened
 from nairi_async.hooks import TurnEnded
 
 if TYPE_CHECKING:
     from nairi_async.hooks import Event
+
+# Characters of the name of a model, which the service makes up.
+_LONGEST: Final = 200
 
 
 class TurnSpans:
@@ -59,7 +61,7 @@ def _attributes(event: TurnEnded) -> dict[str, str | int | float]:
     }
     if usage is not None:
         attributes |= {
-            "gen_ai.response.model": None if usage.model is None else one_line(shortened(usage.model)),
+            "gen_ai.response.model": None if usage.model is None else usage.model[:_LONGEST],
             "gen_ai.usage.input_tokens": usage.input_tokens,
             "gen_ai.usage.output_tokens": usage.output_tokens,
             "nairi.cost_usd": float(usage.cost_usd) if usage.cost_usd is not None else None,
