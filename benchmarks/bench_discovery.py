@@ -58,6 +58,8 @@ class Scenario:
     agents: int = 1
     medians: tuple[float, ...] = ()
     """Where the agents differ: the median of each."""
+    is_mixed: bool = False
+    """Whether each turn is of an agent drawn at random; otherwise a conversation stays with its agent."""
     instances: int | None = None
     quirks: dict[str, Any] = field(factory=lambda: {"updated_at_moves": "completion"})
     outage: str = ""
@@ -69,13 +71,14 @@ class Scenario:
     def plan(self, seed: int) -> list[list[tuple[str, str]]]:
         """Return for each conversation its turns: agent and prompt. The same for every client."""
         rng = random.Random(seed)
-        agents = [f"agent-{number % self.agents}" for number in range(self.conversations)]
-        return [[(agent, self._turn(rng, agent)) for _ in range(self.turns)] for agent in agents]
+        return [
+            [self._turn(rng, number % self.agents) for _ in range(self.turns)] for number in range(self.conversations)
+        ]
 
-    def _turn(self, rng: random.Random, agent: str) -> str:
-        number = int(agent.rpartition("-")[2])
+    def _turn(self, rng: random.Random, number: int) -> tuple[str, str]:
+        number = rng.randrange(self.agents) if self.is_mixed else number
         median = self.medians[number % len(self.medians)] if self.medians else self.median
-        return prompt(min(3600.0, median * math.exp(rng.gauss(0, self.sigma))))
+        return f"agent-{number}", prompt(min(3600.0, median * math.exp(rng.gauss(0, self.sigma))))
 
 
 class Loop:
@@ -204,11 +207,13 @@ class Bench:
         )
 
     async def converse(self, turns: list[tuple[str, str]]) -> None:
-        """Hold one conversation, turn after turn without a pause."""
+        """Hold one conversation, turn after turn without a pause; with another agent, another conversation begins."""
         turn: Turn | None = None
+        last_agent = ""
         for agent, asked in turns:
-            send = partial(self._nairi.start, agent) if turn is None else partial(self._nairi.continue_, turn)
-            turn = await self.insist(partial(send, asked))
+            is_new = turn is None or agent != last_agent
+            send = partial(self._nairi.start, agent) if turn is None or is_new else partial(self._nairi.continue_, turn)
+            turn, last_agent = await self.insist(partial(send, asked)), agent
             await self.collect(turn)
 
     async def insist(self, call: Callable[[], Awaitable[_T]]) -> _T:
@@ -298,6 +303,15 @@ def scenarios(*, is_quick: bool) -> list[Scenario]:
             quirks={"listing": False},
         ),
         Scenario(
+            "no listing, each turn one of 3 agents",
+            60,
+            turns=4 if is_quick else 8,
+            agents=3,
+            medians=(5, 30, 180),
+            is_mixed=True,
+            quirks={"listing": False},
+        ),
+        Scenario(
             "no listing, one conversation", 1, turns=60 if is_quick else 200, median=30.0, quirks={"listing": False}
         ),
         Scenario("idle follower, an hour", 1, kind="follow", quirks=replies),
@@ -338,7 +352,9 @@ def tabulate(rows: list[Scenario], runs: int, workers: int) -> None:
             futures = {name: [pool.apply_async(_alone, [(name, 0.0, row, seed)]) for seed in seeds] for name in CLIENTS}
             found = {name: median_of([future.get() for future in futures[name]]) for name in CLIENTS}
             ours = found["ours"]
-            fixed = median_of(list(pool.map(_alone, [("fixed", 2 * max(0.5, ours.mean), row, seed) for seed in seeds])))
+            # A loop sleeps after each response, and then reads the conversation: four latencies that are not interval.
+            interval = max(1.0, 2.0 * ours.mean - 4.0 * row.latency)
+            fixed = median_of(list(pool.map(_alone, [("fixed", interval, row, seed) for seed in seeds])))
             cells = [*(shown(found[name]) for name in CLIENTS if name != "ours"), shown(fixed), shown(ours)]
             ratio = f"{ours.requests / fixed.requests:.2f}"
             print(f"| {row.name} | {row.conversations * row.turns:,} | {' | '.join(cells)} | {ratio} |", flush=True)

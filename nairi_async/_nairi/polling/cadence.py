@@ -29,7 +29,7 @@ _JITTER: Final = 0.1
 _SHORTEST: Final = 0.25
 _LONGEST: Final = 8.0
 # How fast the integral follows the delays seen: fast for about this many at first, then slowly.
-_LEARNING_RATE: Final = 0.02
+_LEARNING_RATE: Final = 0.01
 _EARLY: Final = 10
 # Pairs of agent and kind that are remembered; beyond that the one not used for longest is forgotten.
 _REMEMBERED: Final = 1000
