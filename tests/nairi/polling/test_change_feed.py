@@ -400,11 +400,14 @@ async def test_nothing_is_lost_whatever_the_listing_does(quirks: Quirks) -> None
     ids=["backwards", "missing", "all equal", "no times", "other ids"],
 )
 async def test_a_listing_with_senseless_times_is_dropped(rewrite: Rewrite, caplog: pytest.LogCaptureFixture) -> None:
-    """With any content of `updated_at`, every reply comes in time, for hardly more than plain polling, logged once."""
+    """With any content of `updated_at`, every reply comes in time, for about the polls of a loop, logged once."""
     caplog.set_level(logging.WARNING, logger="nairi_async.polling")
     simulator, delay = await asked(Quirks(), rewrite=rewrite)
-    without, _ = await plain_polls()
-    assert len(simulator.requests) < 1.1 * without
+    # A loop with the same delay polls every two delays, half a time more, and reads each reply. Of 60 turns of two
+    # waves that nothing is known of, the figure varies by a fifth with chance.
+    rng = random.Random(5)
+    fixed = sum(1.0 + lasting(rng)[0].after / (2.0 * delay) + 1.5 for _ in range(60))
+    assert len(simulator.requests) < 1.4 * fixed
     assert delay < 1.7
     assert len(caplog.records) <= 2
     assert len({record.getMessage() for record in caplog.records}) == len(caplog.records)
