@@ -166,19 +166,21 @@ async def add_items(
     """
     keys = [key for key, _ in records]
     items = [item for _, item in records]
-    known = "SELECT key, prompt FROM nairi_items WHERE batch = %s AND key = ANY(%s)"
+    known = "SELECT key, prompt FROM nairi_prompts WHERE batch = %s AND key = ANY(%s)"
     prompts: dict[str, str] = dict(await (await connection.execute(known, (batch, keys))).fetchall())
     for key, item in records:
         if prompts.get(key, item.prompt) != item.prompt:
             raise changed_record_error(item.name)
     insert = (
-        "INSERT INTO nairi_items (batch, key, id, place, prompt, fields) SELECT %s, new.* FROM"
+        "WITH stored AS (INSERT INTO nairi_prompts (batch, key, id, place, prompt, fields) SELECT %s, new.* FROM"
         " unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[]) AS new(key, id, place, prompt, fields)"
-        " ON CONFLICT DO NOTHING RETURNING number"
+        " ON CONFLICT DO NOTHING RETURNING number, batch, prompt)"
+        " INSERT INTO nairi_items (number, batch, prompt_hash) SELECT number, batch, hashtext(prompt) FROM stored"
+        " RETURNING number"
     )
     # A record without an id is called by its place; where another had the place before, by its key as well.
     ids = [item.id if item.id is not None else f"#{item.place}" for item in items]
-    taken = "SELECT id FROM nairi_items WHERE batch = %s AND id = ANY(%s) AND NOT key = ANY(%s)"
+    taken = "SELECT id FROM nairi_prompts WHERE batch = %s AND id = ANY(%s) AND NOT key = ANY(%s)"
     others = {id_ for (id_,) in await (await connection.execute(taken, (batch, ids, keys))).fetchall()}
     names = [f"{id_}-{key[-34:]}" if id_ in others else id_ for id_, key in zip(ids, keys, strict=True)]
     columns = (
@@ -190,6 +192,8 @@ async def add_items(
     )
     numbers = [number for (number,) in await (await connection.execute(insert, (batch, *columns))).fetchall()]
     await queue.add(connection, tickets(batch, sorted(numbers)))
+    # The batch's row last: until the commit no item of it can end.
+    await connection.execute("UPDATE nairi_batches SET items = items + %s WHERE number = %s", (len(numbers), batch))
     return len(numbers)
 
 
@@ -197,11 +201,12 @@ async def retry_failed(connection: Connection, queue: TicketQueue, batch: int) -
     """Make what failed `unsent` again; return how many. Each new end is a further outcome."""
     locked = "SELECT failed FROM nairi_batches WHERE number = %s FOR NO KEY UPDATE"
     query = (
-        "UPDATE nairi_items SET state = 'unsent', sequence = NULL, document = NULL, job_id = NULL, message_id = NULL,"
-        " recorded_at = NULL, lost_at = NULL, parked = 0, claim = claim + 1"
-        " WHERE batch = %s AND state = 'failed' RETURNING number"
+        "UPDATE nairi_items SET state = 'unsent', job_id = NULL, message_id = NULL, lost_at = NULL, parked = 0,"
+        " claim = claim + 1 WHERE batch = %s AND state = 'failed' RETURNING number"
     )
     numbers = [number for (number,) in await (await connection.execute(query, (batch,))).fetchall()]
+    forget = "DELETE FROM nairi_outcomes WHERE batch = %s AND number = ANY(%s)"
+    await connection.execute(forget, (batch, numbers))
     await connection.execute(locked, (batch,))
     change = "UPDATE nairi_batches SET failed = failed - %s WHERE number = %s"
     await connection.execute(change, (len(numbers), batch))
@@ -214,8 +219,9 @@ async def read_outcomes(
 ) -> list[tuple[int, BatchOutcome]]:
     """Return outcomes with their places, in their order, after one of them."""
     query = (
-        "SELECT sequence, id, place, prompt, document, fields FROM nairi_items"
-        " WHERE batch = %s AND sequence > %s ORDER BY sequence LIMIT %s"
+        "SELECT o.sequence, p.id, p.place, p.prompt, o.document, p.fields"
+        " FROM nairi_outcomes o JOIN nairi_prompts p ON p.number = o.number"
+        " WHERE o.batch = %s AND o.sequence > %s ORDER BY o.sequence LIMIT %s"
     )
     found = await (await connection.execute(query, (batch.number, after, count))).fetchall()
     return [(values[0], _outcome(batch, *values[1:])) for values in found]
@@ -238,47 +244,58 @@ def _outcome(  # noqa: PLR0917 - the columns, in their order
     )
 
 
+async def delete_batch(connection: Connection, batch: int) -> int:
+    """Delete a batch with its prompts and outcomes, if it has ended; return how many of its items have not."""
+    locked = "SELECT items - done - failed FROM nairi_batches WHERE number = %s FOR UPDATE"
+    found = await (await connection.execute(locked, (batch,))).fetchone()
+    if found is None or found[0]:
+        return int(found[0]) if found else 0
+    tables: tuple[LiteralString, ...] = ("nairi_outcomes", "nairi_turns", "nairi_items")
+    for table in tables:
+        await connection.execute(f"DELETE FROM {table} WHERE batch = %s", (batch,))  # noqa: S608 - ours
+    await connection.execute("DELETE FROM nairi_batches WHERE number = %s", (batch,))
+    return 0
+
+
 async def read_statuses(connection: Connection, name: str | None) -> list[ClusterStatus]:
     """Return the status of one batch, or of all."""
-    select = f"SELECT {_COLUMNS}, done, failed, cost_usd FROM nairi_batches"  # noqa: S608 - ours
-    where = " WHERE %s::text IS NULL OR name = %s ORDER BY number"
-    found = await (await connection.execute(select + where, (name, name))).fetchall()
+    # One statement, so that all numbers are of one moment. Outcomes have ended in their order.
+    query = (
+        f"SELECT {_COLUMNS}, items, done, failed, cost_usd, coalesce(sending, 0), coalesce(running, 0),"  # noqa: S608
+        " coalesce(in_doubt, 0), last_sequence - coalesce((SELECT o.sequence FROM nairi_outcomes o"
+        " WHERE o.batch = b.number AND o.ended_at < clock_timestamp() - interval '1 minute'"
+        " ORDER BY o.sequence DESC LIMIT 1), 0)"
+        " FROM nairi_batches b LEFT JOIN (SELECT batch, count(*) FILTER (WHERE state = 'sending') AS sending,"
+        " count(*) FILTER (WHERE state = 'running') AS running, count(*) FILTER (WHERE is_in_doubt) AS in_doubt"
+        " FROM nairi_items WHERE owner IS NOT NULL GROUP BY batch) AS i ON i.batch = b.number"
+        " WHERE %s::text IS NULL OR name = %s ORDER BY number"
+    )
+    found = await (await connection.execute(query, (name, name))).fetchall()
     workers = await _read_workers(connection)
-    return [await _status(connection, BatchRow(*values[:8]), values[8:], workers) for values in found]
+    return [_status(BatchRow(*values[:8]), values[8:], workers) for values in found]
 
 
-async def _status(
-    connection: Connection,
+def _status(
     batch: BatchRow,
-    totals: tuple[int, int, Decimal],
+    totals: tuple[int, int, int, Decimal, int, int, int, int],
     workers: dict[str, tuple[WorkerStatus, ...]],
 ) -> ClusterStatus:
-    query = (
-        "SELECT state, count(*), count(*) FILTER (WHERE is_in_doubt) FROM nairi_items WHERE batch = %s"
-        " AND state IN ('unsent', 'sending', 'running') GROUP BY state"
-    )
-    found = await (await connection.execute(query, (batch.number,))).fetchall()
-    counts: dict[str, int] = {state: count for state, count, _ in found}
-    query = (
-        "SELECT count(*) FROM nairi_items WHERE batch = %s AND sequence IS NOT NULL"
-        " AND recorded_at > clock_timestamp() - interval '1 minute'"
-    )
-    recent = await (await connection.execute(query, (batch.number,))).fetchone()
+    items, done, failed, cost_usd, sending, running, in_doubt, recent = totals
     living = workers.get(batch.base_url, ())
     return ClusterStatus(
         name=batch.name,
         agent_id=batch.agent_id,
         base_url=batch.base_url,
-        done=totals[0],
-        failed=totals[1],
-        running=counts.get("running", 0),
-        sending=counts.get("sending", 0),
-        unsent=counts.get("unsent", 0),
-        in_doubt=sum(doubtful for _, _, doubtful in found),
-        cost_usd=totals[2],
+        done=done,
+        failed=failed,
+        running=running,
+        sending=sending,
+        unsent=items - done - failed - sending - running,
+        in_doubt=in_doubt,
+        cost_usd=cost_usd,
         is_active=bool(living),
         workers=living,
-        per_minute=float(recent[0]) if recent else 0.0,
+        per_minute=float(recent),
     )
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from nairi_async._nairi.results import Reply
 from nairi_async.batch.documents import encode_result
 from nairi_async.cluster import row as rows
-from nairi_async.cluster.items import Ended
+from nairi_async.cluster.stored_rows import NO_ONE, Ended
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from decimal import Decimal
 
     from nairi_async.batch.item_state import Entry
     from nairi_async.clock import Clock
@@ -33,13 +33,15 @@ _OVERLAP: Final = 120.0
 # Seconds for which prompts of other workers are waited for that are on their way, and between two looks.
 _LONGEST_SENDING: Final = 45.0
 _INTERVAL: Final = 0.2
+# Costs with more digits before or behind the point are not summed: no agent costs that much, or that little.
+_COST_DIGITS: Final = 12
 
 
 class AgentJobs:
     """The conversations that the items of an agent have become, over all workers, by job id."""
 
-    def __init__(self, table: ItemTable, agent_id: str, base_url: str, running: dict[int, Claim]) -> None:
-        self._table, self._running = table, running
+    def __init__(self, table: ItemTable, agent_id: str, base_url: str) -> None:
+        self._table = table
         self._of = (agent_id, base_url)
         self._ids: set[str] = set()
         self._since: float | None = None
@@ -69,10 +71,12 @@ class AgentJobs:
         async def read(connection: Connection) -> set[tuple[int, int]]:
             query = (
                 "SELECT i.number, i.claim FROM nairi_items i JOIN nairi_batches b ON b.number = i.batch"
-                " WHERE b.agent_id = %s AND b.base_url = %s AND i.state = 'sending' AND NOT i.is_in_doubt"
+                " WHERE b.agent_id = %s AND b.base_url = %s AND i.owner IS NOT NULL AND i.state = 'sending'"
+                " AND NOT i.is_in_doubt"
                 " AND NOT i.number = ANY(%s) AND (%s::bigint[] IS NULL OR i.number = ANY(%s))"
             )
-            found = await connection.execute(query, (*self._of, list(self._running), numbers, numbers))
+            running = list(self._table.changes.running)
+            found = await connection.execute(query, (*self._of, running, numbers, numbers))
             return {(number, claim) for number, claim in await found.fetchall()}
 
         return await self._table.database.run(read)
@@ -80,8 +84,8 @@ class AgentJobs:
     async def _load(self) -> None:
         async def read(connection: Connection) -> tuple[list[str], float]:
             query = (
-                "SELECT i.job_id FROM nairi_items i JOIN nairi_batches b ON b.number = i.batch"
-                " WHERE i.recorded_at >= to_timestamp(%s) AND b.agent_id = %s AND b.base_url = %s"
+                "SELECT t.job_id FROM nairi_turns t JOIN nairi_batches b ON b.number = t.batch"
+                " WHERE t.recorded_at >= to_timestamp(%s) AND b.agent_id = %s AND b.base_url = %s"
             )
             now = await (await connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8")).fetchone()
             assert now is not None  # noqa: S101 - a clock has a time
@@ -93,54 +97,47 @@ class AgentJobs:
 
 
 class ClaimedItems:
-    """The items of one batch that one worker has claimed. Every change states the claim, and is refused without it.
+    """The items of one batch that one worker has claimed. Every change states the claim, and is refused without it."""
 
-    `running` holds the claims of all items that the worker runs, by number.
-    """
-
-    def __init__(
-        self, table: ItemTable, liveness: Liveness, jobs: AgentJobs, running: dict[int, Claim], clock: Clock
-    ) -> None:
-        self._table, self._liveness, self._running, self._clock = table, liveness, running, clock
+    def __init__(self, table: ItemTable, liveness: Liveness, jobs: AgentJobs, clock: Clock) -> None:
+        self._table, self._liveness, self._clock = table, liveness, clock
+        self._changes = table.changes
         self.known_jobs = jobs
 
     async def mark_sending(self, entry: Entry) -> None:
         """Store that the prompt is about to leave."""
-        claim, sent_at = self._running[entry.number], entry.sent_at or 0.0
-        await self._table.change(entry.number, lambda row, _: rows.mark_sending(row, claim, sent_at))
+        claim, sent_at = self._claim(entry), entry.sent_at or 0.0
+        await self._changes.change(entry.number, lambda row: rows.mark_sending(row, claim, sent_at))
 
     async def mark_unsent(self, entry: Entry) -> None:
         """Store that the prompt provably does not run."""
-        claim = self._running[entry.number]
-        await self._table.change(entry.number, lambda row, _: rows.mark_unsent(row, claim))
+        claim = self._claim(entry)
+        await self._changes.change(entry.number, lambda row: rows.mark_unsent(row, claim))
 
     async def mark_unusable(self, entry: Entry) -> None:
         """Do nothing: an item that cannot be sent ends with its error."""
 
     async def mark_running(self, entry: Entry, turn: Turn) -> None:
         """Store the turn that the prompt became."""
-        claim = self._running[entry.number]
-        await self._table.change(
-            entry.number, lambda row, _: rows.mark_running(row, claim, turn.job_id, turn.message_id)
-        )
+        claim, job_id, message_id = self._claim(entry), turn.job_id, turn.message_id
+        await self._changes.change(entry.number, lambda row: rows.mark_running(row, claim, job_id, message_id))
 
     async def finish(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, cost: Decimal | None) -> int:
         """Store an item's end, and return its place in the order of outcomes."""
-        claim, is_done = self._running[entry.number], isinstance(result, Reply)
-        ended = Ended(encode_result(turn, result), is_done, cost)
-        return await self._table.change(
-            entry.number, lambda row, _: rows.mark_ended(row, claim, is_done=is_done), ended
-        )
+        claim, is_done = self._claim(entry), isinstance(result, Reply)
+        ended = Ended(encode_result(turn, result), is_done, _countable(cost))
+        return await self._changes.end(entry.number, lambda row: rows.mark_ended(row, claim, is_done=is_done), ended)
 
     async def count_equal_sending(self, entry: Entry) -> int:
         """Return how many items with this prompt are `sending`, including this one."""
 
         async def read(connection: Connection) -> int:
             query = (
-                "SELECT count(*) FROM nairi_items WHERE hashtext(prompt) = hashtext(%s) AND prompt = %s"
-                " AND state = 'sending'"
+                "SELECT count(*) FROM nairi_items i JOIN nairi_prompts p ON p.number = i.number"
+                " WHERE i.owner = ANY(ARRAY(SELECT id FROM nairi_workers UNION ALL SELECT %s))"
+                " AND i.prompt_hash = hashtext(%s) AND p.prompt = %s AND i.state = 'sending'"
             )
-            found = await (await connection.execute(query, (entry.prompt, entry.prompt))).fetchone()
+            found = await (await connection.execute(query, (NO_ONE, entry.prompt, entry.prompt))).fetchone()
             return int(found[0]) if found else 0
 
         return await self._table.database.run(read)
@@ -150,8 +147,9 @@ class ClaimedItems:
 
         async def read(connection: Connection) -> list[str]:
             query = (
-                "SELECT message_id FROM nairi_items WHERE batch = (SELECT batch FROM nairi_items WHERE number = %s)"
-                " AND message_id IS NOT NULL AND sent_at < %s AND number <> %s ORDER BY number DESC LIMIT %s"
+                "SELECT i.message_id FROM nairi_turns t JOIN nairi_items i ON i.number = t.number"
+                " WHERE t.batch = (SELECT batch FROM nairi_items WHERE number = %s) AND i.message_id IS NOT NULL"
+                " AND i.sent_at < %s AND i.number <> %s ORDER BY t.recorded_at DESC LIMIT %s"
             )
             found = await connection.execute(query, (excluding.number, before, excluding.number, _WITNESSES))
             return [message_id for (message_id,) in await found.fetchall()]
@@ -164,15 +162,16 @@ class ClaimedItems:
 
         It gives the time from which the settling time counts: when the latest of the identical prompts was lost.
         """
-        claim = self._running[entry.number]
+        claim = self._claim(entry)
         age = max(0.0, self._clock.monotonic() - sent_before)
         async with self._liveness.text_lock(await self._hash(entry.prompt)):
-            await self._table.change(entry.number, lambda row, now: rows.mark_in_doubt(row, claim, now - age))
+            await self._changes.change_dated(entry.number, lambda row, now: rows.mark_in_doubt(row, claim, now - age))
 
             async def read(connection: Connection) -> float:
                 query = (
-                    "SELECT extract(epoch FROM clock_timestamp())::float8 - max(lost_at) FROM nairi_items"
-                    " WHERE hashtext(prompt) = hashtext(%s) AND prompt = %s AND lost_at IS NOT NULL"
+                    "SELECT extract(epoch FROM clock_timestamp())::float8 - max(i.lost_at) FROM nairi_items i"
+                    " JOIN nairi_prompts p ON p.number = i.number"
+                    " WHERE i.prompt_hash = hashtext(%s) AND p.prompt = %s AND i.lost_at IS NOT NULL"
                 )
                 found = await (await connection.execute(query, (entry.prompt, entry.prompt))).fetchone()
                 return float(found[0] or 0.0) if found else 0.0
@@ -181,6 +180,9 @@ class ClaimedItems:
             await self.known_jobs.load((entry.sent_at or self._clock.time() - age) - _BEFORE)
             yield self._clock.monotonic() - age
 
+    def _claim(self, entry: Entry) -> Claim:
+        return rows.claim_of(self._changes.running[entry.number])
+
     async def _hash(self, text: str) -> int:
         async def read(connection: Connection) -> int:
             found = await (await connection.execute("SELECT hashtext(%s)", (text,))).fetchone()
@@ -188,3 +190,8 @@ class ClaimedItems:
             return int(found[0])
 
         return await self._table.database.run(read)
+
+
+def _countable(cost: Decimal | None) -> Decimal:
+    is_sane = cost is not None and cost.is_finite() and -_COST_DIGITS < cost.adjusted() < _COST_DIGITS
+    return cost if is_sane and cost is not None else Decimal(0)

@@ -23,6 +23,7 @@ from nairi_async.cluster.batches import (
     Keys,
     add_items,
     begin_batch,
+    delete_batch,
     find_batch,
     read_statuses,
     retry_failed,
@@ -185,16 +186,11 @@ class Cluster:
         Raises:
             LedgerError: there is none of that name, or it has not ended.
         """
-        batch = await self.batch(name)
-        status = await batch.status()
-        if status.open:
-            text = f"the batch {name!r} has {status.open} prompts that have not ended"
+        number = (await self.batch(name))._row.number  # noqa: SLF001
+        count = await self._opened.run(lambda connection: delete_batch(connection, number))
+        if count:
+            text = f"the batch {name!r} has {count} prompts that have not ended"
             raise LedgerError(f"{text}: what runs would be forgotten", self._address.name)
-
-        async def work(connection: Connection) -> None:
-            await connection.execute("DELETE FROM nairi_batches WHERE number = %s", (batch._row.number,))  # noqa: SLF001
-
-        await self._opened.run(work)
 
     async def work(
         self,
@@ -321,7 +317,10 @@ class ClusterBatch:
             raise InvalidArgumentError("the id must be a text, as outcomes name it")
 
         async def read(connection: Connection) -> Turn | None:
-            query = "SELECT job_id, message_id FROM nairi_items WHERE batch = %s AND id = %s AND job_id IS NOT NULL"
+            query = (
+                "SELECT i.job_id, i.message_id FROM nairi_prompts p JOIN nairi_items i ON i.number = p.number"
+                " WHERE p.batch = %s AND p.id = %s AND i.job_id IS NOT NULL"
+            )
             found = await (await connection.execute(query, (self._row.number, id_))).fetchone()
             return None if found is None else Turn(*found, agent_id=self._row.agent_id)
 

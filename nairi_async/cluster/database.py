@@ -122,7 +122,7 @@ class Database:
     def __init__(self, address: Address, *, is_durable: bool = True) -> None:
         self.address = address
         self._is_durable = is_durable
-        self._queue: asyncio.Queue[tuple[_Work[Any], asyncio.Future[Any]] | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[_Work[Any], bool, asyncio.Future[Any]] | None] = asyncio.Queue()
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -147,15 +147,20 @@ class Database:
         """Run what was submitted, and close the connection. Harmless when repeated."""
         await run_shielded(self._close())
 
-    def submit(self, work: _Work[_T]) -> asyncio.Future[_T]:
-        """Submit a transaction; its future gets the result once it is committed."""
+    def submit(self, work: _Work[_T], *, is_single: bool = False) -> asyncio.Future[_T]:
+        """Submit a transaction; its future gets the result once it is committed.
+
+        Args:
+            work: The transaction.
+            is_single: Whether it is one statement, which commits by itself: that saves two round trips.
+        """
         if self._task is None or self._task.done() or self._is_closing:
             raise SessionClosedError("the cluster is not open: use it in `async with Cluster(…) as cluster`")
         loop = asyncio.get_running_loop()
         if loop is not self._task.get_loop():
             raise SessionClosedError("the cluster was opened in another event loop: open one in each loop")
         future: asyncio.Future[_T] = loop.create_future()
-        self._queue.put_nowait((work, future))
+        self._queue.put_nowait((work, is_single, future))
         return future
 
     async def run(self, work: _Work[_T]) -> _T:
@@ -188,9 +193,9 @@ class Database:
 
     async def _serve(self) -> None:
         while (submitted := await self._queue.get()) is not None:
-            work, future = submitted
+            work, is_single, future = submitted
             try:
-                result = await self._run(work)
+                result = await self._run(work, is_single=is_single)
             except Exception as error:  # noqa: BLE001 - raised by the caller's wait
                 if not future.done():
                     future.set_exception(error)
@@ -200,13 +205,15 @@ class Database:
                 if not future.done():
                     future.set_result(result)
 
-    async def _run(self, work: _Work[_T]) -> _T:
+    async def _run(self, work: _Work[_T], *, is_single: bool) -> _T:
         failed_at: float | None = None
         wait = 0.05
         while True:
             try:
                 async with asyncio.timeout(_LONGEST):
                     connection = await self._connected()
+                    if is_single:
+                        return await work(connection)
                     async with connection.transaction():
                         return await work(connection)
             except FAULTS as error:

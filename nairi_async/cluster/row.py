@@ -59,9 +59,10 @@ def can_take(row: Row) -> bool:
     return row.owner is None and row.state not in ENDED
 
 
-def take(row: Row, worker: int) -> Row:
-    """Return the row as a worker owns it that claims it."""
-    return evolve(row, owner=worker, claim=row.claim + 1)
+def take(row: Row, worker: int, sent_at: float) -> Row:
+    """Return the row as a worker owns it that claims it: a prompt that provably did not run is about to leave."""
+    taken = evolve(row, owner=worker, claim=row.claim + 1)
+    return mark_sending(taken, claim_of(taken), sent_at) if row.state == "unsent" else taken
 
 
 def claim_of(row: Row) -> Claim:

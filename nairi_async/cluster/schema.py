@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nairi_async.cluster.address import Address
 
 FORMAT: Final = 1
-"""Version of the tables."""
+"""Version of the tables, which each process compares; see `_check_versions`."""
 LOCKS: Final = 0x4E41_4952
 """The first half of our advisory locks ("NAIR"); the second is a worker's id, or one of these:"""
 SWEEP_LOCK: Final = 0
@@ -29,6 +29,8 @@ SLOT_LOCKS: Final = 0x4E41_4955
 CHAT_LOCKS: Final = 0x4E41_4954
 """The first half of the locks of chats; the second is a hash of the chat's name."""
 
+# What is written once, a prompt, a turn, an outcome, stands in tables that are only added to. What changes as an item
+# runs stands in a narrow one, see `stored_rows`.
 _TABLES: Final[LiteralString] = """
 CREATE TABLE nairi_meta (name text PRIMARY KEY, value text NOT NULL);
 CREATE SEQUENCE nairi_worker_ids AS integer;
@@ -40,25 +42,34 @@ CREATE TABLE nairi_workers (
 CREATE TABLE nairi_batches (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE,
     agent_id text NOT NULL, base_url text NOT NULL, ask_mode boolean NOT NULL, timeout float8 NOT NULL,
-    on_unknown text NOT NULL, settle float8 NOT NULL, done bigint NOT NULL DEFAULT 0, failed bigint NOT NULL DEFAULT 0,
+    on_unknown text NOT NULL, settle float8 NOT NULL, items bigint NOT NULL DEFAULT 0,
+    done bigint NOT NULL DEFAULT 0, failed bigint NOT NULL DEFAULT 0,
     last_sequence bigint NOT NULL DEFAULT 0, cost_usd numeric NOT NULL DEFAULT 0,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-CREATE TABLE nairi_items (
+CREATE TABLE nairi_prompts (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     batch bigint NOT NULL REFERENCES nairi_batches ON DELETE CASCADE,
     key text NOT NULL, id text NOT NULL, place bigint NOT NULL, prompt text NOT NULL, fields text NOT NULL,
+    UNIQUE (batch, key), UNIQUE (batch, id)
+);
+CREATE TABLE nairi_items (
+    number bigint PRIMARY KEY, batch bigint NOT NULL, prompt_hash integer NOT NULL,
     state text NOT NULL DEFAULT 'unsent', owner integer, claim integer NOT NULL DEFAULT 0,
     is_in_doubt boolean NOT NULL DEFAULT false, sent_at float8, lost_at float8,
-    job_id text UNIQUE, message_id text, recorded_at timestamptz, parked integer NOT NULL DEFAULT 0,
-    sequence bigint, document text, UNIQUE (batch, key), UNIQUE (batch, id)
+    job_id text, message_id text, parked integer NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+CREATE INDEX nairi_items_owned ON nairi_items (owner, prompt_hash) WHERE owner IS NOT NULL;
+CREATE INDEX nairi_items_lost ON nairi_items (prompt_hash) WHERE lost_at IS NOT NULL;
+CREATE TABLE nairi_turns (
+    job_id text PRIMARY KEY, number bigint NOT NULL, batch bigint NOT NULL,
+    recorded_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-CREATE INDEX nairi_items_owned ON nairi_items (owner) WHERE owner IS NOT NULL;
-CREATE INDEX nairi_items_open ON nairi_items (batch, state) WHERE state IN ('unsent', 'sending', 'running');
-CREATE UNIQUE INDEX nairi_items_ended ON nairi_items (batch, sequence) WHERE sequence IS NOT NULL;
-CREATE INDEX nairi_items_sending ON nairi_items (hashtext(prompt)) WHERE state = 'sending';
-CREATE INDEX nairi_items_lost ON nairi_items (hashtext(prompt)) WHERE lost_at IS NOT NULL;
-CREATE INDEX nairi_items_recorded ON nairi_items (recorded_at) WHERE recorded_at IS NOT NULL;
+CREATE INDEX nairi_turns_recorded ON nairi_turns (recorded_at);
+CREATE TABLE nairi_outcomes (
+    batch bigint NOT NULL, sequence bigint NOT NULL, number bigint NOT NULL, document text NOT NULL,
+    ended_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (batch, sequence)
+);
 CREATE TABLE nairi_readers (
     batch bigint NOT NULL REFERENCES nairi_batches ON DELETE CASCADE, reader text NOT NULL, sequence bigint NOT NULL,
     PRIMARY KEY (batch, reader)
@@ -107,8 +118,8 @@ async def _create(connection: psycopg.AsyncConnection[Any]) -> None:
     queue = _queue_schema()
     await connection.execute(queue)
     await connection.execute(_TABLES)
-    insert = "INSERT INTO nairi_meta VALUES ('format', %s), ('queue', %s)"
-    await connection.execute(insert, (str(FORMAT), _digest(queue)))
+    insert = "INSERT INTO nairi_meta VALUES ('format', %s), ('tables', %s), ('queue', %s)"
+    await connection.execute(insert, (str(FORMAT), _digest(_TABLES), _digest(queue)))
 
 
 def _check_versions(meta: dict[str, str], address: Address) -> None:
@@ -121,6 +132,9 @@ def _check_versions(meta: dict[str, str], address: Address) -> None:
         raise LedgerError(text, address.name)
     if found < FORMAT:
         raise LedgerError(f"it has format {found} of an older version; finish it with that version", address.name)
+    if meta.get("tables") != _digest(_TABLES):
+        text = "its tables were made by another version of nairi_async; finish it with that version"
+        raise LedgerError(text, address.name)
     if meta.get("queue") != _digest(_queue_schema()):
         text = "its queue was made by another version of procrastinate; install the version that the others have"
         raise LedgerError(text, address.name)

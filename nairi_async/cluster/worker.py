@@ -25,7 +25,7 @@ from nairi_async.cluster.database import PATIENCE, PoolerError
 from nairi_async.cluster.items import ItemTable
 from nairi_async.cluster.liveness import LEASE, Liveness
 from nairi_async.cluster.pace import SharedRate
-from nairi_async.cluster.row import Claim, ClaimLostError
+from nairi_async.cluster.row import ClaimLostError, Row, claim_of
 from nairi_async.cluster.tickets import CHUNK
 from nairi_async.errors import (
     AgentNotFoundError,
@@ -159,7 +159,6 @@ class _Life:
     worker: Worker
     liveness: Liveness
     table: ItemTable
-    running: dict[int, Claim] = field(factory=dict)
     _tasks: set[asyncio.Task[None]] = field(factory=set)
     _has_capacity: asyncio.Event = field(factory=asyncio.Event)
     _has_ended: asyncio.Event = field(factory=asyncio.Event)
@@ -241,7 +240,7 @@ class _Life:
             # More may end in this moment: claiming one by one costs more.
             await asyncio.sleep(_GATHERING)
         for one in await self._claim_free(ticket, batch):
-            self.running[one.entry.number] = one.claim
+            self.running[one.row.number] = one.row
             task = asyncio.create_task(self._run(one, batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -250,6 +249,7 @@ class _Life:
 
     async def _claim_free(self, ticket: Ticket, batch: BatchRow) -> list[Claimed]:
         """Claim items once all workers together run less than they may."""
+        runner = await self._runner(batch)
         while True:
             free = self.worker.limit - len(self.running)
             self._has_ended.clear()
@@ -257,7 +257,7 @@ class _Life:
                 ticket,
                 batch,
                 worker=self.liveness.worker,
-                running=list(self.running),
+                sent_at=runner.now(),
                 limit=free,
                 concurrency=self.worker.concurrency,
             )
@@ -270,6 +270,11 @@ class _Life:
             if self._is_ending or self.worker.stopping.is_set() or self.liveness.lost.done():
                 raise LifeOverError
 
+    @property
+    def running(self) -> dict[int, Row]:
+        """The rows of the items that run, by number."""
+        return self.table.changes.running
+
     def _note_capacity(self) -> None:
         if len(self.running) < self.worker.limit:
             self._has_capacity.set()
@@ -278,23 +283,23 @@ class _Life:
 
     async def _run(self, claimed: Claimed, batch: BatchRow) -> None:
         """Run one item; in every case it is ended, handed on, or owned by another worker."""
-        number = claimed.entry.number
+        number, claim = claimed.row.number, claim_of(claimed.row)
         try:
             delay = await self._run_to_end(claimed, batch)
             if delay is not None:
-                await self.table.hand_on(number, claimed.claim, batch.number, delay)
+                await self.table.hand_on(number, claim, batch.number, delay)
         except ClaimLostError:
             log.info("an item was taken over by another worker")
         except asyncio.CancelledError:
             if not self.liveness.lost.done():
                 self.worker.handed_on += 1
                 with suppress(LedgerError):
-                    await run_shielded(self.table.hand_on(number, claimed.claim, batch.number, 0.0))
+                    await run_shielded(self.table.hand_on(number, claim, batch.number, 0.0))
         except Exception as error:  # noqa: BLE001 - raised by `run`
             if not self._failure.done():
                 self._failure.set_exception(error)
             with suppress(LedgerError):
-                await self.table.hand_on(number, claimed.claim, batch.number, 0.0)
+                await self.table.hand_on(number, claim, batch.number, 0.0)
         finally:
             del self.running[number]
             self._has_ended.set()
@@ -304,7 +309,7 @@ class _Life:
         """Run an item; return the seconds for which it is put off, if this run could not end it."""
         runner = await self._runner(batch)
         try:
-            ending = await runner.run(claimed.entry, is_new=False, sent_before=runner.clock.monotonic())
+            ending = await runner.run(claimed.entry, is_new=claimed.is_new, sent_before=runner.clock.monotonic())
         except AgentNotFoundError as error:
             # It concerns this batch, and not the worker.
             await runner.store.finish(claimed.entry, None, error, None)
@@ -337,8 +342,8 @@ class _Life:
         clock = parts_of(session).clock
         jobs = self._jobs.get(batch.agent_id)
         if jobs is None:
-            jobs = self._jobs[batch.agent_id] = AgentJobs(self.table, batch.agent_id, batch.base_url, self.running)
-        store = ClaimedItems(self.table, self.liveness, jobs, self.running, clock)
+            jobs = self._jobs[batch.agent_id] = AgentJobs(self.table, batch.agent_id, batch.base_url)
+        store = ClaimedItems(self.table, self.liveness, jobs, clock)
         return ItemRunner(
             session=session,
             clock=clock,

@@ -15,6 +15,7 @@ from clusters import AGENT, CuttingProxy
 
 from nairi_async import AgentNotFoundError, AuthenticationError, InvalidArgumentError, NairiSession, TurnFailedError
 from nairi_async.cluster.liveness import LEASE
+from nairi_async.cluster.stored_rows import NO_ONE
 from nairi_async.errors import LedgerError
 from nairi_async.testing import Fail, Say
 
@@ -235,7 +236,7 @@ async def test_a_cancelled_worker_hands_on(field: Field) -> None:
         task.cancel()
         await asyncio.wait((task,))
         assert task.cancelled()
-        assert sql(field.database, "SELECT DISTINCT owner FROM nairi_items") == [(None,)]
+        assert sql(field.database, "SELECT DISTINCT owner FROM nairi_items") == [(NO_ONE,)]
         assert session._executor.gate.wait is None
         async with field.worker():
             assert len([one async for one in batch.outcomes()]) == 2
@@ -247,7 +248,7 @@ async def test_ends_have_one_order(field: Field) -> None:
     async with field.cluster() as cluster, field.worker(limit=50), field.worker(limit=50):
         batch = await cluster.submit("run-1", AGENT, [str(number) for number in range(80)])
         seen = [one.id async for one in batch.outcomes()]
-    found = sql(field.database, "SELECT sequence, id FROM nairi_items ORDER BY sequence")
+    found = sql(field.database, "SELECT sequence, id FROM nairi_outcomes JOIN nairi_prompts USING (number) ORDER BY 1")
     assert [id_ for _, id_ in found] == seen
     assert all(int(str(after)) - int(str(before)) == 1 for (before, _), (after, _) in pairwise(found))
 

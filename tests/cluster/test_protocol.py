@@ -87,8 +87,9 @@ def steps(world: World, deaths: int, losses: int) -> Iterator[World]:
             row = world.table[item]
             if work is None:
                 if world.registered[worker] and rows.can_take(row) and worker not in world.killed:
-                    taken = rows.take(row, worker)
-                    yield _with_work(_with_row(world, taken), worker, item, Work("taken", rows.claim_of(taken)))
+                    taken = rows.take(row, worker, 0.0)
+                    phase: Phase = "marked" if row.state == "unsent" else "taken"
+                    yield _with_work(_with_row(world, taken), worker, item, Work(phase, rows.claim_of(taken)))
                 continue
             yield from _worker_steps(world, worker, item, work)
         if world.alive[worker] and world.deaths < deaths:

@@ -75,7 +75,7 @@ def _claim(world: World, number: int, ticket: Ticket, worker: int, capacity: int
     """Claim what nobody owns, up to the capacity; the rest gets a ticket of its own in the same transaction."""
     free = [row for row in world.table if row.number in ticket.items and rows.can_take(row)]
     for row in free[:capacity]:
-        world = _with_row(world, rows.take(row, worker))
+        world = _with_row(world, rows.take(row, worker, 0.0))
     done = evolve(ticket, runs=ticket.runs - {worker}, claimed=ticket.claimed | {worker})
     world = evolve(world, tickets=world.tickets - {(number, ticket)} | {(number, done)})
     rest = {row.number for row in free[capacity:]}
