@@ -70,10 +70,8 @@ class ItemTable:
 
     async def claim(
         self, ticket: Ticket, batch: BatchRow, *, worker: int, sent_at: float, limit: int, concurrency: int | None
-    ) -> list[Claimed] | None:
-        """Claim items of a ticket that no worker owns; those beyond the limit get a ticket of their own.
-
-        Prompts that have not left are about to leave from then on.
+    ) -> tuple[list[Claimed], Ticket | None] | None:
+        """Claim items of a ticket that no worker owns. Prompts that have not left are about to leave from then on.
 
         Args:
             ticket: The items.
@@ -84,7 +82,8 @@ class ItemTable:
             concurrency: How many items all workers of the batch's service run at most; `None` for any number.
 
         Returns:
-            The items; `None` if the workers run as many as they may, and the ticket must be tried again.
+            The items, and those of the ticket that are beyond the limit; `None` if the workers run as many as they may,
+            and the ticket must be tried again.
 
         Raises:
             ClaimLostError: the worker was found dead. What it claimed now would never be released.
@@ -93,7 +92,7 @@ class ItemTable:
         # Claims of an earlier try, whose commit was not heard of: nothing has left under them.
         tried: dict[int, tuple[Row, bool]] = {}
 
-        async def work(connection: Connection) -> list[Claimed] | None:
+        async def work(connection: Connection) -> tuple[list[Claimed], Ticket | None] | None:
             registered = await connection.execute("SELECT FROM nairi_workers WHERE id = %s FOR SHARE", (worker,))
             if await registered.fetchone() is None:
                 raise ClaimLostError
@@ -117,12 +116,14 @@ class ItemTable:
                     tried[row.number] = taken, is_new
                 claimed.append(Claimed(taken, _entry(taken, values, batch.agent_id), is_new, values[10]))
             await write(connection, [one.row for one in claimed])
-            if len(found) > free:
-                rest = Ticket(ticket.batch, found[free][0], ticket.last)
-                await self._queue.add(connection, [rest], is_urgent=True)
-            return claimed
+            rest = Ticket(ticket.batch, found[free][0], ticket.last) if len(found) > free else None
+            return claimed, rest
 
         return await self.database.run(work)
+
+    async def leave(self, rest: Ticket) -> None:
+        """Let any worker claim what is left over of a ticket."""
+        await self.database.run(lambda connection: self._queue.add(connection, [rest], is_urgent=True))
 
     async def hand_on(self, number: int, claim: Claim, batch: int, delay: float) -> None:
         """Release an item for another worker, or for a later time; harmless if the claim was lost."""

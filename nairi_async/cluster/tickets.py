@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 
 log: logging.Logger = logging.getLogger("nairi_async.cluster")
 
-CHUNK: Final = 20
-"""Items of a ticket: the queue's own cost is shared by so many."""
+CHUNK: Final = 50
+"""Items of a ticket at most: the queue's own cost is shared by so many."""
+_FEW: Final = 20
+# Tickets of a small batch at least, for its workers to share.
+_TICKETS: Final = 10
 _TASK: Final = "nairi_async.claim"
 # Seconds between polls of an empty queue. Notifications would save half of that, and cost a connection that can hang.
 _POLL_INTERVAL: Final = 0.5
@@ -52,8 +55,10 @@ class Ticket:
     last: int
 
 
-def tickets(batch: int, numbers: Sequence[int], size: int = CHUNK) -> list[Ticket]:
+def tickets(batch: int, numbers: Sequence[int], size: int | None = None) -> list[Ticket]:
     """Return the tickets for items, in the order of their numbers, with so many items each."""
+    if size is None:
+        size = min(CHUNK, max(_FEW, len(numbers) // _TICKETS))
     chunks = [numbers[start : start + size] for start in range(0, len(numbers), size)]
     return [Ticket(batch, chunk[0], chunk[-1]) for chunk in chunks]
 

@@ -53,6 +53,8 @@ _SWEEPS_PER_RETRY: Final = 5
 _RETRY_INTERVAL: Final = 1.0
 # Seconds in which capacity becomes free that is filled together.
 _GATHERING: Final = 0.1
+# Seconds for which the rest of a ticket is kept, if capacity may become free: a ticket costs as much as an item.
+_KEEPING: Final = 1.0
 # Seconds after which all workers' items are counted again, where they run as many as they may.
 _SLOT_INTERVAL: Final = 0.5
 # Seconds for which an item is put off that could not be ended now: first, and at most.
@@ -222,32 +224,53 @@ class _Life:
             self.worker.switch = StopSwitch()
 
     async def _claim(self, ticket: Ticket) -> None:
-        """Claim as many of a ticket's items as there is capacity for, and return when there is capacity again.
+        """Claim a ticket's items as there is capacity for them, and return when there is capacity again.
 
-        Until then the queue gives this worker no further ticket. What this one leaves over has a ticket of its own.
+        Until then the queue gives this worker no further ticket. What this one leaves over, where it would be kept from
+        other workers for long, gets a ticket of its own.
 
         Raises:
             LifeOverError, ClaimLostError: the ticket goes back to the queue.
         """
         await self._has_capacity.wait()
-        if self._is_ending or self.worker.stopping.is_set() or self.liveness.lost.done():
-            # The ticket goes back to the queue.
-            raise LifeOverError
-        batch = await self._batch(ticket.batch)
-        if batch is None:
-            return
+        rest: Ticket | None = ticket
+        while rest is not None:
+            if self._is_ending or self.worker.stopping.is_set() or self.liveness.lost.done():
+                # The ticket goes back to the queue.
+                raise LifeOverError
+            batch = await self._batch(rest.batch)
+            if batch is None:
+                return
+            rest = await self._claim_some(rest, batch)
+            if rest is not None and not await self._is_kept(rest):
+                await self.table.leave(rest)
+                break
+        await self._has_capacity.wait()
+
+    async def _claim_some(self, ticket: Ticket, batch: BatchRow) -> Ticket | None:
+        """Claim items of a ticket, and return what is left over of it."""
         if self.worker.limit - len(self.running) < CHUNK:
             # More may end in this moment: claiming one by one costs more.
             await asyncio.sleep(_GATHERING)
-        for one in await self._claim_free(ticket, batch):
+        claimed, rest = await self._claim_free(ticket, batch)
+        for one in claimed:
             self.running[one.row.number] = one.row
             task = asyncio.create_task(self._run(one, batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._note_capacity()
-        await self._has_capacity.wait()
+        return rest
 
-    async def _claim_free(self, ticket: Ticket, batch: BatchRow) -> list[Claimed]:
+    async def _is_kept(self, rest: Ticket) -> bool:
+        """Return whether there is capacity for what is left over of a ticket, now or in a moment."""
+        if rest.last - rest.first < self.worker.limit:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_KEEPING):
+                    await self._has_capacity.wait()
+                return True
+        return False
+
+    async def _claim_free(self, ticket: Ticket, batch: BatchRow) -> tuple[list[Claimed], Ticket | None]:
         """Claim items once all workers together run less than they may."""
         runner = await self._runner(batch)
         while True:

@@ -48,6 +48,7 @@ def steps(  # noqa: C901, PLR0912 - one case for each step
                 yield evolve(world, tickets=others | {(number, fetched)})
             if worker in ticket.runs:
                 yield _claim(world, number, ticket, worker, capacity)
+                yield _claim(world, number, ticket, worker, capacity, is_kept=True)
             if worker in ticket.claimed:
                 # The queue forgets the ticket, also if it has given it to another meanwhile.
                 yield evolve(world, tickets=others)
@@ -71,11 +72,17 @@ def steps(  # noqa: C901, PLR0912 - one case for each step
             yield _with_ticket(evolve(world, table=swept), owned)
 
 
-def _claim(world: World, number: int, ticket: Ticket, worker: int, capacity: int) -> World:
-    """Claim what nobody owns, up to the capacity; the rest gets a ticket of its own in the same transaction."""
+def _claim(world: World, number: int, ticket: Ticket, worker: int, capacity: int, *, is_kept: bool = False) -> World:
+    """Claim what nobody owns, up to the capacity.
+
+    For what is left over the ticket is kept, until there is capacity again. Or it gets a ticket of its own: after the
+    claim, and before the queue forgets the first one.
+    """
     free = [row for row in world.table if row.number in ticket.items and rows.can_take(row)]
     for row in free[:capacity]:
         world = _with_row(world, rows.take(row, worker, 0.0))
+    if is_kept and free[capacity:]:
+        return world
     done = evolve(ticket, runs=ticket.runs - {worker}, claimed=ticket.claimed | {worker})
     world = evolve(world, tickets=world.tickets - {(number, ticket)} | {(number, done)})
     rest = {row.number for row in free[capacity:]}
