@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from attrs import define, field
+from attrs import field
 from psycopg import errors as sql
 
+from nairi_async._core.records import define
 from nairi_async.batch.item_store import TurnTakenError
 from nairi_async.cluster import row as rows
 from nairi_async.cluster.row import ClaimLostError, Row

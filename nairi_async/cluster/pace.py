@@ -13,10 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from nairi_async._core.closing import run_shielded
+from nairi_async._core.records import define
+from nairi_async.cluster.row import ClaimLostError
 from nairi_async.errors import LedgerError
 
 if TYPE_CHECKING:
+    from nairi_async.clock import Clock
     from nairi_async.cluster.database import Connection, Database
+    from nairi_async.cluster.liveness import Liveness
 
 # Seconds that moments are taken ahead, and by which a request may miss its moment.
 _AHEAD: Final = 0.25
@@ -28,6 +32,28 @@ _QUERY: Final = (
     " WHERE base_url = %s AND next < clock_timestamp() + make_interval(secs => %s)"
     " RETURNING extract(epoch FROM next - clock_timestamp())::float8"
 )
+
+
+@define(eq=False)
+class Gate:
+    """What must hold before a request leaves: the worker lives, and the shared rate has a moment for it."""
+
+    clock: Clock
+    liveness: Liveness
+    pace: SharedRate | None
+
+    async def wait(self, deadline: float) -> None:
+        """Wait for it.
+
+        Raises:
+            ClaimLostError: the worker's lock was lost.
+            TimeoutError: the deadline comes first.
+        """
+        if self.pace is not None:
+            await self.pace.wait(deadline - self.clock.monotonic())
+        # Afterwards, since it may have been a long wait.
+        if not await self.liveness.confirm():
+            raise ClaimLostError
 
 
 class SharedRate:

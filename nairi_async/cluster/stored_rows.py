@@ -10,8 +10,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
-from attrs import frozen
-
+from nairi_async._core.records import frozen
 from nairi_async.cluster.row import Row
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from nairi_async.cluster.claimed_items import AgentJobs, ClaimedItems
 from nairi_async.cluster.database import PATIENCE, PoolerError
 from nairi_async.cluster.items import ItemTable
 from nairi_async.cluster.liveness import LEASE, Liveness
-from nairi_async.cluster.pace import SharedRate
+from nairi_async.cluster.pace import Gate, SharedRate
 from nairi_async.cluster.row import ClaimLostError, Row, claim_of
 from nairi_async.cluster.tickets import CHUNK
 from nairi_async.errors import (
@@ -38,7 +38,6 @@ from nairi_async.errors import (
 
 if TYPE_CHECKING:
     from nairi_async._nairi.session import NairiSession
-    from nairi_async.clock import Clock
     from nairi_async.cluster.batches import BatchRow
     from nairi_async.cluster.database import Database
     from nairi_async.cluster.items import Claimed
@@ -125,33 +124,11 @@ class Worker:
                 await stack.enter_async_context(pace)
             life = _Life(self, liveness, ItemTable(self.database, self.queue))
             gate = parts.sender.context.executor.gate
-            gate.wait = _Gate(parts.clock, liveness, pace).wait
+            gate.wait = Gate(parts.clock, liveness, pace).wait
             try:
                 await life.run()
             finally:
                 gate.wait = None
-
-
-@define(eq=False)
-class _Gate:
-    """What must hold before a request leaves: the worker lives, and the shared rate has a moment for it."""
-
-    clock: Clock
-    liveness: Liveness
-    pace: SharedRate | None
-
-    async def wait(self, deadline: float) -> None:
-        """Wait for it.
-
-        Raises:
-            ClaimLostError: the worker's lock was lost.
-            TimeoutError: the deadline comes first.
-        """
-        if self.pace is not None:
-            await self.pace.wait(deadline - self.clock.monotonic())
-        # Afterwards, since it may have been a long wait.
-        if not await self.liveness.confirm():
-            raise ClaimLostError
 
 
 @define(eq=False)
