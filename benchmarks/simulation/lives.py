@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from nairi_async import NairiError, OutcomeUnknownError
@@ -38,6 +39,8 @@ class BatchLives:
             self.prompts = [prompts[first :: plan.size] for first in range(plan.size)]
             self.records = [{"id": f"id {number}", "prompts": some} for number, some in enumerate(self.prompts)]
         self.limit = chance.choice((1, 3, 20))
+        # No reply is an object: each record ends after so many follow-ups that ask for one.
+        self.repairs = plan.random("repairs").choice((None, None, 0, 1, 2))
         self.is_through = False
         self.unknown: set[str] = set()
 
@@ -70,6 +73,7 @@ class BatchLives:
         unknown: set[str] = set()
         batch = Batch(
             nairi, AGENT, self.records, ledger=directory / "run.sqlite", output=directory / "replies.jsonl",
+            into=None if self.repairs is None else dict, repair=self.repairs or 0,
             limit=self.limit, settle=session.chance.choice((2.0, 10.0)) if not self.universe.is_calm else 10.0,
         )  # fmt: skip
         count = 0
@@ -96,6 +100,9 @@ class BatchLives:
         """Check the output and the service at the end."""
         universe, checks = self.universe, Checks(self.universe)
         checks.none_ran_twice()
+        repairs = Counter(one.job_id for one in universe.simulator.prompts if "prompt" not in one.prompt)
+        if any(times > (self.repairs or 0) for times in repairs.values()):
+            universe.violate("twice", f"{repairs} follow-ups ask for another form, not {self.repairs}")
         if not self.is_through:
             universe.violate("stuck", "the batch never ended")
             return
@@ -111,7 +118,8 @@ class BatchLives:
                 universe.violate("lost" if not found else "twice", f"{prompts} have {len(found)} lines")
             for line in found:
                 texts = [one["text"] for one in line.get("replies", [line] if "text" in line else [])]
-                if line["status"] == "completed" and len(texts) != len(prompts):
+                has_ended = line["status"] == "completed" or line["error"]["type"] == "ReplyFormatError"
+                if has_ended and len(texts) != len(prompts) + (self.repairs or 0):
                     universe.violate("lost", f"{prompts} have the replies {texts}")
                 for prompt, text in zip(prompts, texts, strict=False):
                     self._check_reply(prompt, text)

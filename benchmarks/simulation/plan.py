@@ -17,7 +17,7 @@ PROGRAMS: Final = ("ask", "watch", "conversation", "ask_many", "batch", "chats",
 
 HAZARDS: Final = (
     "faults", "gateways", "cancels", "crashes", "errors", "lags", "orders", "skews", "holds", "latency", "queues",
-    "disks", "edits",
+    "disks", "edits", "jumps",
 )  # fmt: skip
 """What can go wrong; each is drawn by itself, so that one left out leaves the others as they are."""
 
@@ -116,6 +116,16 @@ class Plan:
         """Return the seconds by which the program's clock is ahead."""
         random = self.random("client skew")
         return random.choice((0.0, -300.0, 5.0, 300.0)) if self.has("skews") else 0.0
+
+    def jump(self, number: int) -> tuple[float, float, float]:
+        """Return by how much the clock of a process is ahead at first, by how much later, and after how many seconds.
+
+        A bot knows the time only from its machine, which must not be set while one of its prompts is in doubt.
+        """
+        random = self.random(f"jump {number}")
+        before, after = (random.choice((0.0, -300.0, 300.0, -7200.0, 7200.0, -86400.0, 86400.0)) for _ in range(2))
+        has_jump = self.has("jumps") and self.program in {"batch", "keys"}
+        return (before, after, random.random() ** 2 * 20) if has_jump else (0.0, 0.0, 0.0)
 
     def hold_back(self) -> float:
         """Return the probability with which a callback waits for a further pass of the loop."""

@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a private directory is made in it
 _DISK: Final = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
 
-
 _MOST_STEPS: Final = 1_000_000
+# What is cancelled at the end of a program needs some passes of the loop to end.
+_LAST_PASSES: Final = 5
 
 
 class ThreadKilled(BaseException):
@@ -133,8 +134,12 @@ class Process:
             disk_delay=self._disk_delay,
             steps=self,
         )
-        self.loop.set_exception_handler(lambda _loop, _context: None)
-        self.clock = LoopClock(universe.time, skew=plan.client_skew())
+        self.loop.set_exception_handler(self._complain)
+        self._complaints, self._sessions = list[str](), list[NairiSession]()
+        before, after, at = plan.jump(number)
+        self.clock = LoopClock(universe.time, skew=plan.client_skew() + before)
+        if at:
+            self.loop.call_later(at, setattr, self.clock, "skew", plan.client_skew() + after)
         disk = plan.random(f"disk {number}")
         fails = plan.has("disks") and not universe.is_calm and disk.random() < 0.6
         within = 30 if plan.pace >= 1 else 3
@@ -144,14 +149,16 @@ class Process:
 
     def session(self, **settings: Any) -> NairiSession:
         """Return a session on the service, whose requests travel for a while."""
-        return in_memory_session(self.universe.simulator, clock=self.clock, travel=self._travel, **settings)
+        made = in_memory_session(self.universe.simulator, clock=self.clock, travel=self._travel, **settings)
+        self._sessions.append(made)
+        return made
 
     def run(self, main: Callable[[Process], Coroutine[Any, Any, None]]) -> bool:
         """Run a program; return whether it ended by itself."""
         self.universe.note("process begins")
         with self._patched():
             asyncio.set_event_loop(None)
-            task = self.loop.create_task(main(self))
+            task = self.loop.create_task(self._audited(main))
             task.add_done_callback(lambda _: self.loop.stop())
             try:
                 self.loop.run_forever()
@@ -167,6 +174,22 @@ class Process:
             raise error
         self.universe.note("process ends")
         return True
+
+    async def _audited(self, main: Callable[[Process], Coroutine[Any, Any, None]]) -> None:
+        """Run a program, and check that it leaves nothing behind if it ends by itself."""
+        await main(self)
+        for _ in range(_LAST_PASSES):
+            await asyncio.sleep(0)
+        if self.is_dead:
+            return
+        gc.collect()  # A future complains of an exception that was never retrieved when it is collected.
+        left = [repr(task.get_coro()) for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        held = [stats for one in self._sessions if (stats := one.stats).open_connections or stats.waiting_calls]
+        for what in (*left, *held, *self._complaints):
+            self.universe.violate("left behind", str(what)[:300])
+
+    def _complain(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._complaints.append(f"{context.get('message')}: {context.get('exception')!r}")
 
     def pass_begins(self) -> bool:
         """Take one step, and let threads work whose time has come; return whether one has, or the process is dead."""

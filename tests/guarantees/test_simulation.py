@@ -30,6 +30,7 @@ FOUND = [
     ("the next prompt was listed before its response was here, without times", 1084, "conversation", 5, 2, 1.0),
     ("the first messages of the next turn were taken for the reply, without times", 1063, "conversation", 8, 3, 1.0),
     ("prompts at both ends of a list, all ended: the session has begun one", 100320, "conversation", 6, 4, 0.03),
+    ("a lost prompt was looked up by a clock that was set meanwhile", 229, "keys", 12, 1, 0.3),
     ("a ledger was locked after two cancellations", 48, "batch", 8, 1, 1.0),
 ]
 # The same in `Chats`, found with the hazards that are named.
