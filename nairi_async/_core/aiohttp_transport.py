@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import aiohttp
 from yarl import URL
@@ -17,6 +17,7 @@ from nairi_async._core.aiohttp_bodies import (
     read_body,
 )
 from nairi_async._core.aiohttp_failures import explain, hide_headers
+from nairi_async._core.aiohttp_session import UNBOUNDED, make_session
 from nairi_async._core.closing import run_shielded
 from nairi_async._core.failures import drop_frames
 from nairi_async._core.json_body import EXCERPT, one_line, shortened
@@ -38,11 +39,6 @@ if TYPE_CHECKING:
     from nairi_async._core.request import CallState, Credentials, Request
     from nairi_async._core.service import Service
     from nairi_async.clock import Clock
-
-# The longest header that is accepted, in bytes. aiohttp's own limit is less than some proxies send.
-_MAX_HEADER: Final = 64 * 1024
-# The whole attempt is bounded once, by our own clock: aiohttp's limits would add timers to each request.
-_UNBOUNDED: Final = aiohttp.ClientTimeout(total=None, sock_connect=None)
 
 
 class AiohttpTransport:
@@ -106,13 +102,8 @@ class AiohttpTransport:
         if self._lent is not None and self._lent.closed:
             raise SessionClosedError("the aiohttp session given as http= is closed")
         self._loop = asyncio.get_running_loop()
-        self._session = self._lent or aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._tls or True),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            max_line_size=_MAX_HEADER,
-            max_field_size=_MAX_HEADER,
-            timeout=_UNBOUNDED,
-            middlewares=(_send_once,),
+        self._session = self._lent or make_session(
+            self.base_url, connections=self._connections, tls=self._tls, has_proxy=self._proxy is not None
         )
 
     async def aclose(self) -> None:
@@ -184,7 +175,7 @@ class AiohttpTransport:
             headers=self._headers(request),
             proxy=self._proxy.url if self._proxy is not None else None,
             proxy_headers=self._proxy.headers() if self._proxy is not None else None,
-            timeout=_UNBOUNDED,
+            timeout=UNBOUNDED,
             allow_redirects=False,
             raise_for_status=False,
         )
@@ -238,17 +229,3 @@ class AiohttpTransport:
             failure.is_permanent,
             failure.hint,
         ) from error
-
-
-class _BrokenError(aiohttp.ClientError):
-    """A broken connection, under a name after which aiohttp does not send the request again by itself."""
-
-
-async def _send_once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Make one attempt one request: the retry policy decides how often to try, and how long to wait in between."""
-    try:
-        return await send(request)
-    except aiohttp.ClientConnectorError:
-        raise
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise _BrokenError(str(error) or type(error).__name__) from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from multidict import CIMultiDict, CIMultiDictProxy, istr
 
 from nairi_async._core.concealed import Concealed
 from nairi_async.errors import ConfigurationError
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
 # Characters of a secret from which on its beginning is worth hiding.
 _TELLING = 8
+_AUTHORIZATION: Final = istr("Authorization")
 
 
 def redacted(text: str, secret: str) -> str:
@@ -34,7 +37,11 @@ class ApiKey(Concealed):
     The constructor only stores it. `check` raises, from a frame in which the secret is not a local variable.
     """
 
-    __slots__ = ()
+    __slots__ = ("_headers",)
+
+    def __init__(self, value: object) -> None:
+        super().__init__(value)
+        self._headers: CIMultiDictProxy[str] | None = None
 
     def check(self, missing: str) -> None:
         """Raise `ConfigurationError` for a key that cannot be sent; `missing` is its text where there is none."""
@@ -61,7 +68,10 @@ class ApiKey(Concealed):
 
     def headers(self) -> Mapping[str, str]:
         """Return the header that authorises a request."""
-        return {"Authorization": f"Bearer {self.value}"}
+        if self._headers is None:
+            # Made once, in the form that aiohttp would make of a dictionary for each request.
+            self._headers = CIMultiDictProxy(CIMultiDict({_AUTHORIZATION: f"Bearer {self.value}"}))
+        return self._headers
 
     def redact(self, text: str, /) -> str:
         """Return the text without the key: a proxy may send back what it received, and errors quote it."""

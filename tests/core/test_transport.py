@@ -597,6 +597,19 @@ async def test_a_request_carries_what_the_service_asks_for() -> None:
     }
 
 
+@pytest.mark.parametrize("call", [read, start])
+async def test_every_header_of_a_request_stands_in_it_once(call: Any) -> None:
+    """A request begins with its host, and carries each header once: no default of aiohttp's is missing or doubled."""
+    whole = answer(200, STARTED[:-1] + b"," + MESSAGE[1:])
+    async with RawServer(whole) as server, support.session(server.url) as nairi:
+        await call(nairi)
+    names = [line.partition(":")[0] for line in server.seen[0].head.split("\r\n")[1:] if line]
+    assert names[0] == "Host"
+    assert {"Accept", "Accept-Encoding", "User-Agent", "Authorization"} <= set(names)
+    assert len(names) == len(set(names))
+    assert f"\r\nHost: {server.url.partition('//')[2].partition('/')[0]}\r\n" in server.seen[0].head
+
+
 async def test_connections_are_used_again() -> None:
     """Calls one after another share a connection, also after errors."""
     async with RawServer(read_ok, refusal(404, "gone"), read_ok) as server, support.session(server.url) as nairi:
