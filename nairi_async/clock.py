@@ -102,37 +102,33 @@ class _Alarm:
     where a timer of its own would cost twenty times as much.
     """
 
-    __slots__ = ("_set_for", "_timeouts", "_timer", "loop")
+    __slots__ = ("_timer", "loop", "now", "set_for", "timeouts")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: asyncio.AbstractEventLoop = loop
-        self._timeouts: set[LoopTimeout] = set()
+        self.now: Callable[[], float] = loop.time
+        """Returns the loop's time."""
+        self.timeouts: set[LoopTimeout] = set()
+        """Those that are under way."""
+        self.set_for: float = math.inf
+        """When the timer fires: no timeout may be due earlier."""
         self._timer: asyncio.TimerHandle | None = None
-        self._set_for = math.inf
 
-    def add(self, timeout: LoopTimeout) -> None:
-        """Expire a timeout when it is due."""
-        self._timeouts.add(timeout)
-        if timeout.due < self._set_for:
-            self._set(timeout.due)
-
-    def remove(self, timeout: LoopTimeout) -> None:
-        """Forget a timeout. Harmless when repeated."""
-        self._timeouts.discard(timeout)
-
-    def _set(self, due: float) -> None:
+    def set(self, due: float) -> None:
+        """Let the timer fire at this time of the loop."""
         if self._timer is not None:
             self._timer.cancel()
-        self._set_for, self._timer = due, self.loop.call_at(due, self._ring)
+        self.set_for, self._timer = due, self.loop.call_at(due, self._ring)
 
     def _ring(self) -> None:
-        self._set_for, self._timer = math.inf, None
-        now = self.loop.time()
-        for timeout in [timeout for timeout in self._timeouts if timeout.due <= now]:
-            self._timeouts.remove(timeout)
+        self.set_for, self._timer = math.inf, None
+        now = self.now()
+        for timeout in [timeout for timeout in self.timeouts if timeout.due <= now]:
+            self.timeouts.remove(timeout)
             timeout.expire(now)
-        if self._timeouts:
-            self._set(min(timeout.due for timeout in self._timeouts))
+        earliest = min((timeout.due for timeout in self.timeouts), default=math.inf)
+        if earliest < self.set_for:
+            self.set(earliest)
 
 
 class LoopTimeout:
@@ -157,15 +153,13 @@ class LoopTimeout:
         self._extended = 0.0
         self._expiry: asyncio.Handle | None = None
         self._has_cancelled = False
-        self.due: float = math.inf
-        """When it expires, by the loop's time."""
 
     def restart(self, seconds: float) -> None:
         """Bound the rest of the block anew, from now on."""
         self._seconds, self._extended = seconds, 0.0
         if self._expiry is not None:
             self._expiry.cancel()
-        self._set(seconds)
+        self._start(seconds)
 
     async def __aenter__(self) -> Self:
         task = asyncio.current_task(self._alarm.loop)
@@ -174,15 +168,16 @@ class LoopTimeout:
         self._task = task
         # A task may have been cancelled before, and catch it.
         self._cancelling = task.cancelling()
-        self._set(self._seconds)
+        self._start(self._seconds)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._alarm.remove(self)
-        if self._expiry is not None:
-            self._expiry.cancel()
+        self._alarm.timeouts.discard(self)
+        if self._expiry is None:
+            return
+        self._expiry.cancel()
         if self._has_cancelled and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
@@ -193,7 +188,7 @@ class LoopTimeout:
         if late > _LATE and grace > 0:
             more = min(max(_GRACE, late), grace)
             self._extended += more
-            self._set(more)
+            self._start(more)
         else:
             # After what this pass of the loop has read: it may be what the block waits for.
             self._expiry = self._alarm.loop.call_soon(self._cancel)
@@ -202,12 +197,12 @@ class LoopTimeout:
         self._has_cancelled = True
         self._task.cancel()
 
-    def _set(self, seconds: float) -> None:
-        self.due = self._alarm.loop.time() + seconds
-        if seconds == math.inf:
-            self._alarm.remove(self)
-        else:
-            self._alarm.add(self)
+    def _start(self, seconds: float) -> None:
+        alarm = self._alarm
+        self.due = due = alarm.now() + seconds
+        alarm.timeouts.add(self)
+        if due < alarm.set_for:
+            alarm.set(due)
 
 
 class LoopIdleTimeout:
