@@ -112,22 +112,32 @@ def make_payload(body: bytes | StreamingBody, on_write: OnWrite) -> JsonPayload 
     return JsonPayload(body, on_write) if isinstance(body, bytes) else StreamingPayload(body, on_write)
 
 
-async def read_body(response: aiohttp.ClientResponse, request: Request, *, is_traced: bool) -> bytes:
+def received_body(response: aiohttp.ClientResponse, request: Request, *, is_traced: bool) -> bytes | None:
+    """Return a body that came together with its headers, as small ones do; `None` for one that must be awaited.
+
+    The connection is released already. `is_traced` says whether aiohttp's session may have hooks, which are called only
+    with what is awaited.
+    """
+    content = response.content
+    if is_traced or not content.is_eof() or content.exception() is not None:
+        return None
+    if content.total_bytes > request.max_body or request.sink is not None or not is_success(response.status):
+        return None
+    return content.read_nowait()
+
+
+async def read_body(response: aiohttp.ClientResponse, request: Request) -> bytes:
     """Read a whole body, or the beginning of that of an error; more than the limit is refused, decompressed.
 
-    The connection is released: kept if the body was read to its end, closed otherwise. `is_traced` says whether
-    aiohttp's session may have hooks that are called with what is read.
+    The connection is released: kept if the body was read to its end, closed otherwise.
     """
     is_wanted = is_success(response.status)
     limit = request.max_body if is_wanted else _MAX_ERROR_BODY
     sink = request.sink if is_wanted else None
     length = response.content_length
-    is_bounded = length is not None and length <= limit and hdrs.CONTENT_ENCODING not in response.headers
-    if is_bounded and sink is None:
-        # The usual case. A small body has come with its headers, and its connection is released already.
-        content = response.content
-        is_here = content.is_eof() and content.exception() is None and not is_traced
-        return content.read_nowait() if is_here else await response.read()
+    if length is not None and length <= limit and sink is None and hdrs.CONTENT_ENCODING not in response.headers:
+        # The usual case.
+        return await response.read()
     try:
         if length is not None and length > limit and is_wanted:
             response.close()

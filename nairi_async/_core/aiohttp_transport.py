@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import aiohttp
 from yarl import URL
@@ -15,6 +15,7 @@ from nairi_async._core.aiohttp_bodies import (
     StreamingPayload,
     make_payload,
     read_body,
+    received_body,
 )
 from nairi_async._core.aiohttp_failures import explain, hide_headers
 from nairi_async._core.aiohttp_session import UNBOUNDED, make_session
@@ -32,11 +33,11 @@ from nairi_async.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
     from ssl import SSLContext
 
     from nairi_async._core.proxies import Proxy
-    from nairi_async._core.request import CallState, Credentials, Request
+    from nairi_async._core.request import CallState, Credentials, Request, StreamingBody
     from nairi_async._core.service import Service
     from nairi_async.clock import Clock
 
@@ -69,6 +70,12 @@ class AiohttpTransport:
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
+        self._settings: dict[str, Any] = {}
+        if lent is not None:
+            # Its own may contradict ours.
+            self._settings = {"timeout": UNBOUNDED, "raise_for_status": False}
+        elif proxy is not None:
+            self._settings = {"proxy": proxy.url, "proxy_headers": proxy.headers()}
 
     @property
     def connections(self) -> int:
@@ -123,27 +130,28 @@ class AiohttpTransport:
             ConnectionFailedError, RequestTimeoutError: no whole response; `sent` says whether the request had left.
             DecodeError: the response body is larger than `request.max_body`.
         """
-        session, outer = self._require_session(), sys.exception()
+        session, outer = self._session, sys.exception()
+        if session is None:
+            self.check_open()
+            raise AssertionError("unreachable")  # pragma: no cover
         idle_timeout = request.idle_timeout
         until_written = None if idle_timeout is None else LoopTimeout(timeout)
-
-        def on_write() -> None:
-            state.write_started = True
-            if until_written is not None and idle_timeout is not None:
-                until_written.restart(idle_timeout)
-
-        body = None if request.body is None else make_payload(request.body, on_write)
         # A request without a body is complete with its headers, so it counts as sent from the start.
-        state.write_started = body is None
+        state.write_started = request.body is None
+        body = None if request.body is None else self._payload(request, request.body, state, until_written)
         if request.address is None:
             query = f"?{request.query}" if request.query else ""
             request.address = URL(f"{self.base_url}{request.path}{query}", encoded=True)
         try:
             async with self._clock.timeout(timeout + (idle_timeout or 0.0)):
-                if until_written is None:
-                    return await self._exchange(session, request, state, body)
-                async with until_written:
-                    return await self._exchange(session, request, state, body)
+                if until_written is not None:
+                    async with until_written:
+                        return await self._open_stream(session, request, state, body)
+                response = await self._exchange(session, request, body)
+                content = received_body(response, request, is_traced=self._lent is not None)
+                if content is None:
+                    content = await read_body(response, request)
+                return Response(response.status, response.headers, content)
         except BaseException as error:
             failure = body.failure if isinstance(body, StreamingPayload) else None
             # The frames of aiohttp hold the headers, and so the key, in local variables.
@@ -161,31 +169,42 @@ class AiohttpTransport:
             # aiohttp raises ValueError for settings of a lent session that contradict ours.
             self._raise_failure(request, state, error)
 
-    async def _exchange(
+    def _payload(
+        self, request: Request, body: bytes | StreamingBody, state: CallState, until_written: LoopTimeout | None
+    ) -> JsonPayload | StreamingPayload:
+        def on_write() -> None:
+            state.write_started = True
+            if until_written is not None and request.idle_timeout is not None:
+                until_written.restart(request.idle_timeout)
+
+        return make_payload(body, on_write)
+
+    def _exchange(
+        self, session: aiohttp.ClientSession, request: Request, body: JsonPayload | StreamingPayload | None
+    ) -> Awaitable[aiohttp.ClientResponse]:
+        return session.request(
+            request.method,
+            request.address,
+            data=body,
+            headers=self._headers(request),
+            allow_redirects=False,
+            **self._settings,
+        )
+
+    async def _open_stream(
         self,
         session: aiohttp.ClientSession,
         request: Request,
         state: CallState,
         body: JsonPayload | StreamingPayload | None,
     ) -> Response:
-        response = await session.request(
-            request.method,
-            request.address,
-            data=body,
-            headers=self._headers(request),
-            proxy=self._proxy.url if self._proxy is not None else None,
-            proxy_headers=self._proxy.headers() if self._proxy is not None else None,
-            timeout=UNBOUNDED,
-            allow_redirects=False,
-            raise_for_status=False,
-        )
-        if request.idle_timeout is not None and is_success(response.status):
+        response = await self._exchange(session, request, body)
+        if is_success(response.status):
             stream = AiohttpResponseStream(
                 response, request, self._clock, lambda error: self._raise_failure(request, state, error)
             )
             return Response(response.status, response.headers, b"", stream)
-        content = await read_body(response, request, is_traced=self._lent is not None)
-        return Response(response.status, response.headers, content)
+        return Response(response.status, response.headers, await read_body(response, request))
 
     def check_open(self) -> None:
         """Refuse use before opening, after closing, or from another event loop.
@@ -193,9 +212,6 @@ class AiohttpTransport:
         Raises:
             SessionClosedError: requests cannot be sent.
         """
-        self._require_session()
-
-    def _require_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             raise SessionClosedError(
                 "the session is closed" if self._is_closed else "the session is not open yet; use it in `async with`"
@@ -204,7 +220,6 @@ class AiohttpTransport:
             raise SessionClosedError("the session belongs to another event loop; make one session per loop")
         if self._lent is not None and self._lent.closed:
             raise SessionClosedError("the aiohttp session given as http= was closed by its owner")
-        return self._session
 
     def _headers(self, request: Request) -> Mapping[str, str]:
         """Return the headers. The caller keeps them in no variable: the key in them would stand in tracebacks."""
