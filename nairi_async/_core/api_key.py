@@ -11,7 +11,7 @@ from nairi_async._core.concealed import Concealed
 from nairi_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
 
     from nairi_async._core.request import Send
 
@@ -37,11 +37,13 @@ class ApiKey(Concealed):
     The constructor only stores it. `check` raises, from a frame in which the secret is not a local variable.
     """
 
-    __slots__ = ("_headers",)
+    __slots__ = ("_headers", "credential_version")
 
     def __init__(self, value: object) -> None:
         super().__init__(value)
         self._headers: CIMultiDictProxy[str] | None = None
+        self.credential_version: int = 0
+        """Always 0: a key is never replaced."""
 
     def check(self, missing: str) -> None:
         """Raise `ConfigurationError` for a key that cannot be sent; `missing` is its text where there is none."""
@@ -54,13 +56,9 @@ class ApiKey(Concealed):
                 "the API key is blank or holds white space, control or non-ASCII characters; copy it anew"
             )
 
-    @property
-    def credential_version(self) -> int:
-        """Always 0: a key is never replaced."""
-        return 0
-
-    async def acquire(self, _send: Send, /) -> None:
-        """Do nothing: the key is there."""
+    def acquire(self, _send: Send, /) -> Awaitable[None] | None:
+        """Return that nothing must be awaited: the key is there."""
+        return None
 
     def invalidate(self, _credential_version: int, /) -> bool:
         """Return that there is no other key."""

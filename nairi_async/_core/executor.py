@@ -14,7 +14,7 @@ from nairi_async._core.address import host_and_port
 from nairi_async._core.closing import ClosingSignal
 from nairi_async._core.failures import raise_final, status_error
 from nairi_async._core.rate_limits import WINDOW
-from nairi_async._core.request import CallState
+from nairi_async._core.request import CallState, is_success
 from nairi_async._core.retry import (
     RetryPolicy,
     delay_before_retry,
@@ -132,7 +132,7 @@ class RequestExecutor:
         return self._call(
             request,
             state or CallState(),
-            lambda response: self._decode(request, response, decode),
+            decode,
             unreadable_is_transient=unreadable_is_transient,
             deadline=deadline,
             grace=grace,
@@ -143,13 +143,13 @@ class RequestExecutor:
 
         The stream holds a connection of the session until it is closed.
         """
-        return await self._call(request, state or CallState(), lambda response: self._open_stream(request, response))
+        return await self._call(request, state or CallState(), lambda stream: self._open_stream(request, stream))
 
     async def _call(
         self,
         request: Request,
         state: CallState,
-        take: Callable[[Response], _T],
+        decode: Callable[[Any], _T],
         *,
         unreadable_is_transient: bool = False,
         deadline: float = math.inf,
@@ -160,11 +160,12 @@ class RequestExecutor:
         fresh = None if request.bucket is None else _FreshCredentials(credentials, self.call)
         for attempt in itertools.count(1):
             # In front of the limiter, because acquiring them may take a request of its own.
-            await credentials.acquire(self.call)
+            if (acquired := credentials.acquire(self.call)) is not None:
+                await acquired
             response: Response | None = None
             try:
                 response = await self._attempt(request, state, deadline + grace, attempt, fresh)
-                return take(response)
+                return self._decode(request, response, decode)
             except NairiError as error:
                 if fresh is not None and error is fresh.failure:
                     raise
@@ -216,9 +217,10 @@ class RequestExecutor:
         self, request: Request, state: CallState, deadline: float, attempt: int, fresh: _FreshCredentials | None
     ) -> Response:
         # Before the wait for a permit, which would never end in another event loop than the session's.
-        self.http.check_open()
+        http, bucket = self.http, request.bucket
+        http.check_open()
         started_at = self.clock.monotonic()
-        if not self.limiter.acquire_now(started_at, request.bucket, request.scope):
+        if not self.limiter.acquire_now(started_at, bucket, request.scope):
             started_at = await self._acquire(request, deadline, fresh)
         is_kept = False
         try:
@@ -228,9 +230,9 @@ class RequestExecutor:
                 state.started_at = started_at
             timeout = self._timeout(request, deadline - started_at)
             self._counters.requests += 1
-            state.credential_version = (request.credentials or self.http.credentials).credential_version
+            state.credential_version = (request.credentials or http.credentials).credential_version
             try:
-                response = await self.http.send(request, state, timeout)
+                response = await http.send(request, state, timeout)
             except NairiError as error:
                 if self.hooks.listens(log):
                     self._emit_done(request, attempt, started_at, error=error)
@@ -239,13 +241,13 @@ class RequestExecutor:
         finally:
             # An open stream keeps the permit, and releases it when it is closed.
             if not is_kept:
-                self.limiter.release(request.bucket)
+                self.limiter.release(bucket)
         self._counters.bytes_received += len(response.body)
-        if request.observe_date or request.bucket is not None:
+        if bucket is not None or request.observe_date:
             self._observe(request, state, response)
         if self.hooks.listens(log):
             self._emit_done(request, attempt, started_at, response=response)
-        if not response.is_success:
+        if not is_success(response.status):
             self._raise_status(request, response)
         return response
 
@@ -270,19 +272,18 @@ class RequestExecutor:
             raise RequestTimeoutError(str(error), request.method, request.path) from error
         return self.clock.monotonic()
 
-    def _open_stream(self, request: Request, response: Response) -> Stream:
-        assert response.stream is not None  # noqa: S101 - a success of a request that asked for a stream
+    def _open_stream(self, request: Request, stream: ResponseStream) -> Stream:
         self.closing.stream_opened()
 
         def release() -> None:
             self.closing.stream_closed()
             self.limiter.release(request.bucket)
 
-        return Stream(response.stream, release, self._counters)
+        return Stream(stream, release, self._counters)
 
-    def _decode(self, request: Request, response: Response, decode: Callable[[bytes], _T]) -> _T:
+    def _decode(self, request: Request, response: Response, decode: Callable[[Any], _T]) -> _T:
         try:
-            return decode(response.body)
+            return decode(response.body if response.stream is None else response.stream)
         except DecodeError as error:
             cause, excerpt = error.__cause__, self.http.quote(error.excerpt)
             redacted = evolve(error, method=request.method, path=request.path, excerpt=excerpt)
@@ -392,7 +393,8 @@ class _FreshCredentials:
     async def acquire(self) -> None:
         """Acquire them, and keep a failure: it has already been retried by the rules of its own request."""
         try:
-            await self._credentials.acquire(self._send)
+            if (acquired := self._credentials.acquire(self._send)) is not None:
+                await acquired
         except NairiError as error:
             self.failure = error
             raise

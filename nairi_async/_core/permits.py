@@ -65,6 +65,9 @@ class Permits:
 
     def release(self) -> None:
         """Give a permit back."""
+        if not self._waiting:
+            self._free += 1
+            return
         for kind, queue in self._waiting.items():
             for permit in queue:
                 if not permit.done():

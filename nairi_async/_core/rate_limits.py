@@ -49,7 +49,8 @@ class RateGate:
     def __init__(self, per_second: float | None) -> None:
         self._spacing = 1.0 / per_second if per_second else 0.0
         self._next_at = 0.0
-        self._throttled_until = 0.0
+        self.throttled_until: float = 0.0
+        """When the pause after a 429 ends."""
         self._spread = 0.0
 
     def time_until_next(self, now: float) -> float:
@@ -62,17 +63,17 @@ class RateGate:
 
     def throttle(self, now: float, seconds: float) -> None:
         """Allow no request for some seconds. A shorter pause never cuts a longer one short."""
-        if now + seconds > self._throttled_until:
-            self._throttled_until = now + seconds
+        if now + seconds > self.throttled_until:
+            self.throttled_until = now + seconds
             self._spread = seconds * _RESTART_SPREAD
 
     def is_throttled(self, now: float) -> bool:
         """Return whether no request may be sent."""
-        return now < self._throttled_until
+        return now < self.throttled_until
 
     def time_until_restart(self, now: float, jitter: float) -> float:
         """Return the seconds for which a throttled call waits, spread by `jitter` in [0, 1); 0 if not throttled."""
-        remaining = self._throttled_until - now
+        remaining = self.throttled_until - now
         return remaining + jitter * self._spread if remaining > 0 else 0.0
 
 
@@ -187,13 +188,14 @@ class RateLimiter:
 
     def acquire_now(self, now: float, bucket: str | None = None, scope: str | None = None) -> bool:
         """Take a permit if nothing holds the call back; return whether that is so. In a bucket, calls always queue."""
-        if bucket is not None or self._turnstile is not None or self._gate.is_throttled(now):
+        if bucket is not None or self._turnstile is not None or now < self._gate.throttled_until:
             return False
         if scope is not None and self._scopes.is_throttled(now, scope):
             return False
-        is_acquired = self._semaphore.acquire_now()
-        self.in_use += is_acquired
-        return is_acquired
+        if not self._semaphore.acquire_now():
+            return False
+        self.in_use += 1
+        return True
 
     async def acquire(
         self,
@@ -228,15 +230,19 @@ class RateLimiter:
                 await self._acquire_in_scope(scope, deadline, is_read)
             else:
                 await self._acquire_at_rate(deadline, self._semaphore, is_read)
-            self._count(self._semaphore_of(bucket), 1)
+            self._count(self._semaphore if bucket is None else self._buckets[bucket].semaphore, 1)
         finally:
             self.waiting -= 1
 
     def release(self, bucket: str | None = None) -> None:
         """Give the permit back: the request of that bucket is over."""
-        semaphore = self._semaphore_of(bucket)
-        self._count(semaphore, -1)
-        semaphore.release()
+        if bucket is None:
+            self.in_use -= 1
+            self._semaphore.release()
+        else:
+            semaphore = self._buckets[bucket].semaphore
+            self._count(semaphore, -1)
+            semaphore.release()
 
     async def _acquire_in_scope(self, scope: str, deadline: float, kind: Hashable) -> None:
         while True:
@@ -313,9 +319,6 @@ class RateLimiter:
         self.in_use += difference
         if semaphore is not self._semaphore:
             self._streams_in_use += difference
-
-    def _semaphore_of(self, bucket: str | None) -> Permits:
-        return self._semaphore if bucket is None else self._buckets[bucket].semaphore
 
     def _gate_of(self, bucket: str | None) -> RateGate:
         return self._gate if bucket is None else self._buckets[bucket].gate

@@ -78,8 +78,11 @@ class Credentials(Protocol):
         """A number that changes whenever the credentials are replaced."""
         ...
 
-    async def acquire(self, send: Send, /) -> None:
-        """Make sure that valid credentials are there; `send` makes the requests that this takes, such as a sign-in."""
+    def acquire(self, send: Send, /) -> Awaitable[None] | None:
+        """Return what must be awaited until valid credentials are there; `None` if they are, as they nearly always are.
+
+        `send` makes the requests that this takes, such as a sign-in.
+        """
         ...
 
     def headers(self) -> Mapping[str, str]:
@@ -178,12 +181,7 @@ class Response:
     stream: ResponseStream | None = None
     """The body of a success, where the request asked to read it as it arrives."""
 
-    @property
-    def is_success(self) -> bool:
-        """Whether the status is 2xx: not all success codes of the services are documented, so the class counts."""
-        return is_success(self.status)
-
 
 def is_success(status: int) -> bool:
-    """Return whether a status is of the class that RFC 9110 calls successful."""
+    """Return whether a status is of the class that RFC 9110 calls successful: not all codes are documented."""
     return 200 <= status < 300  # noqa: PLR2004 - that class

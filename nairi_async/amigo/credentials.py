@@ -22,7 +22,7 @@ from nairi_async.amigo.wire import decode_token, is_sendable_token
 from nairi_async.errors import ConfigurationError, NairiError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Awaitable, Iterator, Mapping
     from datetime import datetime
 
     from nairi_async._core.request import Send
@@ -191,14 +191,15 @@ class Tokens:
         for token in self._tokens:
             yield token.value
 
-    async def acquire(self, send: Send, /) -> None:
-        """Sign in, unless the token is valid for a while, or the store has one that is.
+    def acquire(self, send: Send, /) -> Awaitable[None] | None:
+        """Sign in, unless the token is valid for a while, or the store has one that is: then nothing is to be awaited.
 
         Raises:
             AuthenticationError, RateLimitedError, ServerError, NairiError: the sign-in failed, with its own status.
         """
-        if self._clock.monotonic() < self._renew_at:
-            return
+        return None if self._clock.monotonic() < self._renew_at else self._acquire(send)
+
+    async def _acquire(self, send: Send) -> None:
         sign_ins_before = self._sign_ins
         async with self._signing_in:
             if self._clock.monotonic() < self._renew_at:
