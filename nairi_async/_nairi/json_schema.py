@@ -29,7 +29,7 @@ from uuid import UUID
 
 import attrs
 
-from nairi_async._nairi.structured import check_type
+from nairi_async._nairi.structured import check_type, choice_values
 
 _DEFINED: Final = "#/$defs/"
 _PLAIN: Final[dict[Any, dict[str, Any]]] = {
@@ -110,10 +110,8 @@ class _Schemas:
             schema = dict(_PLAIN[kind])
         elif origin in {Union, types.UnionType}:
             schema = {"anyOf": [self.of(one, variables) for one in arguments]}
-        elif origin is Literal:
-            schema = {"enum": [one.value if isinstance(one, Enum) else one for one in arguments]}
-        elif isinstance(origin, type) and issubclass(origin, Enum):
-            schema = {"enum": [one.value for one in origin]}
+        elif origin is Literal or (isinstance(origin, type) and issubclass(origin, Enum)):
+            schema = {"enum": choice_values(kind)}
         elif origin in _ARRAYS:
             schema = self._array(origin, arguments, variables)
         elif origin in _MAPPINGS:

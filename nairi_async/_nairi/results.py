@@ -94,11 +94,11 @@ class Reply(_Reachable, Generic[ValueT_co]):
         Raises:
             ReplyFormatError: the text has no JSON value, or several.
         """
-        from nairi_async._nairi import structured  # noqa: PLC0415 - only replies that are read as JSON need it
+        from nairi_async._nairi import json_in_text  # noqa: PLC0415 - only replies that are read as JSON need it
 
         try:
-            return structured.find_json(self.text)
-        except structured.NoSuchValueError as error:
+            return json_in_text.find_json(self.text)
+        except json_in_text.NoSuchValueError as error:
             raise self._format_error(error) from error
 
     def into(self, kind: type[_T]) -> _T:
@@ -115,12 +115,12 @@ class Reply(_Reachable, Generic[ValueT_co]):
             InvalidArgumentError: the type is not supported.
             ReplyFormatError: the text has no JSON value, several, or one that does not fit.
         """
-        from nairi_async._nairi import structured  # noqa: PLC0415 - as above
+        from nairi_async._nairi import json_in_text, structured  # noqa: PLC0415 - as above
 
         structured.check_type(kind)
         try:
-            return structured.structure(structured.find_json(self.text, exact=True), kind)
-        except structured.NoSuchValueError as error:
+            return structured.structure(json_in_text.find_json(self.text, exact=True), kind)
+        except json_in_text.NoSuchValueError as error:
             raise self._format_error(error) from error
 
     def with_value(self, value: _T) -> Reply[_T]:

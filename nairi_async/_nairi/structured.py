@@ -1,9 +1,8 @@
-"""JSON in the text of a reply: find the one value, and structure it into a type."""
+"""Structures the JSON value of a reply into a type."""
 
 from __future__ import annotations
 
 import json
-import re
 import types
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
@@ -11,55 +10,20 @@ from dataclasses import is_dataclass
 from datetime import date, datetime, time
 from decimal import Decimal, InvalidOperation
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Union, get_args, get_origin, is_typeddict
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin, is_typeddict
 from uuid import UUID
 
 import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn
 
+from nairi_async._nairi.json_in_text import NoSuchValueError
 from nairi_async.errors import InvalidArgumentError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _T = TypeVar("_T")
 
-_FENCE: Final = re.compile(
-    r"^[ \t]*(`{3,}|~{3,})[ \t]*(?:json)?[ \t]*\n(.*?)\n[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE | re.IGNORECASE
-)
 # Characters of a problem that are quoted to the agent.
 _MAX_PROBLEM: Final = 2000
-# Braces in prose or code that are not JSON: each costs a time that grows with the length of the text.
-_MAX_FAILURES: Final = 1000
-# An array must begin a line: in the middle of one, `[1]` is more likely to be a reference.
-_START: Final = re.compile(r"\{|^[ \t]*\[", re.MULTILINE)
-
-
-class NoSuchValueError(ValueError):
-    """The text has no JSON value, or several, or the value does not fit the type."""
-
-
-def find_json(text: str, *, exact: bool = False) -> Any:
-    """Return the one JSON value of a text: the whole text, one fenced block, or one object or array in the prose.
-
-    Args:
-        text: The text.
-        exact: Read fractions as `Decimal`, not as `float`.
-
-    Raises:
-        NoSuchValueError: there is none, or more than one.
-    """
-    decoder = json.JSONDecoder(parse_float=Decimal if exact else None, parse_constant=_refuse_constant)
-    try:
-        values = list(_values(text.strip(), decoder))
-    except RecursionError:
-        raise NoSuchValueError("the JSON value is nested too deeply") from None
-    if not values:
-        raise NoSuchValueError("it has no JSON value")
-    if len(values) > 1:
-        raise NoSuchValueError(f"it has {len(values)} JSON values, and one is needed")
-    return values[0]
 
 
 def check_type(kind: object) -> None:
@@ -95,44 +59,6 @@ def structure(value: object, kind: type[_T]) -> _T:
     except Exception as error:
         reasons = cattrs.transform_error(error, path="$", format_exception=_reason)
         raise NoSuchValueError("; ".join(reasons)) from error
-
-
-def _values(text: str, decoder: json.JSONDecoder) -> Iterator[Any]:
-    try:
-        yield decoder.decode(text)
-    except ValueError:
-        pass
-    else:
-        return
-    blocks = [match[2] for match in _FENCE.finditer(text)]
-    found = False
-    for block in blocks:
-        try:
-            value = decoder.decode(block)
-        except ValueError:
-            continue
-        found = True
-        yield value
-    if not found:
-        yield from _embedded(text, decoder)
-
-
-def _embedded(text: str, decoder: json.JSONDecoder) -> Iterator[Any]:
-    """Yield the objects and arrays in prose; what was read before a failure is not read again."""
-    position = failures = 0
-    while failures < _MAX_FAILURES and (match := _START.search(text, position)):
-        start = match.end() - 1
-        try:
-            value, position = decoder.raw_decode(text, start)
-        except ValueError as error:
-            position = max(match.end(), getattr(error, "pos", 0))
-            failures += 1
-        else:
-            yield value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _reason(error: BaseException, _: object) -> str:
@@ -184,10 +110,23 @@ def _is_choice(kind: Any) -> bool:
     return get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, Enum))
 
 
+def choice_values(kind: Any) -> list[Any]:
+    """Return the values of an enum or a `Literal` as JSON has them: a tuple is an array.
+
+    Raises:
+        StructureHandlerNotFoundError: one has no form in JSON, so no reply could have it.
+    """
+    choices = get_args(kind) or tuple(kind)
+    try:
+        return [json.loads(json.dumps(getattr(one, "value", one), allow_nan=False)) for one in choices]
+    except (TypeError, ValueError) as error:
+        raise cattrs.StructureHandlerNotFoundError(str(error), kind) from error
+
+
 def _choice_reader(kind: Any) -> Callable[[Any, object], Any]:
     """Return a reader of an enum or a `Literal`. Unlike the one of cattrs, it does not take `true` for 1."""
     choices = get_args(kind) or tuple(kind)
-    values = [one.value if isinstance(one, Enum) else one for one in choices]
+    values = choice_values(kind)
 
     def read(value: Any, _: object) -> Any:
         plain = _read_any(value, None)
@@ -242,6 +181,8 @@ def _is_mapping(kind: Any) -> bool:
 
 def _mapping_reader(kind: Any, converter: cattrs.Converter) -> Callable[[Any, object], Any]:
     key_type, entry_type = get_args(kind) or (str, Any)
+    if key_type in _NO_KEYS:
+        raise cattrs.StructureHandlerNotFoundError("the keys of a JSON object are texts", kind)
     read_key, read_entry = (_entry_reader(converter, entry) for entry in (key_type, entry_type))
 
     def read(value: Any, _: object) -> Any:
@@ -341,6 +282,21 @@ def _is_class(kind: Any) -> bool:
     return attrs.has(kind) or is_dataclass(kind) or is_typeddict(kind)
 
 
+def _has_no_form(kind: Any) -> bool:
+    """Return whether a class has no form in JSON. cattrs would read some: bytes from an array, a path from a text."""
+    origin = get_origin(kind) or kind
+    is_read = _is_choice(kind) or _is_array(kind) or _is_mapping(kind) or _is_union(kind) or _is_class(origin)
+    return isinstance(origin, type) and not is_read and origin not in _READ
+
+
+class _Converter(cattrs.Converter):
+    def get_structure_hook(self, type: Any, cache_result: bool = True) -> Any:  # noqa: A002, FBT001, FBT002 - its own
+        # The hooks of bytes and paths cannot be replaced by ones that refuse a type before there is a value.
+        if _has_no_form(type):
+            raise cattrs.StructureHandlerNotFoundError("it has no form in JSON", type)
+        return super().get_structure_hook(type, cache_result)
+
+
 def _name(kind: Any) -> str:
     return "null" if kind is type(None) else getattr(kind, "__name__", str(kind))
 
@@ -353,7 +309,13 @@ _ARRAYS: Final[dict[Any, Callable[[list[Any]], Any]]] = {
     set: set,
     frozenset: frozenset,
 }
-_CONVERTER: Final = cattrs.Converter()
+# What is read as one value, and what only marks a type; `Any` and `Annotated` are classes in some versions of Python.
+_READ: Final = frozenset(
+    {str, bool, int, float, Decimal, datetime, date, time, UUID, object, type(None), Any, Annotated}
+)
+# Texts are never read as these.
+_NO_KEYS: Final = frozenset({bool, int, float, type(None)})
+_CONVERTER: Final = _Converter()
 _CONVERTER.register_structure_hook(str, _only(str))
 _CONVERTER.register_structure_hook(bool, _only(bool))
 _CONVERTER.register_structure_hook(int, _read_int)

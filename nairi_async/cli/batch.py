@@ -52,7 +52,7 @@ def batch(options: Namespace) -> int:
     try:
         _check_apart(stream, options)
         if session is None:
-            return exit_status.FAILED if show_check(_records(stream, options), options) else 0
+            return 0 if show_check(_records(stream, options), options) else exit_status.FAILED
         return asyncio.run(_batch(session, stream, options))
     except (asyncio.CancelledError, KeyboardInterrupt):
         if session is not None:

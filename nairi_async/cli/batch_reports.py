@@ -49,8 +49,8 @@ def show_status(options: Namespace) -> None:
         out.show(clean(f"{name:<9} {fact}"))
 
 
-def show_check(lines: JsonLines, options: Namespace) -> int:
-    """Check all records, and print what is wrong with them; return the number of those that cannot be sent.
+def show_check(lines: JsonLines, options: Namespace) -> bool:
+    """Check all records, and print what is wrong with them; return whether all can be sent, and there are any.
 
     Raises:
         LedgerError: the records do not continue the ledger, or it cannot be read.
@@ -77,7 +77,9 @@ def show_check(lines: JsonLines, options: Namespace) -> int:
         out.show(f"{check.records:,} records: {check.known:,} in the ledger, {unusable:,} cannot be used.")
     if unusable:
         err.show(how_to_correct(unusable), "red")
-    return unusable
+    elif not check.records:
+        err.show("It has no records: is it the right file?", "red")
+    return check.records > 0 and not unusable
 
 
 def reply_line(outcome: BatchOutcome) -> bytes:

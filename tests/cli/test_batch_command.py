@@ -398,6 +398,8 @@ async def test_a_check_reads_everything_and_sends_nothing(
         assert "did you mean 'attachments'?" in lines[1]
         assert (ended.status, ended.out) == (3, "6 records: 0 in the ledger, 4 cannot be used.\n")
         assert not (tmp_path / "run.sqlite").exists()
+    empty = await run("batch", source(tmp_path), "--check")
+    assert (empty.status, "no records" in empty.err) == (3, True)
     await run("batch", source(tmp_path, '"a"', '"b"'), *words, simulator=simulator)
     sent = len(simulator.prompts)
     known = await run("batch", source(tmp_path, '"b"', '"c"'), *words, "--check", "--json")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import pickle
 import time
+from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Literal, TypedDict
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nairi_async import InvalidArgumentError, NairiSession, Reply, ReplyFormatError, Turn
+from nairi_async import InvalidArgumentError, NairiSession, Reply, ReplyFormatError, Turn, json_schema
 from nairi_async.testing import Say, Simulator
 
 TURN = Turn("job_1", "cmsg_1")
@@ -29,6 +31,21 @@ json_values = st.recursive(
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
     max_leaves=6,
 )
+
+
+class Pair(NamedTuple):
+    a: int
+    b: int = 0
+
+
+@attrs.frozen
+class WithPath:
+    path: Path
+
+
+class Size(Enum):
+    SMALL = (1, 2)
+    LARGE = (10, 20)
 
 
 class Kind(Enum):
@@ -128,6 +145,8 @@ def test_a_reply_is_structured_into_a_type() -> None:
     assert reply(f"[{TEXT}]").into(list[Invoice]) == [EXPECTED]
     assert reply('{"a": {"b": 0.5}}').into(dict[str, Any]) == {"a": {"b": 0.5}}
     assert reply('["a", 1]').into(tuple[str, int]) == ("a", 1)
+    assert reply("[10, 20]").into(Size) is Size.LARGE
+    assert json_schema(Size) == {"enum": [[1, 2], [10, 20]]}
 
 
 @pytest.mark.parametrize(
@@ -198,15 +217,36 @@ def test_what_fits_no_member_is_an_error_of_the_member_that_was_meant(kind: Any,
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", [Unsupported, list[Unsupported], int | type[int], 3, "Invoice"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Unsupported,
+        list[Unsupported],
+        int | type[int],
+        3,
+        "Invoice",
+        # cattrs reads these in ways of its own, and no schema describes them.
+        bytes,
+        bytes | None,
+        Path,
+        deque[int],
+        Counter,
+        Pair,
+        WithPath,
+        Enum("Objects", {"A": object()}),
+        # The keys of an object are texts.
+        dict[int, str],
+    ],
+)
 async def test_unsupported_types_are_refused_before_any_request(
     nairi: NairiSession, simulator: Simulator, kind: Any
 ) -> None:
     """A type that nothing can be structured into costs no turn."""
     with pytest.raises(InvalidArgumentError, match="not supported"):
         await nairi.ask("my-agent", "hi", into=kind)
-    with pytest.raises(InvalidArgumentError, match="not supported"):
-        reply(TEXT).into(kind)
+    for refuse in (reply(TEXT).into, json_schema):
+        with pytest.raises(InvalidArgumentError, match="not supported"):
+            refuse(kind)
     assert simulator.requests == []
 
 
