@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 from weakref import WeakValueDictionary
@@ -26,6 +26,7 @@ from nairi_async.batch.item_outcome import FATAL, ItemForbiddenError, ItemOutcom
 from nairi_async.batch.item_state import next_step
 from nairi_async.batch.item_store import TurnTakenError
 from nairi_async.batch.source_check import check_attachments
+from nairi_async.batch.stop_switch import StopSwitch
 from nairi_async.errors import (
     InvalidArgumentError,
     NairiError,
@@ -38,7 +39,7 @@ from nairi_async.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Coroutine
     from decimal import Decimal
     from pathlib import Path
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 log: logging.Logger = logging.getLogger("nairi_async.batch")
 
+_Counts = dict[Literal["sending", "running"], int]
 BatchOnUnknown = Literal["reconcile", "report"]
 """What a batch does about a prompt whose response was lost: look it up, or only report it."""
 
@@ -79,35 +81,6 @@ class BatchOptions:
     repair: int = 0
 
 
-class StopSwitch:
-    """Ends a run early: nothing more is started, waits are cancelled, prompts being sent are recorded."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[object]] = set()
-        self.is_stopped: bool = False
-        """Whether nothing more is started."""
-
-    def stop(self) -> None:
-        """Start nothing more and stop waiting; prompts being sent are still recorded. Harmless when repeated."""
-        self.is_stopped = True
-        for task in self._tasks:
-            task.cancel()
-
-    @contextmanager
-    def stoppable(self) -> Generator[None]:
-        """Let `stop` cancel the current task in this block, where that leaves no prompt in doubt."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine runs in a task
-        if self.is_stopped:
-            # Raised here: a cancellation would only come at the next wait, which may be after the block.
-            raise asyncio.CancelledError
-        self._tasks.add(task)
-        try:
-            yield
-        finally:
-            self._tasks.discard(task)
-
-
 @define(kw_only=True)
 class ItemRunner:
     """Runs the items of one batch. Each call may run in a task of its own."""
@@ -120,7 +93,7 @@ class ItemRunner:
     advance: Callable[[Entry, Decimal | None], Awaitable[None]] | None = None
     """Stores that a turn has ended and the next prompt is about to leave; needed for items of several turns."""
     switch: StopSwitch = field(factory=StopSwitch)
-    counts: dict[Literal["sending", "running"], int] = field(factory=lambda: {"sending": 0, "running": 0})
+    counts: _Counts = field(factory=lambda: {"sending": 0, "running": 0})
     _found_earlier_turn: bool = False
     """Whether a turn of an earlier run was found: the service, and the key's organisation, are the same as then."""
     _was_accepted: bool = False
@@ -133,7 +106,7 @@ class ItemRunner:
         """Return the time that the store records for a prompt about to leave."""
         return parts_of(self.session).sender.timestamp()
 
-    async def run(self, entry: Entry, *, is_new: bool, sent_before: float) -> ItemOutcome:
+    def run(self, entry: Entry, *, is_new: bool, sent_before: float) -> Coroutine[Any, Any, ItemOutcome]:
         """Go on with an item until it has ended, or until this run can do no more about it.
 
         Args:
@@ -145,23 +118,33 @@ class ItemRunner:
             NairiError: what would affect every other item as well.
             CancelledError: the run was stopped.
         """
-        async with AsyncExitStack() as stack:
-            if entry.conversation is not None:
-                # Items of one conversation take turns, in the order in which they were read.
-                lock = self._conversations.setdefault(entry.conversation, LoopLock())
-                with self.switch.stoppable():
-                    await stack.enter_async_context(lock)
-            replies = [reply for reply in map(self._decode, entry.earlier) if isinstance(reply, Reply)]
-            while True:
-                turn, result, is_final = await self._run_turn(entry, sent_before, is_new=is_new)
-                replies += [result] if isinstance(result, Reply) else []
-                follow_up = None
-                if isinstance(result, Reply):
-                    result, follow_up = self._judge(entry, result)
-                if follow_up is None or turn is None:
-                    sequence = await self.store.finish(entry, turn, result, cost_of(result)) if is_final else None
-                    return ItemOutcome(entry=entry, turn=turn, result=result, replies=tuple(replies), sequence=sequence)
-                entry, is_new = await self._follow(entry, turn, replies[-1], follow_up), True
+        # Returned and not awaited here: thousands wait, and each frame less is memory.
+        run = self._run_turns if entry.conversation is None else self._run_in_order
+        return run(entry, sent_before, is_new=is_new)
+
+    async def _run_in_order(self, entry: Entry, sent_before: float, *, is_new: bool) -> ItemOutcome:
+        """Run an item of a conversation; those of one take turns, in the order in which they were read."""
+        assert entry.conversation is not None  # noqa: S101 - decided by the caller
+        lock = self._conversations.setdefault(entry.conversation, LoopLock())
+        with self.switch.stoppable():
+            await lock.acquire()
+        try:
+            return await self._run_turns(entry, sent_before, is_new=is_new)
+        finally:
+            lock.release()
+
+    async def _run_turns(self, entry: Entry, sent_before: float, *, is_new: bool) -> ItemOutcome:
+        replies = [reply for reply in map(self._decode, entry.earlier) if isinstance(reply, Reply)]
+        while True:
+            turn, result, is_final = await self._run_turn(entry, sent_before, is_new=is_new)
+            replies += [result] if isinstance(result, Reply) else []
+            follow_up = None
+            if isinstance(result, Reply):
+                result, follow_up = self._judge(entry, result)
+            if follow_up is None or turn is None:
+                sequence = await self.store.finish(entry, turn, result, cost_of(result)) if is_final else None
+                return ItemOutcome(entry=entry, turn=turn, result=result, replies=tuple(replies), sequence=sequence)
+            entry, is_new = await self._follow(entry, turn, replies[-1], follow_up), True
 
     def _decode(self, document: str) -> Reply | NairiError:
         return decode_result(document, self.options.agent_id)[1]
@@ -204,9 +187,9 @@ class ItemRunner:
         turn = entry.turn
         try:
             if turn is None:
-                with self._counted("sending"):
+                with _Counted(self.counts, "sending"):
                     turn = await self._find_or_send(entry, sent_before, is_new=is_new)
-            with self._counted("running"), self.switch.stoppable():
+            with _Counted(self.counts, "running"), self.switch.stoppable():
                 reply = await self._wait_for_reply(turn)
         except ItemForbiddenError as forbidden:
             return None, forbidden.error, forbidden.is_final
@@ -370,10 +353,17 @@ class ItemRunner:
         is_reading = self.options.ask_mode
         return sender.start(agent_id, prompt, ask_mode=is_reading, attachment_ids=files, is_recorded=True)
 
-    @contextmanager
-    def _counted(self, name: Literal["sending", "running"]) -> Generator[None]:
-        self.counts[name] += 1
-        try:
-            yield
-        finally:
-            self.counts[name] -= 1
+
+class _Counted(AbstractContextManager[None]):
+    """Count an item in a block, as `StopSwitch.stoppable` is made."""
+
+    __slots__ = ("_counts", "_name")
+
+    def __init__(self, counts: _Counts, name: Literal["sending", "running"]) -> None:
+        self._counts, self._name = counts, name
+
+    def __enter__(self) -> None:
+        self._counts[self._name] += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._counts[self._name] -= 1

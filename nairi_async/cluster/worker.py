@@ -17,15 +17,16 @@ from attrs import field
 from nairi_async._core.closing import run_shielded
 from nairi_async._core.records import define
 from nairi_async._nairi.session_parts import parts_of
-from nairi_async.batch.item_runner import BatchOptions, ItemRunner, StopSwitch
+from nairi_async.batch.item_runner import BatchOptions, ItemRunner
 from nairi_async.batch.lost_prompts import LostPrompts
+from nairi_async.batch.stop_switch import StopSwitch
 from nairi_async.cluster.batches import read_batch
 from nairi_async.cluster.claimed_items import AgentJobs, ClaimedItems
 from nairi_async.cluster.database import PATIENCE, PoolerError
 from nairi_async.cluster.items import ItemTable
 from nairi_async.cluster.liveness import LEASE, Liveness
 from nairi_async.cluster.pace import Gate, SharedRate
-from nairi_async.cluster.row import ClaimLostError, Row, claim_of
+from nairi_async.cluster.row import Claim, ClaimLostError, Row, claim_of
 from nairi_async.cluster.tickets import CHUNK
 from nairi_async.errors import (
     AgentNotFoundError,
@@ -38,6 +39,8 @@ from nairi_async.errors import (
 
 if TYPE_CHECKING:
     from nairi_async._nairi.session import NairiSession
+    from nairi_async.batch.item_outcome import ItemOutcome
+    from nairi_async.batch.item_state import Entry
     from nairi_async.cluster.batches import BatchRow
     from nairi_async.cluster.database import Database
     from nairi_async.cluster.items import Claimed
@@ -232,7 +235,8 @@ class _Life:
         claimed, rest = await self._claim_free(ticket, batch)
         for one in claimed:
             self.running[one.row.number] = one.row
-            task = asyncio.create_task(self._run(one, batch))
+            run = self._run(one.entry, claim_of(one.row), batch, is_new=one.is_new, parked=one.parked)
+            task = asyncio.create_task(run)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._note_capacity()
@@ -281,13 +285,20 @@ class _Life:
         else:
             self._has_capacity.clear()
 
-    async def _run(self, claimed: Claimed, batch: BatchRow) -> None:
+    async def _run(self, entry: Entry, claim: Claim, batch: BatchRow, *, is_new: bool, parked: int) -> None:
         """Run one item; in every case it is ended, handed on, or owned by another worker."""
-        number, claim = claimed.row.number, claim_of(claimed.row)
+        number = entry.number
         try:
-            delay = await self._run_to_end(claimed, batch)
-            if delay is not None:
-                await self.table.hand_on(number, claim, batch.number, delay)
+            runner = await self._runner(batch)
+            try:
+                outcome = await runner.run(entry, is_new=is_new, sent_before=runner.clock.monotonic())
+            except AgentNotFoundError as error:
+                # It concerns this batch, and not the worker.
+                await runner.store.finish(entry, None, error, None)
+            else:
+                delay = await self._put_off(runner, outcome, parked)
+                if delay is not None:
+                    await self.table.hand_on(number, claim, batch.number, delay)
         except ClaimLostError:
             log.info("an item was taken over by another worker")
         except asyncio.CancelledError:
@@ -305,27 +316,20 @@ class _Life:
             self._has_ended.set()
             self._note_capacity()
 
-    async def _run_to_end(self, claimed: Claimed, batch: BatchRow) -> float | None:
-        """Run an item; return the seconds for which it is put off, if this run could not end it."""
-        runner = await self._runner(batch)
-        try:
-            ending = await runner.run(claimed.entry, is_new=claimed.is_new, sent_before=runner.clock.monotonic())
-        except AgentNotFoundError as error:
-            # It concerns this batch, and not the worker.
-            await runner.store.finish(claimed.entry, None, error, None)
+    async def _put_off(self, runner: ItemRunner, outcome: ItemOutcome, parked: int) -> float | None:
+        """Return the seconds for which an item is put off, if a run could not end it."""
+        if outcome.is_final:
             return None
-        if ending.is_final:
-            return None
-        result = ending.result
+        result = outcome.result
         assert isinstance(result, NairiError)  # noqa: S101 - a reply is final
         if isinstance(result, InvalidArgumentError):
-            await runner.store.finish(claimed.entry, None, result, None)
+            await runner.store.finish(outcome.entry, None, result, None)
             return None
         if isinstance(result, WatchTimeoutError):
             return 0.0
-        delay = min(_FIRST_DELAY * 2.0**claimed.parked, _LONGEST_DELAY)
+        delay = min(_FIRST_DELAY * 2.0**parked, _LONGEST_DELAY)
         kind = "is in doubt" if isinstance(result, OutcomeUnknownError) else "could not be ended"
-        log.warning("item %r %s, and is tried again in %.0f s: %s", claimed.entry.id, kind, delay, result)
+        log.warning("item %r %s, and is tried again in %.0f s: %s", outcome.entry.id, kind, delay, result)
         return delay
 
     async def _runner(self, batch: BatchRow) -> ItemRunner:
