@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING, Final
 
 from nairi_async._core.records import frozen
 from nairi_async.batch.item_state import Entry
-from nairi_async.batch.items import BatchStatus, place_name
+from nairi_async.batch.items import BatchStatus
 from nairi_async.batch.ledger_file import LEDGER, OPEN, open_ledger
-from nairi_async.batch.record_keys import CONTENT_PREFIX, RecordKeys
-from nairi_async.errors import InvalidArgumentError
+from nairi_async.batch.record_keys import CONTENT_PREFIX, RecordKeys, changed_record_error, taken_id_error
 from nairi_async.models import Turn
 
 if TYPE_CHECKING:
@@ -43,6 +42,12 @@ _COST_DIGITS: Final = 12
 _COLUMNS: Final = (
     "number, id, place, prompts, step, prompt, attachments, fields, state, sent_at, attachment_ids, job_id, message_id,"
     " conversation, previous, earlier"
+)
+
+_INSERT: Final = (
+    "INSERT INTO items"
+    " (number, key, id, place, prompts, attachments, continues, fields, state, sent_at, prompt, conversation)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -139,7 +144,7 @@ class Ledger:
         )
         known = self._db.execute(query, (key,)).fetchone()
         if known is None:
-            entry = self._insert(None, key, self._free_id(item), item, now)
+            entry = self._insert(key, item, now)
             self._db.execute("INSERT INTO seen_this_run VALUES (?)", (entry.number,))
             return entry
         number, id_, first_place, is_unusable, was_tried, *content = known
@@ -148,7 +153,8 @@ class Ledger:
         is_changed = content != [json.dumps(item.prompts), json.dumps(item.attachments), item.job_id]
         if is_unusable and (is_changed or not was_tried):
             self._meta["unusable"] = self._count("unusable") - 1
-            return self._insert(number, key, id_, item, now)
+            self._db.execute("DELETE FROM items WHERE number = ?", (number,))
+            return self._insert(key, item, now, number=number, id_=id_)
         if is_changed:
             raise changed_record_error(item.name)
         return None
@@ -313,17 +319,36 @@ class Ledger:
             taken = self._db.execute(query, (id_,)).fetchone()
         return id_
 
-    def _insert(self, number: int | None, key: str, id_: str, item: BatchItem, now: float) -> Entry:
-        """Store an item, as a new one or in place of one that could not be used."""
+    def _insert(
+        self, key: str, item: BatchItem, now: float, *, number: int | None = None, id_: str | None = None
+    ) -> Entry:
+        """Store an item as a new one, with a number and id of its own unless they are given."""
         # Before a prompt of a given conversation leaves, its last turn must have ended.
         state: State = "unsent" if item.attachments or item.job_id is not None else "sending"
-        prompts, attachments, fields = map(json.dumps, (item.prompts, item.attachments, item.fields))
-        names = "number, key, id, place, prompts, attachments, continues, fields, state, sent_at, prompt, conversation"
-        record = (prompts, attachments, item.job_id, fields)
-        values = (number, key, id_, item.place or 0, *record, state, now, item.prompt, item.job_id)
-        query = f"INSERT OR REPLACE INTO items ({names}) VALUES ({', '.join('?' * len(values))})"  # noqa: S608 - ours
-        number = self._db.execute(query, values).lastrowid
-        return self._entry(self._db.execute(f"SELECT {_COLUMNS} FROM items WHERE number = ?", (number,)).fetchone())  # noqa: S608
+        place, all_prompts = item.place or 0, item.prompts
+        prompts, attachments, fields = map(json.dumps, (all_prompts, item.attachments, item.fields))
+        record = (prompts, attachments, item.job_id, fields, state, now, item.prompt, item.job_id)
+        id_ = id_ or item.name
+        try:
+            stored = self._db.execute(_INSERT, (number, key, id_, place, *record))
+        except sqlite3.IntegrityError:
+            # Another item has the id, which is seldom: looking first would cost each item a query.
+            id_ = self._free_id(item)
+            stored = self._db.execute(_INSERT, (number, key, id_, place, *record))
+        assert stored.lastrowid is not None, "a row was stored"  # noqa: S101 - as SQLite promises
+        return Entry(
+            number=stored.lastrowid,
+            id=id_,
+            place=place,
+            prompt=item.prompt,
+            attachments=item.attachments,
+            state=state,
+            sent_at=now,
+            conversation=item.job_id,
+            rest=item.follow_ups,
+            prompts=all_prompts,
+            fields=json.loads(fields),
+        )
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         number, id_, place, prompts, step, prompt, attachments, fields, state, sent_at, *rest = row
@@ -373,15 +398,3 @@ def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:
     """Return what the ledger stores about the whole batch, by name."""
     rows: list[tuple[str, Any]] = connection.execute("SELECT name, value FROM meta").fetchall()
     return dict(rows)
-
-
-def taken_id_error(id_: str, place: int) -> InvalidArgumentError:
-    """Return the error of a record whose id another record has."""
-    return InvalidArgumentError(f"the id {id_!r} was already taken by {place_name(place)}: give it another id")
-
-
-def changed_record_error(id_: str) -> InvalidArgumentError:
-    """Return the error of a record whose prompt or attachments are not those that were sent under its id."""
-    return InvalidArgumentError(
-        f"the ledger knows {id_!r} with another prompt or other attachments: give the changed record another id"
-    )

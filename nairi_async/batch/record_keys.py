@@ -6,6 +6,9 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Final
 
+from nairi_async.batch.items import place_name
+from nairi_async.errors import InvalidArgumentError
+
 if TYPE_CHECKING:
     import sqlite3
 
@@ -32,7 +35,20 @@ class RecordKeys:
             return f"id:{item.id}"
         content = json.dumps([item.prompts, item.attachments, item.job_id])
         digest = hashlib.sha256(content.encode()).hexdigest()
-        query = "INSERT INTO contents_this_run VALUES (?, 1) ON CONFLICT (digest) DO UPDATE SET count = count + 1"
-        self._db.execute(query, (digest,))
-        (count,) = self._db.execute("SELECT count FROM contents_this_run WHERE digest = ?", (digest,)).fetchone()
+        count = 1
+        if not self._db.execute("INSERT OR IGNORE INTO contents_this_run VALUES (?, 1)", (digest,)).rowcount:
+            self._db.execute("UPDATE contents_this_run SET count = count + 1 WHERE digest = ?", (digest,))
+            (count,) = self._db.execute("SELECT count FROM contents_this_run WHERE digest = ?", (digest,)).fetchone()
         return f"{CONTENT_PREFIX}{digest}:{count}"
+
+
+def taken_id_error(id_: str, place: int) -> InvalidArgumentError:
+    """Return the error of a record whose id another record has."""
+    return InvalidArgumentError(f"the id {id_!r} was already taken by {place_name(place)}: give it another id")
+
+
+def changed_record_error(id_: str) -> InvalidArgumentError:
+    """Return the error of a record whose prompt or attachments are not those that were sent under its id."""
+    return InvalidArgumentError(
+        f"the ledger knows {id_!r} with another prompt or other attachments: give the changed record another id"
+    )

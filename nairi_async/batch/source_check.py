@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from nairi_async._core.sqlite_file import open_read_only
 from nairi_async.batch.items import BatchItem, UnusableItem, unusable_outcome
-from nairi_async.batch.ledger import changed_record_error, taken_id_error
 from nairi_async.batch.ledger_file import LEDGER
-from nairi_async.batch.record_keys import CONTENT_PREFIX, RecordKeys
+from nairi_async.batch.record_keys import CONTENT_PREFIX, RecordKeys, changed_record_error, taken_id_error
 from nairi_async.errors import InvalidArgumentError, OtherPromptsError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from nairi_async._core.records import frozen
 from nairi_async.batch.documents import decode_replies, decode_result
 from nairi_async.batch.item_runner import BatchOnUnknown
 from nairi_async.batch.items import BatchItem, BatchOutcome, BatchStatus, UnusableItem
-from nairi_async.batch.ledger import changed_record_error
+from nairi_async.batch.record_keys import changed_record_error
 from nairi_async.cluster.schema import LOCKS
 from nairi_async.cluster.tickets import tickets
 from nairi_async.errors import InvalidArgumentError, LedgerError, NairiError
