@@ -108,6 +108,9 @@ def path(*segments: str) -> str:
         InvalidArgumentError: a segment cannot be an id.
     """
     plain = "/" + "/".join(segments)
+    # Nearly all ids are ASCII letters, digits and underscores. Checking and encoding each takes ten times as long.
+    if plain.isascii() and all(map(str.isidentifier, segments)):
+        return plain
     # One look at the whole: checking and encoding each segment takes four times as long. A slash may stand in none.
     if _PLAIN_PATH.fullmatch(plain) and plain.count("/") == len(segments):
         return plain

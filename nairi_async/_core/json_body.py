@@ -123,7 +123,7 @@ def decode(body: bytes, decoder: json.JSONDecoder = DECODER) -> Any:
     # ArithmeticError: a number that Decimal refuses. RecursionError: nesting deeper than any real answer.
     try:
         text = body.decode(_encoding(body), "surrogatepass")
-        if is_heavy(text):
+        if len(text) > MAX_VALUES and is_heavy(text):
             raise ValueError(f"more than {MAX_VALUES:,} values")  # noqa: TRY301 - handled like what json raises
         return _value(text, decoder)
     except (ValueError, ArithmeticError, RecursionError) as error:
@@ -136,7 +136,7 @@ def _value(text: str, decoder: json.JSONDecoder) -> Any:
     """Return the value of a text. `decode` looks for white space around it, which takes longer than a small body."""
     if text[:1] == "{":
         value, end = decoder.raw_decode(text)
-        if not text[end:].strip(" \t\r\n"):
+        if end == len(text) or not text[end:].strip(" \t\r\n"):
             return value
     return decoder.decode(text)
 

@@ -90,16 +90,22 @@ class LoopLock(Permits):
         super().__init__(1)
         self._holders_loop: asyncio.AbstractEventLoop | None = None
 
+    def acquire_now(self) -> bool:
+        """Take the lock if it is free; return whether that is so."""
+        if not self._free:
+            return False
+        self._free, self._holders_loop = 0, asyncio.get_running_loop()
+        return True
+
     async def acquire(self, kind: Hashable = None) -> None:
         """Acquire the lock.
 
         Raises:
             SessionClosedError: the lock is held or awaited in another event loop.
         """
-        loop = asyncio.get_running_loop()
         if self.acquire_now():
-            self._holders_loop = loop
-        elif self._holders_loop is loop:
+            return
+        if self._holders_loop is asyncio.get_running_loop():
             await self._wait(kind)
         else:
             raise SessionClosedError("this belongs to a session of another event loop; make one session per loop")

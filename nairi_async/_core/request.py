@@ -106,7 +106,8 @@ class Sink(Protocol):
         ...
 
 
-@define(kw_only=True, eq=False)
+# Not `kw_only`, although only keywords are used: the interpreter would look up each default in a dictionary.
+@define(eq=False)
 class Request:
     """One request, which may be sent any number of times. What becomes of it at a call stands in a `CallState`."""
 

@@ -44,7 +44,8 @@ class ReadingMethods:
         id_ = arguments.message_id(message_id)
         read = partial(self._executor.call, Request(method="GET", path=path("messages", id_)), wire.decode_message)
         message = await through_replica_lag(self._context, id_, read)
-        self._meter.count_final([message])
+        if message.usage is not None:
+            self._meter.count_final((message,))
         return message
 
     async def messages(self, job_id: Turn | str, *, progress: bool = False) -> list[Message]:

@@ -64,7 +64,8 @@ class SharedRead(Generic[_T]):
 
         `deadline` and `grace` are those of `RequestExecutor.call`.
         """
-        await self._reading.acquire()
+        if not self._reading.acquire_now():
+            await self._reading.acquire()
         try:
             latest = self._latest
             if latest is None or latest.started_at < at:
