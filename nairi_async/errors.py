@@ -353,7 +353,11 @@ class TurnFailedError(NairiError):
 
 @define(auto_exc=True, slots=False)
 class WatchTimeoutError(NairiError, TimeoutError):
-    """The turn or conversation did not end within `timeout=`. It continues at the service."""
+    """The turn or conversation did not end within `timeout=`. It continues at the service.
+
+    If `status` is `completed`, the turn has ended, and only the list of its conversation's messages is older than that
+    for half a minute by now, or to the end of the `timeout=`. Then `reply(error.turn)` reads it again.
+    """
 
     message: str
     turn: Turn | None = None

@@ -37,6 +37,11 @@ class AskMany(FanOut[Outcome[Reply]]):
     with the input. A prompt that fails does not affect the others: its error is in its `Outcome`. An exception of the
     iterable of prompts is raised after every prompt read before it has ended.
 
+    More prompts than the agent runs at a time queue at the service. They keep their place before the prompts of others,
+    and run on if this process ends; they take up to two thirds more requests than `limit=2` at an agent that runs one
+    at a time (19 polls a turn, 23 with 60 in the queue, 31 where the agent's listing is of no use). Nothing is held
+    back unless `limit` says so.
+
     Leaving the loop, `aclose()` or `async with` end it: no further prompt is sent, and waiting stops. A turn that was
     started continues at the service.
     """

@@ -110,11 +110,14 @@ class ReadingMethods:
     async def reply(self, turn: Turn, *, timeout: Duration | None = DEFAULT_TIMEOUT) -> Reply:
         """Wait for the end of a turn, and return its reply: text, messages, usage. Arguments as for `wait`.
 
-        If the turn ends without text, `Reply.text` is empty.
+        If the turn ends without text, `Reply.text` is empty. Where the list of the conversation's messages is older than
+        the end, it is read again for up to half a minute.
 
         Raises:
             TurnFailedError: the turn ended as `failed`; the error contains the service's text and the messages.
-            WatchTimeoutError, NairiError: as for `wait`.
+            WatchTimeoutError: the timeout is over and the turn is still running; or, with `status` `completed`, the
+                turn has ended, and the list still shows neither that nor a reply.
+            NairiError: as for `wait`.
         """
         return await self._reader.reply(arguments.turn(turn), checks.timeout(timeout))
 

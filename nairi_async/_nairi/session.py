@@ -355,7 +355,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
             prompts: An iterable or async iterable of texts, or of `Prompt`s with attachments, a key, or a conversation
                 to continue. It is read only as fast as prompts can be sent. Prompts of one conversation are sent in
                 their order, each after the turn before it.
-            limit: Maximum number of conversations at once.
+            limit: Maximum number of conversations at once. Twice as many as the agent runs at a time keep it busy.
             ask_mode: Restrict the agent to reading, without tools.
             timeout: Seconds for each prompt; `None` for no limit.
             on_unknown: As for `start`.

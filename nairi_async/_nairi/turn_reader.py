@@ -56,6 +56,10 @@ class TurnReader:
         self.meter.count(reply.messages)
         return reply.reached_by(self._files.fetch)
 
+    async def rest(self, seconds: float) -> None:
+        """Wait between two reads; closing the session ends that with `SessionClosedError`."""
+        await self._context.executor.sleep(seconds)
+
     def count(self, messages: Iterable[Message]) -> None:
         """Count the usage of messages in their final form."""
         self.meter.count(messages)

@@ -227,7 +227,7 @@ class ItemRunner:
                 wait = next(waits, None)
                 if wait is None:
                     raise
-            await self.clock.sleep(wait)
+            await parts_of(self.session).reader.rest(wait)
 
     async def _knows_earlier_turns(self, excluded: Entry, before: float) -> bool | None:
         """Return whether the service knows other turns of earlier runs; `None` if there are none.
@@ -299,7 +299,7 @@ class ItemRunner:
         for wait in _UNKNOWN_WAITS:
             with suppress(NotFoundError):
                 return await read()
-            await self.clock.sleep(wait)
+            await parts_of(self.session).reader.rest(wait)
         return await read()
 
     async def _wait_until_idle(self, job_id: str) -> str | None:

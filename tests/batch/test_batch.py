@@ -161,6 +161,28 @@ async def test_a_turn_that_is_not_shown_yet_is_waited_for(runs: Runs, simulator:
     assert (left < 0, read_status(runs.ledger).failed) == (True, 0)
 
 
+async def test_closing_the_session_ends_the_rest_of_a_turn_that_is_not_shown(
+    runs: Runs, nairi: NairiSession, simulator: Simulator, clock: VirtualClock
+) -> None:
+    """Between two reads of a turn that is not found the batch rests up to half a minute; closing the session ends it."""
+
+    async def hide(request: web.Request) -> web.Response | None:
+        return error_response(RefusedError(404, "message not found")) if request.method == "GET" else None
+
+    simulator.intercept = hide
+    running = asyncio.create_task(runs.all(["a"]))
+    # The ledger is opened in a thread, which takes no virtual time.
+    await until(lambda: any(request.method == "GET" for request in simulator.requests))
+    await clock.sleep(60)
+    assert not running.done()
+    closed_at = clock.monotonic()
+    await nairi.aclose()
+    with pytest.raises(SessionClosedError):
+        await running
+    assert clock.monotonic() == closed_at
+    assert read_status(runs.ledger).failed == 0
+
+
 async def test_turns_are_not_lost_to_another_organisation(
     runs: Runs, nairi: NairiSession, simulator: Simulator, clock: VirtualClock
 ) -> None:

@@ -111,6 +111,15 @@ class Timeline:
         wanted = self._anchors if self._latest is None else (*self._anchors, self._latest)
         return next((message_id for message_id in wanted if message_id not in seen), None)
 
+    def lags(self, listed: Sequence[Message]) -> bool:
+        """Return whether a read of the whole is older than an end that a read of the user message by itself showed."""
+        ended = [message.id for message in self._single_reads.values() if message.is_terminal]
+        if not ended:
+            return False
+        statuses = {message.id: message.is_terminal for message in listed}
+        awaited = (self._turn, self._latest)
+        return any(not statuses.get(id_, id_ not in awaited) for id_ in ended)
+
     def observe_message(self, message: Message) -> None:
         """Take in a read of one message by itself: its status, and its time in case no list shows it."""
         self._single_reads[message.id] = message

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Final
 from nairi_async._nairi.polling.conversation_reader import ConversationReader
 from nairi_async._nairi.polling.poller import Poller
 from nairi_async._nairi.polling.timeline import Timeline
-from nairi_async._nairi.polling.turn_messages import check_conversation, turn_failed, turn_messages
+from nairi_async._nairi.polling.turn_messages import (
+    FIRST_PATIENCE,
+    LONGEST_LAG,
+    check_conversation,
+    turn_failed,
+    turn_messages,
+)
 from nairi_async._nairi.results import Reply
 from nairi_async.models import Turn, Usage
 
@@ -40,6 +46,7 @@ class Tracker:
         "_end",
         "_ended_at",
         "_follow",
+        "_has_given_up",
         "_idle_since",
         "_last_read",
         "_messages",
@@ -83,6 +90,8 @@ class Tracker:
         self._created_at = context.clock.monotonic()
         self._end: FoundEnd | None = None
         self._ended_at: float | None = None
+        # Whether the last read was older than the end, and so was all before it for half a minute.
+        self._has_given_up = False
         self._idle_since: float | None = None
         # Of a single turn alone: of a conversation that is followed for days they would pile up.
         self._messages: list[Message] = []
@@ -112,6 +121,9 @@ class Tracker:
         """Wait for the next poll, make it, and return what is new; `cursor` is for the error of a timeout."""
         self._target.cursor = cursor
         await self._poller.pause()
+        if self._has_given_up:
+            # Iterating again reads for as long again.
+            self._ended_at, self._has_given_up = self._context.clock.monotonic(), False
         message_id = self._reader.message_to_read(self._timeline, self._context.clock.monotonic())
         if message_id is None:
             messages = await self._read_conversation()
@@ -136,8 +148,8 @@ class Tracker:
         if not self.is_finished or self._timeline.has_failed or turn is None or prompt is None:
             return None
         prompts = self._context.known_prompts(turn.job_id)
-        messages, _ = turn_messages(turn, prompt, self._last_read, self._messages, prompts=prompts)
-        return Reply.of(turn, messages)
+        found = turn_messages(turn, prompt, self._last_read, self._messages, prompts=prompts)
+        return Reply.of(turn, found.messages)
 
     @property
     def _is_single(self) -> bool:
@@ -184,12 +196,37 @@ class Tracker:
             self._record_end(read.received_at, due_at=read.received_at + polling.settle)
         elif read.started_at < self._ended_at + polling.settle:
             self._poller.poll_at(self._ended_at + polling.settle)
+        elif (again := self._read_again_at(read, self._ended_at, has_news=bool(messages))) is not None:
+            self._poller.poll_at(again)
         else:
+            self._check_shown(read)
             messages += self._timeline.finish()
             self._finish(read, messages)
         if self._is_single:
             self._messages += (message for message in messages if message.role != "progress")
         return messages
+
+    def _read_again_at(self, read: Snapshot[tuple[Message, ...]], ended_at: float, *, has_news: bool) -> float | None:
+        """Return when to read again where a read is older than the end; `None` if it is not, or after half a minute."""
+        if not self._timeline.lags(read.value):
+            return None
+        at = read.started_at
+        until = min(ended_at + LONGEST_LAG, at + self._poller.remaining)
+        if at >= until:
+            return at if has_news else None
+        return min(until, at + max(FIRST_PATIENCE, at - ended_at))
+
+    def _check_shown(self, read: Snapshot[tuple[Message, ...]]) -> None:
+        """Check that the last read shows the end, or a reply; a watch that follows would see it later."""
+        turn, prompt = self._target.turn, self._timeline.user
+        if self._follow or self._timeline.has_failed or not self._timeline.lags(read.value):
+            return
+        if turn is not None and prompt is not None:
+            prompts = self._context.known_prompts(turn.job_id)
+            if turn_messages(turn, prompt, read.value, self._messages, prompts=prompts).has_outcome:
+                return
+        self._has_given_up = True
+        raise self._target.unlisted_error()
 
     def _finish(self, read: Snapshot[tuple[Message, ...]], messages: Sequence[Message]) -> None:
         """Report the end, and plan the next poll of a watch that follows."""

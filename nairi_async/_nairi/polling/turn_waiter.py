@@ -6,7 +6,14 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from nairi_async._nairi.polling.poller import Poller
-from nairi_async._nairi.polling.turn_messages import check_conversation, turn_failed, turn_messages
+from nairi_async._nairi.polling.turn_messages import (
+    FIRST_PATIENCE,
+    LONGEST_LAG,
+    TurnMessages,
+    check_conversation,
+    turn_failed,
+    turn_messages,
+)
 from nairi_async._nairi.polling.watch_target import FoundEnd, WatchTarget
 from nairi_async._nairi.results import Reply
 from nairi_async.models import Usage
@@ -20,8 +27,6 @@ if TYPE_CHECKING:
 
 # Bytes of a conversation up to which it is read whole on an announcement that may turn out to be something else.
 _LIGHT: Final = 4096
-# Seconds between the first two reads for a reply that is still missing after the settling time; then they double.
-_FIRST_PATIENCE: Final = 2.0
 
 
 class TurnWaiter:
@@ -58,30 +63,41 @@ class TurnWaiter:
         """Return what came of the turn.
 
         The conversation is read once after the end, and once more if the reply is slower than the status. Without a
-        reply, the conversation is read again for `patience` seconds, seldom, before the reply counts as empty.
+        reply, the conversation is read again for `patience` seconds, seldom, before the reply counts as empty; so it is
+        where the reads are older than the end, for up to half a minute.
+
+        Raises:
+            TurnFailedError: the turn failed.
+            WatchTimeoutError: the turn has not ended in time, or none of the reads after its end shows that or a reply.
+            NairiError: reading failed.
         """
         prompt, ended_at, whole, end = await self._wait_for_end()
-        messages: list[Message] = []
+        found = TurnMessages([], has_outcome=False, is_current=False)
         prompts = self._context.known_prompts(self._turn.job_id)
         wait = self._context.polling.settle
-        patience = max(wait, patience)
+        settled_at = ended_at + max(wait, patience)
+        # A read that is older than the end proves nothing, so the wait goes on for as long as the caller's may.
+        longest = max(settled_at, min(ended_at + LONGEST_LAG, ended_at + self._poller.remaining))
         read_at = ended_at
         try:
             if whole is None:
                 whole = await self._poller.read(self._conversation(), ended_at)
-            messages, is_complete = turn_messages(self._turn, prompt, whole.value, prompts=prompts)
-            while not is_complete and read_at < ended_at + patience:
-                read_at = min(ended_at + patience, read_at + wait)
-                wait = max(2.0 * wait, _FIRST_PATIENCE)
+            found = turn_messages(self._turn, prompt, whole.value, prompts=prompts)
+            while not found.is_complete and read_at < (until := settled_at if found.is_current else longest):
+                read_at = min(until, read_at + wait)
+                wait = max(2.0 * wait, FIRST_PATIENCE)
                 await self._context.executor.sleep(read_at - self._context.clock.monotonic())
                 whole = await self._poller.read(self._conversation(), read_at)
-                messages, is_complete = turn_messages(self._turn, prompt, whole.value, messages, prompts=prompts)
+                found = turn_messages(self._turn, prompt, whole.value, found.messages, prompts=prompts)
         finally:
             # Also where the reply could not be read: that the turn has ended is known all the same.
-            self._poller.emit_end(end, self._turn, prompt.status, Usage.total(message.usage for message in messages))
+            usage = Usage.total(message.usage for message in found.messages)
+            self._poller.emit_end(end, self._turn, prompt.status, usage)
         if prompt.status == "failed":
-            raise turn_failed(self._turn, messages)
-        return Reply.of(self._turn, messages)
+            raise turn_failed(self._turn, found.messages)
+        if not found.is_current and not found.has_outcome:
+            raise self._poller.target.unlisted_error()
+        return Reply.of(self._turn, found.messages)
 
     async def _wait_for_end(self) -> tuple[Message, float, Snapshot[tuple[Message, ...]] | None, FoundEnd]:
         """Return the ended turn's user message, when it was received, and the read of the whole that showed it, if any.

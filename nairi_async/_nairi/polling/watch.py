@@ -55,7 +55,8 @@ class Watch:
 
     Raises, from `__anext__`:
         TurnFailedError: the watched turn failed; all its messages were delivered before.
-        WatchTimeoutError: the `timeout` is over, counted from the first `__anext__`.
+        WatchTimeoutError: the `timeout` is over, counted from the first `__anext__`; or, with `status` `completed`, the
+            turn has ended, and for half a minute the list of messages has not shown that. The watch can continue.
         NairiError: reading failed for longer than the retry policy allows, or was refused. The watch can continue.
     """
 

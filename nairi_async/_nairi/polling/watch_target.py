@@ -27,6 +27,12 @@ class WatchTarget:
         text = f"{what} has not ended within the timeout; its last status was {self.status or 'never read'}"
         return WatchTimeoutError(text, self.turn, self.status, self.cursor)
 
+    def unlisted_error(self) -> WatchTimeoutError:
+        """Return the error of an end that the list of the conversation's messages still does not show."""
+        what = f"turn {self.turn.message_id}" if self.turn is not None else f"the last turn of {self.job_id}"
+        text = f"{what} has ended, but the list of messages is still older than that: read it again later"
+        return WatchTimeoutError(text, self.turn, self.status, self.cursor)
+
 
 @frozen
 class FoundEnd:

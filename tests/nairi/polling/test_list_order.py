@@ -86,8 +86,7 @@ def test_a_reply_in_the_millisecond_of_a_later_prompt(newest_first: bool) -> Non
 
 def found(turn: str, listed: Sequence[Message], *, newest_first: bool) -> list[str]:
     prompt = next(entry for entry in listed if entry.id == turn)
-    messages, _ = turn_messages(Turn("job", turn), prompt, listed[::-1] if newest_first else listed)
-    return ids(messages)
+    return ids(turn_messages(Turn("job", turn), prompt, listed[::-1] if newest_first else listed).messages)
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
@@ -95,8 +94,7 @@ def test_a_prompt_without_a_reply_does_not_get_the_one_before(newest_first: bool
     """Prompt, reply, prompt reads the same from both ends: the open or the known newest prompt decides."""
     listed = [message("u1", "user", None), message("a1", "assistant", None), message("u2", "user", None)]
     prompt, shown = listed[-1], listed[::-1] if newest_first else listed
-    messages, _ = turn_messages(Turn("job", "u2"), prompt, shown, prompts=KnownPrompts("u2"))
-    assert messages == []
+    assert turn_messages(Turn("job", "u2"), prompt, shown, prompts=KnownPrompts("u2")).messages == []
     opened = [*listed[:2], message("u2", "user", None, "pending")]
     assert ListOrder().oldest_first(opened[::-1] if newest_first else opened, ()) == opened
 
@@ -105,10 +103,10 @@ def test_a_prompt_without_a_reply_does_not_get_the_one_before(newest_first: bool
 def test_a_prompt_on_its_way_is_newer_than_the_newest_known_one(newest_first: bool) -> None:  # noqa: FBT001
     """The next prompt is listed before its response is here: the session still takes the one before for the newest."""
     listed = [message("u1", "user", 0), message("a1", "assistant", 0), message("u2", "user", 0, "pending")]
-    messages, is_complete = turn_messages(
+    found = turn_messages(
         Turn("job", "u1"), listed[0], listed[::-1] if newest_first else listed, prompts=KnownPrompts("u1")
     )
-    assert (ids(messages), is_complete) == (["a1"], True)
+    assert (ids(found.messages), found.is_complete) == (["a1"], True)
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
@@ -122,7 +120,7 @@ def test_the_order_of_prompts_that_were_sent_decides(newest_first: bool, known: 
         listed = [message("u0", "user", None), message("a0", "assistant", None), *listed]
     shown = listed[::-1] if newest_first else listed
     prompt = next(one for one in listed if one.id == "u2")
-    assert ids(turn_messages(Turn("job", "u2"), prompt, shown, prompts=known)[0]) == ["a2"]
+    assert ids(turn_messages(Turn("job", "u2"), prompt, shown, prompts=known).messages) == ["a2"]
 
 
 @pytest.mark.parametrize("newest_first", [False, True])

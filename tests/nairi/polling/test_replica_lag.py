@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from nairi_async import InvalidArgumentError, NairiSession, NotFoundError, Turn, WatchTimeoutError
-from nairi_async.testing import Say, Simulator, VirtualClock
+from nairi_async.testing import Done, Quirks, Say, Simulator, VirtualClock, in_memory_session
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -192,3 +192,79 @@ class TestForeignIds:
         for call in (nairi.reply(wrong), nairi.wait(wrong), anext(nairi.watch(wrong))):
             with pytest.raises(InvalidArgumentError, match=two.job_id):
                 await call
+
+
+LISTED: dict[str, Callable[[NairiSession], Awaitable[str]]] = {
+    **{way: WAYS[way] for way in ("ask", "Conversation.ask", "Conversation.send", "reply", "watch")},
+    "watch the conversation": WAYS["watch the conversation"],
+    "watch, then reply": lambda nairi: started(nairi, lambda turn: replied_after(nairi, turn)),
+    "last_reply": lambda nairi: started(nairi, lambda turn: last_replied(nairi, turn)),
+}
+
+
+async def replied_after(nairi: NairiSession, turn: Turn) -> str:
+    watch = nairi.watch(turn)
+    async for _ in watch:
+        pass
+    return (await watch.reply()).text
+
+
+async def last_replied(nairi: NairiSession, turn: Turn) -> str:
+    reply = await nairi.resume(turn).last_reply()
+    return reply.text if reply is not None else ""
+
+
+@pytest.mark.parametrize("way", LISTED.values(), ids=LISTED)
+async def test_a_reply_that_is_listed_long_after_the_end_is_not_lost(
+    clock: VirtualClock, way: Callable[[NairiSession], Awaitable[str]]
+) -> None:
+    """Lists that are twenty seconds older than the status, so beyond any settling time, cost no reply."""
+    simulator = Simulator(clock=clock, quirks=Quirks(list_lag=20.0))
+    simulator.agent("my-agent", [Say("more", after=2), Say("done", after=3)])
+    async with in_memory_session(simulator) as nairi:
+        assert (await way(nairi)).endswith("done")
+        assert clock.monotonic() < 5 + 2 + 30
+        assert len(simulator.requests) < 40
+
+
+async def test_a_list_that_stays_older_than_the_end_is_an_error_and_not_an_empty_reply(clock: VirtualClock) -> None:
+    """After half a minute, or at the timeout, a typed error says that the turn has ended; reading again goes on."""
+    simulator = Simulator(clock=clock, quirks=Quirks(list_lag=90.0))
+    simulator.agent("my-agent", lambda prompt, _: [Say("x" * 400_000 if prompt == "heavy" else "done", after=5)])
+    async with in_memory_session(simulator) as nairi:
+        # In a heavy conversation also a watch reads the status by itself.
+        heavy = await nairi.start("my-agent", "heavy")
+        await clock.sleep(100)
+        started_at = clock.monotonic()
+        turn = await nairi.continue_(heavy, "go")
+        watch, replies = nairi.watch(turn), asyncio.create_task(nairi.reply(turn, timeout=8))
+        with pytest.raises(WatchTimeoutError, match="has ended") as caught:
+            await anext(watch)
+        assert (caught.value.turn, caught.value.status) == (turn, "completed")
+        assert 30 < clock.monotonic() - started_at < 45
+        assert isinstance(replies.exception(), WatchTimeoutError)
+        with pytest.raises(WatchTimeoutError, match="has ended"):
+            await nairi.reply(turn)
+        await clock.sleep(40)
+        assert [message.content async for message in watch] == ["done"]
+        assert (await nairi.reply(turn)).text == "done"
+        assert len(simulator.requests) < 80
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+async def test_what_a_current_list_lacks_is_not_waited_for(
+    nairi: NairiSession, simulator: Simulator, clock: VirtualClock, *, is_listed: bool
+) -> None:
+    """A turn without a reply ends after the settling time, and a list that always calls it pending costs no reply."""
+    simulator.agent("my-agent", [Say("done", after=5)] if not is_listed else [Done(after=5)])
+
+    async def rewrite(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        if is_listed or not request.path.endswith("/messages"):
+            return response
+        assert isinstance(response, web.Response)
+        assert isinstance(response.body, bytes)
+        return web.Response(body=response.body.replace(b"completed", b"pending", 1), content_type="application/json")
+
+    simulator.intercept_response = rewrite
+    reply = await nairi.ask("my-agent", "go")
+    assert (reply.text, clock.monotonic() < 10) == (("", True) if is_listed else ("done", False))
