@@ -110,8 +110,8 @@ class ReadingMethods:
     async def reply(self, turn: Turn, *, timeout: Duration | None = DEFAULT_TIMEOUT) -> Reply:
         """Wait for the end of a turn, and return its reply: text, messages, usage. Arguments as for `wait`.
 
-        If the turn ends without text, `Reply.text` is empty. Where the list of the conversation's messages is older than
-        the end, it is read again for up to half a minute.
+        If the turn ends without text, `Reply.text` is empty. Where the list of the conversation's messages is older
+        than the end, it is read again for up to half a minute.
 
         Raises:
             TurnFailedError: the turn ended as `failed`; the error contains the service's text and the messages.

@@ -164,7 +164,7 @@ async def test_a_turn_that_is_not_shown_yet_is_waited_for(runs: Runs, simulator:
 async def test_closing_the_session_ends_the_rest_of_a_turn_that_is_not_shown(
     runs: Runs, nairi: NairiSession, simulator: Simulator, clock: VirtualClock
 ) -> None:
-    """Between two reads of a turn that is not found the batch rests up to half a minute; closing the session ends it."""
+    """Between two reads of a turn that is not found a batch rests up to half a minute; closing the session ends it."""
 
     async def hide(request: web.Request) -> web.Response | None:
         return error_response(RefusedError(404, "message not found")) if request.method == "GET" else None
