@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nairi_async.bots.chat_record import ChatRecord
     from nairi_async.bots.deadline import Deadline
     from nairi_async.bots.lost_starts import LostStarts
-    from nairi_async.bots.store import ChatPrompt
+    from nairi_async.bots.store import ChatPrompt, Record
     from nairi_async.clock import Clock
     from nairi_async.dialogue import Dialogues
 
@@ -99,7 +99,8 @@ class OpenPrompts:
     async def outcome(self, chat: ChatRecord, options: Mapping[str, Any], *, is_recovery: bool) -> Outcome:
         """Wait until no turn of the chat runs, and return what became of its open prompt.
 
-        A prompt that the dialogue does not show may still arrive, so it is waited for until `_ARRIVAL_TIME` is over.
+        A prompt that the dialogue does not show may still arrive, so it is waited for until `_ARRIVAL_TIME` is over;
+        so is a dialogue that the service does not know.
 
         Args:
             chat: Its dialogue is known.
@@ -117,23 +118,31 @@ class OpenPrompts:
             if record.prompt is None or not is_recovery:
                 return Outcome()
             raise OutcomeUnknownError("the service cannot be asked for the reply to an earlier message")
+        try:
+            return await self._recalled(dialogue, record, options, is_recovery=is_recovery)
+        except OutcomeUnknownError:
+            if is_recovery:
+                raise
+            # The next prompt waits for the turn if it still runs.
+            return Outcome()
+
+    async def _recalled(
+        self, dialogue: RecallsReplies, record: Record, options: Mapping[str, Any], *, is_recovery: bool
+    ) -> Outcome:
         deadline, wait = self._clock.monotonic() + self._arrival_time(record.prompt), _FIRST_WAIT
         while True:
             is_late = self._clock.monotonic() >= deadline
             try:
                 answer = await dialogue.last_reply(after=record.last_message_id, **options)
-            except OutcomeUnknownError:
-                if is_recovery:
+            except NotFoundError:
+                # A replica may not know yet what another process has begun a moment ago.
+                if is_late:
                     raise
-                # The next prompt waits for the turn if it still runs.
-                return Outcome()
-            if answer is not None or record.prompt is None:
-                return Outcome(answer)
-            if is_late and record.last_message_id is None and is_recovery:
-                # It began the dialogue, so it did arrive.
-                raise OutcomeUnknownError("the dialogue does not show the message that began it")
-            if is_late:
-                return Outcome(is_unsent=True)
+            else:
+                if answer is not None or record.prompt is None:
+                    return Outcome(answer)
+                if is_late:
+                    return _outcome_of_unseen(record, is_recovery=is_recovery)
             await self._clock.sleep(wait)
             wait = min(2 * wait, _MAX_WAIT)
 
@@ -142,6 +151,14 @@ class OpenPrompts:
         if prompt is None or prompt.sent_before is None:
             return _ARRIVAL_TIME
         return min(_ARRIVAL_TIME, prompt.sent_before + _ARRIVAL_TIME - self._clock.time())
+
+
+def _outcome_of_unseen(record: Record, *, is_recovery: bool) -> Outcome:
+    """Return what became of a prompt that its dialogue has not shown in time."""
+    if is_recovery and record.last_message_id is None:
+        # It began the dialogue, so it did arrive.
+        raise OutcomeUnknownError("the dialogue does not show the message that began it")
+    return Outcome(is_unsent=True)
 
 
 def is_lost_start(chat: ChatRecord) -> bool:

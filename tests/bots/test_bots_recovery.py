@@ -90,6 +90,28 @@ async def test_new_prompts_wait_while_the_service_cannot_say_what_became_of_a_pr
     assert (delivered.replies, delivered.lost) == (["2: b", "3: c", "4: d"], [])
 
 
+async def test_a_replica_that_does_not_know_a_new_dialogue_loses_no_reply(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """A 404 for what an earlier process began a moment ago is looked at again; a new prompt waits for it as well."""
+    store, delivered = MemoryStore(), Delivered()
+    turn = await nairi.start("my-agent", "a")
+    prompt = ChatPrompt("a", "a", sent_after=clock.time())
+    await store.save("my-agent c", Record(turn.job_id, is_open=True, prompt=prompt))
+    knows_from = clock.monotonic() + 20
+
+    async def lag(request: web.Request) -> web.StreamResponse | None:
+        is_unknown = request.method == "GET" and clock.monotonic() < knows_from
+        return web.json_response({"error": "not found"}, status=404) if is_unknown else None
+
+    echo.intercept = lag
+    async with NairiSession(echo.api_key, base_url=echo.url, clock=clock) as later:
+        chats = Chats(later, "my-agent", store=store, clock=clock)
+        async with chats.recovering(delivered.deliver, delivered.on_lost):
+            delivered.replies.append((await chats.ask("c", "b", key="b")).text)
+    assert (delivered.replies, delivered.lost) == (["1: a", "2: b"], [])
+
+
 async def outage(nairi: NairiSession, echo: Simulator, clock: VirtualClock, seconds: float) -> MemoryStore:
     """Return a store with an open prompt "b" and a waiting one "c", on a service whose reads fail for some time."""
     store = await left_waiting(nairi, clock, "c")

@@ -41,6 +41,13 @@ FOUND_IN_CHATS = [
     ("a lookup was undecided, as those of other chats had not ended", 4090, 8, 1, "crashes,latency"),
     ("recovery gave up after one error, and a new prompt overtook", 4501, 5, 4, None),
     ("a waiting prompt was reported as lost while the disk was full", 409, 8, 4, None),
+    (
+        "a replica that did not know a new conversation: its reply was given up",
+        2000997,
+        1,
+        2,
+        "crashes,gateways,latency",
+    ),
 ]
 
 
