@@ -29,11 +29,12 @@ _QUOTED: Final = 16 * EXCERPT
 _MOST_DIGITS: Final = 40
 # Python refuses to read numbers of thousands of digits; one of them must not cost the rest of the body.
 _MAX_DIGITS: Final = 400
-# Tiny values take up to a hundred times their size. At most 250 bytes each, so many take three times the largest body;
-# a list of a hundred thousand conversations has fewer.
-MAX_VALUES: Final = 800_000
-MOST_ENTRIES: Final = 200_000
-"""Messages, or rows, that one response may have."""
+# Tiny values take up to a hundred times their size, and up to a microsecond each. A conversation of tens of thousands
+# of messages has fewer.
+MAX_VALUES: Final = 500_000
+TOO_MANY: Final = f"more than {MAX_VALUES:,} values"
+MOST_ENTRIES: Final = 50_000
+"""Messages, or rows, that one response may have: what is done about each takes several microseconds."""
 _STRING: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 Raw = Mapping[str, Any]
 """A JSON object as it was read."""
@@ -124,7 +125,7 @@ def decode(body: bytes, decoder: json.JSONDecoder = DECODER) -> Any:
     try:
         text = body.decode(_encoding(body), "surrogatepass")
         if len(text) > MAX_VALUES and is_heavy(text):
-            raise ValueError(f"more than {MAX_VALUES:,} values")  # noqa: TRY301 - handled like what json raises
+            raise ValueError(TOO_MANY)  # noqa: TRY301 - handled like what json raises
         return _value(text, decoder)
     except (ValueError, ArithmeticError, RecursionError) as error:
         # A new error, because the original refers to the whole body.

@@ -117,15 +117,14 @@ class Activity:
     def text(self) -> str:
         """The agent's text so far, without that of subagents; progress text that a reply repeats is left out."""
         replies = list(self._replies())
-        replied = [_normalized(text) for _, text in replies]
+        # In one text, since there may be thousands: no normalized text contains the line end between two.
+        replied = "\n".join(_normalized(text) for _, text in replies)
         blocks = [
             (self._place(message), progress.text_delta)
             for message, progress in self._progress()
             if progress.progress_type == "text" and progress.text_delta and progress.parent_tool_use_id is None
         ]
-        only_progress = [
-            (place, text) for place, text in blocks if not any(_normalized(text) in reply for reply in replied)
-        ]
+        only_progress = [(place, text) for place, text in blocks if _normalized(text) not in replied]
         return "\n\n".join(text.strip() for _, text in sorted([*only_progress, *replies]) if text.strip())
 
     @property

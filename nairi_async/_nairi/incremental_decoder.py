@@ -51,6 +51,10 @@ class IncrementalDecoder:
             known = bisect_right(self._ends, _common_length(self._text, text))
             del self._ends[known:], self._counts[known:]
         messages = list(self._messages[: self._counts[-1] if known else 0])
+        if json_body.is_heavy(text, self._ends[-1] if self._ends else 0):
+            # Decoding it in full would only count again.
+            self._forget()
+            json_body.refuse("not JSON", body, ValueError(json_body.TOO_MANY))
         if not self._decode_rest(text, messages):
             return self._decode_in_full(body)
         if len(self._ends) > known or len(messages) < len(self._messages):
@@ -61,8 +65,6 @@ class IncrementalDecoder:
     def _decode_rest(self, text: str, messages: list[Message]) -> bool:
         """Decode the entries after the last known one; return false if the document must be decoded in full."""
         position = self._ends[-1] if self._ends else -1
-        if json_body.is_heavy(text, max(position, 0)):
-            return False
         read = message_reader()
         while (begin := self._next_entry(text, position)) >= 0:
             try:
@@ -87,10 +89,13 @@ class IncrementalDecoder:
         found = _COMMA.match(text, position) if position >= 0 else _HEAD.match(text)
         return found.end() if found is not None else -1
 
-    def _decode_in_full(self, body: bytes) -> tuple[Message, ...]:
+    def _forget(self) -> None:
         self._text, self._messages = "", ()
         self._ends.clear()
         self._counts.clear()
+
+    def _decode_in_full(self, body: bytes) -> tuple[Message, ...]:
+        self._forget()
         return decode_timeline(body, progress=self._progress)
 
 

@@ -245,21 +245,23 @@ class Timeline:
 
     def _decide(self, positions: dict[str, int]) -> None:
         """Decide for each undecided message whether it follows all anchors."""
+        # Once for all messages: a list may hold thousands of prompts as well.
+        first = self._turn if self._turn is not None and self._undecided and self._is_first_prompt(self._turn) else None
         for key, message in self._undecided.items():
             is_wanted = self._progress or message.role != "progress"
-            if is_wanted and all(self._follows(key, anchor, positions) for anchor in self._anchors):
+            if is_wanted and all(self._follows(key, anchor, positions, first) for anchor in self._anchors):
                 self._waiting[key] = message
             else:
                 self._decided.add(key)
         self._undecided.clear()
 
-    def _follows(self, key: str, anchor: str, positions: dict[str, int]) -> bool:
+    def _follows(self, key: str, anchor: str, positions: dict[str, int], first: str | None) -> bool:
+        """Return whether a message follows an anchor; `first` is the turn if it is the conversation's first."""
         if self._places[key] > self._places[anchor]:
             return True
         # Listed behind the first prompt of a conversation, but with an earlier time: nothing precedes that prompt, so
         # the times are wrong, not the list.
-        is_listed_behind = positions.get(key, -1) > positions.get(anchor, len(positions))
-        return anchor == self._turn and is_listed_behind and self._is_first_prompt(anchor)
+        return anchor == first and positions.get(key, -1) > positions.get(anchor, len(positions))
 
     def _is_first_prompt(self, anchor: str) -> bool:
         place = self._places[anchor]

@@ -13,7 +13,7 @@ from nairi_async import Message
 from nairi_async._nairi.polling.timeline import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 EPOCH = datetime(2026, 4, 12, tzinfo=UTC)
 
@@ -170,6 +170,25 @@ def test_nothing_can_precede_the_first_prompt() -> None:
     """A reply that stands behind the first prompt but claims an earlier time is the prompt's, not lost."""
     timeline = Timeline(turn="u")
     assert ids(timeline.observe([message("u", "user", at=10), message("a", at=3)])) == ["a"]
+
+
+def test_thousands_of_prompts_and_of_earlier_messages_take_no_time_of_their_product() -> None:
+    """A list in which each message has to be compared with each prompt is read with one comparison for each."""
+    compared = 0
+
+    class Counted(dict[str, Message]):
+        def __iter__(self) -> Iterator[str]:
+            nonlocal compared
+            for key in super().__iter__():
+                compared += 1
+                yield key
+
+    prompts = [message(f"u{number}", "user", at=1000.0 + number) for number in range(300)]
+    earlier = [message(f"a{number}", "assistant", at=float(number)) for number in range(300)]
+    timeline = Timeline(turn="u0")
+    timeline._users = Counted()
+    timeline.observe([prompts[0], *earlier, *prompts[1:]])
+    assert 0 < compared < 10 * len(prompts)
 
 
 def test_what_was_said_after_the_turn_had_ended_is_not_of_the_turn() -> None:
