@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _JSON: Final = "application/json"
 # Bytes of a body that are written at a time.
 _PIECE: Final = 256 * 1024
+# Bytes of a stream at a time: thousands of events, each of which takes microseconds.
+_MAX_READ: Final = 64 * 1024
 # Enough of an error page to recognise it.
 _MAX_ERROR_BODY: Final = 64 * 1024
 
@@ -194,14 +197,18 @@ class AiohttpResponseStream:
         self._raise_failure = raise_failure
         self._idle_timeout = clock.idle_timeout(request.idle_timeout, self._expire)
         self._size = 0
+        self._is_more_there = False
 
     async def read(self) -> bytes:
         """Read the next piece; empty at the end."""
         content = self._response.content
         outer = sys.exception()
+        if self._is_more_there:
+            # The next piece may be there as well, without a wait: other tasks have their turn between two.
+            await asyncio.sleep(0)
         self._idle_timeout.begin()
         try:
-            piece = await content.readany()
+            piece = await content.read(_MAX_READ)
         except (aiohttp.ClientError, OSError, ValueError, RuntimeError) as error:
             drop_frames(error, outer)
             # aiohttp raises RuntimeError where the session was closed meanwhile.
@@ -211,6 +218,7 @@ class AiohttpResponseStream:
         finally:
             self._idle_timeout.end()
         self._size += len(piece)
+        self._is_more_there = len(piece) == _MAX_READ
         if self._size > self._request.max_body:
             raise _too_large(self._request)
         return piece

@@ -86,7 +86,9 @@ def _of_path(given: str | bytes) -> Content:
             size = os.fstat(file.fileno()).st_size
 
     async def read() -> _Chunks:
-        async with await anyio.open_file(path, "rb") as file:
+        # Not in a thread, which a cancellation would leave with the open file. A file on a disk opens at once.
+        opened = anyio.wrap_file(path.open("rb")) if is_regular else await anyio.open_file(path, "rb")  # noqa: ASYNC230
+        async with opened as file:
             while chunk := await file.read(CHUNK_SIZE):
                 yield chunk
 

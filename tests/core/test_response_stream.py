@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -83,3 +85,25 @@ async def test_a_stream_read_to_its_end_leaves_its_connection() -> None:
             assert (await stream.read(), await stream.read()) == (b"event", b"")
             stream.close()
         assert (len(server.seen), server.connections) == (2, 1)
+
+
+async def test_other_tasks_run_between_the_pieces_of_a_flood() -> None:
+    """Much data that is there already is read in pieces, with a turn for other tasks in between."""
+    flood = 1_000_000 * b"x"
+    async with RawServer(answer(200, flood)) as server, support.client(server.url) as http:
+        stream, turns, pieces = await opened(http), 0, []
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        while piece := await stream.read():
+            pieces.append((len(piece), turns))
+        counting.cancel()
+        stream.close()
+    assert sum(size for size, _ in pieces) == len(flood)
+    assert max(size for size, _ in pieces) <= 64 * 1024
+    assert all(before < after for (size, before), (_, after) in pairwise(pieces) if size == 64 * 1024)
