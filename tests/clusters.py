@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from attrs import define
 
 from nairi_async import NairiSession, Polling
@@ -55,6 +56,18 @@ class Field:
         async with asyncio.timeout(120):
             while len(self.simulator.prompts) < count:  # noqa: ASYNC110 - the service tells nobody
                 await asyncio.sleep(0.02)
+
+    async def until_stored(self, count: int) -> None:
+        """Wait until the service has so many prompts, all that were claimed, and the database has their turns.
+
+        A worker that is killed then leaves no prompt in doubt, which would be looked up for a minute.
+        """
+        await self.until_asked(count)
+        query = "SELECT FROM nairi_items WHERE state = 'sending'"
+        with psycopg.connect(self.database, autocommit=True) as connection:
+            async with asyncio.timeout(120):
+                while connection.execute(query).fetchone() is not None:  # noqa: ASYNC110 - in a database
+                    await asyncio.sleep(0.02)
 
 
 class CuttingProxy:

@@ -31,9 +31,9 @@ async def test_a_batch_over_two_workers_one_of_which_is_killed(field: Field, tmp
     where = ("--database", field.database)
     batch = ("batch", str(prompts), "--agent", AGENT, *where, "--name", "run-1", "--output", str(output))
     service = field.simulator
-    async with started("worker", *where, "--limit", "15", simulator=service) as killed:
+    async with started("worker", *where, "--limit", "20", simulator=service) as killed:
         following = asyncio.create_task(run(*batch, NAIRI_BASE_URL=service.url))
-        await field.until_asked(10)
+        await field.until_stored(20)
         killed.kill()
         await killed.wait()
         async with started("worker", *where, "--requests-per-second", "200", simulator=service) as worker:
