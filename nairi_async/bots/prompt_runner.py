@@ -104,7 +104,7 @@ class PromptRunner:
         except NairiError as error:
             after = self._with_end
             is_unsent = _did_not_run(error, dialogue)
-            if isinstance(error, SessionClosedError) or (is_recovery and is_unsent and is_passing(error)):
+            if is_unsent and (isinstance(error, SessionClosedError) or (is_recovery and is_passing(error))):
                 after = undo
             elif is_unsent:
                 # Whether a dialogue exists whose first turn is void is not known: the next prompt settles it first.
@@ -172,9 +172,7 @@ def _did_not_run(error: NairiError, dialogue: Dialogue) -> bool:
     """Return whether the error proves that the prompt did not run, or that the service undid it."""
     if error.turn is not None or isinstance(error, OutcomeUnknownError):
         return False
-    if isinstance(error, WatchTimeoutError):
+    if isinstance(error, WatchTimeoutError | SessionClosedError):
         return isinstance(dialogue, KnowsWhetherRunning) and not dialogue.may_be_running
     is_unsent = isinstance(error, ConnectionFailedError) and not error.sent
-    return is_unsent or isinstance(
-        error, InteractionVoidError | InvalidArgumentError | SessionClosedError | StatusError
-    )
+    return is_unsent or isinstance(error, InteractionVoidError | InvalidArgumentError | StatusError)

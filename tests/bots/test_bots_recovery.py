@@ -9,8 +9,17 @@ import pytest
 from aiohttp import web
 from attrs import evolve
 
-from nairi_async import NairiSession, ServerError, WatchTimeoutError
-from nairi_async.bots import ChatPrompt, ChatReply, Chats, LostPrompt, MemoryStore, Record, StoreError
+from nairi_async import NairiSession, ServerError, SessionClosedError, WatchTimeoutError
+from nairi_async.bots import (
+    AlreadyAskedError,
+    ChatPrompt,
+    ChatReply,
+    Chats,
+    LostPrompt,
+    MemoryStore,
+    Record,
+    StoreError,
+)
 from nairi_async.testing import Quirks
 
 if TYPE_CHECKING:
@@ -110,6 +119,32 @@ async def test_a_replica_that_does_not_know_a_new_dialogue_loses_no_reply(
         async with chats.recovering(delivered.deliver, delivered.on_lost):
             delivered.replies.append((await chats.ask("c", "b", key="b")).text)
     assert (delivered.replies, delivered.lost) == (["1: a", "2: b"], [])
+
+
+@pytest.mark.parametrize("has_arrived", [True, False])
+async def test_a_session_that_is_closed_meanwhile_runs_nothing_twice(
+    echo: Simulator, clock: VirtualClock, *, has_arrived: bool
+) -> None:
+    """A prompt whose turn runs when the session is closed is kept for the next process; one that had to wait is not."""
+    store, delivered = MemoryStore(), Delivered()
+    async with NairiSession(echo.api_key, base_url=echo.url, clock=clock, max_connections=1) as nairi:
+        if not has_arrived:
+            nairi._executor.limiter.throttle(60.0)
+        asking = asyncio.create_task(Chats(nairi, "my-agent", store=store, clock=clock).ask("c", "a", key="a"))
+        await clock.sleep(0.5)
+    with pytest.raises(SessionClosedError):
+        await asking
+    assert len(echo.prompts) == has_arrived
+    async with NairiSession(echo.api_key, base_url=echo.url, clock=clock) as nairi:
+        chats = Chats(nairi, "my-agent", store=store, clock=clock)
+        async with chats.recovering(delivered.deliver, delivered.on_lost):
+            if has_arrived:
+                with pytest.raises(AlreadyAskedError):
+                    await chats.ask("c", "a", key="a")
+                await clock.sleep(60)
+            else:
+                delivered.replies.append((await chats.ask("c", "a", key="a")).text)
+    assert (delivered.replies, delivered.lost, len(echo.prompts)) == (["1: a"], [], 1)
 
 
 async def outage(nairi: NairiSession, echo: Simulator, clock: VirtualClock, seconds: float) -> MemoryStore:
