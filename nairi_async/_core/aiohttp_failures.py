@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp import http_exceptions
+from attrs import field
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -29,8 +30,8 @@ _PROXY_REFUSALS: Final = frozenset({401, 403, 407})
 class Failure:
     """What is known of a failed attempt."""
 
-    reason: str
-    """What happened; it may quote the other side."""
+    reason: str = field(repr=False)
+    """What happened; it may quote the other side, which may repeat the key. So no repr shows it."""
     is_unsent: bool = False
     """Whether it is certain that no part of the request left."""
     is_permanent: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -182,8 +183,10 @@ class AmigoStream:
         try:
             async with self:
                 if not self._is_closed:
-                    async for _ in self:
-                        pass
+                    # Without a variable: an event may repeat the key, and would stand in a traceback.
+                    with suppress(StopAsyncIteration):
+                        while True:
+                            await anext(self)
         except WatchTimeoutError:
             if not self.is_saved:
                 raise

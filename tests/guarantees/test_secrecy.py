@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import os
 import pickle
@@ -8,6 +9,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import amigo_sessions
 import pytest
 import support
 from support import KEY, MESSAGE, STARTED, Act, Drip, Last, Lazy, RawServer, answer, refusal
@@ -126,6 +128,31 @@ async def test_a_proxy_that_refuses_does_not_show_the_key() -> None:
         assert proxy.seen
         assert KEY not in proxy.seen[0].head
     assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if KEY in text]
+
+
+@pytest.mark.anyio
+async def test_a_proxy_that_repeats_the_password_is_not_quoted() -> None:
+    """Neither the status line of a proxy, as it came, nor a password stands in a text or a frame."""
+    password = "hunter2-hunter2"
+    secrets = (password, base64.b64encode(f"user:{password}".encode()).decode(), KEY)
+    async with RawServer(Last(f"HTTP/1.1 418 {' '.join(secrets)}\r\n\r\n".encode())) as proxy:
+        way = proxy.url.replace("://", f"://user:{password}@")
+        async with support.session("https://api.nairi.invalid", proxy=way, retry=RetryPolicy(attempts=1)) as nairi:
+            with pytest.raises(NairiError, match="proxy refused") as caught:
+                await nairi.message("cmsg_1")
+    texts = (*shown(caught.value), *frame_locals(caught.value))
+    assert not [text for text in texts if any(secret in text for secret in secrets)]
+
+
+@pytest.mark.anyio
+async def test_events_that_repeat_the_token_stand_in_no_frame() -> None:
+    """A stream of something else than events is not quoted with the token that it repeats, nor is it a local."""
+    echo = amigo_sessions.chunked(f"your token is {amigo_sessions.TOKEN}\n".encode())
+    async with RawServer(amigo_sessions.SIGNED_IN, echo) as server, amigo_sessions.session(server.url) as amigo:
+        with pytest.raises(NairiError) as caught:
+            await amigo.create_conversation(amigo_sessions.ID, "Hello").reply()
+    assert "your token is ***" in str(caught.value)
+    assert not [text for text in (*shown(caught.value), *frame_locals(caught.value)) if amigo_sessions.TOKEN in text]
 
 
 @pytest.mark.anyio
