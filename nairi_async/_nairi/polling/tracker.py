@@ -47,6 +47,7 @@ class Tracker:
         "_ended_at",
         "_follow",
         "_has_given_up",
+        "_has_lagged",
         "_idle_since",
         "_last_read",
         "_messages",
@@ -90,7 +91,9 @@ class Tracker:
         self._created_at = context.clock.monotonic()
         self._end: FoundEnd | None = None
         self._ended_at: float | None = None
-        # Whether the last read was older than the end, and so was all before it for half a minute.
+        # Whether reads after the end were older than it; `None` once a read has shown it after all.
+        self._has_lagged: bool | None = False
+        # Whether half a minute of such reads has ended in an error.
         self._has_given_up = False
         self._idle_since: float | None = None
         # Of a single turn alone: of a conversation that is followed for days they would pile up.
@@ -198,6 +201,11 @@ class Tracker:
             self._poller.poll_at(self._ended_at + polling.settle)
         elif (again := self._read_again_at(read, self._ended_at, has_news=bool(messages))) is not None:
             self._poller.poll_at(again)
+            self._has_lagged = None if self._has_lagged is None else True
+        elif self._has_lagged and not self._timeline.lags(read.value):
+            # The first read that shows the end: the rest may be listed later, as in a list that does not lag.
+            self._has_lagged, self._ended_at = None, read.started_at
+            self._poller.poll_at(read.started_at + polling.settle)
         else:
             self._check_shown(read)
             messages += self._timeline.finish()
@@ -217,9 +225,10 @@ class Tracker:
         return min(until, at + max(FIRST_PATIENCE, at - ended_at))
 
     def _check_shown(self, read: Snapshot[tuple[Message, ...]]) -> None:
-        """Check that the last read shows the end, or a reply; a watch that follows would see it later."""
+        """Check that a read has shown the end, or a reply; a watch that follows would see it later."""
         turn, prompt = self._target.turn, self._timeline.user
-        if self._follow or self._timeline.has_failed or not self._timeline.lags(read.value):
+        was_shown = self._has_lagged is None or not self._timeline.lags(read.value)
+        if self._follow or self._timeline.has_failed or was_shown:
             return
         if turn is not None and prompt is not None:
             prompts = self._context.known_prompts(turn.job_id)
@@ -249,6 +258,6 @@ class Tracker:
 
     def _record_end(self, received_at: float, *, due_at: float) -> None:
         """Remember that a read received then has shown the end; the whole is read at `due_at`."""
-        self._ended_at = received_at
+        self._ended_at, self._has_lagged = received_at, False
         self._reader.next_at = received_at
         self._poller.poll_at(due_at)

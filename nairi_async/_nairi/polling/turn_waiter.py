@@ -72,7 +72,7 @@ class TurnWaiter:
             NairiError: reading failed.
         """
         prompt, ended_at, whole, end = await self._wait_for_end()
-        found = TurnMessages([], has_outcome=False, is_current=False)
+        found, was_current = TurnMessages([], has_outcome=False, is_current=False), False
         prompts = self._context.known_prompts(self._turn.job_id)
         wait = self._context.polling.settle
         settled_at = ended_at + max(wait, patience)
@@ -83,19 +83,23 @@ class TurnWaiter:
             if whole is None:
                 whole = await self._poller.read(self._conversation(), ended_at)
             found = turn_messages(self._turn, prompt, whole.value, prompts=prompts)
+            was_current = found.is_current
             while not found.is_complete and read_at < (until := settled_at if found.is_current else longest):
                 read_at = min(until, read_at + wait)
                 wait = max(2.0 * wait, FIRST_PATIENCE)
                 await self._context.executor.sleep(read_at - self._context.clock.monotonic())
                 whole = await self._poller.read(self._conversation(), read_at)
                 found = turn_messages(self._turn, prompt, whole.value, found.messages, prompts=prompts)
+                if found.is_current and not was_current:
+                    # The reply may be listed later than the end, as in a list that does not lag.
+                    settled_at, was_current = max(settled_at, read_at + self._context.polling.settle), True
         finally:
             # Also where the reply could not be read: that the turn has ended is known all the same.
             usage = Usage.total(message.usage for message in found.messages)
             self._poller.emit_end(end, self._turn, prompt.status, usage)
         if prompt.status == "failed":
             raise turn_failed(self._turn, found.messages)
-        if not found.is_current and not found.has_outcome:
+        if not was_current and not found.has_outcome:
             raise self._poller.target.unlisted_error()
         return Reply.of(self._turn, found.messages)
 

@@ -218,8 +218,8 @@ async def last_replied(nairi: NairiSession, turn: Turn) -> str:
 async def test_a_reply_that_is_listed_long_after_the_end_is_not_lost(
     clock: VirtualClock, way: Callable[[NairiSession], Awaitable[str]]
 ) -> None:
-    """Lists that are twenty seconds older than the status, so beyond any settling time, cost no reply."""
-    simulator = Simulator(clock=clock, quirks=Quirks(list_lag=20.0))
+    """Lists that are twenty seconds older than the status, and show replies a moment after the end, cost no reply."""
+    simulator = Simulator(clock=clock, quirks=Quirks(list_lag=20.0, late_by=0.9, late_every=1))
     simulator.agent("my-agent", [Say("more", after=2), Say("done", after=3)])
     async with in_memory_session(simulator) as nairi:
         assert (await way(nairi)).endswith("done")
