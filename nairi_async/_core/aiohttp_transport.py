@@ -126,14 +126,15 @@ class AiohttpTransport:
         bounds the time until the request is written, and `idle_timeout` the wait for the response and for each piece.
 
         Raises:
-            SessionClosedError: not open, or open on another event loop.
+            SessionClosedError: not open. That it is used on its own event loop is checked by `check_open`.
             ConnectionFailedError, RequestTimeoutError: no whole response; `sent` says whether the request had left.
             DecodeError: the response body is larger than `request.max_body`.
         """
         session, outer = self._session, sys.exception()
-        if session is None:
+        if session is None or self._lent is not None:
+            # It may have been closed while the call waited for a permit.
             self.check_open()
-            raise AssertionError("unreachable")  # pragma: no cover
+        assert session is not None  # noqa: S101 - checked, which type checkers cannot see
         idle_timeout = request.idle_timeout
         until_written = None if idle_timeout is None else LoopTimeout(timeout)
         # A request without a body is complete with its headers, so it counts as sent from the start.

@@ -33,6 +33,7 @@ from nairi_async import (
     RetryPolicy,
     ServerError,
     ServerOutcomeError,
+    SessionClosedError,
     StatusError,
     Turn,
     UnreadableOutcomeError,
@@ -651,6 +652,24 @@ async def test_a_read_survives_the_race_with_a_closing_connection() -> None:
     async with RawServer(read_ok, Act.CLOSE, read_ok) as server, support.session(server.url) as nairi:
         for _ in range(2):
             assert (await nairi.message("cmsg_1")).content == "Hello"
+
+
+async def test_a_call_that_gets_its_permit_from_a_closed_pool_says_so() -> None:
+    """The owner of a lent pool may close it while a call waits for a permit: that call finds the session closed."""
+    async with (
+        RawServer(Act.HANG) as server,
+        aiohttp.ClientSession() as http,
+        support.session(server.url, http=http, max_connections=1) as nairi,
+    ):
+        under_way = asyncio.create_task(nairi.message("cmsg_1"))
+        await support.until(lambda: server.seen)
+        waiting = asyncio.create_task(nairi.message("cmsg_2"))
+        await support.until(lambda: nairi.stats.waiting_calls == 1)
+        await http.close()
+        under_way.cancel()
+        with pytest.raises(SessionClosedError):
+            await waiting
+        await asyncio.wait((under_way,))
 
 
 async def test_a_cancelled_call_leaves_the_session_usable() -> None:
