@@ -163,7 +163,9 @@ async def table(directory: Path) -> None:
         for kind in kinds:
             took, used = map(median, zip(*taken[kind], strict=True))
             each = f"{used / PROMPTS * 1e6:,.0f} us CPU"
-            print(f"| {PROMPTS:,} prompts, {LIMIT} at once, `{kind}` | {took:.1f} s | {each} |", flush=True)
+            ratio = median(own / bare for (_, own), (_, bare) in zip(taken[kind], taken["ask_many"], strict=True))
+            what = f"{PROMPTS:,} prompts, {LIMIT} at once, `{kind}`"
+            print(f"| {what} | {took:.1f} s | {each}, {ratio:.2f} of `ask_many` |", flush=True)
     with service() as (url, key):
         for name, restart in (
             ("turns that run, until all are waited for", restart_running),

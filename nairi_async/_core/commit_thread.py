@@ -1,7 +1,8 @@
 """The thread of a database: it runs calls from the event loop, many of them in one commit.
 
-A commit waits for the disk. All calls that are submitted meanwhile go into the next commit together: with hundreds of
-prompts at once each pays a small part of one wait, and a single prompt does not wait for others.
+A commit waits for the disk. All calls that are submitted meanwhile, or in one pass of the event loop, go into the next
+commit together: with hundreds of prompts at once each pays a small part of one wait and of waking the thread, and a
+single prompt does not wait for others.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _T = TypeVar("_T")
 
 log = logging.getLogger("nairi_async.disk")
 
-# Calls in one commit: bounds how long the first of them waits.
+# A commit with so many calls takes no more: bounds how long the first of them waits.
 _MAX_CALLS: Final = 1000
 # Seconds after which a disk is considered dead.
 _DISK_TIMEOUT: Final = 120.0
@@ -76,7 +77,9 @@ class CommitThread(ABC, Generic[DatabaseT]):
         self._ends_on_failure = ends_on_failure
         self._is_closing = False
         self._loop = asyncio.get_running_loop()
-        self._calls: SimpleQueue[_Call[DatabaseT] | None] = SimpleQueue()
+        self._calls: SimpleQueue[list[_Call[DatabaseT]] | None] = SimpleQueue()
+        self._submitted: list[_Call[DatabaseT]] = []
+        """The calls of this pass of the event loop."""
         self._opened: asyncio.Future[DatabaseT] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
         # A daemon, since a loop that is closed too early cannot end it.
@@ -107,8 +110,15 @@ class CommitThread(ABC, Generic[DatabaseT]):
             future.set_exception(SessionClosedError("the file is closed"))
             future.exception()
         else:
-            self._calls.put((call, future))
+            if not self._submitted:
+                self._loop.call_soon(self._hand_over)
+            self._submitted.append((call, future))
         return future
+
+    def _hand_over(self) -> None:
+        if self._submitted:
+            self._calls.put(self._submitted)
+            self._submitted = []
 
     async def wait(self, future: asyncio.Future[_T]) -> _T:
         """Wait for the result of a submitted call; virtual time stands still meanwhile."""
@@ -149,6 +159,7 @@ class CommitThread(ABC, Generic[DatabaseT]):
         Runs to its end if it is cancelled meanwhile, so that the file is free afterwards, unless the disk hangs.
         """
         self._is_closing = True
+        self._hand_over()
         self._calls.put(None)
         await run_shielded(asyncio.wait((self._closed,), timeout=_DISK_TIMEOUT))
         if not self._closed.done():
@@ -211,14 +222,14 @@ class CommitThread(ABC, Generic[DatabaseT]):
     def _take(self) -> tuple[list[_Call[DatabaseT]], bool]:
         """Return the waiting calls, once there is one, and whether more may come."""
         calls: list[_Call[DatabaseT]] = []
-        call = self._calls.get()
+        more = self._calls.get()
         with suppress(Empty):
-            while call is not None:
-                calls.append(call)
-                if len(calls) == _MAX_CALLS:
+            while more is not None:
+                calls += more
+                if len(calls) >= _MAX_CALLS:
                     return calls, True
-                call = self._calls.get_nowait()
-        return calls, call is not None
+                more = self._calls.get_nowait()
+        return calls, more is not None
 
     def _resolve_all(self, results: list[tuple[asyncio.Future[Any], object]]) -> None:
         # Nothing waits in a loop that is closed.

@@ -1,0 +1,103 @@
+"""The thread of a database: which calls share a commit."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio.lowlevel
+import pytest
+from anyio import to_thread
+
+from nairi_async._core.commit_thread import CommitThread
+from nairi_async.batch.ledger_file import LEDGER
+from nairi_async.clock import SystemClock
+from nairi_async.errors import SessionClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.anyio
+
+
+class Commits:
+    """A database that counts the calls of each commit."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.calls = 0
+        self.may_commit = threading.Event()
+        self.may_commit.set()
+        self.is_committing = threading.Event()
+
+    def begin(self) -> None:
+        self.calls = 0
+
+    def commit(self) -> None:
+        if self.calls:
+            self.is_committing.set()
+        self.may_commit.wait()
+        self.sizes.append(self.calls)
+
+    def rollback(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Thread(CommitThread[Commits]):
+    """Its thread."""
+
+    def open_database(self) -> Commits:
+        return Commits()
+
+
+def count(order: list[int], number: int) -> Callable[[Commits], int]:
+    """Return a call that notes when it runs."""
+
+    def call(database: Commits) -> int:
+        database.calls += 1
+        order.append(number)
+        return number
+
+    return call
+
+
+async def test_calls_of_one_pass_of_the_loop_share_a_commit_in_their_order() -> None:
+    """What is submitted at once is one commit, also right before closing; so is a call alone."""
+    thread = Thread(LEDGER, Path("unused"), SystemClock(), ends_on_failure=True)
+    await thread.start()
+    database, order = thread.database, list[int]()
+    assert await thread.call(count(order, 0)) == 0
+    many = [thread.submit(count(order, number)) for number in range(1, 101)]
+    assert [await thread.wait(future) for future in many] == list(range(1, 101))
+    last = [thread.submit(count(order, number)) for number in range(101, 104)]
+    await thread.aclose()
+    assert [future.result() for future in last] == [101, 102, 103]
+    assert order == list(range(104))
+    # The first is of opening.
+    assert [size for size in database.sizes if size] == [1, 100, 3]
+    with pytest.raises(SessionClosedError):
+        await thread.call(count(order, 104))
+
+
+async def test_calls_that_come_during_a_commit_share_the_next_one() -> None:
+    """While the disk is slow, everything that is submitted waits for one further commit."""
+    thread = Thread(LEDGER, Path("unused"), SystemClock(), ends_on_failure=True)
+    await thread.start()
+    database, order = thread.database, list[int]()
+    database.may_commit.clear()
+    first = thread.submit(count(order, 0))
+    await to_thread.run_sync(database.is_committing.wait)
+    later = []
+    for number in range(1, 11):
+        later.append(thread.submit(count(order, number)))
+        await anyio.lowlevel.checkpoint()
+    database.may_commit.set()
+    await thread.wait(first)
+    for future in later:
+        await thread.wait(future)
+    await thread.aclose()
+    assert [size for size in database.sizes if size] == [1, 10]
