@@ -33,6 +33,7 @@ from nairi_async.testing import Quirks, Simulator, VirtualClock, in_memory_sessi
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from multiprocessing.pool import AsyncResult, Pool
 
     from nairi_async import Message, Turn
 
@@ -41,6 +42,10 @@ _T = TypeVar("_T")
 HOUR: Final = 3600.0
 # Conversations of a row that the usual loops hold, at most; the plan of their turns is the same.
 _MOST_LOOPS: Final = 150
+# The same for those that follow idle conversations.
+_FOLLOWING_LOOPS: Final = 5
+# Rows that are measured ahead of the one that is printed next.
+_AHEAD: Final = 2
 
 
 @frozen
@@ -74,6 +79,22 @@ class Scenario:
         return [
             [self._turn(rng, number % self.agents) for _ in range(self.turns)] for number in range(self.conversations)
         ]
+
+    def for_loops(self) -> Scenario:
+        """Return the least that gives a loop the same figures: it learns nothing, and reads no listing.
+
+        Each of its conversations is independent of the others, so a share of them is enough.
+        """
+        most = _FOLLOWING_LOOPS if self.kind == "follow" else self.most_loops
+        return evolve(
+            self,
+            name="",
+            conversations=min(most, self.conversations),
+            warm=0,
+            quirks={name: quirk for name, quirk in self.quirks.items() if name not in {"updated_at_moves", "listing"}},
+            outage="" if self.outage == "listing" else self.outage,
+            kind="ask" if self.kind == "night" else self.kind,
+        )
 
     def _turn(self, rng: random.Random, number: int) -> tuple[str, str]:
         number = rng.randrange(self.agents) if self.is_mixed else number
@@ -141,9 +162,6 @@ class Measured:
 async def run(client: str, interval: float, scenario: Scenario, seed: int) -> Measured:
     """Let one client hold all conversations at once, against a fresh service."""
     random.seed(seed)  # the jitter of the session
-    if client != "ours":
-        # A loop does not depend on how many there are: a share of them gives the same figures.
-        scenario = evolve(scenario, conversations=min(scenario.most_loops, scenario.conversations))
     clock, jitter = VirtualClock(), random.Random(seed)
     simulator = Simulator(clock=clock, quirks=Quirks(**scenario.quirks))
     for number in range(scenario.agents):
@@ -336,6 +354,42 @@ def shown(measured: Measured) -> str:
     return f"{measured.requests:.1f} ({measured.mean:.1f}, {measured.worst:.0f}{wrong})"
 
 
+class Runs:
+    """The runs of all rows, each made once: many rows mean the same to a loop."""
+
+    def __init__(self, pool: Pool, seeds: int) -> None:
+        self._pool = pool
+        self._seeds = seeds
+        self._made: dict[str, list[AsyncResult[Measured]]] = {}
+
+    def of(self, client: str, interval: float, row: Scenario) -> list[AsyncResult[Measured]]:
+        """Begin the runs of one client in one row, unless they were begun, and return them."""
+        if client != "ours":
+            row = row.for_loops()
+        if row.kind == "follow" and client != "ours":
+            client, interval = "loop", 0.0  # All loops that follow are the same one.
+        key = repr((client, interval, row))
+        if key not in self._made:
+            arguments = [(client, interval, row, seed) for seed in range(self._seeds)]
+            self._made[key] = [self._pool.apply_async(_alone, [one]) for one in arguments]
+        return self._made[key]
+
+    def begin(self, row: Scenario) -> None:
+        """Begin all runs of a row that do not depend on the figures of another."""
+        for client in ("ours", *CLIENTS):
+            self.of(client, 0.0, row)
+
+    def line(self, row: Scenario) -> str:
+        """Wait for the runs of a row, and return its line of the table."""
+        ours = median_of([one.get() for one in self.of("ours", 0.0, row)])
+        # A loop sleeps after each response, and then reads the conversation: four latencies that are not interval.
+        interval = max(1.0, 2.0 * ours.mean - 4.0 * row.latency)
+        runs = [self.of(name, 0.0, row) for name in CLIENTS if name != "ours"] + [self.of("fixed", interval, row)]
+        *loops, fixed = [median_of([one.get() for one in each]) for each in runs]
+        cells = " | ".join(map(shown, (*loops, fixed, ours)))
+        return f"| {row.name} | {row.conversations * row.turns:,} | {cells} | {ours.requests / fixed.requests:.2f} |"
+
+
 def tabulate(rows: list[Scenario], runs: int, workers: int) -> None:
     """Measure and print row after row."""
     print("GETs for each turn, the last read included (mean and worst delay in seconds); medians\n")
@@ -347,17 +401,11 @@ def tabulate(rows: list[Scenario], runs: int, workers: int) -> None:
     # Not the executor of concurrent.futures: with `max_tasks_per_child` it never ends on some versions of Python
     # (https://github.com/python/cpython/issues/115634).
     with context.Pool(workers, maxtasksperchild=8) as pool:
-        for row in rows:
-            seeds = range(runs)
-            futures = {name: [pool.apply_async(_alone, [(name, 0.0, row, seed)]) for seed in seeds] for name in CLIENTS}
-            found = {name: median_of([future.get() for future in futures[name]]) for name in CLIENTS}
-            ours = found["ours"]
-            # A loop sleeps after each response, and then reads the conversation: four latencies that are not interval.
-            interval = max(1.0, 2.0 * ours.mean - 4.0 * row.latency)
-            fixed = median_of(list(pool.map(_alone, [("fixed", interval, row, seed) for seed in seeds])))
-            cells = [*(shown(found[name]) for name in CLIENTS if name != "ours"), shown(fixed), shown(ours)]
-            ratio = f"{ours.requests / fixed.requests:.2f}"
-            print(f"| {row.name} | {row.conversations * row.turns:,} | {' | '.join(cells)} | {ratio} |", flush=True)
+        made = Runs(pool, runs)
+        for number, row in enumerate(rows):
+            for ahead in rows[number : number + 1 + _AHEAD]:
+                made.begin(ahead)
+            print(made.line(row), flush=True)
 
 
 async def in_real_time(many: int, length: float) -> None:
