@@ -38,6 +38,8 @@ What each rule costs in requests, and its stated risk:
   shown what came of it. One request for each turn that lasts longer than that.
 * Where three of a hundred turns end within `Polling.delay`, each turn is polled once at about that time. One request a
   turn.
+* A listing that cannot be read is asked again after four seconds, then ever less often: in the end once in 48 to 80
+  seconds. Conversations poll by themselves for that long after it can be read again.
 * Each fifth reading begins half a minute back, for rows that became visible late or were dated by another clock; less
   where more than 500 rows change in that time. At most five pages.
 * Up to three own polls follow an announced one that shows no end, one where they find nothing. A status that turns more

@@ -17,7 +17,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from nairi_async._core.retry import is_refusal, is_transient
 from nairi_async._nairi.polling.agent_queue import AgentQueue
-from nairi_async._nairi.polling.feed_trust import PANEL, FeedTrust, TrustState, WatchedJob
+from nairi_async._nairi.polling.feed_trust import PANEL, FeedTrust, TrustState, WatchedJob, suspension
 from nairi_async._nairi.polling.listing_reader import ListingReader
 from nairi_async._nairi.polling.turn_lengths import TurnLengths
 from nairi_async._nairi.polling.waiters import Waiters
@@ -50,9 +50,6 @@ _CAUGHT_UP: Final = 3.0
 _MOST_FAILURES: Final = 3
 # Share of an interval after which a reading that is overdue is asked for again.
 _RECHECK: Final = 0.1
-# Seconds for which a listing that could not be read is left alone; they double each time.
-_FIRST_SUSPENSION: Final = 4.0
-_LONGEST_SUSPENSION: Final = 300.0
 
 
 class ChangeFeed:
@@ -342,11 +339,9 @@ class ChangeFeed:
         reason = f"it cannot be read: {error}"
         if isinstance(error, NairiError) and is_transient(error, idempotent=True, unreadable=True):
             # An outage, or a refusal: watchers poll by themselves until it can be read again.
-            wait = min(_LONGEST_SUSPENSION, _FIRST_SUSPENSION * 2.0**self._failures)
-            if isinstance(error, StatusError) and error.retry_after is not None:
-                wait = max(wait, error.retry_after)
+            asked = error.retry_after if isinstance(error, StatusError) else None
+            self._suspended_until = now + suspension(self._failures, asked, self._executor.random())
             self._failures += 1
-            self._suspended_until = now + wait * (0.75 + 0.5 * self._executor.random())
             for trust in (self.ends, self.messages):
                 trust.observe_interruption()
             if self._failures == _MOST_FAILURES and not _is_throttled(error):

@@ -50,6 +50,10 @@ _MOST_PAGES: Final = 100.0
 # Seconds after which a listing that was switched off is tried anew; they double each time.
 _FIRST_BACKOFF: Final = 120.0
 _LONGEST_BACKOFF: Final = 3600.0
+# Seconds for which a listing that could not be read is left alone; they double each time, so many times. In the end one
+# request a minute asks whether it can be read again.
+_FIRST_SUSPENSION: Final = 4.0
+_MOST_DOUBLINGS: Final = 4
 # Polls of a watcher's own after an announced one that shows no end, and how many such series are tried before the share
 # of them that found an end decides whether they are worth their requests.
 _FOLLOW_UPS: Final = 3
@@ -203,6 +207,16 @@ def trial_patience(jitter: float) -> float:
     about one conversation in `PANEL` has news before that.
     """
     return _TRIAL_PATIENCE * (0.9 + 0.2 * jitter)
+
+
+def suspension(failures: int, retry_after: float | None, jitter: float) -> float:
+    """Return the seconds for which a listing is not read after it could not be, and after `failures` times before that.
+
+    At most 80, spread by `jitter` in [0, 1), so what polls by itself meanwhile does so for little more than a minute
+    after the listing can be read again; longer only where the service asks for it with `retry_after`.
+    """
+    seconds = _FIRST_SUSPENSION * 2.0 ** min(failures, _MOST_DOUBLINGS) * (0.75 + 0.5 * jitter)
+    return max(seconds, retry_after or 0.0)
 
 
 @define(eq=False)

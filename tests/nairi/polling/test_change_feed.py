@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from nairi_async import ConversationSummary, Polling, Turn, WatchTimeoutError
 from nairi_async._core.server_clock import ServerClock
-from nairi_async._nairi.polling.feed_trust import FeedTrust, TrustState, WatchedJob, trial_patience
+from nairi_async._nairi.polling.feed_trust import FeedTrust, TrustState, WatchedJob, suspension, trial_patience
 from nairi_async._nairi.polling.listing_pages import PAGE, ListingPages, PageQuery
 from nairi_async.testing import FaultPlan, Quirks, Say, Simulator, Text, VirtualClock, in_memory_session
 
@@ -729,6 +729,14 @@ async def test_a_panel_tests_the_listing_for_many(clock: VirtualClock, moves: An
     assert len(polled) < 150
     assert max(late) < 12
     assert sum(late) / len(late) < 1.9
+
+
+@given(st.integers(0, 10**6), st.none() | st.floats(0.0, 1e6), st.floats(0.0, 1.0, exclude_max=True))
+def test_a_listing_is_read_again_soon_after_it_can_be(failures: int, retry_after: float | None, jitter: float) -> None:
+    """However long it failed, it is asked again within 80 seconds; never earlier than the service has asked for."""
+    seconds = suspension(failures, retry_after, jitter)
+    assert 3.0 <= seconds <= max(80.0, retry_after or 0.0)
+    assert seconds >= (retry_after or 0.0)
 
 
 @given(st.floats(0, 1, exclude_max=True))
