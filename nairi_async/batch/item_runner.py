@@ -360,7 +360,8 @@ class _Counted(AbstractContextManager[None]):
     __slots__ = ("_counts", "_name")
 
     def __init__(self, counts: _Counts, name: Literal["sending", "running"]) -> None:
-        self._counts, self._name = counts, name
+        self._counts = counts
+        self._name: Literal["sending", "running"] = name
 
     def __enter__(self) -> None:
         self._counts[self._name] += 1

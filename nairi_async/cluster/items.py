@@ -111,7 +111,7 @@ class ItemTable:
             for values in found[:free]:
                 row = row_of(values)
                 taken, is_new = tried.get(row.number, (None, False))
-                if taken != row:
+                if taken is None or taken != row:
                     taken, is_new = rows.take(row, worker, sent_at), row.state == "unsent"
                     tried[row.number] = taken, is_new
                 claimed.append(Claimed(taken, _entry(taken, values, batch.agent_id), is_new, values[10]))

@@ -26,7 +26,8 @@ class Polling:
         fraction: (0.1) An interval is at most this share of the time already waited, or eight delays, whichever is
             longer.
         maximum: (30) The longest interval; five times that where a trusted listing announces changes.
-        settle: (1) The time after the end of a turn in which late notices are still delivered.
+        settle: (1) The time after the end of a turn in which late notices are still delivered. A reply that is listed
+            even later, in a list that shows the end, is taken to be empty; read it again.
 
     Raises:
         ConfigurationError: a setting is not a number, or not positive.
@@ -42,7 +43,7 @@ class Polling:
     """Longest interval in seconds. Where an agent's listing has proved that it announces changes, a conversation is
     polled without an announcement after five times that."""
     settle: float = field(default=1.0, converter=checks.seconds)
-    """Seconds after the end of a turn in which late notices are still delivered."""
+    """Seconds after the end of a turn in which late notices, and a reply that is listed late, are still delivered."""
 
     def __attrs_post_init__(self) -> None:
         checks.positive("delay", self.delay)
