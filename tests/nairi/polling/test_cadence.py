@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import cache
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -49,6 +51,28 @@ def test_conversations_started_together_drift_apart() -> None:
         for jitter in (0.0, 0.5, 0.999)
     ]
     assert spread == pytest.approx([1.8, 2.0, 2.2], abs=0.01)
+
+
+@cache
+def after_200_ends() -> dict[str, Any]:
+    cadence = Cadence(Polling(delay=1.0))
+    for _ in range(200):
+        cadence.observe_news("a", "turn", 9.0, 11.0, 1.0)
+        cadence.plan_interval("a", "turn", 0.0, jitter=0.5)
+    return cadence.export()
+
+
+@given(late=st.lists(st.floats(0.0, 1e6), min_size=1, max_size=20))
+def test_no_single_delay_moves_the_integral_far(late: list[float]) -> None:
+    """Where agents end in turns, the short ones first, density follows their common mean and not the last few ends."""
+    cadence = Cadence(Polling(delay=1.0))
+    cadence.restore(after_200_ends())
+    before = cadence.export()["integral"]
+    for seconds in late:
+        cadence.observe_news("a", "turn", 9.0, 11.0, seconds)
+        after = cadence.export()["integral"]
+        assert 0.979 < after / before < 1.011
+        before = after
 
 
 def test_a_wait_whose_beginning_is_unknown_teaches_nothing() -> None:
