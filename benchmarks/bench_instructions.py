@@ -153,8 +153,8 @@ def _amigo_row(name: str, pace: str, lengths: tuple[int, int]) -> Row:
 
 
 ROWS = (
-    Row("typed small read", {"bare": bare_reads, "ours": typed_reads}, (5, 25), AT_ONCE, budget=1.15),
-    Row("unchanged poll", {"bare": bare_reads, "ours": unchanged_polls}, (5, 25), AT_ONCE, budget=1.0),
+    Row("typed small read", {"bare": bare_reads, "ours": typed_reads}, (5, 25), AT_ONCE, budget=1.01),
+    Row("unchanged poll", {"bare": bare_reads, "ours": unchanged_polls}, (5, 25), AT_ONCE, budget=0.88),
     Row("poll of 50 messages, one new", {"bare": bare_growing, "ours": growing_polls}, (5, 15), AT_ONCE),
     _amigo_row("Amigo event, pieces one by one", "apart", (20, 160)),
     _amigo_row("Amigo event, own chunks", "own", (500, 4000)),
