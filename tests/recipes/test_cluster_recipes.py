@@ -35,7 +35,8 @@ def settings(field: Field, monkeypatch: pytest.MonkeyPatch) -> Field:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    # A replica that is stopped before it has the response to a prompt leaves it to be looked up, for a minute.
+    async with asyncio.timeout(150):
         while not condition():  # noqa: ASYNC110 - neither the platform nor the service sets an event
             await asyncio.sleep(0.02)
 
