@@ -257,11 +257,12 @@ class Reconciler:
             if found.match.candidates:
                 return found
             now = clock.monotonic()
-            # One search may be answered by a replica that lags, or dated by a server whose clock is wrong. Only a
-            # search that began after the settling time can have seen everything.
-            proofs += server_clock.contradictions == contradictions
+            # One search may be answered by a replica that lags, or dated by a server whose clock is wrong: two in a row
+            # must show nothing. Only one that began after the settling time can have seen everything.
+            is_proof = found.is_clear and server_clock.contradictions == contradictions
+            proofs = proofs + 1 if is_proof else 0
             is_late = searched_at >= window.search_until
-            if proofs > 1 and is_late and found.is_clear:
+            if proofs > 1 and is_late:
                 return found
             late_searches += is_late
             if late_searches == _LATE_SEARCHES or now >= deadline:

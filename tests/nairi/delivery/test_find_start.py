@@ -238,6 +238,31 @@ async def test_a_clock_that_was_set_meanwhile_hides_no_turn(echo: Simulator, clo
     assert clock.monotonic() - searched_at < 120
 
 
+async def test_odd_dates_of_two_responses_hide_no_turn(echo: Simulator, clock: VirtualClock) -> None:
+    """Whichever two responses in a row a server with a wrong clock dates, a prompt that ran is not said to be absent."""
+    rewrite(echo, html.escape)
+    rewritten = echo.intercept_response
+    count = 0
+
+    async def dated(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        nonlocal count
+        count += 1
+        response = await rewritten(request, response)
+        hours = 1 if first <= count < first + 2 else 0
+        response.headers["Date"] = format_datetime(now(clock) - timedelta(hours=hours), usegmt=True)
+        return response
+
+    echo.intercept_response = dated
+    for first in range(30):
+        started_at, count = now(clock), 0
+        async with another(echo, clock) as dead:
+            turn = await dead.start(AGENT, "1 < 2")
+        sent_before, count = now(clock), 0
+        await clock.sleep(1000)
+        async with another(echo, clock) as nairi:
+            assert await candidates(nairi, "1 < 2", started_at, sent_before=sent_before) in ((turn,), ())
+
+
 @pytest.mark.parametrize("read", ["reply", "watch"])
 async def test_a_found_turn_is_seen_at_once_on_a_busy_session(clock: VirtualClock, read: str) -> None:
     """A turn that was found was not polled before, so the listing of a busy session does not replace its first poll."""
