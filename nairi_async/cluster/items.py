@@ -65,7 +65,7 @@ class ItemTable:
 
     def __init__(self, database: Database, queue: TicketQueue) -> None:
         self.database = database
-        self.changes = ItemChanges(database)
+        self.changes: ItemChanges = ItemChanges(database)
         self._queue = queue
 
     async def claim(
