@@ -239,22 +239,22 @@ async def test_a_clock_that_was_set_meanwhile_hides_no_turn(echo: Simulator, clo
 
 
 async def test_odd_dates_of_two_responses_hide_no_turn(echo: Simulator, clock: VirtualClock) -> None:
-    """Whichever two responses in a row a server with a wrong clock dates, a prompt that ran is not said to be absent."""
+    """Whichever two responses in a row are dated by a wrong clock, a prompt that ran is not said to be absent."""
     rewrite(echo, html.escape)
     rewritten = echo.intercept_response
-    count = 0
+    first = count = 0
 
     async def dated(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
         nonlocal count
         count += 1
         response = await rewritten(request, response)
-        hours = 1 if first <= count < first + 2 else 0
+        hours = 1 if count in {first, first + 1} else 0
         response.headers["Date"] = format_datetime(now(clock) - timedelta(hours=hours), usegmt=True)
         return response
 
     echo.intercept_response = dated
-    for first in range(30):
-        started_at, count = now(clock), 0
+    for number in range(30):
+        started_at, count, first = now(clock), 0, number
         async with another(echo, clock) as dead:
             turn = await dead.start(AGENT, "1 < 2")
         sent_before, count = now(clock), 0
