@@ -241,16 +241,17 @@ async def test_a_clock_that_was_set_meanwhile_hides_no_turn(echo: Simulator, clo
 async def test_odd_dates_of_two_responses_hide_no_turn(echo: Simulator, clock: VirtualClock) -> None:
     """Whichever two responses in a row are dated by a wrong clock, a prompt that ran is not said to be absent."""
     rewrite(echo, html.escape)
-    rewritten = echo.intercept_response
+    changed = echo.intercept_response
+    assert changed is not None
     first = count = 0
 
     async def dated(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
         nonlocal count
         count += 1
-        response = await rewritten(request, response)
+        answer = await changed(request, response) or response
         hours = 1 if count in {first, first + 1} else 0
-        response.headers["Date"] = format_datetime(now(clock) - timedelta(hours=hours), usegmt=True)
-        return response
+        answer.headers["Date"] = format_datetime(now(clock) - timedelta(hours=hours), usegmt=True)
+        return answer
 
     echo.intercept_response = dated
     for number in range(30):
