@@ -252,7 +252,7 @@ class Poller:
             delay = max(0.0, sum(self._context.executor.server_clock.at(found_at)) / 2.0 - ended_at)
         self._account(found_at, news=True, delay=delay)
         schedule.observe_news(found_at, delay)
-        subscription.observe_end(found_at, found_at - delay, ended_at, self._length(found_at))
+        subscription.observe_end(found_at, found_at - delay, ended_at, self._length(found_at, delay))
         self._patience = None
         # What there is left to read is read, even if the time is over.
         self._deadline = max(self._deadline, read.received_at + self._context.polling.settle + _GRACE)
@@ -311,15 +311,15 @@ class Poller:
         ended_at = updated_at.timestamp() + (0.0 if updated_at.microsecond else 0.5)
         return ended_at if earliest - _ROUNDING <= ended_at <= latest + _ROUNDING else None
 
-    def _length(self, found_at: float) -> float:
-        """Return the seconds from the prompt to the end that was found at `found_at`; at most that where unknown."""
-        sent_at = self._origin.sent_at if self._origin is not None else -math.inf
-        lengths, length = self._begin()[1].feed.lengths, math.inf
+    def _length(self, found_at: float, delay: float) -> float:
+        """Return the seconds from the prompt to the end: as the service says, or else `delay` before it was found."""
+        waited = found_at - self._origin.sent_at if self._origin is not None else math.inf
+        lengths = self._begin()[1].feed.lengths
         if self._came_at is not None and self._updated_at is not None and self._updated_at >= self._came_at:
-            seconds = (self._updated_at - self._came_at).total_seconds()
-            lengths.are_given = lengths.are_given or seconds > 0.0
-            length = seconds if lengths.are_given else math.inf
-        return min(length, found_at - sent_at)
+            lengths.are_given = lengths.are_given or self._updated_at > self._came_at
+            if lengths.are_given:
+                return min((self._updated_at - self._came_at).total_seconds(), waited)
+        return max(0.0, waited - delay)
 
     def _rest_in_queue(self, read: Snapshot[Any], place: int, jitter: float, longest: float) -> None:
         """Plan the next poll of a turn that is queued: seldom behind others, else as soon as a new turn is polled.

@@ -94,6 +94,13 @@ async def test_turns_without_length_on_a_coarse_clock_are_found() -> None:
 
 
 @pytest.mark.anyio
+async def test_only_turns_without_length_are_found_soon() -> None:
+    """The times of the service do not differ, and show no lengths: they are estimated from when the ends were found."""
+    late = await lateness(lambda _number: 0.0, many=200, rounds=3, slow=1.0)
+    assert max(late) < 10
+
+
+@pytest.mark.anyio
 async def test_only_very_short_turns_are_found_within_the_stated_delay() -> None:
     """What is learnt of an agent whose turns take 0.05 s is how late they really were found."""
     late = await lateness(lambda _number: 0.05, many=5, rounds=30, quirks=Quirks(listing=False))
