@@ -44,7 +44,8 @@ What each rule costs in requests, and its stated risk:
   where more than 500 rows change in that time. At most five pages.
 * Up to three own polls follow an announced one that shows no end, one where they find nothing. A status that turns more
   than seven delays after its reply was announced counts as an end that is not announced.
-* The listing's lateness is measured by the service's own times. No request. Up to nine ends are as late as the listing.
+* The listing's lateness is measured by the service's own times, and by how much longer its pages take than a poll. No
+  request. Up to nine ends are as late as the listing.
 * A turn that is queued behind others of this session is polled seldom, and each end calls the next. Two requests a turn
   more than for its own length. An agent that does not run turns in the order of their prompts: a turn is found after
   `Polling.maximum`, a quarter of the time queued, or two delays for each turn before it, until that is noticed; with

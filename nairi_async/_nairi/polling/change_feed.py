@@ -267,12 +267,16 @@ class ChangeFeed:
         trust.observe_discovery(job, alive, found)
         self._emit_if_changed(trust, before, reason)
 
-    def observe_end(self, trust: FeedTrust, job: WatchedJob, ended_at: float) -> None:
-        """Take in that an announced turn ended at `ended_at`, in the service's Unix time."""
+    def observe_end(self, trust: FeedTrust, job: WatchedJob, ended_at: float, poll_seconds: float) -> None:
+        """Take in that an announced turn ended at `ended_at`, in the service's Unix time.
+
+        The poll that found it took `poll_seconds`: if a page takes longer, the listing is late by as much.
+        """
         earliest, latest = self._executor.server_clock.at(job.missed_at)
         if -math.inf < earliest <= latest < math.inf:
             before, reason = trust.state, trust.reason
-            trust.observe_lateness(earliest - ended_at, self.interval, self._clock.monotonic())
+            late = max(earliest - ended_at, self._reader.page_seconds - poll_seconds)
+            trust.observe_lateness(late, self.interval, self._clock.monotonic())
             self._emit_if_changed(trust, before, reason)
 
     def observe_length(self, seconds: float) -> None:

@@ -150,7 +150,8 @@ class FeedTrust:
     def observe_lateness(self, seconds: float, grace: float, at: float) -> None:
         """Take in that an announced end was not in a reading that began so many seconds after it: costs no request.
 
-        Negative where the reading before the announcement began before the end.
+        Or by how many seconds a page takes longer than the poll that found the end, if that is more. Negative where
+        the reading before the announcement began before the end.
         """
         self._lateness.append(seconds)
         is_late = len(self._lateness) == _COMPARED and sorted(self._lateness)[_COMPARED // 2] > grace

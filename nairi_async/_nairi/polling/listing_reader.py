@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
@@ -27,6 +28,8 @@ _MOST_PAGES: Final = 50
 _LONGEST_MISSED: Final = 60.0
 # One reading of so many goes far back, for rows that became visible late.
 _DEEP_EVERY: Final = 5
+# Pages of which the fastest says how slow the listing is: one that hangs for a moment is no evidence.
+_COMPARED: Final = 3
 # Seconds that a page may take.
 _SLOWEST: Final = 5.0
 
@@ -53,10 +56,16 @@ class ListingReader:
         """When the first reading began: what happened before is not announced. Infinite before that."""
         self.is_reading = False
         """Whether a reading is under way."""
+        self._took: deque[float] = deque([0.0], maxlen=_COMPARED)
         self.previous_at = -math.inf
         """When the reading before the one under way, or before the last one, began; minus infinity before two."""
         self._started_at = -math.inf
         self._readings = 0
+
+    @property
+    def page_seconds(self) -> float:
+        """How long a page takes."""
+        return min(self._took)
 
     def due_at(self, interval: float) -> float:
         """Return when the next reading is due, where they are at least `interval` seconds apart."""
@@ -109,6 +118,7 @@ class ListingReader:
             for _ in range(_MOST_PAGES):
                 if query is None:
                     break
+                asked_at = executor.clock.monotonic()
                 rows = await self._lane.call(
                     self._request(query),
                     decode_conversations,
@@ -118,6 +128,7 @@ class ListingReader:
                     grace=min(_SLOWEST, executor.request_timeout),
                 )
                 self._counters.polls += 1
+                self._took.append(executor.clock.monotonic() - asked_at)
                 changed, query = self._pages.feed(rows)
                 # A page also shows what changed after the reading began, so its own time counts.
                 on_page(changed, executor.clock.monotonic())

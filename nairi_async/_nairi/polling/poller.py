@@ -246,13 +246,13 @@ class Poller:
         schedule, subscription = self._begin()
         found_at = read.started_at
         self._leave_queue(found_at)
-        ended_at = self._service_time(schedule, found_at)
-        delay = schedule.expected_delay(found_at)
+        ended_at, delay = self._service_time(schedule, found_at), schedule.expected_delay(found_at)
         if ended_at is not None:
             delay = max(0.0, sum(self._context.executor.server_clock.at(found_at)) / 2.0 - ended_at)
         self._account(found_at, news=True, delay=delay)
         schedule.observe_news(found_at, delay)
-        subscription.observe_end(found_at, found_at - delay, ended_at, self._length(found_at, delay))
+        length, seconds = self._length(found_at, delay), read.received_at - found_at
+        subscription.observe_end(found_at, found_at - delay, ended_at, length, seconds)
         self._patience = None
         # What there is left to read is read, even if the time is over.
         self._deadline = max(self._deadline, read.received_at + self._context.polling.settle + _GRACE)

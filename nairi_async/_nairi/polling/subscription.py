@@ -268,14 +268,17 @@ class Subscription:
         # One, three and seven delays after the announcement.
         return min(self._own_until - polled_at, max(0.0, polled_at - self._job.moved_at) + delay)
 
-    def observe_end(self, found_at: float, ended_at: float, service_time: float | None, length: float) -> None:
+    def observe_end(
+        self, found_at: float, ended_at: float, service_time: float | None, length: float, seconds: float
+    ) -> None:
         """Take in that the poll that began at `found_at` has shown the end, which was at `ended_at` by estimate.
 
-        `service_time` is the Unix time that the service gives the end, and `length` the seconds since the prompt.
+        `service_time` is the Unix time that the service gives the end, `length` the seconds since the prompt, and
+        `seconds` how long the poll took.
         """
         self.feed.observe_length(length)
         if self.was_announced and service_time is not None:
-            self.feed.observe_end(self._trust, self._job, service_time)
+            self.feed.observe_end(self._trust, self._job, service_time, seconds)
         queue = self.feed.queue
         if len(queue) and self._number is not None:
             queue.end(ended_at)

@@ -731,6 +731,29 @@ async def test_a_panel_tests_the_listing_for_many(clock: VirtualClock, moves: An
     assert sum(late) / len(late) < 1.9
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(("hangs", "readings"), [(range(1, 10**6), 60), (range(20, 22), 400)], ids=["always", "twice"])
+async def test_a_listing_that_answers_late_is_not_waited_for(clock: VirtualClock, hangs: range, readings: int) -> None:
+    """Where pages take seconds longer than a poll, announcements are as late; two such pages prove nothing."""
+    rng, pages = random.Random(5), 0
+
+    async def answer_late(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        nonlocal pages
+        pages += "/agents/" in request.path
+        if "/agents/" in request.path and pages in hangs:
+            with clock.stalled():
+                await clock.sleep(4.0)
+        return response
+
+    async with Simulator(clock=clock, quirks=Quirks(updated_at_moves="completion")) as simulator:
+        simulator.agent("my-agent", lambda _prompt, _turn: lasting(rng))
+        simulator.intercept_response = answer_late
+        late = await lateness(simulator, clock, many=40)
+    assert sum(late) / len(late) < 2.5
+    assert max(late) < 10
+    assert readings / 8 < pages < readings
+
+
 @given(st.integers(0, 10**6), st.none() | st.floats(0.0, 1e6), st.floats(0.0, 1.0, exclude_max=True))
 def test_a_listing_is_read_again_soon_after_it_can_be(failures: int, retry_after: float | None, jitter: float) -> None:
     """However long it failed, it is asked again within 80 seconds; never earlier than the service has asked for."""
