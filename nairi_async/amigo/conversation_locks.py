@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Final, Protocol
-from weakref import WeakValueDictionary, ref
+from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
+from nairi_async.amigo.hold import Hold
 from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -21,90 +22,8 @@ if TYPE_CHECKING:
 _MOST_IDS: Final = 300
 # Locks to remember although no handle of their conversation is left.
 _MOST_LOCKS: Final = 4096
-# Steps that make a task the reader of a stream.
-_READER_STEPS: Final = 2
 # Unsettled turns to remember of a conversation.
 _MOST_UNSETTLED: Final = 16
-
-
-class OpenStream(Protocol):
-    """A stream that holds its conversation."""
-
-    async def read_rest(self) -> bool:
-        """Read to the end if the interaction is complete; return whether it is."""
-        ...
-
-    def abandoned(self) -> None:
-        """Close: its reader has ended."""
-        ...
-
-
-class Hold:
-    """A place in the line of a conversation: once granted, the right to make a call, until it is released."""
-
-    __slots__ = ("_granted", "_is_released", "_is_shared", "_steps", "lock", "reader", "stream")
-
-    def __init__(self, lock: ConversationLock) -> None:
-        self.lock: ConversationLock = lock
-        self.reader: asyncio.Task[object] | None = asyncio.current_task()
-        """The task that makes the call, or reads its stream."""
-        self.stream: ref[OpenStream] | None = None
-        """The stream that is read, if there is one; it is not kept alive."""
-        # Steps that the reader has taken, and whether it took them all.
-        self._steps = 0
-        self._is_shared = False
-        self._granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._is_released = False
-
-    @property
-    def is_granted(self) -> bool:
-        """Whether its turn has come."""
-        return self._granted.done()
-
-    def read_by(self, task: asyncio.Task[object] | None, stream: ref[OpenStream]) -> None:
-        """Note that a task takes a step of the stream.
-
-        A step under a timeout may run in a task of its own, so only several steps make a task the stream's reader. Its
-        end is the end of the stream, as soon as another call is in line.
-        """
-        if task is self.reader and self._steps >= _READER_STEPS:
-            return
-        self._is_shared = self._is_shared or (self._steps > 0 and task is not self.reader)
-        self.reader, self.stream = task, stream
-        self._steps += 1
-        if task is not None and self._steps == _READER_STEPS and not self._is_shared:
-            task.add_done_callback(self.lock.reader_ended)
-
-    @property
-    def is_abandoned(self) -> bool:
-        """Whether a stream is held whose only reader has ended."""
-        is_alone = self._steps >= _READER_STEPS and not self._is_shared
-        return self.stream is not None and is_alone and self.reader is not None and self.reader.done()
-
-    def grant(self) -> None:
-        """Say that its turn has come."""
-        if not self._granted.done():
-            self._granted.set_result(None)
-
-    async def wait(self) -> None:
-        """Wait for its turn; a cancellation releases it."""
-        try:
-            await self._granted
-        except asyncio.CancelledError:
-            self.release()
-            raise
-
-    def release(self) -> None:
-        """Let the next call have its turn. Harmless when repeated."""
-        if not self._is_released:
-            self._is_released = True
-            self.lock.remove(self)
-
-    async def __aenter__(self) -> None:
-        await self.wait()
-
-    async def __aexit__(self, *_error: object) -> None:
-        self.release()
 
 
 class ConversationLock:
@@ -182,13 +101,11 @@ class ConversationLock:
         lock.grant_next()
         return hold
 
-    def reader_ended(self, _task: object = None) -> None:
+    def reader_ended(self) -> None:
         """Close a stream whose only reader has ended, if another call is in line."""
         lock = self.resolve()
-        if len(lock.holds) > 1 and (first := lock.holds[0]).is_abandoned and first.stream is not None:
-            stream = first.stream()
-            if stream is not None:
-                stream.abandoned()
+        if len(lock.holds) > 1:
+            lock.holds[0].check_reader()
 
     def remove(self, hold: Hold) -> None:
         """Take a call out of the line."""

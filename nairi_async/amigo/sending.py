@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from nairi_async._core.executor import Stream
     from nairi_async._core.request import Request
     from nairi_async.amigo.api import Api
-    from nairi_async.amigo.conversation_locks import ConversationLock, Hold
+    from nairi_async.amigo.conversation_locks import ConversationLock
+    from nairi_async.amigo.hold import Hold
     from nairi_async.amigo.sent_interaction import SentInteraction
     from nairi_async.amigo.stream_deadline import StreamDeadline
 
@@ -83,8 +84,6 @@ class Sending:
             self.hold = await self.lock.reserve()
             self._task = asyncio.create_task(self._send(self.hold))
             self._task.add_done_callback(self._ended)
-        elif self.hold is not None:
-            self.hold.reader = asyncio.current_task()
         task = self._task
         try:
             await asyncio.wait([task])

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from nairi_async._core.executor import Stream
     from nairi_async._core.request import Request
     from nairi_async.amigo.api import Api
-    from nairi_async.amigo.conversation_locks import ConversationLock, ConversationLocks, OpenStream
+    from nairi_async.amigo.conversation_locks import ConversationLock, ConversationLocks
     from nairi_async.amigo.events import Event
+    from nairi_async.amigo.hold import OpenStream
     from nairi_async.amigo.interaction import Interaction
     from nairi_async.amigo.models import AmigoReply
     from nairi_async.amigo.sent_interaction import SentInteraction
@@ -124,7 +125,13 @@ class AmigoStream:
         return self._started().__await__()
 
     async def __aenter__(self) -> Self:
-        return await self
+        try:
+            return await self
+        except BaseException:
+            # The block that would leave it is not entered.
+            if self._sending.has_left:
+                await self.aclose()
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -148,12 +155,10 @@ class AmigoStream:
             if steps.is_under_way:
                 await steps.wait()
                 continue
+            if self._reader.is_ended or self._is_closed:
+                raise self._outcome() or StopAsyncIteration
             steps.is_under_way = True
             try:
-                if self._reader.is_ended or self._is_closed:
-                    if (failure := self._outcome()) is not None:
-                        raise failure
-                    raise StopAsyncIteration
                 sending = self._sending
                 body, hold = sending.body, sending.hold
                 if body is None or hold is None or not self._is_unlimited:
@@ -161,13 +166,16 @@ class AmigoStream:
                     await self._read()
                     continue
                 # As those two do, without their frames: a stream may have thousands of pieces.
-                hold.read_by(asyncio.current_task(), self._ref)
+                hold.read_by(asyncio.current_task())
                 try:
                     piece = await body.read()
                 except NairiError as error:
                     self._take(b"", error)
                 else:
                     self._take(piece, None)
+            except BaseException:
+                self._cut_off()
+                raise
             finally:
                 steps.end()
         return self._buffer.popleft()
@@ -262,6 +270,9 @@ class AmigoStream:
         try:
             if not self._is_closed and not self.is_ended:
                 await self._open()
+        except BaseException:
+            self._cut_off()
+            raise
         finally:
             self._steps.end()
         return self
@@ -270,6 +281,7 @@ class AmigoStream:
         sending = self._sending
         self._steps.first()
         if sending.body is None:
+            self._note_opener()
             try:
                 async with self._deadline.bound():
                     await sending.open()
@@ -277,18 +289,30 @@ class AmigoStream:
                 if isinstance(error, NairiError):
                     raise
                 raise self._of_conversation(WatchTimeoutError("no stream has begun within the timeout")) from error
+            self._note_opener()
         if self._is_closed:
             # Closed by another task, at the moment when the response came.
             sending.release()
         elif sending.hold is not None:
             self._reader.begin()
-            sending.hold.read_by(asyncio.current_task(), self._ref)
+
+    def _note_opener(self) -> None:
+        """Note that this task opens the stream."""
+        if (hold := self._sending.hold) is not None:
+            hold.opened_by(asyncio.current_task(), self._ref, self._api.sleep)
+
+    def _cut_off(self) -> None:
+        """Note that this task's step was cancelled, or failed."""
+        if (hold := self._sending.hold) is not None:
+            self._note_opener()
+            hold.cut_off(asyncio.current_task())
 
     async def _read(self) -> None:
         """Read one piece, and note what its events say."""
-        body = self._sending.body
-        if body is None:
+        body, hold = self._sending.body, self._sending.hold
+        if body is None or hold is None:
             return
+        hold.read_by(asyncio.current_task())
         try:
             piece = await (body.read() if self._is_unlimited else self._read_in_time(body))
         except WatchTimeoutError:
