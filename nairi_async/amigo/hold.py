@@ -53,6 +53,7 @@ class Hold:
         "_is_shared",
         "_sleep",
         "_steps",
+        "_watched",
         "lock",
         "reader",
         "stream",
@@ -70,6 +71,8 @@ class Hold:
         # Whether the last step was cancelled, or failed; whether the reader has certainly left the stream.
         self._is_cut = False
         self._is_left = False
+        # The task whose end is awaited.
+        self._watched: asyncio.Task[object] | None = None
         self._sleep: Callable[[float], Awaitable[None]] | None = None
         self._grace: asyncio.Future[None] | None = None
         self._granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -108,7 +111,7 @@ class Hold:
         self.reader = task
         self._steps += 1
         if self._steps == 1:
-            task.add_done_callback(self._reader_ended)
+            self._watch(task)
 
     def cut_off(self, task: asyncio.Task[object] | None) -> None:
         """Note that a step of the stream was cancelled in a task, or failed: if the task ends, it has left the stream.
@@ -122,9 +125,18 @@ class Hold:
             self.lock.reader_ended()
         else:
             self.reader = task
+            self._watch(task)
+
+    def _watch(self, task: asyncio.Task[object] | None) -> None:
+        """Await the end of a task, and of no other: one that reads many streams must keep nothing of them."""
+        before, self._watched = self._watched, task
+        if before is not None:
+            before.remove_done_callback(self._reader_ended)
+        if task is not None:
             task.add_done_callback(self._reader_ended)
 
     def _reader_ended(self, task: asyncio.Task[object]) -> None:
+        self._watched = None
         if task is self.reader:
             # Not referred to any more: the frames of its error may hold the stream.
             self.reader = None
@@ -171,6 +183,7 @@ class Hold:
         if not self._is_released:
             self._is_released = True
             self._end_grace()
+            self._watch(None)
             self.lock.remove(self)
 
     async def __aenter__(self) -> None:

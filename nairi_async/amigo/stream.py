@@ -50,9 +50,11 @@ class AmigoStream:
       or was closed `InteractionUnknownError`. One that is saved while its post-processing failed ends normally;
       `reply().warning` says so.
     * **A cancellation loses nothing**: an iteration that was cancelled in a step resumes at that step, even if the
-      message had just been sent.
-    * **It holds a connection and its conversation until its end, or until it is left**: use `async with`, or read it
-      to its end. What the service does when a reader leaves is not documented; `settle` finds out.
+      message had just been sent. If its task has ended, and another call of the conversation is in line, that call goes
+      first: the stream is closed then, and its outcome unknown.
+    * **It holds a connection and its conversation until its end, or until it is left**: use `async with` or `reply`,
+      which leave it when they are cancelled, or read it to its end. It is left as well when its timeout is over. What
+      the service does when a reader leaves is not documented; `settle` finds out.
     """
 
     def __init__(
@@ -288,7 +290,7 @@ class AmigoStream:
             except TimeoutError as error:
                 if isinstance(error, NairiError):
                     raise
-                raise self._of_conversation(WatchTimeoutError("no stream has begun within the timeout")) from error
+                raise self._late("no stream has begun within the timeout") from error
             self._note_opener()
         if self._is_closed:
             # Closed by another task, at the moment when the response came.
@@ -349,8 +351,14 @@ class AmigoStream:
         except TimeoutError as error:
             if isinstance(error, NairiError):
                 raise
-            late = WatchTimeoutError("the interaction has not ended within the timeout")
-            raise self._of_conversation(late) from error
+            raise self._late("the interaction has not ended within the timeout") from error
+
+    def _late(self, what: str) -> NairiError:
+        """Leave the stream, of which no step can be taken any more, and return the error that says so."""
+        late = self._of_conversation(WatchTimeoutError(what))
+        if self._sending.has_left:
+            self._close(late)
+        return late
 
     async def read_rest(self) -> bool:
         """Read to the end if the interaction is complete, for a call of the conversation by the stream's own reader."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +16,7 @@ from support import Act, Drip, RawServer
 from nairi_async import (
     ConflictError,
     InteractionUnknownError,
+    InteractionVoidError,
     InvalidArgumentError,
     NairiError,
     OutcomeUnknownError,
@@ -26,6 +27,8 @@ from nairi_async.amigo import InteractionComplete
 from nairi_async.testing.amigo import AmigoSimulator, Complete, Cut, Error, Hang, Speak
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from nairi_async.amigo import AmigoConversation, AmigoSession, AmigoStream
     from nairi_async.amigo.conversation_locks import ConversationLock
     from nairi_async.testing import VirtualClock
@@ -196,6 +199,7 @@ async def test_a_task_that_has_ended_lets_go_of_the_stream_that_it_alone_read(
     service.service("Fine.", service_id=service.service_id)
     assert (await waiting).text == "Fine."
     assert clock.monotonic() < 60
+    assert isinstance(reading.exception(), ZeroDivisionError)
     with pytest.raises(InteractionUnknownError, match="closed before its end"):
         await read_on()
 
@@ -231,6 +235,113 @@ async def test_a_prompt_that_was_cancelled_does_not_hold_its_conversation(
     asking.cancel()
     await asyncio.wait([asking])
     assert (await amigo.resume(str(dialogue.id)).ask("b", timeout=1000)).text
+    assert clock.monotonic() < 300
+
+
+async def _iterate(stream: AmigoStream) -> None:
+    async for _ in stream:
+        pass
+
+
+async def _enter(stream: AmigoStream) -> None:
+    async with stream:
+        await _iterate(stream)
+
+
+READERS: dict[str, Callable[[AmigoStream], Coroutine[Any, Any, object]]] = {
+    "reply": lambda stream: stream.reply(),
+    "iterate": _iterate,
+    "enter": _enter,
+}
+
+
+@pytest.mark.parametrize("steps", [1, 3, 9, 20])
+@pytest.mark.parametrize("way", READERS)
+async def test_a_stream_whose_reader_was_cancelled_does_not_hold_its_conversation(
+    way: str, steps: int, amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """At any moment, also before the response begins, and while the task and its stream are still referred to."""
+    dialogue = await begun(amigo, service)
+    service.service([Speak("one two", every=40, after=40)], service_id=service.service_id)
+    stream = dialogue.send("a")
+    reading = asyncio.ensure_future(READERS[way](stream))
+    for step in range(steps + 2):
+        if step >= steps:  # twice
+            reading.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait([reading])
+    service.service("Fine.", service_id=service.service_id)
+    assert (await amigo.resume(str(dialogue.id)).ask("b", timeout=1000)).text == "Fine."
+    assert clock.monotonic() < 300
+    assert [each.message for each in service.asked].count("a") <= 1
+    with pytest.raises((InteractionUnknownError, InteractionVoidError)) if stream.is_sent else nullcontext():
+        await stream.reply()
+    assert amigo.stats.free_connections == 100
+
+
+async def test_a_step_that_was_cut_off_in_a_task_of_its_own_can_be_resumed(
+    amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """A timeout around each step loses no event to a call that waits for its turn."""
+    dialogue = await begun(amigo, service)
+    service.service([Speak("one two", every=4, after=4)], service_id=service.service_id)
+    stream, seen = dialogue.send("a"), []
+    asking = None
+    while True:
+        step = asyncio.create_task(anext(stream))
+        await asyncio.wait([step, asyncio.ensure_future(clock.sleep(1))], return_when="FIRST_COMPLETED")
+        step.cancel()
+        try:
+            seen.append(await step)
+        except asyncio.CancelledError:
+            asking = asking or asyncio.ensure_future(amigo.resume(str(dialogue.id)).ask("b"))
+        except StopAsyncIteration:
+            break
+    assert "".join(event.raw.get("message", "") for event in seen) == "one two"
+    assert asking is not None
+    assert (await asking).text
+
+
+@pytest.mark.parametrize("cut", [True, False])
+async def test_a_single_step_in_a_task_of_its_own_does_not_hold_the_conversation(
+    cut: bool,  # noqa: FBT001
+    amigo: AmigoSession,
+    service: AmigoSimulator,
+    clock: VirtualClock,
+) -> None:
+    """Some seconds after it was cancelled, or the function around it has ended, another call goes first."""
+    dialogue = await begun(amigo, service)
+    service.service([Speak("one two", every=100)], service_id=service.service_id)
+    stream = dialogue.send("a")
+
+    async def first() -> str:
+        return (await anext(stream)).type
+
+    step = asyncio.ensure_future(stream.__anext__() if cut else first())
+    for _ in range(9 if cut else 999):
+        await asyncio.sleep(0)
+    step.cancel()
+    await asyncio.wait([step])
+    assert step.cancelled() == cut
+    service.service("Fine.", service_id=service.service_id)
+    assert (await amigo.resume(str(dialogue.id)).ask("b")).text == "Fine."
+    assert clock.monotonic() < 120
+    with pytest.raises(InteractionUnknownError):
+        await stream.reply()
+
+
+async def test_a_stream_whose_timeout_is_over_does_not_hold_its_conversation(
+    amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """No step of it can be taken any more, so that its reader need not leave it."""
+    dialogue = await begun(amigo, service)
+    service.service([Speak("one two", every=60)], service_id=service.service_id)
+    stream = dialogue.send("a", timeout=50)
+    for _ in range(2):
+        with pytest.raises(WatchTimeoutError):
+            await _iterate(stream)
+    service.service("Fine.", service_id=service.service_id)
+    assert (await dialogue.ask("b")).text == "Fine."
     assert clock.monotonic() < 300
 
 
@@ -358,3 +469,15 @@ async def test_the_state_is_the_same_through_all_handles(
     assert not dialogue.may_be_running or seed in {0, 2, 3}
     await dialogue.finish()
     assert other.is_completed
+
+
+async def test_a_task_keeps_nothing_of_the_streams_that_it_has_read(
+    amigo: AmigoSession, service: AmigoSimulator
+) -> None:
+    """A bot's task reads streams for months."""
+    dialogue = await begun(amigo, service)
+    task: Any = asyncio.current_task()
+    before = len(task._callbacks or ())
+    for _ in range(3):
+        await dialogue.ask("a")
+    assert len(task._callbacks or ()) == before
