@@ -84,6 +84,9 @@ async def main() -> None:
 asyncio.run(main())
 ```
 
+* **A visitor who asks once costs three requests**: the sign-in, the conversation with the prompt, and its end, without
+  which the service refuses the visitor's next one. `as_user(id).conversation(service_id).ask(…)` costs two, and leaves
+  the conversation open for what the visitor says next; `unfinished` finds it again.
 * **A token is kept until it expires**, whichever handle asked for it, and with `tokens=` over a restart. The service
   allows 5 sign-ins a minute: without a store, a restart with 200 open conversations takes 40 minutes to sign in again.
 * **A key signs in only users whose role is less permissive than its own**

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from nairi_async._core.json_body import json_line
@@ -15,6 +16,7 @@ from nairi_async.cli.formatting import clean, clock_time, spoken_entry
 from nairi_async.cli.resources import timestamp
 from nairi_async.cli.screen import Screen
 from nairi_async.cli.table import Table
+from nairi_async.errors import BadRequestError, NairiError
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -27,12 +29,14 @@ _SPEAKERS = {"user-message": "user", "agent-message": "assistant", "external-eve
 
 def create(options: Namespace) -> None:
     """Run the command `amigo create`."""
-    _say(options, lambda amigo, prompt: amigo.create_conversation(options.service, prompt, timeout=options.timeout))
+    prompt = _prompt(options)
+    _run(options, lambda amigo: _create(amigo, prompt, options))
 
 
 def ask(options: Namespace) -> None:
     """Run the command `amigo ask`."""
-    _say(options, lambda amigo, prompt: amigo.interact(options.conversation, prompt or "", timeout=options.timeout))
+    prompt = _prompt(options) or ""
+    _run(options, lambda amigo: _stream(amigo.interact(options.conversation, prompt, timeout=options.timeout), options))
 
 
 def finish(options: Namespace) -> None:
@@ -65,10 +69,23 @@ def _run(options: Namespace, command: Callable[[AmigoSession], Coroutine[Any, An
     asyncio.run(run())
 
 
-def _say(options: Namespace, send: Callable[[AmigoSession, str | None], AmigoStream]) -> None:
+def _prompt(options: Namespace) -> str | None:
     # Read before the event loop runs: while it runs, the first Ctrl-C would not interrupt the reading.
-    prompt = None if options.prompt is None else read_prompt(options.prompt)
-    _run(options, lambda amigo: _stream(send(amigo, prompt), options))
+    return None if options.prompt is None else read_prompt(options.prompt)
+
+
+async def _create(amigo: AmigoSession, prompt: str | None, options: Namespace) -> None:
+    try:
+        await _stream(amigo.create_conversation(options.service, prompt, timeout=options.timeout), options)
+    except BadRequestError:
+        # The service allows a user one unfinished conversation of a service.
+        before = None
+        with suppress(NairiError):
+            before = await amigo.unfinished(options.service)
+        if before is not None:
+            steps = f"{PROGRAM} amigo ask {before.id} PROMPT, or: {PROGRAM} amigo finish {before.id}"
+            Screen.on(sys.stderr).show(clean(f"Conversation {before.id} of this service is unfinished: {steps}"), "dim")
+        raise
 
 
 async def _stream(stream: AmigoStream, options: Namespace) -> None:

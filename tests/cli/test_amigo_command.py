@@ -40,6 +40,8 @@ def test_a_conversation(
     monkeypatch.setattr("sys.stdin", io.StringIO("Still there?"))
     assert main(["amigo", "ask", id_, "-", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["text"] == "2: Still there?"
+    assert main(["amigo", "create", service.service_id, "Another thing"]) == 1
+    assert f"amigo ask {id_} PROMPT, or: nairi-async amigo finish {id_}" in capsys.readouterr().err
     assert main(["amigo", "list", "--open", "--service", service.service_id]) == 0
     assert capsys.readouterr().out.split("\t")[:2] == [id_, service.service_id]
     assert main(["amigo", "messages", id_]) == 0
