@@ -1,6 +1,6 @@
 """How many requests and seconds it takes to find news: the usual loops compared with this library, on every ground.
 
-    python benchmarks/bench_discovery.py            # 20 minutes on two quiet cores
+    python benchmarks/bench_discovery.py            # ten minutes on two quiet cores
     python benchmarks/bench_discovery.py --quick    # a few minutes: smaller, one run each
     python benchmarks/bench_discovery.py --only cold
     python benchmarks/bench_discovery.py --real 10000   # in real time, with the service in a process of its own
