@@ -51,6 +51,8 @@ class Recovery:
         self._similar: dict[str, None] = {}
         # The message itself, where the agent has not replied to it.
         self._unanswered: AmigoReply | None = None
+        # Why a reply that was found may be another turn's, with the same message.
+        self._ambiguity: str | None = None
 
     async def settle(self, timeout: float) -> AmigoReply | None:
         """Return the reply, or `None` if it is certain that the interaction was not kept.
@@ -62,11 +64,15 @@ class Recovery:
         deadline, absent = clock.monotonic() + timeout, 0
         for wait in waits():
             was_done = self._turn.is_done
+            were_done = all(turn.is_done for turn in self._equals())
             reply = await self._find()
             if reply is not None:
                 return reply
-            absent = absent + 1 if was_done else 0
+            # What is still running may be saved as well, and then the order of the messages is that of the turns.
+            absent = absent + 1 if was_done and (were_done or self._ambiguity is None) else 0
             if absent >= _AGREEING_READS:
+                if self._ambiguity is not None:
+                    raise self._unknown(self._ambiguity)
                 if self._unanswered is not None:
                     return self._unanswered
                 if self._similar:
@@ -77,7 +83,8 @@ class Recovery:
                 await self._ask_whether_done()
             if is_last and not (self._turn.is_done and absent):
                 raise self._unknown(
-                    "it is not among the messages, but may still be running: settle it again later, or finish the "
+                    self._ambiguity
+                    or "it is not among the messages, but may still be running: settle it again later, or finish the "
                     "conversation first, after which it is certain"
                 )
             await self._api.sleep(wait)
@@ -124,15 +131,22 @@ class Recovery:
         known = self._turn.interaction.conversation_id
         ids = [known] if known is not None else await self._candidates(earliest)
         found = [reply for id_ in ids for reply in await self._replies(id_, earliest)]
-        like = [turn for turn in self._lock.unsettled if turn.is_like(self._turn)] if known is not None else []
-        if self._turn not in like:
-            like = [self._turn]
-        if not found:
-            return None
-        if len(found) == len(like):
+        equals = self._equals()
+        if len(found) == len(equals):
             # One at a time and in order, so the order of the messages is that of the turns.
-            return found[like.index(self._turn)]
-        raise self._unknown(f"{len(found)} interactions may be one of {len(like)} with the same message")
+            return found[equals.index(self._turn)]
+        self._ambiguity = None
+        if found:
+            self._ambiguity = f"{len(found)} interactions may be one of {len(equals)} with the same message"
+        if len(found) > len(equals):
+            raise self._unknown(self._ambiguity or "")
+        return None
+
+    def _equals(self) -> list[SentInteraction]:
+        """Return the turns that broke off with the same message, in order, this one included."""
+        known = self._turn.interaction.conversation_id
+        equals = [turn for turn in self._lock.unsettled if turn.is_like(self._turn)] if known is not None else []
+        return equals if self._turn in equals else [self._turn]
 
     async def _candidates(self, earliest: float, *which: tuple[str, str]) -> list[str]:
         """Return conversations with the service that this interaction may have created."""

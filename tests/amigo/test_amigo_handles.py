@@ -445,6 +445,24 @@ async def test_two_equal_messages_that_were_both_saved_are_distinguished_by_thei
     assert [reply.interaction_id if reply else None for reply in replies] == ids
 
 
+async def test_of_two_equal_messages_the_one_that_still_runs_is_awaited(
+    amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
+) -> None:
+    """One reply may be either's, until both are saved."""
+    dialogue = await begun(amigo, service)
+    streams = []
+    for after in (0.0, 20.0):
+        service.service([Speak(f"after {after}", after=after)], service_id=service.service_id)
+        service.cut(on="interact", processed=True)
+        streams.append(dialogue.send("yes"))
+        with pytest.raises(OutcomeUnknownError):
+            await streams[-1].reply()
+    cut_at = clock.monotonic()
+    replies = [await stream.settle(timeout=60) for stream in streams]
+    assert [reply.text if reply else None for reply in replies] == ["after 0.0", "after 20.0"]
+    assert 20 <= clock.monotonic() - cut_at < 60
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_the_state_is_the_same_through_all_handles(
     seed: int, amigo: AmigoSession, service: AmigoSimulator
