@@ -135,11 +135,10 @@ class Recovery:
         if len(found) == len(equals):
             # One at a time and in order, so the order of the messages is that of the turns.
             return found[equals.index(self._turn)]
-        self._ambiguity = None
-        if found:
-            self._ambiguity = f"{len(found)} interactions may be one of {len(equals)} with the same message"
+        reason = f"{len(found)} interactions may be one of {len(equals)} with the same message"
         if len(found) > len(equals):
-            raise self._unknown(self._ambiguity or "")
+            raise self._unknown(reason)
+        self._ambiguity = reason if found else None
         return None
 
     def _equals(self) -> list[SentInteraction]:
