@@ -298,6 +298,14 @@ def scenarios(*, is_quick: bool) -> list[Scenario]:
     """Return the rows of the table."""
     some, many, most, queued = (36, 120, 300, 24) if is_quick else (100, 1000, 10_000, 60)
     never, replies = {"updated_at_moves": "never"}, {"updated_at_moves": "reply"}
+    mix = Scenario(
+        "no listing, mix of 3 agents",
+        60,
+        turns=4 if is_quick else 8,
+        agents=3,
+        medians=(5, 30, 180),
+        quirks={"listing": False},
+    )
     rows = [
         Scenario("cold, no latency", many, latency=0.0),
         Scenario("cold, 30 ms", many),
@@ -316,23 +324,8 @@ def scenarios(*, is_quick: bool) -> list[Scenario]:
         Scenario("late collection", some, median=30.0, kind="late collection"),
         Scenario("20 agents", 12 * 20, turns=4, median=30.0, agents=20),
         Scenario("listing lies", some, turns=4, median=30.0, quirks=never),
-        Scenario(
-            "no listing, mix of 3 agents",
-            60,
-            turns=4 if is_quick else 8,
-            agents=3,
-            medians=(5, 30, 180),
-            quirks={"listing": False},
-        ),
-        Scenario(
-            "no listing, each turn one of 3 agents",
-            60,
-            turns=4 if is_quick else 8,
-            agents=3,
-            medians=(5, 30, 180),
-            is_mixed=True,
-            quirks={"listing": False},
-        ),
+        mix,
+        evolve(mix, name="no listing, each turn one of 3 agents", is_mixed=True),
         Scenario(
             "no listing, one conversation", 1, turns=60 if is_quick else 200, median=30.0, quirks={"listing": False}
         ),
