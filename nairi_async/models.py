@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Context, Decimal, InvalidOperation
 from functools import cache, reduce
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_origin
 
-from attrs import AttrsInstance, field, fields
+from attrs import AttrsInstance, field, fields, resolve_types
 from attrs import has as attrs_has
 
 from nairi_async._core.records import frozen
@@ -234,6 +234,8 @@ def from_plain(cls: type[_ModelT], data: Mapping[str, Any]) -> _ModelT:
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"a {cls.__name__} is made from a dictionary, not {type(data).__name__}")  # noqa: TRY004
+    # cattrs before 26.1 cannot do this itself for a generic class with its parameters.
+    resolve_types(get_origin(cls) or cls)
     try:
         return _converter().structure(data, cls)
     except Exception as error:
