@@ -16,6 +16,7 @@ from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from nairi_async.amigo.models import AmigoReply
+    from nairi_async.amigo.readers import Readers
     from nairi_async.amigo.sent_interaction import SentInteraction
 
 # Ids of messages and interactions to remember of a conversation: those of its last hundred turns.
@@ -74,7 +75,7 @@ class ConversationLock:
         """Whether a call is under way, or in line."""
         return bool(self.resolve().holds)
 
-    async def reserve(self) -> Hold:
+    async def reserve(self, readers: Readers | None = None) -> Hold:
         """Take a place in line, after the calls before.
 
         A task that reads the conversation's own stream would wait for itself. Where the interaction is complete, the
@@ -86,7 +87,7 @@ class ConversationLock:
         lock = self.resolve()
         task = asyncio.current_task()
         for hold in tuple(lock.holds):
-            if not hold.is_granted or hold.reader is not task:
+            if not hold.is_granted or not hold.is_used_by(task):
                 continue
             stream = hold.stream() if hold.stream is not None else None
             if stream is None or not await stream.read_rest():
@@ -95,17 +96,17 @@ class ConversationLock:
                     "`await stream.aclose()`, before the next call"
                 )
         lock = self.resolve()
-        hold = Hold(lock)
+        hold = Hold(lock, readers)
         lock.holds.append(hold)
         lock.reader_ended()
         lock.grant_next()
         return hold
 
     def reader_ended(self) -> None:
-        """Close a stream whose only reader has ended, if another call is in line."""
+        """Close a stream that its readers have left, if another call is in line."""
         lock = self.resolve()
         if len(lock.holds) > 1:
-            lock.holds[0].check_reader()
+            lock.holds[0].check_readers()
 
     def remove(self, hold: Hold) -> None:
         """Take a call out of the line."""

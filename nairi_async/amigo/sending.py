@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nairi_async._core.request import CallState
 from nairi_async.amigo.finishing import explain_conflict, waits
+from nairi_async.amigo.readers import Readers
 from nairi_async.errors import ConflictError, InteractionUnknownError, NairiError, OutcomeUnknownError
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Sending:
         deadline: StreamDeadline,
     ) -> None:
         self._deadline = deadline
+        self.readers: Readers = Readers()
+        """The tasks that read the stream."""
         self._api = api
         self._lock = lock
         self._turn = turn
@@ -81,7 +84,7 @@ class Sending:
         if self._task is None:
             self._loop = asyncio.get_running_loop()
             self.error, self._call = None, CallState()
-            self.hold = await self.lock.reserve()
+            self.hold = await self.lock.reserve(self.readers)
             self._task = asyncio.create_task(self._send(self.hold))
             self._task.add_done_callback(self._ended)
         task = self._task

@@ -24,7 +24,7 @@ from nairi_async.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
     from types import TracebackType
     from typing import Self
 
@@ -50,8 +50,8 @@ class AmigoStream:
       or was closed `InteractionUnknownError`. One that is saved while its post-processing failed ends normally;
       `reply().warning` says so.
     * **A cancellation loses nothing**: an iteration that was cancelled in a step resumes at that step, even if the
-      message had just been sent. If its task has ended, and another call of the conversation is in line, that call goes
-      first: the stream is closed then, and its outcome unknown.
+      message had just been sent. If all tasks that read it have ended, and another call of the conversation is in line,
+      that call goes first: the stream is closed then, and its outcome unknown.
     * **It holds a connection and its conversation until its end, or until it is left**: use `async with` or `reply`,
       which leave it when they are cancelled, or read it to its end. It is left as well when its timeout is over. What
       the service does when a reader leaves is not documented; `settle` finds out.
@@ -77,6 +77,7 @@ class AmigoStream:
         self._bound_id: str | None = None
         self._sending = Sending(api, lock, turn, prepare, self._deadline)
         self._reader = EventReader(turn.interaction, api.executor.http.quote, clock, api.idle_timeout)
+        self._readers = self._sending.readers
         self._buffer: deque[Event] = deque()
         self._failure: NairiError | None = None
         self._is_closed = False
@@ -140,7 +141,7 @@ class AmigoStream:
     ) -> None:
         await self.aclose()
 
-    async def __anext__(self) -> Event:
+    def __anext__(self) -> Coroutine[Any, Any, Event]:
         """Return the next event; wait for it within the session's `idle_timeout` and the stream's own timeout.
 
         Raises:
@@ -151,6 +152,13 @@ class AmigoStream:
             InvalidArgumentError: this task still reads another stream of the conversation.
             NairiError: the message was not sent, or was refused; the next step sends it again.
         """
+        readers = self._readers
+        # Not for each event of a piece: a stream may have thousands.
+        if readers.steady is None or not self._buffer:
+            readers.asked_by(asyncio.current_task())
+        return self._next()
+
+    async def _next(self) -> Event:
         steps = self._steps
         while not self._buffer:
             # Two tasks may iterate over one stream: each event then goes to one of them.
@@ -168,18 +176,17 @@ class AmigoStream:
                     await self._read()
                     continue
                 # As those two do, without their frames: a stream may have thousands of pieces.
-                hold.read_by(asyncio.current_task())
                 try:
                     piece = await body.read()
                 except NairiError as error:
                     self._take(b"", error)
                 else:
                     self._take(piece, None)
-            except BaseException:
-                self._cut_off()
-                raise
             finally:
                 steps.end()
+                if self._readers.steady is None:
+                    # Its reader may have ended during the step.
+                    self._sending.lock.reader_ended()
         return self._buffer.popleft()
 
     async def reply(self) -> AmigoReply:
@@ -241,11 +248,16 @@ class AmigoStream:
 
     def _close(self, failure: NairiError | None = None) -> None:
         """Leave the stream; `failure` says why, where that is not its reader's own wish."""
-        self._is_closed = True
+        self._is_closed = self._readers.are_done = True
         self._buffer.clear()
         if failure is not None and not self.is_ended and not self.is_saved:
             self._failure = self._failure or failure
         self._sending.leave()
+
+    @property
+    def is_being_read(self) -> bool:
+        """Whether a step is under way."""
+        return self._steps.is_under_way
 
     def abandoned(self) -> None:
         """Close: its reader has ended, and another call of the conversation is in line."""
@@ -272,9 +284,6 @@ class AmigoStream:
         try:
             if not self._is_closed and not self.is_ended:
                 await self._open()
-        except BaseException:
-            self._cut_off()
-            raise
         finally:
             self._steps.end()
         return self
@@ -283,7 +292,6 @@ class AmigoStream:
         sending = self._sending
         self._steps.first()
         if sending.body is None:
-            self._note_opener()
             try:
                 async with self._deadline.bound():
                     await sending.open()
@@ -291,30 +299,20 @@ class AmigoStream:
                 if isinstance(error, NairiError):
                     raise
                 raise self._late("no stream has begun within the timeout") from error
-            self._note_opener()
+            finally:
+                if sending.hold is not None:
+                    sending.hold.opened(self._ref, self._api.sleep)
         if self._is_closed:
             # Closed by another task, at the moment when the response came.
             sending.release()
         elif sending.hold is not None:
             self._reader.begin()
 
-    def _note_opener(self) -> None:
-        """Note that this task opens the stream."""
-        if (hold := self._sending.hold) is not None:
-            hold.opened_by(asyncio.current_task(), self._ref, self._api.sleep)
-
-    def _cut_off(self) -> None:
-        """Note that this task's step was cancelled, or failed."""
-        if (hold := self._sending.hold) is not None:
-            self._note_opener()
-            hold.cut_off(asyncio.current_task())
-
     async def _read(self) -> None:
         """Read one piece, and note what its events say."""
         body, hold = self._sending.body, self._sending.hold
         if body is None or hold is None:
             return
-        hold.read_by(asyncio.current_task())
         try:
             piece = await (body.read() if self._is_unlimited else self._read_in_time(body))
         except WatchTimeoutError:
@@ -338,6 +336,7 @@ class AmigoStream:
         if interaction.complete is not None and interaction.ends_conversation:
             sending.lock.is_over = True
         if reader.is_ended:
+            self._readers.are_done = True
             if failure is not None and not self._is_closed:
                 self._failure = self._of_conversation(failure)
             is_whole = interaction.end is not InteractionEnd.UNKNOWN

@@ -204,25 +204,6 @@ async def test_a_task_that_has_ended_lets_go_of_the_stream_that_it_alone_read(
         await read_on()
 
 
-async def test_a_stream_that_is_read_in_steps_of_other_tasks_is_not_taken_away(
-    amigo: AmigoSession, service: AmigoSimulator
-) -> None:
-    """`asyncio.wait_for` may read each step in a task of its own: their ends say nothing."""
-    dialogue = await begun(amigo, service)
-    stream = dialogue.send("a")
-    asking, seen = None, []
-    while True:
-        try:
-            seen.append(await asyncio.create_task(anext(stream)))
-        except StopAsyncIteration:
-            break
-        asking = asking or asyncio.ensure_future(dialogue.ask("b"))
-        await asyncio.sleep(0)
-    assert seen[-1].type == "interaction-complete"
-    assert asking is not None
-    assert (await asking).text
-
-
 @pytest.mark.parametrize("steps", [1, 3, 5, 8])
 async def test_a_prompt_that_was_cancelled_does_not_hold_its_conversation(
     steps: int, amigo: AmigoSession, service: AmigoSimulator, clock: VirtualClock
@@ -300,38 +281,6 @@ async def test_a_step_that_was_cut_off_in_a_task_of_its_own_can_be_resumed(
     assert "".join(event.raw.get("message", "") for event in seen) == "one two"
     assert asking is not None
     assert (await asking).text
-
-
-@pytest.mark.parametrize("cut", [True, False])
-async def test_a_single_step_in_a_task_of_its_own_does_not_hold_the_conversation(
-    cut: bool,  # noqa: FBT001
-    amigo: AmigoSession,
-    service: AmigoSimulator,
-    clock: VirtualClock,
-) -> None:
-    """Some seconds after it was cancelled, or the function around it has ended, another call goes first."""
-    dialogue = await begun(amigo, service)
-    service.service([Speak("one two", every=100, after=100)], service_id=service.service_id)
-    stream = dialogue.send("a")
-
-    async def first() -> str:
-        return (await anext(stream)).type
-
-    step: asyncio.Future[object]
-    if cut:
-        await asyncio.create_task(stream.__anext__())
-        step = asyncio.ensure_future(stream.__anext__())
-        await asyncio.sleep(0)
-        step.cancel()
-    else:
-        step = asyncio.ensure_future(first())
-    await asyncio.wait([step])
-    assert step.cancelled() == cut
-    service.service("Fine.", service_id=service.service_id)
-    assert (await amigo.resume(str(dialogue.id)).ask("b")).text == "Fine."
-    assert clock.monotonic() < 250
-    with pytest.raises(InteractionUnknownError):
-        await stream.reply()
 
 
 async def test_a_stream_whose_timeout_is_over_does_not_hold_its_conversation(
@@ -502,4 +451,7 @@ async def test_a_task_keeps_nothing_of_the_streams_that_it_has_read(
     before = len(task._callbacks or ())
     for _ in range(3):
         await dialogue.ask("a")
+        stream = dialogue.send("a")
+        assert [event async for event in stream]
+        assert await anext(stream, None) is None
     assert len(task._callbacks or ()) == before
