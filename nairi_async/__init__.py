@@ -131,6 +131,7 @@ if TYPE_CHECKING:
         StoreError,
         TooManyStreamsError,
         TurnFailedError,
+        UnknownBatchError,
         UnreadableOutcomeError,
         WatchTimeoutError,
     )
@@ -200,6 +201,7 @@ __all__ = [  # noqa: RUF022 - in the order of Python's own sort
     "Turn",
     "TurnFailedError",
     "UNSET",
+    "UnknownBatchError",
     "UnreadableOutcomeError",
     "Usage",
     "UsageReport",

@@ -24,7 +24,8 @@
     │   └── UnreadableOutcomeError   … because the response was unreadable (also a DecodeError)
     ├── JournalError                 a session cannot use the file of its keys; the recorded turns are kept
     ├── LedgerError                  a batch cannot use its ledger or its output; the recorded entries are kept
-    │   └── OtherPromptsError        the ledger was begun with other prompts
+    │   ├── OtherPromptsError        the ledger was begun with other prompts
+    │   └── UnknownBatchError        the database of a cluster has no batch of that name
     ├── InteractionVoidError         an interaction failed, and the service saved nothing
     ├── ReplyFormatError             a reply has no JSON value of the required type (also a ValueError)
     ├── TurnFailedError              the agent's turn ended as `failed`
@@ -81,6 +82,7 @@ __all__ = [
     "StoreError",
     "TooManyStreamsError",
     "TurnFailedError",
+    "UnknownBatchError",
     "UnreadableOutcomeError",
     "WatchTimeoutError",
 ]
@@ -147,7 +149,7 @@ class ConnectionFailedError(_RequestError):
     """What to do about it; empty if there is no advice."""
 
     def __str__(self) -> str:
-        return _with_hint(super().__str__(), self.hint)
+        return "; ".join(filter(None, (super().__str__(), self.hint)))
 
 
 @define(auto_exc=True, slots=False)
@@ -193,7 +195,7 @@ class AuthenticationError(StatusError):
     """What to check, and the service that refused the key."""
 
     def __str__(self) -> str:
-        return _with_hint(super().__str__(), self.hint)
+        return "; ".join(filter(None, (super().__str__(), self.hint)))
 
 
 class PermissionDeniedError(StatusError):
@@ -310,6 +312,10 @@ class OtherPromptsError(LedgerError):
     """The batch's ledger was begun with other prompts. Nothing was sent."""
 
 
+class UnknownBatchError(LedgerError):
+    """The database of a cluster has no batch of that name: it was never submitted, or was deleted."""
+
+
 class InteractionUnknownError(OutcomeUnknownError):
     """A streamed reply broke off before the service said how the interaction ended: it may or may not be saved.
 
@@ -391,7 +397,3 @@ class TooManyStreamsError(_PlainError):
 
 class StoreError(_PlainError):
     """A bot's records of its chats could not be read or written; the prompt was not sent."""
-
-
-def _with_hint(text: str, hint: str) -> str:
-    return f"{text}; {hint}" if hint else text

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from nairi_async.clock import Clock, SystemClock
 from nairi_async.errors import ConfigurationError, InvalidArgumentError
 from nairi_async.typing import Duration
 
@@ -44,6 +45,28 @@ def whole(name: str, value: object) -> int:
     """Return a count of at least one; the error has the name of the setting."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigurationError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return value
+
+
+def part(name: str, value: object, *methods: str) -> None:
+    """Raise `ConfigurationError`, with the name of the setting, unless it is an object that has these methods."""
+    missing = [method for method in methods if not callable(getattr(value, method, None))]
+    if isinstance(value, type) or missing:
+        given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise ConfigurationError(f"{name} must be an object with {', '.join(missing or methods)}, not {given}")
+
+
+def instance(name: str, value: object, kind: type) -> None:
+    """Raise `ConfigurationError`, with the name of the setting, unless it is of a class."""
+    if not isinstance(value, kind):
+        raise ConfigurationError(f"{name} must be a {kind.__name__}, not {type(value).__name__}")
+
+
+def clock(value: Clock | None) -> Clock:
+    """Return the clock of a setting: by default the machine's."""
+    if value is None:
+        return SystemClock()
+    part("clock", value, "monotonic", "time", "sleep", "timeout", "idle_timeout")
     return value
 
 

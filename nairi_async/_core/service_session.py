@@ -13,7 +13,6 @@ from nairi_async._core.executor import RequestExecutor
 from nairi_async._core.rate_limits import RateLimiter
 from nairi_async._core.retry import RetryPolicy
 from nairi_async._core.tls import tls_context
-from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError
 from nairi_async.hooks import Hooks
 
@@ -62,9 +61,9 @@ class ServiceSession:
         checks.whole("max_connections", max_connections)
         if requests_per_second is not None:
             checks.positive("requests_per_second", requests_per_second)
-        if retry is not None and not isinstance(retry, RetryPolicy):
-            raise ConfigurationError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
-        clock = clock or SystemClock()
+        if retry is not None:
+            checks.instance("retry", retry, RetryPolicy)
+        clock = checks.clock(clock)
         found = proxy.find(trust_env=trust_env, base_url=base_url)
         tls = tls_context(ssl, trust_env=trust_env)
         if http is not None and (proxy.is_given or ssl is not None or trust_env):

@@ -17,6 +17,7 @@ from nairi_async.errors import (
     SessionClosedError,
     TooManyStreamsError,
     TurnFailedError,
+    UnknownBatchError,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _SHOWN: Final = (InvalidArgumentError, BadRequestError, NotFoundError, ChatBusyError, TooManyStreamsError)
 _SENTENCES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (OutcomeUnknownError, "It is not certain whether your message arrived. Look for a reply before you send it again."),
+    (UnknownBatchError, "There is no such batch."),
     (TurnFailedError, "The agent could not finish this turn."),
     (RateLimitedError, "The service is busy. Please try again in a moment."),
     (ConflictError, "The conversation is over, or the agent is still at work in it."),

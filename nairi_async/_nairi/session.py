@@ -34,7 +34,6 @@ from nairi_async._nairi.service import SERVICE
 from nairi_async._nairi.session_parts import SessionParts
 from nairi_async._nairi.turn_reader import TurnReader
 from nairi_async._nairi.usage import UsageMeter
-from nairi_async.errors import ConfigurationError
 from nairi_async.models import Turn
 
 if TYPE_CHECKING:
@@ -121,8 +120,8 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         key, api_key = ApiKey(os.environ.get("NAIRI_API_KEY") if api_key is None else api_key), None
         key.check(_NO_KEY)
         path = None if journal is None else setting_path("journal", journal)
-        if polling is not None and not isinstance(polling, Polling):
-            raise ConfigurationError(f"polling must be a Polling, not {type(polling).__name__}")
+        if polling is not None:
+            checks.instance("polling", polling, Polling)
         super().__init__(
             SERVICE,
             checked_base_url(url, prefix=API_PREFIX),

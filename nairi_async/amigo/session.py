@@ -21,7 +21,6 @@ from nairi_async.amigo.credentials import AmigoKey, SignIn, sendable
 from nairi_async.amigo.limits import Limits
 from nairi_async.amigo.many import OneShots
 from nairi_async.amigo.user import AmigoUser, ConversationMethods
-from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -140,13 +139,13 @@ class AmigoSession(ConversationMethods, ServiceSession):
         user = _setting("user_id", user_id)
         key.set_id(_setting("api_key_id", api_key_id))
         organization = _setting("organization_id", organization_id)
-        if limits is not None and not isinstance(limits, Limits):
-            raise ConfigurationError(f"limits must be a Limits, not {type(limits).__name__}")
+        if limits is not None:
+            checks.instance("limits", limits, Limits)
         idle_timeout = checks.seconds(idle_timeout)
         checks.positive("idle_timeout", idle_timeout)
-        if tokens is not None and not (hasattr(tokens, "load") and hasattr(tokens, "save")):
-            raise ConfigurationError(f"tokens must be a TokenStore, with load and save, not {type(tokens).__name__}")
-        clock, server_clock = clock or SystemClock(), ServerClock()
+        if tokens is not None:
+            checks.part("tokens", tokens, "load", "save")
+        clock, server_clock = checks.clock(clock), ServerClock()
         self._sign_in = SignIn(key, organization, clock, server_clock, tokens)
         tokens_of_user = self._sign_in.tokens(user)
         super().__init__(
@@ -221,6 +220,6 @@ def _address(base_url: Concealed | None, region: str | None) -> Concealed:
         return base_url if base_url is not None else Concealed(os.environ.get("AMIGO_BASE_URL") or API_URL)
     if base_url is not None:
         raise ConfigurationError("give either base_url or region, and not both")
-    if region not in REGIONS:
+    if not isinstance(region, str) or region not in REGIONS:
         raise ConfigurationError(f"region must be one of {', '.join(REGIONS)}, got {region!r}")
     return Concealed(REGIONS[region])

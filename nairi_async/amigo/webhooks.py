@@ -22,7 +22,6 @@ from attrs import evolve, field
 from nairi_async._core import checks, decoding, json_body
 from nairi_async._core.records import define, frozen
 from nairi_async.amigo.checks import MAX_AGE
-from nairi_async.clock import SystemClock
 from nairi_async.errors import ConfigurationError, InvalidArgumentError, NairiError
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ class Webhooks:
             raise ConfigurationError("give the secret of the webhook destination: one text, or several")
         self._max_age = checks.seconds(max_age)
         checks.positive("max_age", self._max_age)
-        self._clock = clock or SystemClock()
+        self._clock = checks.clock(clock)
         # By when they expire: a timestamp with a digest of what was signed.
         self._seen: set[bytes] = set()
         self._order: deque[tuple[float, bytes]] = deque()

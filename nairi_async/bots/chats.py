@@ -23,7 +23,6 @@ from nairi_async.bots.recovery import Recovery
 from nairi_async.bots.split import Length, split_text
 from nairi_async.bots.store import ChatPrompt, MemoryStore, Record
 from nairi_async.bots.typing_indicator import typing_shown
-from nairi_async.clock import Clock, SystemClock
 from nairi_async.errors import AlreadyAskedError, InvalidArgumentError
 from nairi_async.hooks import ChatQueued
 from nairi_async.typing import UNSET, Unset
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from nairi_async.bots.recovery import LostPrompt
     from nairi_async.bots.store import Store
     from nairi_async.bots.typing_indicator import Typing
+    from nairi_async.clock import Clock
     from nairi_async.dialogue import Answer, Dialogues
     from nairi_async.typing import Duration, Source
 
@@ -107,8 +107,10 @@ class Chats:
         self._typing_every = checks.seconds(typing_every)
         checks.positive("typing_every", self._typing_every)
         checks.timeout(timeout)
-        self._clock = clock or SystemClock()
-        self._store = ClockedStore(store or MemoryStore(), self._clock)
+        self._clock = checks.clock(clock)
+        if store is not None:
+            checks.part("store", store, "load", "save", "open_names", "dialogue_ids")
+        self._store = ClockedStore(MemoryStore() if store is None else store, self._clock)
         self._queues = ChatQueues(self._store, checks.whole("max_waiting", max_waiting))
         starts = LostStarts(session, self._target, self._store)
         self._prompts = OpenPrompts(session, self._target, starts, self._clock)

@@ -40,7 +40,8 @@ can read (0600). A file that others can write is refused. `NAIRI_BASE_URL` names
 `AMIGO_API_KEY_ID`, `AMIGO_USER_ID`, `AMIGO_ORGANIZATION_ID` and `AMIGO_BASE_URL`.
 
 **Logs.** `--verbose` shows each request, retry and poll on standard error, `--log-file FILE` appends them with their
-times to a file of yours alone. Neither holds a key or a prompt. Without them, warnings are shown.
+times; a file that it makes is yours alone, one that exists keeps its permissions. Neither holds a key or a prompt.
+Without them, warnings are shown.
 
 **Exit status.**
 

@@ -39,7 +39,7 @@ class _ScreenHandler(logging.Handler):
 
 
 class _FileHandler(logging.Handler):
-    """Appends each record, written through, to a file that only its owner can read."""
+    """Appends each record, written through, to a file, which only its owner can read unless it exists."""
 
     def __init__(self, name: str) -> None:
         super().__init__(logging.DEBUG)

@@ -32,7 +32,7 @@ from nairi_async.cluster.database import Database
 from nairi_async.cluster.outcomes import Outcomes
 from nairi_async.cluster.tickets import TicketQueue
 from nairi_async.cluster.worker import Worker
-from nairi_async.errors import InvalidArgumentError, LedgerError, SessionClosedError
+from nairi_async.errors import InvalidArgumentError, LedgerError, SessionClosedError, UnknownBatchError
 from nairi_async.models import Turn
 
 if TYPE_CHECKING:
@@ -168,12 +168,12 @@ class Cluster:
         """Return a batch that was submitted before.
 
         Raises:
-            LedgerError: there is none of that name.
+            UnknownBatchError: there is none of that name.
         """
         wanted = _checked_name("name", name)
         row = await self._opened.run(lambda connection: find_batch(connection, wanted))
         if row is None:
-            raise LedgerError(f"there is no batch {wanted!r}", self._address.name)
+            raise UnknownBatchError(f"there is no batch {wanted!r}", self._address.name)
         return ClusterBatch(self._opened, row)
 
     async def batches(self) -> list[ClusterStatus]:
@@ -184,7 +184,8 @@ class Cluster:
         """Delete a batch that has ended, with its prompts and replies.
 
         Raises:
-            LedgerError: there is none of that name, or it has not ended.
+            UnknownBatchError: there is none of that name.
+            LedgerError: it has not ended.
         """
         number = (await self.batch(name))._row.number  # noqa: SLF001
         count = await self._opened.run(lambda connection: delete_batch(connection, number))
@@ -297,11 +298,11 @@ class ClusterBatch:
         """Return how far the batch is, and which workers live.
 
         Raises:
-            LedgerError: the batch was deleted.
+            UnknownBatchError: the batch was deleted.
         """
         found = await self._database.run(lambda connection: read_statuses(connection, self.name))
         if not found:
-            raise LedgerError(f"there is no batch {self.name!r}", self._database.address.name)
+            raise UnknownBatchError(f"there is no batch {self.name!r}", self._database.address.name)
         return found[0]
 
     async def turn(self, id_: str) -> Turn | None:

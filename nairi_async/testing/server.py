@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
+from nairi_async._core import checks
 from nairi_async._core.closing import run_shielded
-from nairi_async.clock import Clock, SystemClock
 from nairi_async.testing.middleware import AccessPolicy, Intercept, InterceptResponse, Middleware, RecordedRequest
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from nairi_async.clock import Clock
 
 # Seconds that running handlers get when the server closes, before they are cancelled.
 _SHUTDOWN = 0.1
@@ -25,8 +27,13 @@ class Server:
 
     def __init__(self, host: str, port: int, clock: Clock | None) -> None:
         self._host, self._port = host, port
-        self._clock = clock or SystemClock()
+        self._clock = checks.clock(clock)
         self._runner: web.AppRunner | None = None
+
+    @staticmethod
+    def _check(name: str, value: object, kind: type) -> None:
+        """Raise `ConfigurationError` unless a setting is of its class."""
+        checks.instance(name, value, kind)
 
     def _configure(self, access: AccessPolicy, routes: list[web.RouteDef]) -> None:
         """Set what is served; called once, before the block begins."""

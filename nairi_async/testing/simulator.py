@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import ndiff
 from typing import TYPE_CHECKING, Self
 
@@ -17,8 +18,6 @@ from nairi_async.testing.server import Server
 from nairi_async.testing.state import ClosedStatus, NairiState, RecordedPrompt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from aiohttp import web
     from aiohttp.typedefs import Handler
 
@@ -57,11 +56,14 @@ class Simulator(Server):
         faults: FaultPlan | None = None,
     ) -> None:
         super().__init__(host, port, clock)
+        self._check("quirks", quirks, Quirks)
+        self._check("agents", {} if agents is None else agents, Mapping)
         self.api_key = api_key
         """The one valid key; assign another to revoke it."""
         self._state = NairiState(quirks, IdMaker(seed), strict_agents, concurrency, default)
         self._configure(_AccessPolicy(self), application_routes(self._state, self._clock))
-        self.faults = faults or FaultPlan()
+        self.faults = FaultPlan() if faults is None else faults
+        self._check("faults", self.faults, FaultPlan)
         for slug, script in {DEFAULT_AGENT: default, **(agents or {})}.items():
             self.agent(slug, script)
 

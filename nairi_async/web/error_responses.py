@@ -17,6 +17,7 @@ from nairi_async.errors import (
     SessionClosedError,
     StatusError,
     TooManyStreamsError,
+    UnknownBatchError,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (InvalidArgumentError, _BAD_REQUEST),
     (BadRequestError, _BAD_REQUEST),
     (NotFoundError, _NOT_FOUND),
+    (UnknownBatchError, _NOT_FOUND),
     (ConflictError, _CONFLICT),
     (RateLimitedError, _UNAVAILABLE),
     (SessionClosedError, _UNAVAILABLE),

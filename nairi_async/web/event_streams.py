@@ -8,11 +8,10 @@ from weakref import WeakSet
 from nairi_async._core import checks
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.closing import run_shielded
-from nairi_async.clock import SystemClock
 from nairi_async.errors import TooManyStreamsError
 from nairi_async.web.event_sources import reply_events, watch_events
 from nairi_async.web.event_stream import EventStream
-from nairi_async.web.shutdown_signals import SHUTDOWN_SIGNALS, listen_for_signals
+from nairi_async.web.shutdown_signals import SHUTDOWN_SIGNALS, checked_signals, listen_for_signals
 
 if TYPE_CHECKING:
     import signal
@@ -63,8 +62,8 @@ class EventStreams:
         self._retry = checks.seconds(retry)
         checks.positive("retry", self._retry, or_zero=True)
         self._max_streams = checks.whole("max_streams", max_streams)
-        self._signals = tuple(signals)
-        self._clock = clock or SystemClock()
+        self._signals = checked_signals(signals)
+        self._clock = checks.clock(clock)
         self._open: WeakSet[EventStream] = WeakSet()
         self._has_ended = False
         self._restore: list[Callable[[], object]] = []

@@ -7,6 +7,8 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Final
 
+from nairi_async.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import FrameType
@@ -14,6 +16,14 @@ if TYPE_CHECKING:
 
 SHUTDOWN_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 """The signals that make a server shut down: of a deploy, and of Ctrl-C."""
+
+
+def checked_signals(value: object) -> tuple[signal.Signals, ...]:
+    """Return the signals of a setting; no number that is none, and not the name of one."""
+    try:
+        return tuple(signal.Signals(one) for one in value)  # type: ignore[attr-defined]
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"signals must be signals, such as (signal.SIGTERM,), not {value!r}") from error
 
 
 def listen_for_signals(

@@ -128,6 +128,17 @@ def test_a_log_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "--log-file" in capsys.readouterr().err
 
 
+def test_a_log_that_exists_is_appended_to(tmp_path: Path) -> None:
+    """It keeps its content and its permissions, by which a collector of logs may read it."""
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    log.chmod(0o640)
+    with logs(verbose=False, file=str(log)):
+        logging.getLogger("nairi_async").info("after")
+    assert [line.split()[-1] for line in log.read_text().splitlines()] == ["before", "after"]
+    assert stat.S_IMODE(log.stat().st_mode) == 0o640
+
+
 def test_a_log_that_breaks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command goes on; one line says that nothing is written any more."""
     pipe = tmp_path / "log"

@@ -17,7 +17,7 @@ from nairi_async._core.concealed import Concealed
 from nairi_async.cluster import Cluster, PostgresStore
 from nairi_async.cluster.address import Address
 from nairi_async.cluster.database import connect
-from nairi_async.errors import LedgerError, StoreError
+from nairi_async.errors import LedgerError, StoreError, UnknownBatchError
 
 if TYPE_CHECKING:
     from clusters import Field
@@ -297,7 +297,7 @@ async def test_bad_arguments(field: Field) -> None:
         for id_ in (7, "a\0", "\ud800"):
             with pytest.raises(InvalidArgumentError, match="id must be"):
                 await batch.turn(id_)  # type: ignore[arg-type]
-        with pytest.raises(LedgerError, match="no batch 'none'"):
+        with pytest.raises(UnknownBatchError, match="no batch 'none'"):
             await cluster.batch("none")
     with pytest.raises(SessionClosedError):
         await cluster.batches()

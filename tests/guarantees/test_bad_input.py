@@ -12,6 +12,11 @@ import support
 from support import KEY, MESSAGE, PREFIX, RawServer, answer
 
 from nairi_async import ConfigurationError, InvalidArgumentError, NairiError, NairiSession, Polling, RetryPolicy, Turn
+from nairi_async.amigo import AmigoSession, Webhooks
+from nairi_async.bots import Chats, MemoryStore
+from nairi_async.testing import Simulator, VirtualClock
+from nairi_async.testing.amigo import AmigoSimulator
+from nairi_async.web import EventStreams
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,6 +53,34 @@ def test_an_empty_key_is_not_replaced_by_the_environment(monkeypatch: pytest.Mon
     monkeypatch.setenv("NAIRI_API_KEY", KEY)
     with pytest.raises(ConfigurationError, match="no API key"):
         NairiSession("")
+
+
+AMIGO: dict[str, Any] = {"api_key": KEY, "api_key_id": "id", "user_id": "user", "organization_id": "acme"}
+PARTS: dict[str, tuple[Callable[[Any], Any], tuple[Any, ...]]] = {
+    "clock": (lambda bad: NairiSession(KEY, clock=bad), (0, "", object(), VirtualClock)),
+    "amigo clock": (lambda bad: AmigoSession(**AMIGO, clock=bad), (3,)),
+    "region": (lambda bad: AmigoSession(**AMIGO, region=bad), (3, [])),
+    "tokens": (lambda bad: AmigoSession(**AMIGO, tokens=bad), (3, dict[str, str]())),
+    "store": (lambda bad: Chats(NairiSession(KEY), "a", store=bad), (3, "chats.sqlite", MemoryStore)),
+    "chats clock": (lambda bad: Chats(NairiSession(KEY), "a", clock=bad), (3,)),
+    "streams clock": (lambda bad: EventStreams(clock=bad), (3,)),
+    "signals": (lambda bad: EventStreams(signals=bad), (15, "SIGTERM", [0])),
+    "webhooks clock": (lambda bad: Webhooks("secret", clock=bad), (3,)),
+    "simulator clock": (lambda bad: Simulator(clock=bad), (3,)),
+    "quirks": (lambda bad: Simulator(quirks=bad), (3, None)),
+    "agents": (lambda bad: Simulator(agents=bad), (3, ["my-agent"])),
+    "faults": (lambda bad: Simulator(faults=bad), (3, 0)),
+    "amigo faults": (lambda bad: AmigoSimulator(faults=bad), (3, 0)),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_another_kind(name: str) -> None:
+    """What is no clock, no store, or the class of one, is refused when it is given, and not when it is first used."""
+    make, values = PARTS[name]
+    for bad in values:
+        with pytest.raises(ConfigurationError, match=f"{name.rpartition(' ')[2]} must be"):
+            make(bad)
 
 
 BAD_URLS: list[Any] = [

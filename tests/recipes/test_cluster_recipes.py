@@ -104,8 +104,9 @@ async def test_a_web_replica_watches_any_conversation(settings: Field) -> None:
                 found = [event async for event in parsed(response.content)]
             return [event.data["content"] for event in found if event.name == "message"]
 
-        async with http.get("/batches/run-1/a/1/events") as response:
-            assert response.status == 404
+        for missing in ("run-1/a/1", "run-2/a/1"):
+            async with http.get(f"/batches/{missing}/events") as response:
+                assert response.status == 404
         async with settings.worker():
             while await batch.turn("a/1") is None:  # noqa: ASYNC110 - in a database
                 await asyncio.sleep(0.02)

@@ -41,6 +41,7 @@ from nairi_async import (
     StatusError,
     TooManyStreamsError,
     TurnFailedError,
+    UnknownBatchError,
     UnreadableOutcomeError,
     WatchTimeoutError,
 )
@@ -504,6 +505,7 @@ def test_an_event_without_an_id_keeps_the_last_one() -> None:
         (ServerOutcomeError("lost", 503, retry_after=1), 502, False),
         (UnreadableOutcomeError("no JSON"), 502, False),
         (TurnFailedError("broken"), 502, False),
+        (UnknownBatchError("there is no batch", "host-7"), 404, False),
     ],
 )
 def test_errors_as_a_browser_sees_them(error: Any, status: int, is_transient: bool) -> None:  # noqa: FBT001
@@ -528,6 +530,7 @@ def test_errors_as_a_browser_sees_them(error: Any, status: int, is_transient: bo
         (RequestTimeoutError("10.0.0.7:8080"), False),
         (OutcomeUnknownError("POST /start"), False),
         (TurnFailedError("Traceback: /srv/agent.py"), False),
+        (UnknownBatchError("there is no batch", "host-7"), False),
         (DecodeError("<html>host-7"), False),
         (ConfigurationError("NAIRI_API_KEY"), False),
     ],

@@ -67,6 +67,9 @@ class AmigoSimulator(Server):
         faults: FaultPlan | None = None,
     ) -> None:
         super().__init__(host, port, clock)
+        self._check("quirks", quirks, AmigoQuirks)
+        faults = FaultPlan() if faults is None else faults
+        self._check("faults", faults, FaultPlan)
         user_ids = tuple(users)
         credentials = Credentials(organization, api_key, api_key_id, user_ids[0])
         known = {user: User(user, email=f"{user}@example.com") for user in user_ids}
@@ -76,7 +79,7 @@ class AmigoSimulator(Server):
             _AccessPolicy(self._state, self._faults, self._clock),
             [*AmigoRoutes(self._state, self._clock).table(), *DirectoryRoutes(self._state, self._clock).table()],
         )
-        self._middleware.faults = RandomFaults(faults or FaultPlan())
+        self._middleware.faults = RandomFaults(faults)
         self.service_id: str = self.service(script)
         """Id of the service that is always there."""
 
