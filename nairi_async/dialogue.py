@@ -69,7 +69,7 @@ class Dialogue(Protocol):
         """Wait until the service has named the conversation, and return its `id`.
 
         The id is known as soon as the first prompt was accepted, long before its reply: save it then, and the
-        conversation can be resumed if the process ends.
+        conversation can be resumed if the process ends. Closing the session ends the wait with `SessionClosedError`.
         """
         ...
 

@@ -48,12 +48,12 @@ def whole(name: str, value: object) -> int:
     return value
 
 
-def part(name: str, value: object, *methods: str) -> None:
+def part(name: str, value: object, kind: str, *methods: str) -> None:
     """Raise `ConfigurationError`, with the name of the setting, unless it is an object that has these methods."""
     missing = [method for method in methods if not callable(getattr(value, method, None))]
     if isinstance(value, type) or missing:
         given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-        raise ConfigurationError(f"{name} must be an object with {', '.join(missing or methods)}, not {given}")
+        raise ConfigurationError(f"{name} must be a {kind}, with {', '.join(missing or methods)}, not {given}")
 
 
 def instance(name: str, value: object, kind: type) -> None:
@@ -66,7 +66,7 @@ def clock(value: Clock | None) -> Clock:
     """Return the clock of a setting: by default the machine's."""
     if value is None:
         return SystemClock()
-    part("clock", value, "monotonic", "time", "sleep", "timeout", "idle_timeout")
+    part("clock", value, "Clock", "monotonic", "time", "sleep", "timeout", "idle_timeout")
     return value
 
 

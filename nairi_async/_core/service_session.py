@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import TYPE_CHECKING, NoReturn
 from warnings import warn
@@ -13,7 +14,7 @@ from nairi_async._core.executor import RequestExecutor
 from nairi_async._core.rate_limits import RateLimiter
 from nairi_async._core.retry import RetryPolicy
 from nairi_async._core.tls import tls_context
-from nairi_async.errors import ConfigurationError
+from nairi_async.errors import ConfigurationError, SessionClosedError
 from nairi_async.hooks import Hooks
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class ServiceSession:
         if http is not None and (proxy.is_given or ssl is not None or trust_env):
             raise ConfigurationError("http= brings its own proxy and TLS: give proxy=, ssl= and trust_env= without it")
         self._base_url = base_url
+        self._loop: asyncio.AbstractEventLoop | None = None
         wanted = 2 * max_connections if stream_buckets else max_connections
         self._http = AiohttpTransport(
             service, base_url, credentials, clock, lent=http, connections=wanted, proxy=found, tls=tls
@@ -107,6 +109,7 @@ class ServiceSession:
 
     async def __aenter__(self) -> Self:
         self._http.open()
+        self._loop = asyncio.get_running_loop()
         self._executor.hooks.opened(self)
         return self
 
@@ -122,11 +125,23 @@ class ServiceSession:
             warn(f"{self!r} was never closed; use it in `async with`", ResourceWarning, source=self, stacklevel=2)
 
     async def aclose(self) -> None:
-        """Close the connections that the session opened, and wake calls that wait. Harmless when repeated."""
+        """Close the connections that the session opened, and wake calls that wait. Harmless when repeated.
+
+        Raises:
+            SessionClosedError: called in another event loop, while the session's own runs: nothing was closed.
+        """
+        self._check_loop()
         if self._http.is_open:
             self._executor.hooks.closed(self)
         self._closing.wake()
         await self._http.aclose()
+
+    def _check_loop(self) -> None:
+        """Refuse to close in another event loop while calls may be under way in the session's own."""
+        loop = self._loop
+        is_foreign = loop is not None and loop.is_running() and loop is not asyncio.get_running_loop()
+        if is_foreign and self._http.is_open:
+            raise SessionClosedError("the session belongs to another event loop; close it there")
 
     @property
     def stats(self) -> RequestStats:

@@ -118,9 +118,13 @@ class Conversation:
         return self._is_sending or self._lost is not None or self._open_turn() is not None
 
     async def wait_for_id(self) -> str:
-        """Wait until the service has accepted the first prompt, and return the job id."""
+        """Wait until the service has accepted the first prompt, and return the job id.
+
+        Raises:
+            SessionClosedError: the session was closed before.
+        """
         while self._job_id is None:
-            await self._has_begun.wait()
+            await self._sender.context.executor.closing.wait(self._has_begun.wait())
         return self._job_id
 
     @overload

@@ -164,7 +164,8 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         return self
 
     async def aclose(self) -> None:
-        """Close the connections that the session opened, and its journal. Harmless when repeated."""
+        """Close connections and journal, in the event loop that opened them. Harmless when repeated."""
+        self._check_loop()
         try:
             await super().aclose()
         finally:

@@ -80,9 +80,13 @@ class AmigoConversation:
         return self._lock.may_be_running
 
     async def wait_for_id(self) -> str:
-        """Wait until the service has named the conversation, and return its id."""
+        """Wait until the service has named the conversation, and return its id.
+
+        Raises:
+            SessionClosedError: the session was closed before.
+        """
         while (conversation_id := self.id) is None:
-            await self._lock.has_id.wait()
+            await self._api.executor.closing.wait(self._lock.has_id.wait())
         return conversation_id
 
     async def ask(self, prompt: str, *, timeout: Duration | None = checks.DEFAULT_TIMEOUT) -> AmigoReply:

@@ -10,7 +10,8 @@ import math
 import traceback
 from collections import deque
 from copy import copy
-from typing import TYPE_CHECKING, Final
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, TypeGuard
 from weakref import WeakValueDictionary
 
 from nairi_async._core.address import path
@@ -23,7 +24,6 @@ from nairi_async.errors import ConfigurationError, NairiError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator, Mapping
-    from datetime import datetime
 
     from nairi_async._core.request import Send
     from nairi_async._core.server_clock import ServerClock
@@ -120,9 +120,12 @@ class SignIn:
         except Exception as error:  # noqa: BLE001 - the user's own code must not keep the user from signing in
             log.warning("the token store failed to load a token: %s", _place_of(error))
             return None
-        if token is None or (isinstance(token, AmigoToken) and is_sendable_token(token.value)):
+        if token is None or _is_usable(token):
             return token
-        log.warning("the token store returned what is no usable AmigoToken, but %s", type(token).__name__)
+        log.warning(
+            "the token store returned no usable AmigoToken, with a text and a time with a time zone, but %s",
+            type(token).__name__,
+        )
         return None
 
     async def save(self, user_id: str, token: AmigoToken) -> None:
@@ -273,6 +276,14 @@ def sendable(name: str, variable: str, value: object) -> str:
     if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value:
         raise ConfigurationError(f"{name} must be text without spaces, control and non-ASCII characters")
     return value
+
+
+def _is_usable(token: object) -> TypeGuard[AmigoToken]:
+    """Return whether what a store has kept is a token, whatever has become of its fields."""
+    if not isinstance(token, AmigoToken) or not is_sendable_token(token.value):
+        return False
+    expires_at: object = token.expires_at
+    return expires_at is None or (isinstance(expires_at, datetime) and expires_at.utcoffset() is not None)
 
 
 def _place_of(error: Exception) -> str:

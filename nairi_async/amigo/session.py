@@ -144,7 +144,7 @@ class AmigoSession(ConversationMethods, ServiceSession):
         idle_timeout = checks.seconds(idle_timeout)
         checks.positive("idle_timeout", idle_timeout)
         if tokens is not None:
-            checks.part("tokens", tokens, "load", "save")
+            checks.part("tokens", tokens, "TokenStore", "load", "save")
         clock, server_clock = checks.clock(clock), ServerClock()
         self._sign_in = SignIn(key, organization, clock, server_clock, tokens)
         tokens_of_user = self._sign_in.tokens(user)
@@ -204,7 +204,11 @@ class AmigoSession(ConversationMethods, ServiceSession):
 
         Calls that wait for a stream end: they raise `OutcomeUnknownError` if their message was sent, and otherwise
         `SessionClosedError`.
+
+        Raises:
+            SessionClosedError: called in another event loop, while the session's own runs: nothing was closed.
         """
+        self._check_loop()
         self._api.close()
         await super().aclose()
 

@@ -17,7 +17,7 @@ class AmigoToken:
     value: str = field(repr=False)
     """The token. No repr and no error shows it."""
     expires_at: datetime | None = None
-    """When it expires, by the service's clock; `None` if the service did not say."""
+    """When it expires, by the service's clock, with a time zone; `None` if the service did not say."""
 
 
 class TokenStore(Protocol):

@@ -109,7 +109,7 @@ class Chats:
         checks.timeout(timeout)
         self._clock = checks.clock(clock)
         if store is not None:
-            checks.part("store", store, "load", "save", "open_names", "dialogue_ids")
+            checks.part("store", store, "Store", "load", "save", "open_names", "dialogue_ids")
         self._store = ClockedStore(MemoryStore() if store is None else store, self._clock)
         self._queues = ChatQueues(self._store, checks.whole("max_waiting", max_waiting))
         starts = LostStarts(session, self._target, self._store)

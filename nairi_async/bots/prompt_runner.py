@@ -142,7 +142,10 @@ class PromptRunner:
         """Save a new dialogue's id as soon as it is known, which is long before the reply."""
         # The dialogue may have its id by now; the record has not.
         if chat.record.dialogue_id is None and isinstance(dialogue, AnnouncesId):
-            dialogue_id = await dialogue.wait_for_id()
+            try:
+                dialogue_id = await dialogue.wait_for_id()
+            except SessionClosedError:
+                return  # what became of the prompt is said by its own error
             self._on_new_dialogue(dialogue_id)
             await chat.save_outcome(lambda record: evolve(record, dialogue_id=dialogue_id))
 

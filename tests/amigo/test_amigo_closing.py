@@ -18,6 +18,7 @@ from nairi_async.clock import SystemClock
 from nairi_async.testing.amigo import AmigoSimulator, Hang, Speak
 
 if TYPE_CHECKING:
+    from nairi_async import NairiSession
     from nairi_async.amigo import AmigoSession
     from nairi_async.testing import VirtualClock
 
@@ -68,6 +69,29 @@ async def test_a_pause_before_another_attempt_ends_with_the_session() -> None:
         with pytest.raises(SessionClosedError):
             await asyncio.wait_for(call, 10)
         assert amigo.stats.requests == 2
+
+
+async def test_waiting_for_an_id_that_never_comes_ends_with_the_session(
+    amigo: AmigoSession, nairi: NairiSession
+) -> None:
+    """The dialogues of both services say that their session was closed."""
+    waiting = [
+        asyncio.ensure_future(dialogue.wait_for_id()) for dialogue in (amigo.conversation(ID), nairi.conversation("a"))
+    ]
+    await asyncio.sleep(0)
+    await amigo.aclose()
+    await nairi.aclose()
+    outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
+    assert [type(outcome) for outcome in outcomes] == [SessionClosedError, SessionClosedError]
+
+
+async def test_closing_in_another_loop_is_refused(amigo: AmigoSession, nairi: NairiSession) -> None:
+    """While the session's own loop runs: its calls go on."""
+    for one in (amigo, nairi):
+        with pytest.raises(SessionClosedError, match="close it there"):
+            await asyncio.to_thread(asyncio.run, one.aclose())
+    assert await nairi.agents()
+    assert await amigo.services()
 
 
 # Another process.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -101,9 +102,9 @@ async def test_tokens_are_kept_over_a_restart() -> None:
         assert store.tokens["v"].value not in repr(store.tokens)
 
 
-@pytest.mark.parametrize("wrong", ["load", "save", "type"])
+@pytest.mark.parametrize("wrong", ["load", "save", "a text", "text", 7, datetime(2999, 1, 1), datetime.min])  # noqa: DTZ001, DTZ901
 async def test_a_store_that_fails_costs_a_sign_in_and_nothing_else(
-    wrong: str, clock: VirtualClock, caplog: pytest.LogCaptureFixture
+    wrong: Any, clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An error of the store is logged, without its text, which may quote a token; the call goes on."""
 
@@ -111,7 +112,7 @@ async def test_a_store_that_fails_costs_a_sign_in_and_nothing_else(
         async def load(self, user_id: str, /) -> Any:
             if wrong == "load":
                 raise OSError(f"the row ({user_id}, token)")
-            return "a text" if wrong == "type" else None
+            return "a text" if wrong == "a text" else AmigoToken("a token", wrong) if wrong != "save" else None
 
         async def save(self, user_id: str, token: AmigoToken, /) -> None:
             if wrong == "save":
@@ -121,7 +122,7 @@ async def test_a_store_that_fails_costs_a_sign_in_and_nothing_else(
     async with AmigoSimulator(clock=clock) as service, session(service.url, clock=clock, tokens=Broken()) as amigo:
         assert await amigo.services()
     assert "token store" in caplog.text
-    assert ("OSError in " in caplog.text) is (wrong != "type")
+    assert ("OSError in " in caplog.text) is (wrong in {"load", "save"})
     assert "the row" not in caplog.text
     with pytest.raises(ConfigurationError, match="TokenStore"):
         session("http://localhost:1", tokens={})
