@@ -244,7 +244,7 @@ class RequestExecutor:
                 self.limiter.release(bucket)
         self._counters.bytes_received += len(response.body)
         if bucket is not None or request.observe_date:
-            self._observe(request, state, response)
+            self._observe(request, state, response, started_at)
         if self.hooks.listens(log):
             self._emit_done(request, attempt, started_at, response=response)
         if not is_success(response.status):
@@ -335,11 +335,11 @@ class RequestExecutor:
             self.limiter.throttle(min(WINDOW, self._policy.retry_after_max), request.bucket)
         raise error
 
-    def _observe(self, request: Request, state: CallState, response: Response) -> None:
+    def _observe(self, request: Request, state: CallState, response: Response, sent_at: float) -> None:
         """Learn from the headers of a response: the service's time, and how much of a rate limit is left."""
         if request.observe_date:
             state.answered_at = self.clock.monotonic()
-            self.server_clock.observe(parse_date(response.headers.get("Date")), state.answered_at)
+            self.server_clock.observe(parse_date(response.headers.get("Date")), sent_at, state.answered_at)
         if request.bucket is not None:
             wait = seconds_until_reset(response.headers, self.clock.time())
             if wait is not None:
