@@ -93,6 +93,11 @@ class Liveness:
         is_alone = False
         try:
             is_alone = await database.run(register)
+            if not is_alone:
+                # The session may have ended meanwhile, and its lock with it; that is no pooler's doing.
+                with address.errors():
+                    async with asyncio.timeout(_OPENING_TIMEOUT):
+                        await connection.execute("SELECT 1")
         finally:
             if not is_alone:
                 await connection.close()

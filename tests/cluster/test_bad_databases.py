@@ -16,10 +16,13 @@ from nairi_async import ConfigurationError, InvalidArgumentError, SessionClosedE
 from nairi_async._core.concealed import Concealed
 from nairi_async.cluster import Cluster, PostgresStore
 from nairi_async.cluster.address import Address
-from nairi_async.cluster.database import connect
+from nairi_async.cluster.database import Database, connect
+from nairi_async.cluster.liveness import Liveness
 from nairi_async.errors import LedgerError, StoreError, UnknownBatchError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from clusters import Field
     from postgres import Postgres
 
@@ -264,6 +267,30 @@ async def test_a_pooler_that_shares_sessions_is_refused(field: Field, monkeypatc
         with pytest.raises(StoreError, match="pooler"):
             async with PostgresStore(field.database):
                 pass
+
+
+class Ending(Database):
+    """Ends all sessions that hold a worker's lock when the worker is about to be registered."""
+
+    ended = 0
+
+    async def run(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        if work.__name__ == "register":
+            query = (
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks"
+                " WHERE locktype = 'advisory' AND classid = 1312901458 AND objid > 0"
+            )
+            async with await psycopg.AsyncConnection.connect(self.address.conninfo, autocommit=True) as connection:
+                self.ended += (await connection.execute(query)).rowcount
+        return await super().run(work)
+
+
+async def test_a_session_that_ends_as_its_worker_begins_is_no_pooler(field: Field) -> None:
+    """Its lock is free then, as a pooler's would be; the worker tries again, as after any lost connection."""
+    async with Ending(Address.of(Concealed(field.database))) as database:
+        with pytest.raises(LedgerError, match="it cannot be reached") as caught:
+            await Liveness.open(database, "http://localhost", 1, None)
+        assert (type(caught.value), database.ended) == (LedgerError, 1)
 
 
 async def test_bad_arguments(field: Field) -> None:
