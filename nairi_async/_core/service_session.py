@@ -108,8 +108,14 @@ class ServiceSession:
         raise TypeError("a session holds connections and a key; make one in each process")
 
     async def __aenter__(self) -> Self:
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError as error:
+            raise SessionClosedError(
+                "no event loop of asyncio runs here: use asyncio.run, or anyio with its asyncio backend; trio has a "
+                "loop of its own"
+            ) from error
         self._http.open()
-        self._loop = asyncio.get_running_loop()
         self._executor.hooks.opened(self)
         return self
 

@@ -121,8 +121,11 @@ class EventStream:
         await run_shielded(self._close())
 
     async def _close(self) -> None:
-        if self._step is not None:
-            await asyncio.wait({self._step})
+        step = self._step
+        if step is not None:
+            await asyncio.wait({step})
+            # The frames of its cancellation refer to what it has read.
+            self._step = None
         await self._source.aclose()
 
     async def __aenter__(self) -> Self:

@@ -69,7 +69,7 @@ class EventStreams:
         self._restore: list[Callable[[], object]] = []
 
     def __repr__(self) -> str:
-        return f"<EventStreams: {len(self._open)} open{', ended' if self._has_ended else ''}>"
+        return f"<EventStreams: {self._count()} open{', ended' if self._has_ended else ''}>"
 
     async def __aenter__(self) -> Self:
         self._restore = listen_for_signals(self._signals, self.end)
@@ -127,8 +127,12 @@ class EventStreams:
         """
         return self._stream(reply_events(dialogue, checks.prompt(prompt), timeout))
 
+    def _count(self) -> int:
+        """Return how many streams have not ended; others may wait to be collected."""
+        return sum(not stream.has_ended for stream in self._open)
+
     def _stream(self, source: AsyncGenerator[Item]) -> EventStream:
-        if sum(not stream.has_ended for stream in self._open) >= self._max_streams:
+        if self._count() >= self._max_streams:
             raise TooManyStreamsError("Too many conversations are open here. Please try again in a moment.")
         stream = EventStream(source, self._clock, heartbeat=self._heartbeat, retry=self._retry)
         self._open.add(stream)

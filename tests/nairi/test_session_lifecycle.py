@@ -8,6 +8,7 @@ import gc
 import pickle
 import threading
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -25,6 +26,7 @@ from nairi_async import (
     SessionClosedError,
     Turn,
 )
+from nairi_async.amigo import AmigoSession
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -97,6 +99,15 @@ async def test_use_after_the_loop_has_gone_says_so() -> None:
 
     await asyncio.to_thread(two_runs)
     await nairi.aclose()
+
+
+@pytest.mark.parametrize(
+    "make", [NairiSession, partial(AmigoSession, api_key_id="i", user_id="u", organization_id="o")]
+)
+def test_opening_without_asyncio_says_so(make: Callable[[str], NairiSession | AmigoSession]) -> None:
+    """As under trio, which runs coroutines without a loop of asyncio."""
+    with pytest.raises(SessionClosedError, match="no event loop of asyncio runs here"):
+        make(KEY).__aenter__().send(None)
 
 
 async def test_closing_from_another_loop_is_clean_or_says_so() -> None:

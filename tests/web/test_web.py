@@ -397,6 +397,7 @@ async def test_open_streams_are_bounded(nairi: NairiSession, simulator: Simulato
             streams.watch(nairi.watch("job_1"))
         assert http_status(caught.value) == 503
         await first[0].aclose()
+        assert "1 open" in repr(streams)
         streams.watch(nairi.watch("job_1"))
 
 
