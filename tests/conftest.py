@@ -4,12 +4,13 @@ import gc
 import os
 import signal
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import amigo_sessions
 import pytest
 from batches import Runs
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from nairi_async import NairiSession
 from nairi_async.bots import Chats
@@ -37,10 +38,41 @@ def pytest_xdist_auto_num_workers() -> int | None:
     return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else (os.cpu_count() or 1) + 1
 
 
+# The tests of each share what takes long: an import of two to five seconds, the trees of all sources, a database.
+TOGETHER = (
+    "tests/cluster/",
+    "tests/project/test_documentation.py::test_every_public_name_is_documented",
+    "tests/project/test_house.py",
+    "tests/recipes/test_bot_recipes.py",
+    "tests/testing/test_amigo_vendor.py",
+)
+
+
+def shared(nodeid: str) -> str | None:
+    """Return the beginning of the ids of the tests that run in one worker with this one."""
+    return next((beginning for beginning in TOGETHER if nodeid.startswith(beginning)), None)
+
+
+class Distribution(LoadScopeScheduling):  # type: ignore[misc] # it has no types
+    """Gives each worker one test with all its parameters at a time, or what is `TOGETHER`.
+
+    xdist's own groups, which are marks, have no effect with pytest 9.2: both know the id of a test, and not the same.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return shared(nodeid) or nodeid.partition("[")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Distribution:
+    config.option.loadscopereorder = False
+    return Distribution(config, log)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what has a timeout of its own because it takes long, so that no worker ends with it alone."""
-    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+    """Begin with what takes long, so that no worker ends with it alone."""
+    items.sort(key=lambda item: not (shared(item.nodeid) or item.get_closest_marker("timeout")))
 
 
 @pytest.hookimpl(wrapper=True)

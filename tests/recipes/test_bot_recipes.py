@@ -87,8 +87,6 @@ sessions: Any = Lazy("aiogram.client.session.aiohttp")
 telegram: Any = Lazy("aiogram.client.telegram")
 HAS_AIOGRAM = importlib.util.find_spec("aiogram") is not None
 """It does not install on the newest Pythons; there its recipe is not run."""
-TELEGRAM = pytest.mark.xdist_group("aiogram")
-"""By one worker, since it takes five seconds to import."""
 PLATFORMS: dict[str, tuple[type[Platform], Callable[..., None]]] = {
     "discord_bot": (Discord, bind_discord),
     "aiogram_bot": (Telegram, bind_telegram),
@@ -116,10 +114,9 @@ class User:
         return [sent.text for sent in self.platform.sent]
 
 
-def named(*names: str) -> list[Any]:
+def named(*names: str) -> list[str]:
     """Return the recipes whose library is installed."""
-    marks = {"aiogram_bot": [TELEGRAM]}
-    return [pytest.param(name, marks=marks.get(name, [])) for name in names if name != "aiogram_bot" or HAS_AIOGRAM]
+    return [name for name in names if name != "aiogram_bot" or HAS_AIOGRAM]
 
 
 @pytest.fixture(params=named(*PLATFORMS))

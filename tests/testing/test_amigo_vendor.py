@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 # By one worker, since its modules take more than a second to import.
-pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("amigo_sdk")]
+pytestmark = pytest.mark.anyio
 
 errors: Any = Lazy("amigo_sdk.errors")
 wire: Any = Lazy("amigo_sdk.generated.model")

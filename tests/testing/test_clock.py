@@ -75,6 +75,32 @@ async def test_the_clock_waits_long_enough_for_the_next_request(
     assert clock.monotonic() >= 35
 
 
+@pytest.mark.parametrize("is_spinning", [False, True])
+async def test_time_goes_on_after_few_passes_of_a_loop_with_nothing_to_do(*, is_spinning: bool) -> None:
+    """A jump takes seven passes of the loop at most; a task that is never quiet delays it, and does not prevent it."""
+    steps = 0
+
+    class StepClock(VirtualClock):
+        def _step(self, loop: asyncio.AbstractEventLoop, passes: int) -> None:
+            nonlocal steps
+            steps += 1
+            super()._step(loop, passes)
+
+    async def spin() -> None:
+        while True:  # noqa: ASYNC110 - the loop has something to do in each pass
+            await asyncio.sleep(0)
+
+    clock = StepClock()
+    spinning = asyncio.create_task(spin()) if is_spinning else None
+    for _ in range(10):
+        await clock.sleep(60)
+    if spinning is not None:
+        spinning.cancel()
+    assert clock.monotonic() == 600
+    allowed = clock_module.IDLE_PASSES
+    assert (allowed <= steps / 10 <= allowed + 2) if is_spinning else steps / 10 <= 8
+
+
 async def test_a_clock_shows_its_time_and_its_waiters() -> None:
     """The repr of a clock, and of a simulator with it, says what a test that hangs waits for."""
     clock = VirtualClock()

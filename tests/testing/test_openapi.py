@@ -15,7 +15,6 @@ _IMPORTED = ("pytest", "aiohttp.web")
 
 @pytest.mark.anyio
 @pytest.mark.timeout(300)  # ten seconds of computing
-@pytest.mark.xdist_group("schemathesis")
 @pytest.mark.parametrize("service", ["nairi", "amigo"])
 async def test_the_simulator_is_the_documented_service(service: str) -> None:
     """Responses to valid requests conform to the document, and requests that it does not allow are refused.

@@ -18,8 +18,8 @@ from nairi_async.testing import Simulator
 
 # Plugins of the environment that these projects do not need, and that take seconds to import.
 HEAVY = ("schemathesis", "hypothesispytest", "randomly", "xdist", "xdist.looponfail")
-_IMPORTED = ("pytest", "aiohttp.web")
 PLAIN = "--assert=plain"  # to rewrite what is imported takes most of the time; one mode is as users have it
+_REWRITTEN = ("anyio.pytest_plugin", "pytest_asyncio.plugin", "nairi_async.amigo", "nairi_async.testing")
 README = Path(__file__).parents[2] / "README.md"
 
 TESTS = """
@@ -121,7 +121,8 @@ async def run(directory: Path, code: str, *options: str) -> Ran:
     without = [word for name in ("cacheprovider", *HEAVY) for word in ("-p", f"no:{name}")]
     words = ["-m", "pytest", "-q", *ours, *scope, *without, *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    process = await fork(*words, env=environment, cwd=directory, stdout=PIPE, stderr=STDOUT, imported=_IMPORTED)
+    imported = ("pytest", "aiohttp.web", *(_REWRITTEN if PLAIN in options else ()))
+    process = await fork(*words, env=environment, cwd=directory, stdout=PIPE, stderr=STDOUT, imported=imported)
     out, _ = await process.communicate()
     return Ran(await process.wait(), out.decode())
 
