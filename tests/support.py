@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import itertools
 import json
 import secrets
 import socket
 import struct
+import time
 from contextlib import asynccontextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -241,12 +243,17 @@ async def client(url: str) -> AsyncIterator[AiohttpTransport]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the loop run until a condition is true; the test's own timeout is the limit."""
-    passes = 0
-    while not condition():
-        passes += 1
-        # What takes longer happens in another process, which needs the core.
-        await asyncio.sleep(0 if passes < _QUICK_PASSES else 0.002)
+    """Let the loop run until a condition is true; the test's own timeout is the limit.
+
+    The condition is looked at in each pass of the loop: a state that comes and goes again is not missed.
+    """
+    for passes in itertools.count():
+        if condition():
+            return
+        if passes > _QUICK_PASSES:
+            # What takes longer happens in another process or thread, which needs the core.
+            time.sleep(0.0005)  # noqa: ASYNC251 - a sleeping task would miss passes
+        await asyncio.sleep(0)
 
 
 def free_port() -> int:

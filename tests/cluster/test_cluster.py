@@ -155,7 +155,7 @@ async def test_what_cannot_be_decided_stays_in_doubt_and_is_said(field: Field) -
         sql(field.database, "INSERT INTO nairi_workers VALUES (0, 'x', 'gone', 1, 1, 1)")
         sql(field.database, _LEFT_SENDING.format(time.time()))
         async with field.worker():
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(100):
                 while not (status := await batch.status()).in_doubt:  # noqa: ASYNC110 - in a database
                     await asyncio.sleep(0.05)
             await asyncio.sleep(0.5)

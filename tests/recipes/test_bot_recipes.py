@@ -278,7 +278,7 @@ async def test_a_slow_indicator_delays_no_reply(service: Simulator, monkeypatch:
         bind(platform, recipe, monkeypatch)
         platform.typing_shown.clear()
         user = User(name, platform)
-        async with platform.running(recipe.main), asyncio.timeout(15):
+        async with platform.running(recipe.main), asyncio.timeout(100):
             user.write("one")
             await platform.until_sent(lambda sent: len(sent) == 1)
             user.write("two")

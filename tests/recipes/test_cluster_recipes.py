@@ -55,7 +55,7 @@ async def test_a_bot_in_two_replicas_is_deployed_anew(settings: Field, monkeypat
 
         async def deploy() -> None:
             replicas.append(asyncio.create_task(recipe.main()))
-            await until(lambda: platform.requests.count("/socket/1") == len(replicas))
+            await until(lambda: platform.requests.count("/socket/1") >= len(replicas))
 
         def texts() -> list[str]:
             return [sent.text for sent in platform.sent]
@@ -65,9 +65,9 @@ async def test_a_bot_in_two_replicas_is_deployed_anew(settings: Field, monkeypat
             await deploy()
             for chat in range(4):
                 platform.deliver(platform.write("61", f"<@U1> quick {chat}", thread=f"{chat}.0"))
-            await until(lambda: len(texts()) == 4)
+            await until(lambda: len(texts()) >= 4)
             slow = [platform.write("61", f"<@U1> slow {chat}", thread=f"{chat}.0") for chat in range(2)]
-            await until(lambda: len(service.prompts) == 6)
+            await until(lambda: len(service.prompts) >= 6)
             await deploy()
             for old in replicas[:2]:
                 old.cancel()
@@ -76,7 +76,7 @@ async def test_a_bot_in_two_replicas_is_deployed_anew(settings: Field, monkeypat
             for event in slow:
                 platform.deliver(event)
             platform.write("61", "<@U1> later", thread="0.0")
-            await until(lambda: len(texts()) == 7)
+            await until(lambda: len(texts()) >= 7)
         finally:
             for task in (*replicas, *library_tasks()):
                 task.cancel()
