@@ -104,6 +104,11 @@ def identifier(name: str, value: object) -> str:
     return value
 
 
+def is_storable(text: str) -> bool:
+    """Return whether every database can store a text: without a zero byte, and without half a character."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def prompt(value: object) -> str:
     """Return a prompt that is not blank; the service refuses blank ones."""
     if not isinstance(value, str):

@@ -255,7 +255,10 @@ class Chats:
 
     def _name(self, chat: str | int) -> str:
         # A target contains no space, so that the chat can be read from the name.
-        return f"{self._target} {_id('chat', chat)}"
+        name = _id("chat", chat)
+        if not checks.is_storable(name):
+            raise InvalidArgumentError(f"chat {name!r:.80} holds a zero byte or half a character")
+        return f"{self._target} {name}"
 
     def _deadline(self, timeout: Duration | Unset | None = UNSET) -> Deadline:
         return Deadline(self._clock, checks.timeout(self._timeout if isinstance(timeout, Unset) else timeout))

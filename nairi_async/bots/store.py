@@ -182,8 +182,8 @@ class Store(Protocol):
     """Where records are kept. Implement it to keep them elsewhere, such as in Redis; one process answers a chat.
 
     When `save` returns, the record must be safe: this is what keeps a prompt from running twice after a crash. What
-    `load` or `save` raises before a prompt was sent goes to the caller of `Chats.ask`. `Record.to_dict` gives a form
-    for JSON.
+    `load` or `save` raises before a prompt was sent goes to the caller of `Chats.ask`, which waits for them for as long
+    as they take: bound them. `Record.to_dict` gives a form for JSON.
     """
 
     async def load(self, name: str) -> Record | None:

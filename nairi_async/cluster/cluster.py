@@ -314,7 +314,7 @@ class ClusterBatch:
         Raises:
             InvalidArgumentError: it is no text that an id can be.
         """
-        if not isinstance(id_, str) or not _is_storable(id_):
+        if not isinstance(id_, str) or not checks.is_storable(id_):
             raise InvalidArgumentError("the id must be a text, as outcomes name it")
 
         async def read(connection: Connection) -> Turn | None:
@@ -342,11 +342,6 @@ class ClusterBatch:
 
 async def _retry_failed(connection: Connection, queue: TicketQueue, batch: int) -> int:
     return await retry_failed(connection, queue, batch)
-
-
-def _is_storable(text: str) -> bool:
-    """Return whether PostgreSQL can store a text: without a zero byte, and without half a character."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _checked_name(kind: str, given: object) -> str:

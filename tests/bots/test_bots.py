@@ -338,7 +338,17 @@ async def test_a_first_turn_that_is_void_may_be_repeated(
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"chat": ""}, {"chat": None}, {"chat": True}, {"prompt": " "}, {"key": ""}, {"key": 1.5}, {"timeout": -1}],
+    [
+        {"chat": ""},
+        {"chat": None},
+        {"chat": True},
+        {"chat": "\ud800"},
+        {"chat": "a\0b"},
+        {"prompt": " "},
+        {"key": ""},
+        {"key": 1.5},
+        {"timeout": -1},
+    ],
     ids=str,
 )
 async def test_bad_arguments_are_refused(chats: Chats, simulator: Simulator, arguments: dict[str, object]) -> None:
