@@ -52,6 +52,12 @@ def decode_replies(text: str, agent_id: str) -> tuple[Reply, ...]:
     return tuple(reply for reply in said if isinstance(reply, Reply))
 
 
+def turn_of(text: str) -> Turn | None:
+    """Return the turn alone, from the text that the ledger stored."""
+    ids = json.loads(text).get("turn")
+    return None if ids is None else Turn(*ids)
+
+
 def _decode(document: dict[str, Any], agent_id: str) -> tuple[Turn | None, Reply | NairiError]:
     turn = Turn(*document["turn"], agent_id=agent_id) if "turn" in document else None
     messages = tuple(map(message_reader(), document["messages"]))

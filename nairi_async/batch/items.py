@@ -24,8 +24,8 @@ from nairi_async.models import Turn
 _LONGEST_ID: Final = 1024
 # In bits: Python refuses to write out much longer numbers.
 _WIDEST_ID: Final = 1024
-# The largest integer of SQLite.
-_LAST_PLACE: Final = 2**63 - 1
+LAST_PLACE: Final = 2**63 - 1
+"""The largest integer of SQLite."""
 _FIELDS: Final = ("prompt", "prompts", "id", "attachments", "job_id")
 # How like one of these fields another key must be to count as misspelt: `promt` and `attachment_ids` are.
 _LIKENESS: Final = 0.85
@@ -244,7 +244,7 @@ def _identity(given: object) -> str | None:
 
 
 def _place(given: object) -> int:
-    if not isinstance(given, int) or isinstance(given, bool) or not 0 < given <= _LAST_PLACE:
+    if not isinstance(given, int) or isinstance(given, bool) or not 0 < given <= LAST_PLACE:
         raise InvalidArgumentError("a place must be an integer of at least 1")
     return given
 

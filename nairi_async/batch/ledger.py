@@ -2,7 +2,7 @@
 
 The states of an item are those of `item_state`.
 
-* A record is recognised by its id, else by its prompt and attachments (see `record_keys`).
+* A record is recognised by its id, else by its prompt and attachments (see `record_claims`).
 * An item without files is claimed as `sending`; one with files as `unsent`, until the files are uploaded. The prompt
   leaves only after `sending` is on the disk, so that no prompt runs that the ledger does not know.
 * After a crash `sending` is looked up at the service: found, the item is `running`; provably absent, it is sent again.
@@ -10,7 +10,9 @@ The states of an item are those of `item_state`.
   outcomes the consumer has handled becomes durable with the next commit; after a crash the last ones are handed over
   again.
 
-All of this blocks, so it runs in the ledger's own thread (see `writer`), many calls in one transaction.
+All of this blocks, so it runs in the ledger's own thread (see `writer`), many calls in one transaction. Changes that
+come for each prompt are collected and written by one statement for many of them, before the commit and before anything
+reads what they change.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Final
 
 from nairi_async._core.records import frozen
+from nairi_async.batch.documents import turn_of
 from nairi_async.batch.item_state import Entry
 from nairi_async.batch.items import BatchStatus
 from nairi_async.batch.ledger_file import LEDGER, OPEN, open_ledger
-from nairi_async.batch.record_keys import CONTENT_PREFIX, RecordKeys, changed_record_error, taken_id_error
+from nairi_async.batch.record_claims import RecordClaims, item_name
+from nairi_async.batch.record_keys import stored_list
 from nairi_async.models import Turn
 
 if TYPE_CHECKING:
@@ -40,15 +44,18 @@ _WITNESSES: Final = 3
 # Costs with more digits before or behind the point are not summed: no agent costs that much, or that little.
 _COST_DIGITS: Final = 12
 _COLUMNS: Final = (
-    "number, id, place, prompts, step, prompt, attachments, fields, state, sent_at, attachment_ids, job_id, message_id,"
-    " conversation, previous, earlier"
+    "number, key, name, place, items.prompt, follow_ups, attachments, fields, state, sent_at, conversation, job_id,"
+    " message_id, attachment_ids, step, progress.prompt, previous, earlier"
 )
-
-_INSERT: Final = (
-    "INSERT INTO items"
-    " (number, key, id, place, prompts, attachments, continues, fields, state, sent_at, prompt, conversation)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_CLAIMED: Final = "INSERT INTO progress (number, state, sent_at, conversation) VALUES (?, ?, ?, ?)"
+_RUNNING: Final = "UPDATE progress SET state = 'running', job_id = ?, message_id = ? WHERE number = ?"
+# The first index serves conversations that items started, the second one their turns.
+_TURN_INDEXES: Final = (
+    "CREATE INDEX IF NOT EXISTS turns_job ON turns (job_id) WHERE job_id IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS turns_message ON turns (message_id)",
 )
+KNOWN_TURN: Final = "SELECT 1 FROM turns WHERE job_id = ?1 UNION ALL SELECT 1 FROM turns WHERE message_id = ?1"
+"""The query for what belongs to items: the conversations that they started, by job id, and their turns."""
 
 
 @frozen(kw_only=True)
@@ -82,12 +89,13 @@ class Ledger:
         self._agent_id, self._base_url = agent_id, base_url
         self._file = open_ledger(path, agent_id, base_url)
         self._db = self._file.connection
+        # What is written with the next statement of its kind.
+        self._runs: list[tuple[str, str, int]] = []
+        self._turns: list[tuple[str | None, str]] = []
+        self._ends: list[tuple[int, int, str]] = []
+        self._done: list[tuple[int]] = []
         try:
             with LEDGER.errors(path):
-                # Temporary tables: on the disk, since a batch may be larger than memory; dropped with the connection.
-                self._db.execute("CREATE TEMP TABLE seen_this_run (number INTEGER PRIMARY KEY)")
-                self._db.execute("CREATE TEMP TABLE unusable_this_run (number INTEGER PRIMARY KEY)")
-                self._keys = RecordKeys(self._db)
                 self._meta = read_meta(self._db)
                 self._written = dict(self._meta)
                 # This run reads those records again.
@@ -95,7 +103,11 @@ class Ledger:
                 self.handled: int = self._count("handled")
                 """The last outcome that the consumer has handled, by its place in the order of outcomes."""
                 self.totals: BatchStatus = self._read_totals()
-                self._last = self._last_sequence()
+                self._cost = Decimal(self._meta.get("cost_usd", "0"))
+                query = "SELECT coalesce(max(sequence), 0) FROM outcomes"
+                self._last: int = self._db.execute(query).fetchone()[0]
+                self._earlier = self._last
+                self._records = RecordClaims(self._db, self._flush, self._count("unusable"))
         except BaseException:
             self._file.close()
             raise
@@ -114,7 +126,11 @@ class Ledger:
 
     def commit(self) -> None:
         """Make everything since `begin` durable."""
+        self._flush()
         self._meta["handled"] = self.handled
+        self._meta["unusable"] = self._records.unusable
+        if self._cost:
+            self._meta["cost_usd"] = str(self._cost)
         for name, value in self._meta.items():
             if self._written.get(name) != value:
                 self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
@@ -125,6 +141,8 @@ class Ledger:
     def rollback(self) -> None:
         """Undo everything since `begin`, where SQLite has not done so itself; the ledger cannot be used afterwards."""
         self._meta = dict(self._written)
+        for waiting in (self._records.claimed, self._runs, self._turns, self._ends, self._done):
+            waiting.clear()
         with suppress(sqlite3.Error):
             self._db.execute("ROLLBACK")
 
@@ -137,95 +155,88 @@ class Ledger:
         Raises:
             InvalidArgumentError: the id occurred before in this run, or the ledger knows it with another prompt.
         """
-        key = self._keys.next_key(item)
-        query = (
-            "SELECT number, id, place, state = 'unusable', number IN (SELECT number FROM unusable_this_run), prompts,"
-            " attachments, continues FROM items WHERE key = ?"
-        )
-        known = self._db.execute(query, (key,)).fetchone()
-        if known is None:
-            entry = self._insert(key, item, now)
-            self._db.execute("INSERT INTO seen_this_run VALUES (?)", (entry.number,))
-            return entry
-        number, id_, first_place, is_unusable, was_tried, *content = known
-        if not self._db.execute("INSERT OR IGNORE INTO seen_this_run VALUES (?)", (number,)).rowcount:
-            raise taken_id_error(item.name, first_place)
-        is_changed = content != [json.dumps(item.prompts), json.dumps(item.attachments), item.job_id]
-        if is_unusable and (is_changed or not was_tried):
-            self._meta["unusable"] = self._count("unusable") - 1
-            self._db.execute("DELETE FROM items WHERE number = ?", (number,))
-            return self._insert(key, item, now, number=number, id_=id_)
-        if is_changed:
-            raise changed_record_error(item.name)
-        return None
+        return self._records.claim(item, now)
 
     def forget_replaced(self) -> None:
-        """Forget the unusable items without an id that this run has not seen, once it has read the whole source.
-
-        They were never sent, and their records were corrected or removed.
-        """
-        query = (
-            "DELETE FROM items WHERE state = 'unusable' AND key LIKE ? || '%'"
-            " AND number NOT IN (SELECT number FROM seen_this_run)"
-        )
-        removed = self._db.execute(query, (CONTENT_PREFIX,)).rowcount
-        self._meta["unusable"] = self._count("unusable") - removed
+        """Forget the unusable items without an id that this run has not seen, once it has read the whole source."""
+        self._records.forget_replaced()
 
     def open_entries(self, after: int, count: int) -> list[Entry]:
         """Return items that have not ended, in the order in which they were claimed, after a number."""
-        query = f"SELECT {_COLUMNS} FROM items WHERE {OPEN} AND number > ? ORDER BY number LIMIT ?"  # noqa: S608 - ours
-        return [self._entry(row) for row in self._db.execute(query, (after, count))]
+        return self._entries(OPEN, after, count)
 
     def unusable_entries(self, after: int, count: int) -> list[Entry]:
         """Make `unsent` what earlier runs could not use and this run has not tried, and return it, after a number.
 
         A corrected record replaces its item, so the source must be read before these.
         """
-        query = (
-            f"SELECT {_COLUMNS} FROM items WHERE state = 'unusable' AND number > ?"  # noqa: S608 - ours
-            " AND number NOT IN (SELECT number FROM unusable_this_run) ORDER BY number LIMIT ?"
-        )
-        entries = [self._entry(row) for row in self._db.execute(query, (after, count))]
+        untried = "state = 'unusable' AND number NOT IN (SELECT number FROM unusable_this_run)"
+        entries = self._entries(untried, after, count)
         for entry in entries:
             self.mark_unsent(entry.number)
-        self._meta["unusable"] = self._count("unusable") - len(entries)
+        self._records.unusable -= len(entries)
         return entries
+
+    def _entries(self, condition: str, after: int, count: int) -> list[Entry]:
+        self._flush()
+        query = (
+            f"SELECT {_COLUMNS} FROM progress JOIN items USING (number) WHERE {condition}"  # noqa: S608 - ours
+            " AND number > ? ORDER BY number LIMIT ?"
+        )
+        return [self._entry(row) for row in self._db.execute(query, (after, count))]
 
     def count_equal_sending(self, entry: Entry) -> int:
         """Return how many items with this prompt, files and conversation are `sending`, including this one."""
+        self._flush()
         query = (
-            f"SELECT count(*) FROM items WHERE {OPEN} AND state = 'sending'"  # noqa: S608 - ours
-            " AND prompt = ? AND attachment_ids = ? AND conversation IS ?"
+            "SELECT count(*) FROM progress JOIN items USING (number) WHERE state = 'sending'"
+            " AND coalesce(progress.prompt, items.prompt) = ? AND attachment_ids IS ? AND conversation IS ?"
         )
-        found = self._db.execute(query, (entry.prompt, json.dumps(entry.attachment_ids), entry.conversation))
-        return int(found.fetchone()[0])
+        content = (entry.prompt, stored_list(entry.attachment_ids), entry.conversation)
+        return int(self._db.execute(query, content).fetchone()[0])
+
+    def index_turns(self) -> None:
+        """Make the index for lookups of lost prompts. Most batches have none, and then no prompt pays for it."""
+        for statement in _TURN_INDEXES:
+            self._db.execute(statement)
 
     def earlier_messages(self, before: float, excluding: int) -> list[str]:
         """Return user messages of some other items: the latest of those that were sent before a time."""
+        self._flush()
         query = (
-            "SELECT message_id FROM items WHERE message_id IS NOT NULL AND sent_at < ? AND number <> ?"
+            "SELECT message_id FROM progress WHERE message_id IS NOT NULL AND sent_at < ? AND number <> ?"
             " ORDER BY number DESC LIMIT ?"
         )
-        return [message_id for (message_id,) in self._db.execute(query, (before, excluding, _WITNESSES))]
+        found = [message_id for (message_id,) in self._db.execute(query, (before, excluding, _WITNESSES))]
+        # What had ended when this run began was sent before it.
+        query = "SELECT document FROM outcomes WHERE sequence <= ? AND item <> ? ORDER BY sequence DESC"
+        for (document,) in self._db.execute(query, (self._earlier, excluding)):
+            if len(found) >= _WITNESSES:
+                break
+            if (turn := turn_of(document)) is not None and turn.message_id not in found:
+                found.append(turn.message_id)
+        return found
 
     def mark_sending(self, entry: Entry) -> None:
         """Record that the prompt is about to leave."""
+        self._flush()
         self._db.execute(
-            "UPDATE items SET state = 'sending', sent_at = ?, attachment_ids = ?, previous = ? WHERE number = ?",
-            (entry.sent_at, json.dumps(entry.attachment_ids), entry.previous, entry.number),
+            "UPDATE progress SET state = 'sending', sent_at = ?, attachment_ids = ?, previous = ? WHERE number = ?",
+            (entry.sent_at, stored_list(entry.attachment_ids), entry.previous, entry.number),
         )
 
     def advance(self, entry: Entry, step: int, cost: Decimal | None) -> None:
         """Record that a turn has ended, and that the prompt that follows it is about to leave, as `entry` has it."""
+        self._flush()
         self._db.execute(
-            "UPDATE items SET state = 'sending', step = ?, prompt = ?, conversation = ?, previous = ?, earlier = ?,"
-            " sent_at = ?, attachment_ids = '[]' WHERE number = ?",
+            "UPDATE progress SET state = 'sending', step = ?, prompt = ?, conversation = ?, previous = ?, earlier = ?,"
+            " sent_at = ?, attachment_ids = NULL WHERE number = ?",
             (
                 step,
                 entry.prompt,
                 entry.conversation,
                 entry.previous,
-                json.dumps(entry.earlier),
+                stored_list(entry.earlier),
                 entry.sent_at,
                 entry.number,
             ),
@@ -234,24 +245,18 @@ class Ledger:
 
     def mark_unsent(self, number: int) -> None:
         """Record that the prompt provably does not run."""
-        self._db.execute("UPDATE items SET state = 'unsent' WHERE number = ?", (number,))
+        self._flush()
+        self._db.execute("UPDATE progress SET state = 'unsent' WHERE number = ?", (number,))
 
     def mark_unusable(self, number: int) -> None:
         """Record that an unsent item cannot be sent as it is."""
-        query = "UPDATE items SET state = 'unusable' WHERE number = ? AND state = 'unsent'"
-        self._meta["unusable"] = self._count("unusable") + self._db.execute(query, (number,)).rowcount
-        self._db.execute("INSERT OR IGNORE INTO unusable_this_run VALUES (?)", (number,))
+        self._records.mark_unusable(number)
 
-    def mark_running(self, number: int, turn: Turn) -> None:
-        """Record the turn that the prompt became."""
-        self._db.execute(
-            "UPDATE items SET state = 'running', job_id = ?, message_id = ? WHERE number = ?",
-            (turn.job_id, turn.message_id, number),
-        )
+    def mark_running(self, number: int, turn: Turn, *, is_first: bool = True) -> None:
+        """Record the turn that the prompt became; `is_first` if it has started the conversation."""
+        self._runs.append((turn.job_id, turn.message_id, number))
         # A conversation that was continued is not the item's own; its message is.
-        started = "SELECT ?, number FROM items WHERE number = ? AND conversation IS NULL"
-        self._db.execute(f"INSERT OR REPLACE INTO jobs {started}", (turn.job_id, number))
-        self._db.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?)", (turn.message_id, number))
+        self._turns.append((turn.job_id if is_first else None, turn.message_id))
 
     def pass_over(self) -> None:
         """Count a record that cannot be claimed."""
@@ -260,39 +265,58 @@ class Ledger:
     def finish(self, number: int, document: str, *, is_done: bool, cost: Decimal | None) -> int:
         """Record an item's outcome, and return its place in the order of outcomes."""
         name: State = "done" if is_done else "failed"
-        self._db.execute("UPDATE items SET state = ? WHERE number = ?", (name, number))
+        if is_done:
+            self._done.append((number,))
+        else:
+            self._flush()
+            self._db.execute("UPDATE progress SET state = 'failed' WHERE number = ?", (number,))
         self._last += 1
-        self._db.execute("INSERT INTO outcomes VALUES (?, ?, ?)", (self._last, number, document))
+        self._ends.append((self._last, number, document))
         self._meta[name] = self._count(name) + 1
         self._add_cost(cost)
         return self._last
 
+    def _flush(self) -> None:
+        """Write what was collected; in this order, since an item may be claimed, run and end in one transaction."""
+        for statement, rows in (
+            (_CLAIMED, self._records.claimed),
+            (_RUNNING, self._runs),
+            ("INSERT INTO turns VALUES (?, ?)", self._turns),
+            ("DELETE FROM progress WHERE number = ?", self._done),
+            ("INSERT INTO outcomes VALUES (?, ?, ?)", self._ends),
+        ):
+            if rows:
+                self._db.executemany(statement, rows)
+                rows.clear()
+
     def _add_cost(self, cost: Decimal | None) -> None:
         if cost is not None and cost.is_finite() and -_COST_DIGITS < cost.adjusted() < _COST_DIGITS:
             with localcontext(prec=4 * _COST_DIGITS):
-                self._meta["cost_usd"] = str(self._cost() + cost)
+                self._cost += cost
 
     def retry_failed(self) -> None:
         """Make `unsent` what ended without a reply."""
-        changed = self._db.execute("UPDATE items SET state = 'unsent' WHERE state = 'failed'").rowcount
+        self._flush()
+        changed = self._db.execute("UPDATE progress SET state = 'unsent' WHERE state = 'failed'").rowcount
         self._meta["failed"] = self._count("failed") - changed
 
     def outcomes(self, after: int, count: int) -> list[RecordedOutcome]:
         """Return outcomes in their order, after one of them."""
         query = (
-            "SELECT sequence, id, place, prompts, fields, document FROM outcomes JOIN items ON number = item"
+            "SELECT sequence, key, name, place, prompt, fields, document FROM outcomes JOIN items ON number = item"
             " WHERE sequence > ? ORDER BY sequence LIMIT ?"
         )
+        self._flush()
         return [
             RecordedOutcome(
                 sequence=sequence,
-                id=id_,
+                id=item_name(key, name, place),
                 place=place,
-                prompt=json.loads(prompts)[0],
-                fields=json.loads(fields),
+                prompt=prompt,
+                fields=json.loads(fields) if fields else {},
                 document=document,
             )
-            for sequence, id_, place, prompts, fields, document in self._db.execute(query, (after, count))
+            for sequence, key, name, place, prompt, fields, document in self._db.execute(query, (after, count))
         ]
 
     @property
@@ -306,81 +330,31 @@ class Ledger:
     def output(self, mark: tuple[int, int]) -> None:
         self._meta["output_sequence"], self._meta["output_size"] = mark
 
-    def _free_id(self, item: BatchItem) -> str:
-        """Return the id of a new item: its own, else its place, numbered where another item is called so."""
-        query = "SELECT place FROM items WHERE id = ?"
-        taken = self._db.execute(query, (item.name,)).fetchone()
-        if item.id is not None and taken is not None:
-            raise taken_id_error(item.id, taken[0])
-        id_, number = item.name, 1
-        while taken is not None:
-            number += 1
-            id_ = f"{item.name}-{number}"
-            taken = self._db.execute(query, (id_,)).fetchone()
-        return id_
-
-    def _insert(
-        self, key: str, item: BatchItem, now: float, *, number: int | None = None, id_: str | None = None
-    ) -> Entry:
-        """Store an item as a new one, with a number and id of its own unless they are given."""
-        # Before a prompt of a given conversation leaves, its last turn must have ended.
-        state: State = "unsent" if item.attachments or item.job_id is not None else "sending"
-        place, all_prompts = item.place or 0, item.prompts
-        prompts, attachments, fields = map(json.dumps, (all_prompts, item.attachments, item.fields))
-        record = (prompts, attachments, item.job_id, fields, state, now, item.prompt, item.job_id)
-        id_ = id_ or item.name
-        try:
-            stored = self._db.execute(_INSERT, (number, key, id_, place, *record))
-        except sqlite3.IntegrityError:
-            # Another item has the id, which is seldom: looking first would cost each item a query.
-            id_ = self._free_id(item)
-            stored = self._db.execute(_INSERT, (number, key, id_, place, *record))
-        assert stored.lastrowid is not None, "a row was stored"  # noqa: S101 - as SQLite promises
-        return Entry(
-            number=stored.lastrowid,
-            id=id_,
-            place=place,
-            prompt=item.prompt,
-            attachments=item.attachments,
-            state=state,
-            sent_at=now,
-            conversation=item.job_id,
-            rest=item.follow_ups,
-            prompts=all_prompts,
-            fields=json.loads(fields),
-        )
-
     def _entry(self, row: tuple[Any, ...]) -> Entry:
-        number, id_, place, prompts, step, prompt, attachments, fields, state, sent_at, *rest = row
-        attachment_ids, job_id, message_id, conversation, previous, earlier = rest
-        all_prompts = tuple(json.loads(prompts))
+        number, key, name, place, first_prompt, follow_ups, attachments, fields, state, sent_at, *rest = row
+        conversation, job_id, message_id, attachment_ids, step, prompt, previous, earlier = rest
+        prompts = (first_prompt, *_list(follow_ups))
         return Entry(
             number=number,
-            id=id_,
+            id=item_name(key, name, place),
             place=place,
-            prompt=prompt,
-            attachments=() if step else tuple(json.loads(attachments)),
+            prompt=first_prompt if prompt is None else prompt,
+            attachments=() if step else _list(attachments),
             state=state,
             sent_at=sent_at,
-            attachment_ids=tuple(json.loads(attachment_ids)),
+            attachment_ids=_list(attachment_ids),
             turn=Turn(job_id, message_id, agent_id=self._agent_id) if state == "running" else None,
             conversation=conversation,
             previous=previous,
-            rest=all_prompts[step + 1 :],
-            repairs=max(0, step + 1 - len(all_prompts)),
-            earlier=tuple(json.loads(earlier)),
-            prompts=all_prompts,
-            fields=json.loads(fields),
+            rest=prompts[step + 1 :],
+            repairs=max(0, step + 1 - len(prompts)),
+            earlier=_list(earlier),
+            prompts=prompts,
+            fields=json.loads(fields) if fields else {},
         )
-
-    def _last_sequence(self) -> int:
-        return int(self._db.execute("SELECT coalesce(max(sequence), 0) FROM outcomes").fetchone()[0])
 
     def _count(self, name: str) -> int:
         return int(self._meta.get(name, 0))
-
-    def _cost(self) -> Decimal:
-        return Decimal(self._meta.get("cost_usd", "0"))
 
     def _read_totals(self) -> BatchStatus:
         return BatchStatus(
@@ -389,9 +363,13 @@ class Ledger:
             done=self._count("done"),
             failed=self._count("failed"),
             unusable=self._count("unusable") + self._count("passed_over"),
-            cost_usd=self._cost(),
+            cost_usd=Decimal(self._meta.get("cost_usd", "0")),
             is_active=True,
         )
+
+
+def _list(stored: str | None) -> tuple[str, ...]:
+    return tuple(json.loads(stored)) if stored else ()
 
 
 def read_meta(connection: sqlite3.Connection) -> dict[str, Any]:

@@ -12,24 +12,31 @@ if TYPE_CHECKING:
     from sqlite3 import Connection
 
 OPEN: Final = "state IN ('unsent', 'sending', 'running')"
-"""The condition of the index over items that have not ended; SQLite uses the index only for this very text."""
+"""The condition for items that have not ended and can be sent."""
+BY_PLACE: Final = "name IS NULL AND typeof(key) = 'blob'"
+"""The condition for items that are called by their place; SQLite uses their index only for this very text."""
 LEDGER: Final = FileKind(
     name="a batch's ledger",
     application_id=0x4E41_4952,  # "NAIR"
-    version=5,
+    version=6,
+    # What is written for each prompt is written once, and in the order of a table where that is possible: `items` and
+    # `outcomes` only grow, and what changes is a row of `progress`, which is gone when its item has a reply. Each index
+    # costs every prompt, so there are none but those that keep the names apart; the first lookup of a lost prompt makes
+    # the index of `turns`.
     schema=(
         "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
         """CREATE TABLE items (
-            number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, id TEXT NOT NULL UNIQUE, place INTEGER NOT NULL,
-            prompts TEXT NOT NULL, attachments TEXT NOT NULL, continues TEXT, fields TEXT NOT NULL,
-            step INTEGER NOT NULL DEFAULT 0, prompt TEXT NOT NULL, conversation TEXT, previous TEXT,
-            earlier TEXT NOT NULL DEFAULT '[]', state TEXT NOT NULL, sent_at REAL,
-            attachment_ids TEXT NOT NULL DEFAULT '[]', job_id TEXT, message_id TEXT
+            number INTEGER PRIMARY KEY, key NOT NULL UNIQUE, name TEXT, place INTEGER NOT NULL, prompt TEXT NOT NULL,
+            follow_ups TEXT, attachments TEXT, continues TEXT, fields TEXT
         )""",
-        f"CREATE INDEX items_open ON items (number) WHERE {OPEN}",
-        "CREATE INDEX items_failed ON items (number) WHERE state = 'failed'",
-        "CREATE INDEX items_unusable ON items (number) WHERE state = 'unusable'",
-        "CREATE TABLE jobs (id TEXT PRIMARY KEY, item INTEGER NOT NULL) WITHOUT ROWID",
+        f"CREATE UNIQUE INDEX items_place ON items (place) WHERE {BY_PLACE}",
+        "CREATE UNIQUE INDEX items_name ON items (name) WHERE name IS NOT NULL",
+        """CREATE TABLE progress (
+            number INTEGER PRIMARY KEY, state TEXT NOT NULL, sent_at REAL, conversation TEXT, job_id TEXT,
+            message_id TEXT, attachment_ids TEXT, step INTEGER NOT NULL DEFAULT 0, prompt TEXT, previous TEXT,
+            earlier TEXT
+        )""",
+        "CREATE TABLE turns (job_id TEXT, message_id TEXT NOT NULL)",
         "CREATE TABLE outcomes (sequence INTEGER PRIMARY KEY, item INTEGER NOT NULL, document TEXT NOT NULL)",
     ),
     error=LedgerError,

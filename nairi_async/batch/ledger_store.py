@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nairi_async._core.sqlite_file import StoredKeys
 from nairi_async._nairi.results import Reply
 from nairi_async.batch.documents import encode_result
-from nairi_async.batch.ledger import Ledger
+from nairi_async.batch.ledger import KNOWN_TURN, Ledger
 from nairi_async.batch.ledger_file import LEDGER
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ class LedgerStore:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
-        self.known_jobs: StoredKeys = StoredKeys(LEDGER, writer.ledger.path, "SELECT 1 FROM jobs WHERE id = ?")
+        self.known_jobs: StoredKeys = StoredKeys(LEDGER, writer.ledger.path, KNOWN_TURN)
+        self._is_indexed = False
+        """Whether there is an index for `known_jobs`."""
         self._lost_at: dict[int, float] = {}
         """When the response to the latest of some identical prompts was lost, by the hash of their content, and by the
         monotonic clock."""
@@ -55,7 +57,9 @@ class LedgerStore:
 
     async def mark_running(self, entry: Entry, turn: Turn) -> None:
         """Store the turn that the prompt became."""
-        await self._writer.call(partial(Ledger.mark_running, number=entry.number, turn=turn))
+        await self._writer.call(
+            partial(Ledger.mark_running, number=entry.number, turn=turn, is_first=entry.conversation is None)
+        )
 
     async def finish(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, cost: Decimal | None) -> int:
         """Store an item's end, and return its place in the order of outcomes."""
@@ -75,6 +79,9 @@ class LedgerStore:
     @asynccontextmanager
     async def lookup(self, entry: Entry, sent_before: float) -> AsyncGenerator[float]:
         """Give the time from which the settling time of a prompt counts; one process uses a ledger."""
+        if not self._is_indexed:
+            await self._writer.call(Ledger.index_turns)
+            self._is_indexed = True
         content = hash((entry.prompt, entry.attachment_ids))
         self._lost_at[content] = max(sent_before, self._lost_at.get(content, -math.inf))
         yield self._lost_at[content]

@@ -41,7 +41,7 @@ def read_status(path: str | os.PathLike[str]) -> BatchStatus:
 def _status(connection: sqlite3.Connection, path: Path) -> BatchStatus:
     connection.execute("BEGIN")
     meta = read_meta(connection)
-    counts = dict(connection.execute(f"SELECT state, count(*) FROM items WHERE {OPEN} GROUP BY state"))  # noqa: S608
+    counts = dict(connection.execute(f"SELECT state, count(*) FROM progress WHERE {OPEN} GROUP BY state"))  # noqa: S608
     return BatchStatus(
         agent_id=str(meta["agent_id"]),
         base_url=str(meta["base_url"]),

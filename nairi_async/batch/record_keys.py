@@ -14,32 +14,52 @@ if TYPE_CHECKING:
 
     from nairi_async.batch.items import BatchItem
 
-# The beginning of the keys of records without an id.
-CONTENT_PREFIX: Final = "content:"
+# Bytes of a digest: enough that no two contents of a batch have the same one.
+_DIGEST_SIZE: Final = 16
 
 
-class RecordKeys:
-    """Makes the keys of a source's records, which are the same wherever a record stands.
+def record_key(item: BatchItem, copy: int = 1) -> str | bytes:
+    """Return what identifies a record, wherever it stands: its id, else a digest of its content.
 
-    Identical records without an id are numbered in the order of arrival. The numbers are kept in a
-    temporary table, on the disk, since a batch may be larger than memory.
+    Identical records without an id are told apart by the number of the copy, in the order of arrival.
+    """
+    if item.id is not None:
+        return item.id
+    content = json.dumps([item.prompts, item.attachments, item.job_id, copy])
+    return hashlib.blake2b(content.encode(), digest_size=_DIGEST_SIZE).digest()
+
+
+class RecordCopies:
+    """Numbers identical records of a source.
+
+    The numbers are kept in a temporary table, on the disk, since a batch may be larger than memory.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
-        self._db.execute("CREATE TEMP TABLE contents_this_run (digest TEXT PRIMARY KEY, count INTEGER) WITHOUT ROWID")
+        self._db.execute("CREATE TEMP TABLE copies_this_run (key BLOB PRIMARY KEY, count INTEGER) WITHOUT ROWID")
 
-    def next_key(self, item: BatchItem) -> str:
-        """Return the key of the source's next record."""
-        if item.id is not None:
-            return f"id:{item.id}"
-        content = json.dumps([item.prompts, item.attachments, item.job_id])
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        count = 1
-        if not self._db.execute("INSERT OR IGNORE INTO contents_this_run VALUES (?, 1)", (digest,)).rowcount:
-            self._db.execute("UPDATE contents_this_run SET count = count + 1 WHERE digest = ?", (digest,))
-            (count,) = self._db.execute("SELECT count FROM contents_this_run WHERE digest = ?", (digest,)).fetchone()
-        return f"{CONTENT_PREFIX}{digest}:{count}"
+    def next(self, key: bytes, first: int) -> int:
+        """Return the number of the next copy of the record with this key; that of the first call is `first`."""
+        if self._db.execute("INSERT OR IGNORE INTO copies_this_run VALUES (?, ?)", (key, first)).rowcount:
+            return first
+        self._db.execute("UPDATE copies_this_run SET count = count + 1 WHERE key = ?", (key,))
+        (count,) = self._db.execute("SELECT count FROM copies_this_run WHERE key = ?", (key,)).fetchone()
+        return int(count)
+
+
+def stored_list(values: tuple[str, ...]) -> str | None:
+    """Return a list as the ledger stores it."""
+    return json.dumps(values) if values else None
+
+
+def stored_content(item: BatchItem) -> tuple[str, str | None, str | None, str | None]:
+    """Return what of a record may not change, as the columns `CONTENT` of the ledger have it."""
+    return item.prompt, stored_list(item.follow_ups), stored_list(item.attachments), item.job_id
+
+
+CONTENT: Final = "prompt, follow_ups, attachments, continues"
+"""The columns of `stored_content`."""
 
 
 def taken_id_error(id_: str, place: int) -> InvalidArgumentError:

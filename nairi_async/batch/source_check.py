@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,14 @@ from typing import TYPE_CHECKING, Final
 from nairi_async._core.sqlite_file import open_read_only
 from nairi_async.batch.items import BatchItem, UnusableItem, unusable_outcome
 from nairi_async.batch.ledger_file import LEDGER
-from nairi_async.batch.record_keys import CONTENT_PREFIX, RecordKeys, changed_record_error, taken_id_error
+from nairi_async.batch.record_keys import (
+    CONTENT,
+    RecordCopies,
+    changed_record_error,
+    record_key,
+    stored_content,
+    taken_id_error,
+)
 from nairi_async.errors import InvalidArgumentError, OtherPromptsError
 
 if TYPE_CHECKING:
@@ -42,7 +48,7 @@ class SourceCheck:
             self._db = self._open()
             try:
                 self._db.execute("CREATE TEMP TABLE ids_this_run (id TEXT PRIMARY KEY, place INTEGER) WITHOUT ROWID")
-                self._keys = RecordKeys(self._db)
+                self._copies = RecordCopies(self._db)
             except BaseException:
                 self._db.close()
                 raise
@@ -99,9 +105,12 @@ class SourceCheck:
                 raise OtherPromptsError(f"{reason}: give the records as they were", str(self._path))
         if not self._new_without_id:
             return
-        query = "SELECT count(*) FROM items WHERE key LIKE ? || '%' AND state <> 'unusable'"
+        query = (
+            "SELECT count(*) FROM items WHERE typeof(key) = 'blob'"
+            " AND number NOT IN (SELECT number FROM progress WHERE state = 'unusable')"
+        )
         with LEDGER.errors(self._path or Path()):
-            held = self._db.execute(query, (CONTENT_PREFIX,)).fetchone()[0]
+            held = self._db.execute(query).fetchone()[0]
         if held:
             advice = "name another ledger, or give each record an id to add it to this batch"
             raise OtherPromptsError(f"holds {held} other prompts and none of these: {advice}", str(self._path))
@@ -121,13 +130,13 @@ class SourceCheck:
         return sqlite3.connect("", isolation_level=None)
 
     def _compare(self, item: BatchItem, place: int) -> None:
-        key = self._keys.next_key(item)
-        if item.id is not None:
-            try:
-                self._db.execute("INSERT INTO ids_this_run VALUES (?, ?)", (item.id, place))
-            except sqlite3.IntegrityError:
-                row = self._db.execute("SELECT place FROM ids_this_run WHERE id = ?", (item.id,)).fetchone()
-                raise taken_id_error(item.id, row[0]) from None
+        key = record_key(item)
+        if isinstance(key, bytes):
+            copy = self._copies.next(key, 1)
+            key = key if copy == 1 else record_key(item, copy)
+        elif not self._db.execute("INSERT OR IGNORE INTO ids_this_run VALUES (?, ?)", (key, place)).rowcount:
+            row = self._db.execute("SELECT place FROM ids_this_run WHERE id = ?", (key,)).fetchone()
+            raise taken_id_error(key, row[0])
         if not self._is_known(key, item):
             self.new += 1
             self._new_without_id += item.id is None
@@ -136,20 +145,21 @@ class SourceCheck:
 
     def _is_held_otherwise(self, item: BatchItem) -> bool:
         """Return whether the ledger holds an identical item that has an id if this one has none, or the reverse."""
-        sign = "NOT LIKE" if item.id is None else "LIKE"
-        query = f"SELECT 1 FROM items WHERE prompts = ? AND attachments = ? AND key {sign} ? || '%' LIMIT 1"  # noqa: S608
-        values = (json.dumps(item.prompts), json.dumps(item.attachments), CONTENT_PREFIX)
-        return self._db.execute(query, values).fetchone() is not None
+        kind = "text" if item.id is None else "blob"
+        query = (
+            "SELECT 1 FROM items WHERE prompt = ? AND follow_ups IS ? AND attachments IS ? AND typeof(key) = ? LIMIT 1"
+        )
+        return self._db.execute(query, (*stored_content(item)[:3], kind)).fetchone() is not None
 
-    def _is_known(self, key: str, item: BatchItem) -> bool:
+    def _is_known(self, key: str | bytes, item: BatchItem) -> bool:
         if not self._has_ledger:
             return False
-        query = "SELECT prompts, attachments, continues, state FROM items WHERE key = ?"
+        query = f"SELECT (SELECT state FROM progress WHERE number = items.number), {CONTENT} FROM items WHERE key = ?"  # noqa: S608 - ours
         known = self._db.execute(query, (key,)).fetchone()
         if known is None:
             return False
-        *content, state = known
-        if content != [json.dumps(item.prompts), json.dumps(item.attachments), item.job_id] and state != "unusable":
+        state, *content = known
+        if tuple(content) != stored_content(item) and state != "unusable":
             raise changed_record_error(item.name)
         return True
 

@@ -197,7 +197,7 @@ async def test_a_damaged_ledger_is_an_error(runs: Runs) -> None:
         "DELETE FROM meta WHERE name = 'agent_id'",
         "UPDATE meta SET value = 'x' WHERE name = 'done'",
         "INSERT OR REPLACE INTO meta VALUES ('cost_usd', 'x')",
-        "UPDATE items SET state = 'unsent', attachments = 'x'",
+        "UPDATE items SET attachments = 'x'; INSERT INTO progress (number, state) VALUES (1, 'unsent')",
         "UPDATE outcomes SET document = '{'",
         "DELETE FROM outcomes",
     ],
@@ -207,7 +207,7 @@ async def test_what_makes_no_sense_in_a_ledger_is_an_error(runs: Runs, damage: s
     async with runs.batch(["a", "b"], output=runs.output) as outcomes:
         await anext(outcomes)
     with closing(sqlite3.connect(runs.ledger, isolation_level=None)) as connection:
-        connection.execute(damage)
+        connection.executescript(damage)
     for _ in range(2):
         with pytest.raises(LedgerError, match="is damaged") as raised:
             await runs.all([], output=runs.output)
