@@ -66,12 +66,14 @@ async def ledger_alone(directory: Path, at_once: int, count: int) -> tuple[float
 
     async def work() -> None:
         for number in numbers:
-            entry = await writer.call(partial(Ledger.claim, item=BatchItem(f"prompt {number}", place=number), now=0.0))
+            entry = await writer.submit(
+                partial(Ledger.claim, item=BatchItem(f"prompt {number}", place=number), now=0.0)
+            )
             assert entry is not None  # noqa: S101 - it is new
             turn = Turn(f"job_{number}", f"cmsg_{number}")
-            await writer.call(partial(Ledger.mark_running, number=entry.number, turn=turn))
+            await writer.submit(partial(Ledger.mark_running, number=entry.number, turn=turn))
             finish = partial(Ledger.finish, document='{"messages":[]}', is_done=True, cost=None)
-            await writer.call(partial(finish, number=entry.number))
+            await writer.submit(partial(finish, number=entry.number))
 
     started_at, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(work() for _ in range(at_once)))
@@ -132,7 +134,7 @@ async def restart_ended(url: str, key: str, directory: Path) -> list[float]:
             ledger.finish(number, '{"messages":[],"turn":["job_1","cmsg_1"]}', is_done=True, cost=None)
         ledger.handled = RESTARTED
 
-    await writer.call(fill)
+    await writer.submit(fill)
     await writer.aclose()
     for round_ in range(ROUNDS):
         known = RESTARTED + round_

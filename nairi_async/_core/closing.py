@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import anyio
 
@@ -140,3 +141,27 @@ async def run_shielded(closing: Awaitable[_T]) -> _T:
     if cancellation is None:
         return task.result()
     raise cancellation from (None if task.cancelled() else task.exception())
+
+
+class UndisturbedTask(Generic[_T]):
+    """Something that runs to its end in a task of its own, however often those who wait for it are cancelled."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, work: Coroutine[Any, Any, _T]) -> None:
+        self._task = asyncio.ensure_future(work)
+
+    async def decided(self) -> asyncio.CancelledError | None:
+        """Wait until it has ended; return the cancellation that came meanwhile, for the caller to raise.
+
+        Raises:
+            Exception: what it has raised.
+        """
+        try:
+            await asyncio.shield(self._task)
+        except asyncio.CancelledError as error:
+            with suppress(asyncio.CancelledError):
+                await run_shielded(self._task)
+            self._task.result()
+            return error
+        return None

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from nairi_async.models import Message
 
+# Made once: `json.dumps` makes an encoder for each call that has options.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _COUNTS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 
 
@@ -36,7 +38,7 @@ def encode_result(turn: Turn | None, result: Reply | NairiError, earlier: Iterab
         document["turn"] = [turn.job_id, turn.message_id]
     if isinstance(result, NairiError):
         document["error"] = _encode_error(result)
-    return json.dumps(document, separators=(",", ":"))
+    return _encode(document)
 
 
 def decode_result(text: str, agent_id: str) -> tuple[Turn | None, Reply | NairiError]:

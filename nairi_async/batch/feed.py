@@ -65,17 +65,17 @@ class BatchFeed:
             # A lost prompt can then be looked up by the service's time, even if this machine's clock is set meanwhile.
             await parts_of(run.runner.session).sender.observe_server_time(run.runner.options.agent_id)
             if self.retry_failed:
-                await run.writer.call(Ledger.retry_failed)
+                await run.writer.submit(Ledger.retry_failed)
             await self._feed_known(Ledger.open_entries)
             await self._feed_new()
             if self._is_whole:
-                await run.writer.call(Ledger.forget_replaced)
+                await run.writer.submit(Ledger.forget_replaced)
             await self._feed_known(Ledger.unusable_entries)
 
     async def _feed_outcomes(self) -> None:
         run = self.run
         after = run.writer.ledger.handled
-        while recorded := await run.writer.call(partial(Ledger.outcomes, after=after, count=_PAGE_SIZE)):
+        while recorded := await run.writer.submit(partial(Ledger.outcomes, after=after, count=_PAGE_SIZE)):
             for one in recorded:
                 await run.pool.capacity.acquire()
                 with LEDGER.errors(run.writer.ledger.path):
@@ -126,7 +126,7 @@ class BatchFeed:
 
     async def _feed_known(self, read_page: Callable[..., list[Entry]]) -> None:
         run, after = self.run, 0
-        while entries := await run.writer.call(partial(read_page, after=after, count=_PAGE_SIZE)):
+        while entries := await run.writer.submit(partial(read_page, after=after, count=_PAGE_SIZE)):
             for entry in entries:
                 await run.pool.capacity.acquire()
                 run.pool.spawn(run.run_known(entry))

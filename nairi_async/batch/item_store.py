@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from asyncio import CancelledError
+    from collections.abc import Awaitable, Container
     from contextlib import AbstractAsyncContextManager
     from decimal import Decimal
 
@@ -15,8 +16,20 @@ if TYPE_CHECKING:
     from nairi_async.models import Turn
 
 
+class Decision(Protocol):
+    """A change that is being stored, whether or not someone waits for it."""
+
+    async def decided(self) -> CancelledError | None:
+        """Wait until it is known whether the change is stored, however often the caller is cancelled meanwhile.
+
+        Returns:
+            The cancellation that came meanwhile, for the caller to raise; the change is stored.
+        """
+        ...
+
+
 class ItemStore(Protocol):
-    """Where items stand durably. When a coroutine returns, what it stores survives every process.
+    """Where items stand durably. When a wait is over, what was stored survives every process.
 
     A cancelled call may have stored its change or not.
     """
@@ -26,35 +39,37 @@ class ItemStore(Protocol):
         """What belongs to items: the conversations that they started, by job id, and their turns, by message id."""
         ...
 
-    async def mark_sending(self, entry: Entry) -> None:
+    def mark_sending(self, entry: Entry) -> Awaitable[None]:
         """Store that the prompt is about to leave, with `sent_at` and `attachment_ids` of the entry."""
         ...
 
-    async def mark_unsent(self, entry: Entry) -> None:
+    def mark_unsent(self, entry: Entry) -> Awaitable[None]:
         """Store that the prompt provably does not run."""
         ...
 
-    async def mark_unusable(self, entry: Entry) -> None:
+    def mark_unusable(self, entry: Entry) -> Awaitable[None]:
         """Store that an unsent item cannot be sent as it is."""
         ...
 
-    async def mark_running(self, entry: Entry, turn: Turn) -> None:
+    def mark_running(self, entry: Entry, turn: Turn) -> Decision:
         """Store the turn that the prompt became.
 
         Raises:
-            TurnTakenError: an identical item has it.
+            TurnTakenError: when it is decided: an identical item has it.
         """
         ...
 
-    async def finish(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, cost: Decimal | None) -> int:
+    def finish(
+        self, entry: Entry, turn: Turn | None, result: Reply | NairiError, cost: Decimal | None
+    ) -> Awaitable[int]:
         """Store an item's end, and return its place in the order of outcomes."""
         ...
 
-    async def count_equal_sending(self, entry: Entry) -> int:
+    def count_equal_sending(self, entry: Entry) -> Awaitable[int]:
         """Return how many items with this prompt and these files are `sending`, including this one."""
         ...
 
-    async def earlier_messages(self, before: float, excluding: Entry) -> list[str]:
+    def earlier_messages(self, before: float, excluding: Entry) -> Awaitable[list[str]]:
         """Return user messages of some other items: the latest of those that were sent before a time."""
         ...
 

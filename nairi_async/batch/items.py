@@ -187,6 +187,8 @@ def unusable_outcome(error: InvalidArgumentError, place: int, item: BatchItem | 
 
 def _own_fields(fields: Mapping[Any, Any]) -> dict[str, Any]:
     """Return the fields of a record that are the caller's own."""
+    if not fields:
+        return {}
     for key in fields:
         if not isinstance(key, str):
             raise InvalidArgumentError(f"the key {key!r} of the record is no text")

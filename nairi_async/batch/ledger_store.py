@@ -14,9 +14,10 @@ from nairi_async.batch.ledger import KNOWN_TURN, Ledger
 from nairi_async.batch.ledger_file import LEDGER
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable
     from decimal import Decimal
 
+    from nairi_async._core.commit_thread import Submission
     from nairi_async.batch.item_state import Entry
     from nairi_async.batch.writer import Writer
     from nairi_async.errors import NairiError
@@ -39,48 +40,48 @@ class LedgerStore:
         """Close the connection for reading. Harmless when repeated."""
         self.known_jobs.close()
 
-    async def mark_sending(self, entry: Entry) -> None:
+    def mark_sending(self, entry: Entry) -> Awaitable[None]:
         """Store that the prompt is about to leave."""
-        await self._writer.call(partial(Ledger.mark_sending, entry=entry))
+        return self._writer.submit(partial(Ledger.mark_sending, entry=entry))
 
-    async def advance(self, entry: Entry, cost: Decimal | None) -> None:
+    def advance(self, entry: Entry, cost: Decimal | None) -> Awaitable[None]:
         """Store that a turn has ended, and that the prompt that follows it is about to leave, as `entry` has it."""
-        await self._writer.call(partial(Ledger.advance, entry=entry, step=len(entry.earlier), cost=cost))
+        return self._writer.submit(partial(Ledger.advance, entry=entry, step=len(entry.earlier), cost=cost))
 
-    async def mark_unsent(self, entry: Entry) -> None:
+    def mark_unsent(self, entry: Entry) -> Awaitable[None]:
         """Store that the prompt provably does not run."""
-        await self._writer.call(partial(Ledger.mark_unsent, number=entry.number))
+        return self._writer.submit(partial(Ledger.mark_unsent, number=entry.number))
 
-    async def mark_unusable(self, entry: Entry) -> None:
+    def mark_unusable(self, entry: Entry) -> Awaitable[None]:
         """Store that an unsent item cannot be sent as it is."""
-        await self._writer.call(partial(Ledger.mark_unusable, number=entry.number))
+        return self._writer.submit(partial(Ledger.mark_unusable, number=entry.number))
 
-    async def mark_running(self, entry: Entry, turn: Turn) -> None:
+    def mark_running(self, entry: Entry, turn: Turn) -> Submission[None]:
         """Store the turn that the prompt became."""
-        await self._writer.call(
-            partial(Ledger.mark_running, number=entry.number, turn=turn, is_first=entry.conversation is None)
-        )
+        number, is_first = entry.number, entry.conversation is None
+        return self._writer.submit(lambda ledger: ledger.mark_running(number, turn, is_first=is_first))
 
-    async def finish(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, cost: Decimal | None) -> int:
+    def finish(
+        self, entry: Entry, turn: Turn | None, result: Reply | NairiError, cost: Decimal | None
+    ) -> Awaitable[int]:
         """Store an item's end, and return its place in the order of outcomes."""
         is_done, document = isinstance(result, Reply), encode_result(turn, result, entry.earlier)
-        finish = partial(Ledger.finish, document=document, is_done=is_done, cost=cost)
-        return await self._writer.call(partial(finish, number=entry.number))
+        return self._writer.submit(lambda ledger: ledger.finish(entry.number, document, is_done=is_done, cost=cost))
 
-    async def count_equal_sending(self, entry: Entry) -> int:
+    def count_equal_sending(self, entry: Entry) -> Awaitable[int]:
         """Return how many items with this prompt and these files are `sending`, including this one."""
-        return await self._writer.call(partial(Ledger.count_equal_sending, entry=entry))
+        return self._writer.submit(partial(Ledger.count_equal_sending, entry=entry))
 
-    async def earlier_messages(self, before: float, excluding: Entry) -> list[str]:
+    def earlier_messages(self, before: float, excluding: Entry) -> Awaitable[list[str]]:
         """Return user messages of some other items: the latest of those that were sent before a time."""
         read = partial(Ledger.earlier_messages, before=before, excluding=excluding.number)
-        return await self._writer.call(read)
+        return self._writer.submit(read)
 
     @asynccontextmanager
     async def lookup(self, entry: Entry, sent_before: float) -> AsyncGenerator[float]:
         """Give the time from which the settling time of a prompt counts; one process uses a ledger."""
         if not self._is_indexed:
-            await self._writer.call(Ledger.index_turns)
+            await self._writer.submit(Ledger.index_turns)
             self._is_indexed = True
         content = hash((entry.prompt, entry.attachment_ids))
         self._lost_at[content] = max(sent_before, self._lost_at.get(content, -math.inf))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nairi_async._core.closing import run_shielded
 from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 from nairi_async._nairi.delivery.identical_prompts import IdenticalPrompts
 from nairi_async._nairi.session_parts import parts_of
@@ -50,16 +48,8 @@ class LostPrompts:
         Raises:
             TurnTakenError: an identical item of another process has it.
         """
-        cancellation: asyncio.CancelledError | None = None
         with parts_of(self._session).sender.recording(turn):
-            recording = asyncio.ensure_future(self._store.mark_running(entry, turn))
-            try:
-                await asyncio.shield(recording)
-            except asyncio.CancelledError as error:
-                cancellation = error
-                with suppress(asyncio.CancelledError):
-                    await run_shielded(recording)
-                recording.result()
+            cancellation = await self._store.mark_running(entry, turn).decided()
         if cancellation is not None:
             raise cancellation
 

@@ -14,9 +14,9 @@ from nairi_async.batch.ledger import Ledger
 from nairi_async.errors import InvalidArgumentError, ReplyFormatError
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Generator
 
+    from nairi_async._core.commit_thread import Submission
     from nairi_async._core.fan_out import TaskPool
     from nairi_async.batch.item_runner import ItemRunner
     from nairi_async.batch.items import BatchItem
@@ -58,11 +58,11 @@ class BatchRun:
             self.writer.submit(Ledger.pass_over)
             self.pool.put((outcome, None))
 
-    async def run_new(self, item: BatchItem, claim: asyncio.Future[Entry | None], *, is_reported: bool) -> None:
+    async def run_new(self, item: BatchItem, claim: Submission[Entry | None], *, is_reported: bool) -> None:
         """Run a new item, once it is in the ledger."""
         with self._stopping_on_error():
             try:
-                entry = await self.writer.wait(claim)
+                entry = await claim
             except InvalidArgumentError as error:
                 self.pass_over(unusable_outcome(error, item.place or 0, item), is_reported=is_reported)
                 return

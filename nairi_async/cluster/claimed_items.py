@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
+from nairi_async._core.closing import UndisturbedTask
 from nairi_async._nairi.results import Reply
 from nairi_async.batch.documents import encode_result
 from nairi_async.cluster import row as rows
@@ -117,10 +118,11 @@ class ClaimedItems:
     async def mark_unusable(self, entry: Entry) -> None:
         """Do nothing: an item that cannot be sent ends with its error."""
 
-    async def mark_running(self, entry: Entry, turn: Turn) -> None:
+    def mark_running(self, entry: Entry, turn: Turn) -> UndisturbedTask[None]:
         """Store the turn that the prompt became."""
         claim, job_id, message_id = self._claim(entry), turn.job_id, turn.message_id
-        await self._changes.change(entry.number, lambda row: rows.mark_running(row, claim, job_id, message_id))
+        change = self._changes.change(entry.number, lambda row: rows.mark_running(row, claim, job_id, message_id))
+        return UndisturbedTask(change)
 
     async def finish(self, entry: Entry, turn: Turn | None, result: Reply | NairiError, cost: Decimal | None) -> int:
         """Store an item's end, and return its place in the order of outcomes."""

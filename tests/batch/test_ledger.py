@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import sys
+import threading
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from functools import partial
@@ -137,9 +138,9 @@ async def test_places_that_may_only_be_read(runs: Runs, open_place: Path, simula
 async def test_a_file_that_may_only_be_read(tmp_path: Path) -> None:
     """A ledger that SQLite may not write is an error, and nothing is claimed."""
     writer = await Writer.open(tmp_path / "run.sqlite", AGENT, None, SystemClock())
-    await writer.call(lambda ledger: ledger._db.execute("PRAGMA query_only = ON"))
+    await writer.submit(lambda ledger: ledger._db.execute("PRAGMA query_only = ON"))
     with pytest.raises(LedgerError, match="is read-only"):
-        await writer.call(lambda ledger: ledger.claim(BatchItem("b", place=2), 0.0))
+        await writer.submit(lambda ledger: ledger.claim(BatchItem("b", place=2), 0.0))
     await writer.aclose()
     assert read_status(tmp_path / "run.sqlite").open == 0
 
@@ -241,7 +242,7 @@ async def test_a_full_disk_loses_nothing(runs: Runs, simulator: Simulator) -> No
     async def work() -> None:
         async with runs.batch(prompts, limit=10) as outcomes:
             assert outcomes._run is not None
-            await outcomes._run.writer.call(lambda ledger: _only(ledger, 20))
+            await outcomes._run.writer.submit(lambda ledger: _only(ledger, 20))
             async for _ in outcomes:
                 pass
 
@@ -301,23 +302,26 @@ async def test_one_call_that_fails_costs_no_other(tmp_path: Path) -> None:
         await second
     assert await third
     with pytest.raises(LedgerError, match="no such table"):
-        await writer.call(lambda ledger: ledger._db.execute("INSERT INTO missing VALUES (1)"))
+        await writer.submit(lambda ledger: ledger._db.execute("INSERT INTO missing VALUES (1)"))
     with pytest.raises(LedgerError, match="no such table"):
-        await writer.call(Ledger.retry_failed)
+        await writer.submit(Ledger.retry_failed)
     await writer.aclose()
     assert read_status(tmp_path / "run.sqlite").sending == 2
 
 
 async def test_a_disk_that_never_answers(tmp_path: Path) -> None:
-    """Waiting for the disk is bounded."""
+    """Waiting for the disk is bounded, for each call that waits; what was submitted is done when it goes on."""
     writer = await Writer.open(tmp_path / "run.sqlite", AGENT, None, SystemClock())
-    held = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    held = threading.Event()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nairi_async._core.commit_thread._DISK_TIMEOUT", 0.05)
-        with pytest.raises(LedgerError, match="not responded"):
-            await writer.call(lambda _: asyncio.run_coroutine_threadsafe(held.wait(), loop).result())
+        writer.submit(lambda _: held.wait())
+        waits = [writer.submit(partial(Ledger.claim, item=BatchItem(text, place=1), now=0.0)) for text in "ab"]
+        for wait in waits:
+            with pytest.raises(LedgerError, match="not responded"):
+                await wait
     held.set()
+    assert await writer.submit(lambda ledger: len(ledger.open_entries(0, 9))) == 2
     await writer.aclose()
 
 

@@ -70,17 +70,17 @@ async def test_calls_of_one_pass_of_the_loop_share_a_commit_in_their_order() -> 
     thread = Thread(LEDGER, Path("unused"), SystemClock(), ends_on_failure=True)
     await thread.start()
     database, order = thread.database, list[int]()
-    assert await thread.call(count(order, 0)) == 0
+    assert await thread.submit(count(order, 0)) == 0
     many = [thread.submit(count(order, number)) for number in range(1, 101)]
-    assert [await thread.wait(future) for future in many] == list(range(1, 101))
+    assert [await one for one in many] == list(range(1, 101))
     last = [thread.submit(count(order, number)) for number in range(101, 104)]
     await thread.aclose()
-    assert [future.result() for future in last] == [101, 102, 103]
+    assert [await one for one in last] == [101, 102, 103]
     assert order == list(range(104))
     # The first is of opening.
     assert [size for size in database.sizes if size] == [1, 100, 3]
     with pytest.raises(SessionClosedError):
-        await thread.call(count(order, 104))
+        await thread.submit(count(order, 104))
 
 
 async def test_calls_that_come_during_a_commit_share_the_next_one() -> None:
@@ -96,8 +96,8 @@ async def test_calls_that_come_during_a_commit_share_the_next_one() -> None:
         later.append(thread.submit(count(order, number)))
         await anyio.lowlevel.checkpoint()
     database.may_commit.set()
-    await thread.wait(first)
+    await first
     for future in later:
-        await thread.wait(future)
+        await future
     await thread.aclose()
     assert [size for size in database.sizes if size] == [1, 10]

@@ -8,7 +8,7 @@ from functools import partial
 from sqlite3 import Error as SQLiteError
 from typing import TYPE_CHECKING, Any, Final
 
-from nairi_async._core.commit_thread import CommitThread
+from nairi_async._core.commit_thread import CommitThread, Submission
 from nairi_async._core.sqlite_file import FileKind, StoredKeys
 from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 from nairi_async._nairi.journal.entry import Entry
@@ -16,7 +16,6 @@ from nairi_async.errors import JournalError
 from nairi_async.models import Turn
 
 if TYPE_CHECKING:
-    from asyncio import Future
     from pathlib import Path
     from sqlite3 import Connection
 
@@ -135,10 +134,10 @@ class Journal(CommitThread[JournalFile]):
 
     async def find(self, key: str) -> Entry | None:
         """Return the entry of a key."""
-        return await self.call(partial(JournalFile.find, key=key))
+        return await self.submit(partial(JournalFile.find, key=key))
 
-    def write(self, entry: Entry) -> Future[None]:
-        """Submit an entry; the future is done when it is durable."""
+    def write(self, entry: Entry) -> Submission[None]:
+        """Submit an entry; awaited, it is durable."""
         return self.submit(partial(JournalFile.write, entry=entry))
 
     def forget(self, key: str) -> None:
@@ -147,7 +146,7 @@ class Journal(CommitThread[JournalFile]):
 
     async def count_sending(self, fingerprint: PromptFingerprint) -> int:
         """Return how many prompts with this fingerprint are `sending`."""
-        return await self.call(partial(JournalFile.count_sending, fingerprint=fingerprint))
+        return await self.submit(partial(JournalFile.count_sending, fingerprint=fingerprint))
 
     @property
     def conversations(self) -> StoredKeys:

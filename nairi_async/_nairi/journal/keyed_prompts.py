@@ -184,7 +184,7 @@ class KeyedPrompts:
         prompt.is_lost = False
         with self._identical.sending(entry.fingerprint):
             try:
-                await self._journal.wait(self._journal.write(entry))
+                await self._journal.write(entry)
                 turn = await pending.send(deadline=deadline)
             except BaseException:
                 if pending.is_unsent:
@@ -201,7 +201,7 @@ class KeyedPrompts:
         try:
             # From here on no lookup of this session takes the turn, unless recording fails.
             with self._sender.recording(turn):
-                cancellation = await journal.decided(journal.write(evolve(entry, turn=turn)))
+                cancellation = await journal.write(evolve(entry, turn=turn)).decided()
         except BaseException as error:
             self._note_lost(prompt)
             if isinstance(error, NairiError):

@@ -411,7 +411,7 @@ async def test_a_full_disk_costs_only_the_calls_meanwhile(
         journal = nairi._keys._journal
 
         async def limit(pages: int) -> None:
-            await journal.call(lambda file: file._db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+            await journal.submit(lambda file: file._db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
 
         await limit(1)
         with pytest.raises(JournalError, match="the disk is full") as full:
