@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nairi_async._core.records import define
 from nairi_async._nairi.results import Reply
@@ -14,7 +13,7 @@ from nairi_async.batch.ledger import Ledger
 from nairi_async.errors import InvalidArgumentError, ReplyFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Coroutine
 
     from nairi_async._core.commit_thread import Submission
     from nairi_async._core.fan_out import TaskPool
@@ -60,21 +59,22 @@ class BatchRun:
 
     async def run_new(self, item: BatchItem, claim: Submission[Entry | None], *, is_reported: bool) -> None:
         """Run a new item, once it is in the ledger."""
-        with self._stopping_on_error():
-            try:
-                entry = await claim
-            except InvalidArgumentError as error:
-                self.pass_over(unusable_outcome(error, item.place or 0, item), is_reported=is_reported)
-                return
-            if entry is None:
-                self.pool.capacity.release()
-            else:
-                await self._run(entry, is_new=True)
+        try:
+            entry = await claim
+        except InvalidArgumentError as error:
+            self.pass_over(unusable_outcome(error, item.place or 0, item), is_reported=is_reported)
+            return
+        except Exception:
+            self.stop()
+            raise
+        if entry is None:
+            self.pool.capacity.release()
+        else:
+            await self._run(entry, is_new=True)
 
-    async def run_known(self, entry: Entry) -> None:
+    def run_known(self, entry: Entry) -> Coroutine[Any, Any, None]:
         """Go on with an item of an earlier run."""
-        with self._stopping_on_error():
-            await self._run(entry, is_new=False)
+        return self._run(entry, is_new=False)
 
     def restore_outcome(self, recorded: RecordedOutcome) -> BatchOutcome:
         """Return the outcome of an item that has ended."""
@@ -89,17 +89,13 @@ class BatchRun:
                 result = error
         return _outcome(recorded, turn, result, replies, is_final=True)
 
-    @contextmanager
-    def _stopping_on_error(self) -> Generator[None]:
-        """Stop the run on an error that gets here: it would affect other items as well."""
+    async def _run(self, entry: Entry, *, is_new: bool) -> None:
         try:
-            yield
+            ending = await self.runner.run(entry, is_new=is_new, sent_before=self.started_at)
         except Exception:
+            # An error that gets here would affect other items as well.
             self.stop()
             raise
-
-    async def _run(self, entry: Entry, *, is_new: bool) -> None:
-        ending = await self.runner.run(entry, is_new=is_new, sent_before=self.started_at)
         # No await from here on: outcomes are handed over in the order of the ledger.
         outcome = _outcome(ending.entry, ending.turn, ending.result, ending.replies, is_final=ending.is_final)
         self.pool.put((outcome, ending.sequence))

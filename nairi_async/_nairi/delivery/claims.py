@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from attrs import field
@@ -189,22 +189,29 @@ class StartedConversations:
             if not group:
                 del self._by_digest[old.prompt_digest]
 
-    @contextmanager
-    def recording(self, turn: Turn) -> Generator[None]:
+    def recording(self, turn: Turn) -> AbstractContextManager[None]:
         """Exclude the turn from searches while the block records it, and for good if the block succeeds."""
-        job_id = turn.job_id
-        if job_id not in self._starts:
-            yield
-            return
-        self._recorded.add(job_id)
-        try:
-            yield
-        except BaseException:
-            self._recorded.discard(job_id)
-            raise
+        return _Recording(self._recorded, turn.job_id if turn.job_id in self._starts else None)
 
     def unrecorded(self, prompt_digest: bytes) -> list[StartedConversation]:
         """Return the conversations that such a prompt started and whose turn the caller may not have recorded."""
         return [
             start for job_id, start in self._by_digest.get(prompt_digest, {}).items() if job_id not in self._recorded
         ]
+
+
+class _Recording(AbstractContextManager[None]):
+    """A block that records a turn. A class and no generator: every prompt of a batch is in one."""
+
+    __slots__ = ("_job_id", "_recorded")
+
+    def __init__(self, recorded: set[str], job_id: str | None) -> None:
+        self._recorded, self._job_id = recorded, job_id
+
+    def __enter__(self) -> None:
+        if self._job_id is not None:
+            self._recorded.add(self._job_id)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._job_id is not None:
+            self._recorded.discard(self._job_id)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
@@ -12,7 +11,7 @@ from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 from nairi_async.errors import OutcomeUnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
 
     from nairi_async.models import Turn
 
@@ -26,18 +25,11 @@ class IdenticalPrompts:
     def __init__(self) -> None:
         self._lookups = WeakValueDictionary[PromptFingerprint, LoopLock]()
         # Prompts that the store calls `sending`, and that this process is sending.
-        self._in_flight: Counter[PromptFingerprint] = Counter()
+        self._in_flight: dict[PromptFingerprint, int] = {}
 
-    @contextmanager
-    def sending(self, fingerprint: PromptFingerprint) -> Generator[None]:
+    def sending(self, fingerprint: PromptFingerprint) -> AbstractContextManager[None]:
         """Count a prompt as being sent by this process, while the store calls it `sending`."""
-        self._in_flight[fingerprint] += 1
-        try:
-            yield
-        finally:
-            self._in_flight[fingerprint] -= 1
-            if not self._in_flight[fingerprint]:
-                del self._in_flight[fingerprint]
+        return _InFlight(self._in_flight, fingerprint)
 
     def lookup(self, fingerprint: PromptFingerprint) -> LoopLock:
         """Return the lock to hold from the lookup of a prompt until its turn is recorded."""
@@ -71,4 +63,21 @@ class IdenticalPrompts:
                     raise
 
     async def _count_lost(self, fingerprint: PromptFingerprint, count_sending: Callable[[], Awaitable[int]]) -> int:
-        return max(1, await count_sending() - self._in_flight[fingerprint])
+        return max(1, await count_sending() - self._in_flight.get(fingerprint, 0))
+
+
+class _InFlight(AbstractContextManager[None]):
+    """Counts a prompt in a block. A class and no generator: every prompt of a batch is in one."""
+
+    __slots__ = ("_counts", "_fingerprint")
+
+    def __init__(self, counts: dict[PromptFingerprint, int], fingerprint: PromptFingerprint) -> None:
+        self._counts, self._fingerprint = counts, fingerprint
+
+    def __enter__(self) -> None:
+        self._counts[self._fingerprint] = self._counts.get(self._fingerprint, 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        left = self._counts.pop(self._fingerprint) - 1
+        if left:
+            self._counts[self._fingerprint] = left
