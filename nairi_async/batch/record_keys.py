@@ -21,7 +21,7 @@ _DIGEST_SIZE: Final = 16
 def record_key(item: BatchItem, copy: int = 1) -> str | bytes:
     """Return what identifies a record, wherever it stands: its id, else a digest of its content.
 
-    Identical records without an id are told apart by the number of the copy, in the order of arrival.
+    Identical records without an id differ by the number of the copy, in the order of arrival.
     """
     if item.id is not None:
         return item.id
