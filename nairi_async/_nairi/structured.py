@@ -15,6 +15,7 @@ from uuid import UUID
 
 import attrs
 import cattrs
+from cattrs.fns import raise_error
 from cattrs.gen import make_dict_structure_fn
 
 from nairi_async._nairi.json_in_text import NoSuchValueError
@@ -55,10 +56,11 @@ def structure(value: object, kind: type[_T]) -> _T:
         NoSuchValueError: the value does not fit.
     """
     try:
-        return _CONVERTER.structure(value, kind)
+        found: _T = _CONVERTER.get_structure_hook(kind)(value, kind)
     except Exception as error:
         reasons = cattrs.transform_error(error, path="$", format_exception=_reason)
         raise NoSuchValueError("; ".join(reasons)) from error
+    return found
 
 
 def _reason(error: BaseException, _: object) -> str:
@@ -294,7 +296,14 @@ class _Converter(cattrs.Converter):
         # The hooks of bytes and paths cannot be replaced by ones that refuse a type before there is a value.
         if _has_no_form(type):
             raise cattrs.StructureHandlerNotFoundError("it has no form in JSON", type)
-        return super().get_structure_hook(type, cache_result)
+        if _is_choice(type):
+            # Before version 26, cattrs prefers its own hook for enums.
+            return _choice_reader(type)
+        hook = super().get_structure_hook(type, cache_result)
+        if hook is raise_error:
+            # Before version 25, the error comes only when there is a value.
+            raise cattrs.StructureHandlerNotFoundError("it is no type", type)
+        return hook
 
 
 def _name(kind: Any) -> str:
@@ -327,7 +336,6 @@ _CONVERTER.register_structure_hook(time, _only(str, time.fromisoformat))
 _CONVERTER.register_structure_hook(UUID, _only(str, UUID))
 _CONVERTER.register_structure_hook_func(lambda kind: kind is Any or kind is object, _read_any)
 _CONVERTER.register_structure_hook_func(lambda kind: kind is type(None), _read_none)
-_CONVERTER.register_structure_hook_factory(_is_choice, _choice_reader)
 _CONVERTER.register_structure_hook_factory(_is_array, _array_reader)
 _CONVERTER.register_structure_hook_factory(_is_mapping, _mapping_reader)
 _CONVERTER.register_structure_hook_factory(lambda kind: attrs.has(kind) or is_dataclass(kind), _object_reader)

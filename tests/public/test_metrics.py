@@ -48,8 +48,8 @@ def samples() -> dict[str, list[tuple[dict[str, str], float]]]:
     """Return what Prometheus reads: for each name its labels, without those of the library, and values."""
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
     for line in generate_latest(REGISTRY).decode().splitlines():
-        if parts := re.fullmatch(r"((?:gen_ai|http|nairi)_\w+)\{(.*)\} (\S+)", line):
-            labels = dict(re.findall(r'(\w+)="([^"]*)"', parts[2]))
+        if parts := re.fullmatch(r"((?:gen_ai|http|nairi)_\w+)(?:\{(.*)\})? (\S+)", line):
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', parts[2] or ""))
             kept = {name: value for name, value in labels.items() if value and not name.startswith("otel_scope")}
             found.setdefault(parts[1], []).append((kept, float(parts[3])))
     return found
