@@ -63,6 +63,19 @@ async def slot(limiter: RateLimiter, deadline: float, bucket: str | None = None)
         limiter.release(bucket)
 
 
+class SetClock:
+    """The clock of a machine whose date can be set: so many seconds ahead of the service's."""
+
+    def __init__(self, clock: VirtualClock, ahead: float = 0.0) -> None:
+        self._clock, self.ahead = clock, ahead
+
+    def time(self) -> float:
+        return self._clock.time() + self.ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._clock, name)
+
+
 class Act(Enum):
     """What a `RawServer` does instead of a response."""
 

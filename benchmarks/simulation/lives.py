@@ -245,9 +245,10 @@ class ChatLives:
     def _is_excused(self, prompt: str) -> bool:
         """Return whether a prompt may have no reply: its caller has given up, or its loss was rightly reported."""
         lost = self.reported.get(prompt)
-        # Without times, or with other texts, it cannot be decided which conversation a lost prompt has started.
-        plan = self.universe.plan
-        is_undecidable = plan.quirks().timestamps != "kept" or plan.has("edits")
+        # Without times, or with other texts, it cannot be decided which conversation a lost prompt has started; nor if
+        # the service had no listing when the first message of the chat was lost.
+        plan, quirks = self.universe.plan, self.universe.plan.quirks()
+        is_undecidable = quirks.timestamps != "kept" or not quirks.listing or plan.has("edits")
         return prompt in self.given_up or (lost is not None and (is_undecidable or not lost.may_have_run))
 
     def _has(self, texts: list[str], whole: str) -> bool:

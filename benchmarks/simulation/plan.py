@@ -118,13 +118,10 @@ class Plan:
         return random.choice((0.0, -300.0, 5.0, 300.0)) if self.has("skews") else 0.0
 
     def jump(self, number: int) -> tuple[float, float, float]:
-        """Return by how much the clock of a process is ahead at first, by how much later, and after how many seconds.
-
-        A bot knows the time only from its machine, which must not be set while one of its prompts is in doubt.
-        """
+        """Return by how much the clock of a process is ahead at first, by how much later, and after which time."""
         random = self.random(f"jump {number}")
         before, after = (random.choice((0.0, -300.0, 300.0, -7200.0, 7200.0, -86400.0, 86400.0)) for _ in range(2))
-        has_jump = self.has("jumps") and self.program in {"batch", "keys"}
+        has_jump = self.has("jumps") and self.program in {"batch", "chats", "keys"}
         return (before, after, random.random() ** 2 * 20) if has_jump else (0.0, 0.0, 0.0)
 
     def hold_back(self) -> float:

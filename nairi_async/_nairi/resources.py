@@ -94,14 +94,14 @@ class ResourceMethods:
 
         Guaranteed as long as the prompt arrives, and the service lists its conversation, within the settling time; as
         long as the service lists new conversations first and dates them by a clock that is at most 5 minutes off the
-        `Date` of its responses; and as long as no one else sends the same text and files to the agent in that time.
+        `Date` of its responses; as long as no one else sends the same text and files to the agent in that time; and as
+        long as this machine's clock, if it was set since, was at most 5 minutes off before.
 
         Args:
             agent_id: Slug or id of the agent.
             prompt: The text of the prompt.
             sent_after: A time before the prompt was sent, by this machine's clock and with a time zone.
-            sent_before: A time after the prompt was sent, by this machine's clock; now unless given. Leave it out if
-                the clock was set since: a clock that was set forward would let the search end before that time.
+            sent_before: A time after the prompt was sent, by this machine's clock; now unless given.
             attachment_ids: Ids of the files that were sent with it.
             exclude: Job ids of conversations that belong to other prompts, including identical ones.
             settled: The settling time, in seconds: how long after `sent_before` the search continues. A prompt that
@@ -130,11 +130,13 @@ class ResourceMethods:
         copies = checks.limit(copies, "copies")
         # Where the clock was set back between them, the times are in the wrong order.
         sent_from, sent_to = sorted((first.timestamp(), last.timestamp()))
+        if sent_before is not None:
+            await self._sender.observe_server_time(agent)
         return await self._sender.find_sent(
             agent,
             fingerprint,
             sent_from=sent_from,
-            sent_before=sent_to - clock.time() + clock.monotonic(),
+            sent_before=self._sender.timestamps.latest_monotonic(sent_to),
             exclude=exclude,
             settled=bound,
             copies=copies,

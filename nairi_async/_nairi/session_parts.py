@@ -31,3 +31,9 @@ class HasParts(Protocol):
 def parts_of(nairi: HasParts) -> SessionParts:
     """Return the parts of a session: the one way into it for other rooms."""
     return nairi._parts  # noqa: SLF001 - for the session's own package only
+
+
+def sender_of(session: object) -> PromptSender | None:
+    """Return what sends the prompts of a session; `None` for an object that is no session of Nairi."""
+    parts = getattr(session, "_parts", None)
+    return parts.sender if isinstance(parts, SessionParts) else None

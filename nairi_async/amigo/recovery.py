@@ -192,7 +192,7 @@ class Recovery:
         executor = self._api.executor
         earliest, _ = executor.server_clock.at(self._turn.sent_at)
         if not math.isfinite(earliest):
-            earliest = executor.clock.time() - (executor.clock.monotonic() - self._turn.sent_at) - _CLOCK_DIFFERENCE
+            earliest = self._turn.sent_time - _CLOCK_DIFFERENCE
         return earliest - _PRECISION
 
 

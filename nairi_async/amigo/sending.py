@@ -149,7 +149,8 @@ class Sending:
             request = await self._prepare()
             self.lock.sending(self._turn)
             self.request = request
-            self._turn.sent_at = self._api.executor.clock.monotonic()
+            clock = self._api.executor.clock
+            self._turn.sent_at, self._turn.sent_time = clock.monotonic(), clock.time()
             self.body = await self._open_body(request, was_busy=was_busy)
             self.lock.accepted(self._turn)
         except asyncio.CancelledError:

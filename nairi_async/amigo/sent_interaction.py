@@ -25,6 +25,8 @@ class SentInteraction:
     """The service, if the interaction creates the conversation."""
     sent_at: float = -math.inf
     """When it was sent, by the session's monotonic clock."""
+    sent_time: float = -math.inf
+    """The same in Unix time, by the machine's clock, which may be set afterwards."""
     is_done: bool = False
     """Whether the service is certainly done with it, although its stream did not show its end."""
     previous: tuple[SentInteraction | None, bool] = (None, False)

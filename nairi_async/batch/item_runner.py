@@ -104,7 +104,7 @@ class ItemRunner:
 
     def now(self) -> float:
         """Return the time that the store records for a prompt about to leave."""
-        return parts_of(self.session).sender.timestamp()
+        return parts_of(self.session).sender.timestamps.earliest()
 
     def run(self, entry: Entry, *, is_new: bool, sent_before: float) -> Coroutine[Any, Any, ItemOutcome]:
         """Go on with an item until it has ended, or until this run can do no more about it.
@@ -204,7 +204,7 @@ class ItemRunner:
             else:
                 is_final = isinstance(error, TurnFailedError)
                 if isinstance(error, NotFoundError):
-                    is_final = entry.turn is None or await self._knows_earlier_turns(entry, sent_before) is True
+                    is_final = entry.turn is None or await self._knows_earlier_turns(entry) is True
             return turn, error, is_final
         else:
             return turn, reply, True
@@ -229,15 +229,14 @@ class ItemRunner:
                     raise
             await parts_of(self.session).reader.rest(wait)
 
-    async def _knows_earlier_turns(self, excluded: Entry, before: float) -> bool | None:
+    async def _knows_earlier_turns(self, excluded: Entry) -> bool | None:
         """Return whether the service knows other turns of earlier runs; `None` if there are none.
 
-        If it knows none of them, the key or the address may be another one than then. They were sent before a time of
-        the clock's `monotonic`.
+        If it knows none of them, the key or the address may be another one than then.
         """
         if self._found_earlier_turn:
             return True
-        message_ids = await self.store.earlier_messages(self.clock.time() - self.clock.monotonic() + before, excluded)
+        message_ids = await self.store.earlier_messages(excluded)
         for message_id in message_ids:
             with suppress(NairiError), self.switch.stoppable():
                 await self.session.message(message_id)
@@ -248,7 +247,6 @@ class ItemRunner:
     async def _find_or_send(self, entry: Entry, sent_before: float, *, is_new: bool) -> Turn:
         """Return the turn of an item that has none in its store yet; it is found or started, and recorded."""
         unknown: OutcomeUnknownError | None = None
-        started_at = sent_before
         if next_step(entry.state, is_mine=is_new) == "look up":
             unknown = OutcomeUnknownError("the prompt was sent by an earlier run, and whether it runs is not known")
         is_marked = is_new and entry.state == "sending"
@@ -259,7 +257,7 @@ class ItemRunner:
                 turn = await self._find(entry, sent_before)
                 if turn is not None:
                     return turn
-                if not is_new and await self._knows_earlier_turns(entry, started_at) is False:
+                if not is_new and await self._knows_earlier_turns(entry) is False:
                     raise OutcomeUnknownError("neither the prompt nor earlier turns of the batch are known here")
                 log.info("prompt %r was sent and did not arrive: sending it again", entry.id)
             if not is_marked:

@@ -69,8 +69,8 @@ class ItemStore(Protocol):
         """Return how many items with this prompt and these files are `sending`, including this one."""
         ...
 
-    def earlier_messages(self, before: float, excluding: Entry) -> Awaitable[list[str]]:
-        """Return user messages of some other items: the latest of those that were sent before a time."""
+    def earlier_messages(self, excluding: Entry) -> Awaitable[list[str]]:
+        """Return user messages of some other items: the latest of those that earlier runs sent."""
         ...
 
     def lookup(self, entry: Entry, sent_before: float) -> AbstractAsyncContextManager[float]:

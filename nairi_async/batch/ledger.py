@@ -107,6 +107,10 @@ class Ledger:
                 query = "SELECT coalesce(max(sequence), 0) FROM outcomes"
                 self._last: int = self._db.execute(query).fetchone()[0]
                 self._earlier = self._last
+                query = (
+                    "SELECT number, message_id FROM progress WHERE message_id IS NOT NULL ORDER BY number DESC LIMIT ?"
+                )
+                self._earlier_turns: list[tuple[int, str]] = self._db.execute(query, (_WITNESSES + 1,)).fetchall()
                 self._records = RecordClaims(self._db, self._flush, self._count("unusable"))
         except BaseException:
             self._file.close()
@@ -200,15 +204,9 @@ class Ledger:
         for statement in _TURN_INDEXES:
             self._db.execute(statement)
 
-    def earlier_messages(self, before: float, excluding: int) -> list[str]:
-        """Return user messages of some other items: the latest of those that were sent before a time."""
-        self._flush()
-        query = (
-            "SELECT message_id FROM progress WHERE message_id IS NOT NULL AND sent_at < ? AND number <> ?"
-            " ORDER BY number DESC LIMIT ?"
-        )
-        found = [message_id for (message_id,) in self._db.execute(query, (before, excluding, _WITNESSES))]
-        # What had ended when this run began was sent before it.
+    def earlier_messages(self, excluding: int) -> list[str]:
+        """Return user messages of some other items: the latest of those that earlier runs sent."""
+        found = [message_id for number, message_id in self._earlier_turns if number != excluding][:_WITNESSES]
         query = "SELECT document FROM outcomes WHERE sequence <= ? AND item <> ? ORDER BY sequence DESC"
         for (document,) in self._db.execute(query, (self._earlier, excluding)):
             if len(found) >= _WITNESSES:

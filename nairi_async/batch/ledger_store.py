@@ -72,9 +72,9 @@ class LedgerStore:
         """Return how many items with this prompt and these files are `sending`, including this one."""
         return self._writer.submit(partial(Ledger.count_equal_sending, entry=entry))
 
-    def earlier_messages(self, before: float, excluding: Entry) -> Awaitable[list[str]]:
-        """Return user messages of some other items: the latest of those that were sent before a time."""
-        read = partial(Ledger.earlier_messages, before=before, excluding=excluding.number)
+    def earlier_messages(self, excluding: Entry) -> Awaitable[list[str]]:
+        """Return user messages of some other items: the latest of those that earlier runs sent."""
+        read = partial(Ledger.earlier_messages, excluding=excluding.number)
         return self._writer.submit(read)
 
     @asynccontextmanager

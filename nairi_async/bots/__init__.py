@@ -27,6 +27,9 @@ asyncio.run(main())
   over what the one before it left: prompts whose reply did not arrive are looked up, prompts that provably did not run
   are asked, and each reply is sent. One that was being sent is sent again as a whole. A service that cannot be asked
   what became of a prompt, such as Amigo, leaves it lost: `recovering(send, on_lost)` reports it.
+  Records are dated by the service's clock, so this machine's may be set at any time. Only if the service could not be
+  asked for its time before a process sent its first prompt, and that prompt's response was lost as well, this machine's
+  clock counts: set it by more than five minutes before the next process, and that prompt may run twice.
 * **One process answers a chat.** `SQLiteStore` waits for the end of another process that uses its file.
 * **A flood costs at most `max_waiting` turns** (20 in each chat): `ChatBusyError`. A store that fails keeps a prompt
   from leaving (`StoreError`), and costs no reply.

@@ -20,6 +20,7 @@ from nairi_async.bots.lost_starts import LostStarts
 from nairi_async.bots.open_prompts import OpenPrompts
 from nairi_async.bots.prompt_runner import PromptRunner
 from nairi_async.bots.recovery import Recovery
+from nairi_async.bots.sending_times import SendingTimes
 from nairi_async.bots.split import Length, split_text
 from nairi_async.bots.store import ChatPrompt, MemoryStore, Record
 from nairi_async.bots.typing_indicator import typing_shown
@@ -113,8 +114,9 @@ class Chats:
         self._store = ClockedStore(MemoryStore() if store is None else store, self._clock)
         self._queues = ChatQueues(self._store, checks.whole("max_waiting", max_waiting))
         starts = LostStarts(session, self._target, self._store)
-        self._prompts = OpenPrompts(session, self._target, starts, self._clock)
-        self._runner = PromptRunner(session, self._target, self._clock, starts.taken.add)
+        times = SendingTimes(session, self._target, self._clock)
+        self._prompts = OpenPrompts(session, self._target, starts, times, self._clock)
+        self._runner = PromptRunner(session, self._target, times, starts.taken.add)
         self._recovery = Recovery(
             self._target, self._store, self._queues, starts, self._prompts, self._runner, self._deadline
         )

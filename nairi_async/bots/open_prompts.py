@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from nairi_async.bots.chat_record import ChatRecord
     from nairi_async.bots.deadline import Deadline
     from nairi_async.bots.lost_starts import LostStarts
-    from nairi_async.bots.store import ChatPrompt, Record
+    from nairi_async.bots.sending_times import SendingTimes
+    from nairi_async.bots.store import Record
     from nairi_async.clock import Clock
     from nairi_async.dialogue import Dialogues
 
@@ -45,10 +46,11 @@ class Outcome:
 class OpenPrompts:
     """Looks up the open prompt of a chat, and waits for its turn to end."""
 
-    def __init__(self, session: Dialogues, target: str, starts: LostStarts, clock: Clock) -> None:
+    def __init__(self, session: Dialogues, target: str, starts: LostStarts, times: SendingTimes, clock: Clock) -> None:
         self._session = session
         self._target = target
         self._starts = starts
+        self._times = times
         self._clock = clock
 
     async def left_behind(self, chat: ChatRecord, deadline: Deadline) -> Answer | TurnFailedError | None:
@@ -129,9 +131,11 @@ class OpenPrompts:
     async def _recalled(
         self, dialogue: RecallsReplies, record: Record, options: Mapping[str, Any], *, is_recovery: bool
     ) -> Outcome:
-        deadline, wait = self._clock.monotonic() + self._arrival_time(record.prompt), _FIRST_WAIT
+        begun_at, arrival_time, wait = self._clock.monotonic(), _ARRIVAL_TIME, _FIRST_WAIT
+        if record.prompt is not None and record.prompt.sent_before is not None:
+            arrival_time -= await self._times.seconds_since(record.prompt.sent_before)
         while True:
-            is_late = self._clock.monotonic() >= deadline
+            is_late = self._clock.monotonic() - begun_at >= arrival_time
             try:
                 answer = await dialogue.last_reply(after=record.last_message_id, **options)
             except NotFoundError:
@@ -145,12 +149,6 @@ class OpenPrompts:
                     return _outcome_of_unseen(record, is_recovery=is_recovery)
             await self._clock.sleep(wait)
             wait = min(2 * wait, _MAX_WAIT)
-
-    def _arrival_time(self, prompt: ChatPrompt | None) -> float:
-        """Return the seconds that remain until an unseen prompt is taken never to have arrived."""
-        if prompt is None or prompt.sent_before is None:
-            return _ARRIVAL_TIME
-        return min(_ARRIVAL_TIME, prompt.sent_before + _ARRIVAL_TIME - self._clock.time())
 
 
 def _outcome_of_unseen(record: Record, *, is_recovery: bool) -> Outcome:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from nairi_async.bots.chat_record import ChatRecord
     from nairi_async.bots.deadline import Deadline
+    from nairi_async.bots.sending_times import SendingTimes
     from nairi_async.bots.store import ChatPrompt, Record
-    from nairi_async.clock import Clock
     from nairi_async.dialogue import Answer, Dialogue, Dialogues
     from nairi_async.typing import Source
 
@@ -44,10 +44,12 @@ _UPLOADS_AT_ONCE: Final = 3
 class PromptRunner:
     """Asks prompts of one target, each when its chat is free."""
 
-    def __init__(self, session: Dialogues, target: str, clock: Clock, on_new_dialogue: Callable[[str], object]) -> None:
+    def __init__(
+        self, session: Dialogues, target: str, times: SendingTimes, on_new_dialogue: Callable[[str], object]
+    ) -> None:
         self._session = session
         self._target = target
-        self._clock = clock
+        self._times = times
         self._on_new_dialogue = on_new_dialogue
 
     async def run(
@@ -73,12 +75,17 @@ class PromptRunner:
             is_recovery: Keep the prompt where it waits if this call is cancelled before it was sent, or if it provably
                 did not run and another attempt may succeed.
         """
-        dialogue = await self._dialogue(chat, deadline)
-        prompt, files = await self._uploaded(dialogue, prompt, files, deadline)
-        call = prepared_call(dialogue, prompt.text, files, prompt.attachment_ids, deadline.options())
         before = chat.record
-        begun = evolve(prompt, sent_after=self._clock.time(), sent_before=None, has_files=bool(files))
         undo = partial(_kept if is_recovery else _without, prompt=prompt, before=before)
+        try:
+            dialogue = await self._dialogue(chat, deadline)
+            prompt, files = await self._uploaded(dialogue, prompt, files, deadline)
+            call = prepared_call(dialogue, prompt.text, files, prompt.attachment_ids, deadline.options())
+            sent_after = await deadline.bound(self._times.before_sending())
+        except (Exception, asyncio.CancelledError):
+            await chat.save_outcome(undo)
+            raise
+        begun = evolve(prompt, sent_after=sent_after, sent_before=None, has_files=bool(files))
         # A recovered prompt that is refused is not asked again.
         closed = evolve(before, is_open=False, prompt=None) if is_recovery else before
         last_message_id = message_id_of(left)
@@ -117,7 +124,7 @@ class PromptRunner:
 
     def _with_end(self, record: Record) -> Record:
         """Return the record of a prompt that may be running, with the time before which it was sent."""
-        return evolve(record, prompt=record.prompt and evolve(record.prompt, sent_before=self._clock.time()))
+        return evolve(record, prompt=record.prompt and evolve(record.prompt, sent_before=self._times.after_sending()))
 
     async def _dialogue(self, chat: ChatRecord, deadline: Deadline) -> Dialogue:
         """Open the chat's dialogue; if it is over after a turn whose end was not seen, begin another."""

@@ -34,9 +34,11 @@ class ChatPrompt:
     has_files: bool = False
     """Whether it has files that the store does not know: only the process that accepted it can ask it."""
     sent_after: float | None = None
-    """Seconds since the Unix epoch, just before it was sent; `None` while it waits."""
+    """Seconds since the Unix epoch, just before it was sent, by the service's clock or the machine's, whichever was
+    behind; `None` while it waits."""
     sent_before: float | None = None
-    """The same, when the call that sent it had ended without a reply; `None` if the process ended first."""
+    """The same, by whichever was ahead, when the call that sent it had ended without a reply; `None` if the process
+    ended first."""
     id: str = field(factory=lambda: uuid4().hex)
     """Distinguishes it from other prompts of the chat, which may have the same text and no key."""
 

@@ -16,8 +16,8 @@ from nairi_async.cluster.stored_rows import NO_ONE, Ended
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from nairi_async._core.time_scales import Timestamps
     from nairi_async.batch.item_state import Entry
-    from nairi_async.clock import Clock
     from nairi_async.cluster.database import Connection
     from nairi_async.cluster.items import ItemTable
     from nairi_async.cluster.liveness import Liveness
@@ -52,8 +52,9 @@ class AgentJobs:
     def __contains__(self, job_id: object) -> bool:
         return job_id in self._ids
 
-    async def load(self, since: float) -> None:
-        """Learn the conversations that were stored since a time, in seconds since the epoch."""
+    async def load(self, age: float) -> None:
+        """Learn the conversations that were stored in the last seconds."""
+        since = await self._now() - age
         if self._since is None or since < self._since:
             self._since, self._until = since, since
         await self._load()
@@ -88,20 +89,30 @@ class AgentJobs:
                 "SELECT t.job_id FROM nairi_turns t JOIN nairi_batches b ON b.number = t.batch"
                 " WHERE t.recorded_at >= to_timestamp(%s) AND b.agent_id = %s AND b.base_url = %s"
             )
-            now = await (await connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8")).fetchone()
-            assert now is not None  # noqa: S101 - a clock has a time
+            now = await _read_clock(connection)
             found = await connection.execute(query, (self._until - _OVERLAP, *self._of))
-            return [job_id for (job_id,) in await found.fetchall()], now[0]
+            return [job_id for (job_id,) in await found.fetchall()], now
 
         ids, self._until = await self._table.database.run(read)
         self._ids.update(ids)
+
+    async def _now(self) -> float:
+        return await self._table.database.run(_read_clock)
+
+
+async def _read_clock(connection: Connection) -> float:
+    """Return the time of the database, in seconds since the epoch."""
+    found = await (await connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8")).fetchone()
+    assert found is not None  # noqa: S101 - a clock has a time
+    return float(found[0])
 
 
 class ClaimedItems:
     """The items of one batch that one worker has claimed. Every change states the claim, and is refused without it."""
 
-    def __init__(self, table: ItemTable, liveness: Liveness, jobs: AgentJobs, clock: Clock) -> None:
-        self._table, self._liveness, self._clock = table, liveness, clock
+    def __init__(self, table: ItemTable, liveness: Liveness, jobs: AgentJobs, timestamps: Timestamps) -> None:
+        self._table, self._liveness, self._timestamps = table, liveness, timestamps
+        self._clock = timestamps.clock
         self._changes = table.changes
         self.known_jobs = jobs
 
@@ -144,16 +155,16 @@ class ClaimedItems:
 
         return await self._table.database.run(read)
 
-    async def earlier_messages(self, before: float, excluding: Entry) -> list[str]:
-        """Return user messages of some other items: the latest of those that were sent before a time."""
+    async def earlier_messages(self, excluding: Entry) -> list[str]:
+        """Return user messages of some other items: the latest that became known."""
 
         async def read(connection: Connection) -> list[str]:
             query = (
                 "SELECT i.message_id FROM nairi_turns t JOIN nairi_items i ON i.number = t.number"
                 " WHERE t.batch = (SELECT batch FROM nairi_items WHERE number = %s) AND i.message_id IS NOT NULL"
-                " AND i.sent_at < %s AND i.number <> %s ORDER BY t.recorded_at DESC LIMIT %s"
+                " AND i.number <> %s ORDER BY t.recorded_at DESC LIMIT %s"
             )
-            found = await connection.execute(query, (excluding.number, before, excluding.number, _WITNESSES))
+            found = await connection.execute(query, (excluding.number, excluding.number, _WITNESSES))
             return [message_id for (message_id,) in await found.fetchall()]
 
         return await self._table.database.run(read)
@@ -179,7 +190,13 @@ class ClaimedItems:
                 return float(found[0] or 0.0) if found else 0.0
 
             age = await self._table.database.run(read)
-            await self.known_jobs.load((entry.sent_at or self._clock.time() - age) - _BEFORE)
+            # The clock of the database is neither the service's nor this machine's: only ages can be compared.
+            sent_ago = age
+            if entry.sent_at is not None:
+                sent_ago = self._timestamps.latest() - entry.sent_at
+                # It was lost after it was sent, also if the clock of the database was set forward since.
+                age = min(age, self._timestamps.seconds_since(entry.sent_at))
+            await self.known_jobs.load(max(age, sent_ago) + _BEFORE)
             yield self._clock.monotonic() - age
 
     def _claim(self, entry: Entry) -> Claim:

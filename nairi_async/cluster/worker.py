@@ -347,7 +347,7 @@ class _Life:
         jobs = self._jobs.get(batch.agent_id)
         if jobs is None:
             jobs = self._jobs[batch.agent_id] = AgentJobs(self.table, batch.agent_id, batch.base_url)
-        store = ClaimedItems(self.table, self.liveness, jobs, clock)
+        store = ClaimedItems(self.table, self.liveness, jobs, parts_of(session).sender.timestamps)
         return ItemRunner(
             session=session,
             clock=clock,

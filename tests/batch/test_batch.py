@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from attrs import evolve
 from batches import AGENT, Runs, is_start, lost
-from support import until
+from support import SetClock, until
 
 from nairi_async import (
     AgentNotFoundError,
@@ -497,19 +497,6 @@ async def test_how_lines_end_does_not_matter(runs: Runs, simulator: Simulator) -
     assert len(simulator.prompts) == 1
 
 
-class Ahead:
-    """The clock of a machine that is ahead of the service's."""
-
-    def __init__(self, clock: VirtualClock, seconds: float) -> None:
-        self._clock, self._seconds = clock, seconds
-
-    def time(self) -> float:
-        return self._clock.time() + self._seconds
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._clock, name)
-
-
 @pytest.mark.parametrize(("before", "after"), [(120, 0), (0, -120), (0, 120), (-120, 0), (7200, 0), (0, -7200)])
 async def test_a_clock_that_was_set_is_no_proof(
     runs: Runs, simulator: Simulator, clock: VirtualClock, before: int, after: int
@@ -517,7 +504,7 @@ async def test_a_clock_that_was_set_is_no_proof(
     """A prompt that ran is not sent again because the machine's clock was set between two runs."""
     simulator.intercept_response = lost(1)
     for ahead, settling in ((before, "report"), (after, "reconcile")):
-        machine: Any = Ahead(clock, ahead)
+        machine = SetClock(clock, ahead)
         async with NairiSession(simulator.api_key, base_url=simulator.url, clock=machine) as runs.nairi:
             outcome = (await runs.all(["a"], on_unknown=settling))["#1"]
         await clock.sleep(900)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import io
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
 from attrs import evolve
+from support import SetClock
 
-from nairi_async import NairiSession, ServerError, SessionClosedError, WatchTimeoutError
+from nairi_async import (
+    InvalidArgumentError,
+    NairiSession,
+    OutcomeUnknownError,
+    ServerError,
+    SessionClosedError,
+    WatchTimeoutError,
+)
 from nairi_async.bots import (
     AlreadyAskedError,
     ChatPrompt,
@@ -23,6 +32,8 @@ from nairi_async.bots import (
 from nairi_async.testing import Quirks
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from nairi_async.dialogue import Answer
     from nairi_async.testing import Simulator, VirtualClock
     from nairi_async.typing import Duration
@@ -274,6 +285,74 @@ async def test_the_next_prompt_waits_for_one_that_may_still_arrive(
     reply, _ = await asyncio.gather(chats.ask("c", "c"), arrive())
     assert reply.text == "3: c"
     assert [asked.prompt for asked in echo.prompts] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["start", "continue"])
+@pytest.mark.parametrize(("ahead", "pause"), [((0, 3600), 0), ((0, -3600), 0), ((-3600, 0), 0), ((3600, 0), 900)])
+async def test_a_clock_that_is_set_between_two_processes_runs_no_prompt_twice(
+    echo: Simulator, clock: VirtualClock, ahead: tuple[float, float], pause: float, *, is_first: bool
+) -> None:
+    """A prompt that arrives late is waited for and found, whatever the machine's clock shows by then."""
+    store, delivered, lost = MemoryStore(), Delivered(), list[str]()
+
+    async def gateway(request: web.Request) -> web.StreamResponse | None:
+        if request.method != "POST" or b"hello" not in await request.read():
+            return None
+        lost.append(request.path)
+        return web.Response(status=502)
+
+    machine: Any = SetClock(clock, ahead[0])
+    async with NairiSession(echo.api_key, base_url=echo.url, clock=machine) as nairi:
+        chats = Chats(nairi, "my-agent", store=store, clock=machine)
+        if not is_first:
+            await chats.ask("c", "first")
+        echo.intercept = gateway
+        with pytest.raises(OutcomeUnknownError):
+            await chats.ask("c", "hello", key="k")
+    echo.intercept = None
+
+    async def arrive(service: NairiSession) -> None:
+        await clock.sleep(20)
+        await (service.start("my-agent", "hello") if is_first else service.continue_(echo.prompts[0].job_id, "hello"))
+
+    machine.ahead = ahead[1]
+    async with (
+        NairiSession(echo.api_key, base_url=echo.url, clock=clock) as network,
+        NairiSession(echo.api_key, base_url=echo.url, clock=machine) as nairi,
+    ):
+        chats = Chats(nairi, "my-agent", store=store, clock=machine)
+        arriving = asyncio.create_task(arrive(network))
+        await clock.sleep(pause)
+        async with chats.recovering(delivered.deliver, delivered.on_lost):
+            await asyncio.gather(arriving, clock.sleep(300))
+    assert (len(lost), [one.prompt for one in echo.prompts]) == (1, ["first"] * (not is_first) + ["hello"])
+    assert (delivered.replies, delivered.lost) == ([f"{2 - is_first}: hello"], [])
+
+
+async def test_a_prompt_that_waited_and_cannot_be_sent_keeps_no_key(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """Its file cannot be read, or it is cancelled at its upload: it may come again, and no other process asks it."""
+    store = MemoryStore()
+    chats = Chats(nairi, "my-agent", store=store, clock=clock)
+
+    async def endless() -> AsyncGenerator[bytes]:
+        reading.set()
+        await asyncio.Event().wait()
+        yield b""
+
+    for files in ([io.BytesIO()], [endless()]):
+        reading, first = asyncio.Event(), asyncio.create_task(chats.ask("c", "a"))
+        await clock.sleep(0.5)
+        second = asyncio.create_task(chats.ask("c", "b", key="b", attachments=files, timeout=None))
+        await first
+        await asyncio.wait([second, asyncio.create_task(reading.wait())], return_when="FIRST_COMPLETED")
+        second.cancel()
+        with pytest.raises((InvalidArgumentError, asyncio.CancelledError)):
+            await second
+        assert await store.open_names() == []
+    assert (await chats.ask("c", "b", key="b")).text == "3: b"
+    assert [one.prompt for one in echo.prompts] == ["a", "a", "b"]
 
 
 async def test_a_prompt_that_waited_for_a_lookup_in_vain_keeps_no_key(

@@ -13,6 +13,7 @@ from attrs import evolve, field
 from nairi_async._core.address import path
 from nairi_async._core.records import define
 from nairi_async._core.request import CallState, Request
+from nairi_async._core.time_scales import Timestamps, to_monotonic, to_unix
 from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 from nairi_async._nairi.delivery.reconciler import SETTLING_TIME, Reconciler, SearchWindow
 from nairi_async._nairi.polling.context import TurnOrigin
@@ -48,6 +49,7 @@ class PromptSender:
         self.agents = agents
         self.on_turn = on_turn
         self.reconciler: Reconciler = Reconciler(context, agents)
+        self.timestamps: Timestamps = Timestamps(context.clock, context.executor.server_clock)
 
     def start(
         self, agent_id: str, prompt: str, *, ask_mode: bool, attachment_ids: Sequence[str], is_recorded: bool = False
@@ -109,8 +111,8 @@ class PromptSender:
         clock = self.context.clock
         last = min(sent_before, clock.monotonic())
         # Where the machine's clock was set back meanwhile, the first time may seem to be the later one.
-        recorded_at = min(sent_from, clock.time() - clock.monotonic() + last)
-        first = recorded_at - clock.time() + clock.monotonic()
+        recorded_at = min(sent_from, to_unix(clock, last))
+        first = to_monotonic(clock, recorded_at)
         until = last + settled
         window = SearchWindow(agent_id, first, until, previous, arrived_by=until, recorded_at=recorded_at)
         find = self.reconciler.find_start if fingerprint.job_id is None else self.reconciler.find_continuation
@@ -127,17 +129,11 @@ class PromptSender:
     async def observe_server_time(self, agent_id: str | None) -> None:
         """Read the service's time once, if no response has stated it yet. A failure costs precision only."""
         executor = self.context.executor
-        if math.isinf(executor.server_clock.at(executor.clock.monotonic())[0]):
+        if not self.timestamps.are_certain:
             location = path("agents") if agent_id is None else path("agents", agent_id)
             request = Request(method="GET", path=location, observe_date=True)
             with suppress(NairiError):
                 await executor.call(request, bool, deadline=executor.clock.monotonic() + _TIME_REQUEST_LIMIT)
-
-    def timestamp(self) -> float:
-        """Return now in Unix time, by the machine's clock or the service's, whichever is behind."""
-        now = self.context.clock.time()
-        earliest, _ = self.context.executor.server_clock.at(self.context.clock.monotonic())
-        return now if math.isinf(earliest) else min(now, earliest)
 
 
 @define(eq=False)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import evolve, field
 
 from nairi_async._core.records import frozen
+from nairi_async._core.time_scales import to_unix
 from nairi_async._nairi.delivery.claims import Claims, Match, ReceivedTurns, StartedConversation, StartedConversations
 from nairi_async._nairi.delivery.prompt_search import PromptSearch, SharedJobs, UserMessage
 from nairi_async._nairi.polling.context import TurnOrigin
@@ -383,8 +384,8 @@ class Reconciler:
         earliest, latest = self._context.executor.server_clock.at(at)
         if math.isfinite(earliest) or at == math.inf:
             return earliest, latest
-        here = self._context.clock.time() - self._context.clock.monotonic() + at
-        return here - _UNDATED_MARGIN, here + _UNDATED_MARGIN
+        # This machine's clock may have been set back meanwhile, and be far behind the service's.
+        return to_unix(self._context.clock, at) - _UNDATED_MARGIN, math.inf
 
 
 async def _wait_until_settled(claims: Sequence[Claim]) -> None:

@@ -174,7 +174,7 @@ class KeyedPrompts:
             request=await prompt.request(),
             agent_id=agent_id,
             fingerprint=PromptFingerprint.of(job_id, prompt.text, files),
-            sent_at=self._sender.timestamp(),
+            sent_at=self._sender.timestamps.earliest(),
             attachment_ids=files,
             previous=prompt.previous if old is None else old.previous,
         )

@@ -11,6 +11,7 @@ from attrs import evolve
 
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.retry import is_transient
+from nairi_async._core.time_scales import to_unix
 from nairi_async._nairi.polling.replica_lag import through_replica_lag
 from nairi_async._nairi.polling.schedule import Schedule
 from nairi_async._nairi.polling.subscription import Subscription
@@ -260,15 +261,14 @@ class Poller:
 
     def emit_end(self, end: FoundEnd, turn: Turn, status: str, usage: Usage | None) -> None:
         """Report to the hooks how the turn ended, unless another watcher has."""
-        context, clock = self._context, self._context.clock
+        context = self._context
         if not context.record_end(turn) or not context.executor.hooks.listens(log):
             return
-        sent_at = self._origin.sent_at if self._origin is not None else self._started_at
         ended = TurnEnded(
             turn=turn if turn.agent_id is not None else evolve(turn, agent_id=self.target.agent_id),
             status=status,
-            seconds=end.found_at - sent_at,
-            ended_at=clock.time() - (clock.monotonic() - end.found_at),
+            seconds=end.found_at - (self._origin.sent_at if self._origin is not None else self._started_at),
+            ended_at=to_unix(context.clock, end.found_at),
             discovery_delay=end.discovery_delay,
             polls=self._polls,
             usage=usage,

@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
+from support import SetClock
 
 from nairi_async import NairiSession, OutcomeUnknownError
 from nairi_async.testing import Quirks, Say, Simulator, VirtualClock
@@ -236,6 +237,26 @@ async def test_a_clock_that_was_set_meanwhile_hides_no_turn(echo: Simulator, clo
             # It seems to have been sent after it arrived.
             assert await candidates(nairi, "hello", sent_after, sent_before=now(clock)) == (turn,)
     assert clock.monotonic() - searched_at < 120
+
+
+@pytest.mark.parametrize("has_arrived", [True, False])
+async def test_a_clock_that_was_set_forward_shortens_no_search(
+    echo: Simulator, clock: VirtualClock, *, has_arrived: bool
+) -> None:
+    """The window ends, and the settling time begins, when the service's clock too had shown `sent_before`."""
+    sent_after = now(clock)
+
+    async def arrive() -> Turn:
+        await clock.sleep(0 if has_arrived else 30)
+        async with another(echo, clock) as dead:
+            return await dead.start(AGENT, "hello")
+
+    arriving = asyncio.create_task(arrive())
+    await clock.sleep(1)
+    machine: Any = SetClock(clock, ahead=3600)
+    async with another(echo, machine) as nairi:
+        found = await nairi.find_start(AGENT, "hello", sent_after=sent_after, sent_before=now(clock))
+    assert found == await arriving
 
 
 async def test_odd_dates_of_two_responses_hide_no_turn(echo: Simulator, clock: VirtualClock) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 from attrs import frozen
-from support import until
+from support import SetClock, until
 
 from nairi_async import (
     ConfigurationError,
@@ -206,19 +206,6 @@ async def test_a_lost_response_is_looked_up(
     assert texts(echo) == ["hello", "lost"]
     assert echo.prompts[-1].message_id == turn.message_id
     assert (clock.monotonic() - lost_at > 59) is not case.has_arrived
-
-
-class SetClock:
-    """The clock of a machine whose date can be set."""
-
-    def __init__(self, clock: VirtualClock) -> None:
-        self._clock, self.ahead = clock, 0.0
-
-    def time(self) -> float:
-        return self._clock.time() + self.ahead
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._clock, name)
 
 
 @pytest.mark.parametrize("ahead", [-86_400.0, 86_400.0])
