@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
     from random import Random
 
-    from nairi_async import NairiSession
+    from nairi_async import NairiSession, Turn
     from nairi_async.testing.script import ScriptStep
     from simulation.process import Process, Universe
 
@@ -59,6 +59,11 @@ class Checks:
     def runs(self, prompt: str) -> int:
         """Return how often a prompt ran."""
         return sum(one.prompt == prompt for one in self.universe.simulator.prompts)
+
+    def ended_at(self, turn: Turn) -> float:
+        """Return when the only turn of a conversation ended, or will end."""
+        state = self.universe.simulator._state  # noqa: SLF001 - nothing that a program sees says it
+        return state.jobs[turn.job_id].busy_until - self.universe.clock.epoch
 
     def reply(self, prompt: str, text: str) -> None:
         """Check a reply."""

@@ -13,18 +13,25 @@ from nairi_async.testing.faults import FAULT_KINDS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PROGRAMS: Final = ("ask", "watch", "conversation", "ask_many", "batch", "chats", "keys")
+PROGRAMS: Final = ("ask", "watch", "conversation", "ask_many", "batch", "chats", "keys", "found")
 
 HAZARDS: Final = (
     "faults", "gateways", "cancels", "crashes", "errors", "lags", "orders", "skews", "holds", "latency", "queues",
     "disks", "edits", "jumps",
 )  # fmt: skip
 """What can go wrong; each is drawn by itself, so that one left out leaves the others as they are."""
+FAILING: Final = frozenset({"faults", "gateways", "latency"})
+"""Those by which requests fail or take long."""
 
 
 # Short turns cost fewer polls, and meet lags that are longer than they are.
 SLOW_PACE: Final = 400.0
 SLOW_SHARE: Final = 0.02
+# Many turns for few prompts that are looked up.
+FOUND_SHARE: Final = 0.02
+MOST_FOUND: Final = 5
+# How many of these runs are on a service that does not fail: only there a small delay is a mistake.
+CALM_SHARE: Final = 0.7
 PACES: Final = (0.03, 0.03, 0.1, 0.1, 0.3, 1.0)
 ORDERS: Final = (
     ("oldest first", "kept"), ("newest first", "kept"), ("shuffled", "kept"), ("oldest first", "equal"),
@@ -76,7 +83,7 @@ class Plan:
         settings: dict[str, Any] = {
             "start_code": random.choice((200, 201)),
             "updated_at_moves": random.choice(("completion", "reply", "progress", "never")),
-            "listing": random.random() < 0.9,
+            "listing": random.random() < 0.9 or self.program == "found",
             "finished_jobs": "accept",
             "only_user_messages_by_id": random.random() < 0.2,
             "unknown_fields": random.random() < 0.2,
@@ -139,7 +146,9 @@ class Plan:
 def draw(seed: int, program: str | None = None) -> Plan:
     """Return the run of a seed."""
     random = Random(f"{seed} plan")
-    chosen = random.choice(PROGRAMS)
+    chosen = random.choice(PROGRAMS[:-1])
+    if Random(f"{seed} found").random() < FOUND_SHARE:
+        chosen = "found"
     # Now and then large: one process for many turns costs less than many processes.
     size = random.choice((1, 2, 3, 5, 8, 12)) * Random(f"{seed} bulk").choice((1, 1, 2, 4))
     turns = random.choice((1, 2, 3, 4))
@@ -148,6 +157,11 @@ def draw(seed: int, program: str | None = None) -> Plan:
     if (program or chosen) == "ask_many" and Random(f"{seed} slow").random() < SLOW_SHARE:
         # Hours in the queue of an agent that runs one turn at a time.
         size, turns, pace, hazards = 12, 1, SLOW_PACE, hazards | {"queues"}
+    if (program or chosen) == "found":
+        # Long turns, so that few are enough to make a session trust the listing.
+        size, turns, pace = min(size, MOST_FOUND), 1, 3.0
+        if Random(f"{seed} calm").random() < CALM_SHARE:
+            hazards -= FAILING
     return Plan(seed, program or chosen, size, turns, hazards, pace)
 
 

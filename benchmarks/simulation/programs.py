@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from nairi_async import NairiError, OutcomeUnknownError
 from simulation.checks import AGENT, PATIENCE, Checks, Session, on_unknown
+from simulation.plan import FAILING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nairi_async import NairiSession, Reply, Turn
     from simulation.process import Process
+
+# Turns of a session that is busy, and what they say; after so many seconds it may trust the listing.
+_BUSY_TURNS: Final = 30
+_BUSY: Final = "busy prompt {}"
+_WARMING: Final = 100.0
+# Seconds by which an end may be seen late, unless requests fail: the longest interval between two polls, and some. What
+# waits for an announcement that was made before is polled after up to two and a half minutes.
+_LATE: Final = 40.0
 
 
 async def ask(process: Process) -> None:
@@ -157,6 +168,55 @@ async def ask_many(process: Process) -> None:
     checks.none_ran_twice()
 
 
+async def found(process: Process) -> None:
+    """Find prompts of another process on a busy session that trusts the listing: ends are seen, not announced."""
+    universe, session = process.universe, Session(process, "found")
+    checks = Checks(universe)
+
+    async def one(busy: NairiSession, other: NairiSession, prompt: str) -> None:
+        await asyncio.sleep(_WARMING + session.chance.random() * _WARMING)
+        sent_after = datetime.fromtimestamp(process.clock.time(), UTC)
+        try:
+            await other.start(AGENT, prompt)
+        except NairiError as error:
+            checks.error(prompt, error)
+        await asyncio.sleep(session.chance.random() * 2 * _WARMING)
+        try:
+            turn = await busy.find_start(AGENT, prompt, sent_after=sent_after, copies=1)
+        except NairiError as error:
+            universe.note(f"{prompt}: {error!r}"[:300])
+            return
+        if turn is None:
+            if checks.runs(prompt):
+                universe.violate("lost", f"{prompt!r} ran, and was said not to have run")
+            return
+        found_at = universe.time.now
+        try:
+            reply = await busy.reply(turn)
+        except NairiError as error:
+            checks.error(prompt, error)
+            return
+        checks.reply(prompt, reply.text)
+        ended_at = max(found_at, checks.ended_at(turn))
+        universe.note(f"{prompt}: found {found_at:.1f}, ended {ended_at:.1f}")
+        late = universe.time.now - ended_at
+        if late > _LATE and not universe.plan.hazards & FAILING:
+            universe.violate("late", f"the end of {prompt!r} was seen {late:.0f} s late")
+
+    async def keep_busy(nairi: NairiSession) -> None:
+        prompts = map(_BUSY.format, itertools.count())
+        async with nairi.ask_many(AGENT, prompts, limit=_BUSY_TURNS) as outcomes:
+            async for outcome in outcomes:
+                checks.error(outcome.prompt, outcome.error)
+
+    async with session.open() as busy, session.open() as other:
+        load = asyncio.create_task(keep_busy(busy))
+        await asyncio.gather(*(one(busy, other, f"prompt {number}") for number in range(universe.plan.size)))
+        load.cancel()
+        await asyncio.wait([load])
+    checks.none_ran_twice()
+
+
 ONE_LIFE: Final[dict[str, Callable[[Process], Any]]] = {
-    "ask": ask, "watch": watch, "conversation": conversation, "ask_many": ask_many,
+    "ask": ask, "watch": watch, "conversation": conversation, "ask_many": ask_many, "found": found,
 }  # fmt: skip

@@ -40,6 +40,7 @@ class _QueuedPrompt:
     timeout: float
     on_unknown: OnUnknown
     key: str | None
+    is_repair: bool = False
     deadline: float | None = None
     pending: PendingPrompt | KeyedPrompt | None = None
 
@@ -172,7 +173,8 @@ class Conversation:
         Args:
             prompt: What to say; not blank.
             key: As for `NairiSession.start`. A first prompt whose turn is known makes this the handle of its
-                conversation. Repairs have the same key with `/repair-1` and so on behind it.
+                conversation. Repairs have the same key with `/repair-1` and so on behind it: those that an earlier call
+                with the key sent, for whichever `into`, are not sent again and count.
             attachment_ids: Ids of uploaded files.
             attachments: Files to upload first, as for `NairiSession.upload`; at most ten together with the ids.
             timeout: Seconds for the whole wait, turns before this one included; `None` for no limit.
@@ -209,7 +211,7 @@ class Conversation:
             repair_key = derived_key(queued.key, f"repair-{repair - repairs_left + 1}")
             repairs_left -= 1
             reply = await self._ask(
-                self._queued(follow_up, (), (), self._remaining(queued), on_unknown, key=repair_key)
+                self._queued(follow_up, (), (), self._remaining(queued), on_unknown, key=repair_key, is_repair=True)
             )
         return reply
 
@@ -378,6 +380,7 @@ class Conversation:
             ask_mode=self._ask_mode,
             previous=None if self._turn is None else self._turn.message_id,
             is_of_handle=True,
+            is_repair=queued.is_repair,
         )
 
     def _queued(
@@ -389,6 +392,7 @@ class Conversation:
         on_unknown: object,
         *,
         key: object,
+        is_repair: bool = False,
     ) -> _QueuedPrompt:
         return _QueuedPrompt(
             checks.prompt(prompt),
@@ -396,4 +400,5 @@ class Conversation:
             checks.timeout(timeout),
             checked_on_unknown(on_unknown),
             self._keys.checked(key),
+            is_repair,
         )

@@ -329,6 +329,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
             on_unknown: As for `start`.
             into: The type of the reply's JSON value, which is returned as `Reply.value`; see `Reply.into`.
             repair: Number of follow-up prompts that may be sent in the conversation if a reply does not fit `into`.
+                Those that an earlier call with the key sent, for whichever `into`, count and are not sent again.
 
         Raises:
             ReplyFormatError: the last reply does not fit `into`; `error.reply` is that reply.

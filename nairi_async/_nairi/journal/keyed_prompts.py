@@ -294,6 +294,8 @@ class KeyedPrompt:
     """A user message that the conversation has, if one is known."""
     is_of_handle: bool = False
     """Whether a `Conversation` sends it. Which of its prompts comes first may differ from run to run."""
+    is_repair: bool = False
+    """Whether its text follows from what did not fit in the reply before, and may differ from run to run."""
     is_lost: bool = field(default=False, init=False)
     """Whether it was sent and its turn is not known."""
     is_recorded: bool = field(default=False, init=False)
@@ -316,7 +318,8 @@ class KeyedPrompt:
     async def request(self) -> str:
         """Return what was asked for, apart from the agent and the conversation, as the journal stores it."""
         if self._request is None:
-            text = hashlib.blake2b(self.text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+            digest = hashlib.blake2b(self.text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+            text = "repair" if self.is_repair else digest
             self._request = json.dumps([text, await self.uploads.digest(), self.ask_mode])
         return self._request
 

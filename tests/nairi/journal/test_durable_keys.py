@@ -23,6 +23,7 @@ from nairi_async import (
     OutcomeUnknownError,
     Prompt,
     RateLimitedError,
+    ReplyFormatError,
     SessionClosedError,
     Turn,
 )
@@ -348,6 +349,33 @@ async def test_repairs_have_keys_as_well(process: Callable[..., NairiSession], e
                 key = "k" * 1023 + end
                 assert (await nairi.ask(AGENT, "a list", key=key, into=list[int], repair=1)).value == [7]
     assert len(echo.prompts) == 4
+
+
+async def test_a_key_takes_no_more_repairs_for_another_type(
+    process: Callable[..., NairiSession], echo: Simulator
+) -> None:
+    """What a repair says depends on the type and the version; those of earlier calls are read again, and count."""
+    texts_of = ["no number", "[7]", '{"a": 7}']
+    echo.agent(AGENT, lambda _, number: [Say(texts_of[number - 1], after=5)])
+    async with process() as nairi:
+        assert (await nairi.ask(AGENT, "a list", key="k", into=list[int], repair=1)).value == [7]
+    async with process() as nairi:
+        with pytest.raises(ReplyFormatError) as caught:
+            await nairi.ask(AGENT, "a list", key="k", into=dict[str, int], repair=1)
+        assert caught.value.reply.text == "[7]"
+        assert (await nairi.ask(AGENT, "a list", key="k", into=list[float], repair=1)).value == [7.0]
+        assert len(echo.prompts) == 2
+    echo.intercept_response = cut
+    async with process() as nairi:
+        with pytest.raises(OutcomeUnknownError):
+            await nairi.ask(AGENT, "a list", key="k", into=dict[str, int], repair=2)
+    echo.intercept_response = None
+    async with process() as nairi:
+        # The lost repair is found by the text that it had.
+        assert (await nairi.ask(AGENT, "a list", key="k", into=dict[str, float], repair=2)).value == {"a": 7.0}
+        with pytest.raises(InvalidArgumentError, match="used for another prompt"):
+            await nairi.start(AGENT, "a prompt of one's own", key="k/repair-1")
+    assert len(echo.prompts) == 3
 
 
 async def test_the_file_is_private_and_holds_no_prompt(
