@@ -173,8 +173,7 @@ class Conversation:
         Args:
             prompt: What to say; not blank.
             key: As for `NairiSession.start`. A first prompt whose turn is known makes this the handle of its
-                conversation. Repairs have the same key with `/repair-1` and so on behind it: those that an earlier call
-                with the key sent, for whichever `into`, are not sent again and count.
+                conversation. Repairs have the same key with `/repair-1` and so on behind it; see `NairiSession.ask`.
             attachment_ids: Ids of uploaded files.
             attachments: Files to upload first, as for `NairiSession.upload`; at most ten together with the ids.
             timeout: Seconds for the whole wait, turns before this one included; `None` for no limit.
@@ -196,7 +195,7 @@ class Conversation:
         """
         from nairi_async._nairi import structured  # noqa: PLC0415 - it imports cattrs
 
-        repairs_left = arguments.repairs(repair, into)
+        repairs, number = arguments.repairs(repair, into), 0
         if into is not None:
             structured.check_type(into)
         queued = self._queued(prompt, attachment_ids, attachments, timeout, on_unknown, key=key)
@@ -205,14 +204,12 @@ class Conversation:
             try:
                 return reply.with_value(reply.into(into))
             except ReplyFormatError as error:
-                if repairs_left == 0:
+                if (number := number + 1) > repairs:
                     raise
-                follow_up = structured.repair_prompt(error.message)
-            repair_key = derived_key(queued.key, f"repair-{repair - repairs_left + 1}")
-            repairs_left -= 1
-            reply = await self._ask(
-                self._queued(follow_up, (), (), self._remaining(queued), on_unknown, key=repair_key, is_repair=True)
-            )
+                text, key = structured.repair_prompt(error.message), derived_key(queued.key, f"repair-{number}")
+            further = self._queued(text, (), (), self._remaining(queued), on_unknown, key=key)
+            further.is_repair = True
+            reply = await self._ask(further)
         return reply
 
     async def _ask(self, queued: _QueuedPrompt) -> Reply:
@@ -392,7 +389,6 @@ class Conversation:
         on_unknown: object,
         *,
         key: object,
-        is_repair: bool = False,
     ) -> _QueuedPrompt:
         return _QueuedPrompt(
             checks.prompt(prompt),
@@ -400,5 +396,4 @@ class Conversation:
             checks.timeout(timeout),
             checked_on_unknown(on_unknown),
             self._keys.checked(key),
-            is_repair,
         )
