@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import aclosing
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import aiohttp
@@ -27,6 +28,8 @@ _JSON: Final = "application/json"
 _PIECE: Final = 256 * 1024
 # Bytes of a stream at a time: thousands of events, each of which takes microseconds.
 _MAX_READ: Final = 64 * 1024
+# Bytes above which a body is not read by aiohttp, which has all of it twice for a moment.
+_LARGE: Final = 1024 * 1024
 # Enough of an error page to recognise it.
 _MAX_ERROR_BODY: Final = 64 * 1024
 
@@ -138,7 +141,8 @@ async def read_body(response: aiohttp.ClientResponse, request: Request) -> bytes
     limit = request.max_body if is_wanted else _MAX_ERROR_BODY
     sink = request.sink if is_wanted else None
     length = response.content_length
-    if length is not None and length <= limit and sink is None and hdrs.CONTENT_ENCODING not in response.headers:
+    is_plain = hdrs.CONTENT_ENCODING not in response.headers
+    if length is not None and length <= min(limit, _LARGE) and sink is None and is_plain:
         # The usual case.
         return await response.read()
     try:
@@ -153,18 +157,16 @@ async def read_body(response: aiohttp.ClientResponse, request: Request) -> bytes
 
 
 async def _collect(response: aiohttp.ClientResponse, request: Request, limit: int, *, is_wanted: bool) -> bytes:
-    """Read a body whose length is not known before."""
-    chunks: list[bytes] = []
-    size = 0
+    """Read a body that is large, or whose length is not known before, without a copy of it."""
+    chunks, size = BytesIO(), 0
     async for chunk in response.content.iter_any():
-        chunks.append(chunk)
-        size += len(chunk)
+        size += chunks.write(chunk)
         if size > limit:
             response.close()
             break
     if size > limit and is_wanted:
         raise _too_large(request)
-    return b"".join(chunks)[:limit]
+    return chunks.getvalue()[:limit]
 
 
 async def _pour(response: aiohttp.ClientResponse, request: Request, sink: Sink) -> bytes:

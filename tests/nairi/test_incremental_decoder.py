@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -104,3 +105,20 @@ def test_an_entry_at_the_end_of_the_common_part_is_decoded_again(number: str) ->
     decoder.decode(b'{"messages":[{"id":"a","input_tokens":1}]}')
     with pytest.raises(DecodeError):
         decoder.decode(f'{{"messages":[{{"id":"a","input_tokens":1}}{number}]}}'.encode())
+
+
+def test_a_large_timeline_is_in_memory_once() -> None:
+    """Besides the body, the first decode takes its text and its models, and a grown one only what is new."""
+    text = "x" * 2_000_000
+    first = body([{"id": "a", "role": "assistant", "content": text}])
+    grown = body([{"id": "a", "role": "assistant", "content": text}, {"id": "b", "role": "user"}])
+    decoder, peaks = IncrementalDecoder(), list[float]()
+    tracemalloc.start()
+    for raw in (first, bytes(bytearray(first)), grown):
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        decoder.decode(raw)
+        peaks.append((tracemalloc.get_traced_memory()[1] - before) / len(text))
+    tracemalloc.stop()
+    assert peaks[0] < 2.1
+    assert max(peaks[1:]) < 0.1
