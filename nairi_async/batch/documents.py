@@ -49,7 +49,11 @@ def decode_result(text: str, agent_id: str) -> tuple[Turn | None, Reply | NairiE
 def decode_replies(text: str, agent_id: str) -> tuple[Reply, ...]:
     """Return the replies of all turns of an item, in order, from the text that the ledger stored."""
     document = json.loads(text)
-    results = [_decode(one, agent_id)[1] for one in (*document.get("earlier", ()), document)]
+    return _replies(document, _decode(document, agent_id)[1], agent_id)
+
+
+def _replies(document: dict[str, Any], last: Reply | NairiError, agent_id: str) -> tuple[Reply, ...]:
+    results = [*(_decode(one, agent_id)[1] for one in document.get("earlier", ())), last]
     said = [result.reply if isinstance(result, ReplyFormatError) else result for result in results]
     return tuple(reply for reply in said if isinstance(reply, Reply))
 
@@ -75,8 +79,9 @@ def output_line(id_: str, text: str, fields: Mapping[str, object] | None = None)
     The record's own fields come first. An item with several turns has the replies of all of them as `replies`, and the
     sum of their usage.
     """
-    turn, result = decode_result(text, "")
-    replies = decode_replies(text, "")
+    stored = json.loads(text)
+    turn, result = _decode(stored, "")
+    replies = _replies(stored, result, "")
     document: dict[str, Any] = {**(fields or {}), "id": id_, "status": "completed"}
     if isinstance(result, Reply):
         usage = Usage.total(reply.usage for reply in replies)
@@ -91,7 +96,7 @@ def output_line(id_: str, text: str, fields: Mapping[str, object] | None = None)
             document["text"] = result.reply.text
     if turn is not None:
         document |= {"job_id": turn.job_id, "message_id": turn.message_id}
-    if "earlier" in json.loads(text):
+    if "earlier" in stored:
         document["replies"] = [{"text": one.text, "message_id": one.turn.message_id} for one in replies]
     return json.dumps(document).encode() + b"\n"
 

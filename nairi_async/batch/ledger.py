@@ -44,10 +44,11 @@ _WITNESSES: Final = 3
 # Costs with more digits before or behind the point are not summed: no agent costs that much, or that little.
 _COST_DIGITS: Final = 12
 _COLUMNS: Final = (
-    "number, key, name, place, items.prompt, follow_ups, attachments, fields, state, sent_at, conversation, job_id,"
+    "number, key, name, place, items.prompt, follow_ups, attachments, fields, state, sent_at,"
+    " coalesce(conversation, continues), job_id,"
     " message_id, attachment_ids, step, progress.prompt, previous, earlier"
 )
-_CLAIMED: Final = "INSERT INTO progress (number, state, sent_at, conversation) VALUES (?, ?, ?, ?)"
+_CLAIMED: Final = "INSERT INTO progress (number, state, sent_at) VALUES (?, ?, ?)"
 _RUNNING: Final = "UPDATE progress SET state = 'running', job_id = ?, message_id = ? WHERE number = ?"
 # The first index serves conversations that items started, the second one their turns.
 _TURN_INDEXES: Final = (
@@ -135,9 +136,9 @@ class Ledger:
         self._meta["unusable"] = self._records.unusable
         if self._cost:
             self._meta["cost_usd"] = str(self._cost)
-        for name, value in self._meta.items():
-            if self._written.get(name) != value:
-                self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+        changed = self._meta.items() - self._written.items()
+        if changed:
+            self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", changed)
         self._db.execute("COMMIT")
         self._written = dict(self._meta)
         self.totals = self._read_totals()
@@ -194,7 +195,8 @@ class Ledger:
         self._flush()
         query = (
             "SELECT count(*) FROM progress JOIN items USING (number) WHERE state = 'sending'"
-            " AND coalesce(progress.prompt, items.prompt) = ? AND attachment_ids IS ? AND conversation IS ?"
+            " AND coalesce(progress.prompt, items.prompt) = ? AND attachment_ids IS ?"
+            " AND coalesce(conversation, continues) IS ?"
         )
         content = (entry.prompt, stored_list(entry.attachment_ids), entry.conversation)
         return int(self._db.execute(query, content).fetchone()[0])

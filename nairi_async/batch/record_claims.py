@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from nairi_async.batch.items import BatchItem
 
 _INSERT: Final = (
-    f"INSERT OR IGNORE INTO items (number, key, name, place, fields, {CONTENT})"  # noqa: S608 - ours
+    f"INSERT OR IGNORE INTO items (number, key, place, name, fields, {CONTENT})"  # noqa: S608 - ours
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+# For most records. A parameter that is `None` would cost as much as four others: sqlite3 looks for an adapter.
+_INSERT_PLAIN: Final = "INSERT OR IGNORE INTO items (number, key, place, prompt) VALUES (?, ?, ?, ?)"
 _KNOWN: Final = (
     "SELECT number, place, name, (SELECT state FROM progress WHERE number = items.number),"  # noqa: S608 - ours
     f" EXISTS (SELECT 1 FROM unusable_this_run WHERE number = items.number), {CONTENT} FROM items WHERE key = ?"
@@ -45,11 +47,11 @@ class RecordClaims:
     """
 
     def __init__(self, connection: sqlite3.Connection, flush: Callable[[], None], unusable: int) -> None:
-        self._db, self._flush = connection, flush
+        self._db, self._flush = connection.cursor(), flush
         self.unusable: int = unusable
         """How many items are `unusable`."""
-        self.claimed: list[tuple[int, State, float, str | None]] = []
-        """What is to be stored in `progress` of items that were claimed: number, state, time, conversation."""
+        self.claimed: list[tuple[int, State, float]] = []
+        """What is to be stored in `progress` of items that were claimed: number, state and time."""
         # Temporary tables: on the disk, since a batch may be larger than memory; dropped with the connection.
         self._db.execute("CREATE TEMP TABLE seen_this_run (number INTEGER PRIMARY KEY)")
         self._db.execute("CREATE TEMP TABLE unusable_this_run (number INTEGER PRIMARY KEY)")
@@ -109,7 +111,7 @@ class RecordClaims:
         return self._db.execute("INSERT OR IGNORE INTO seen_this_run VALUES (?)", (number,)).rowcount == 1
 
     def _claim_known(
-        self, item: BatchItem, now: float, key: str | bytes, number: int, place: int, *rest: Any
+        self, item: BatchItem, now: float, key: str | bytearray, number: int, place: int, *rest: Any
     ) -> Entry | None:
         name, state, was_tried, *content = rest
         is_changed = tuple(content) != stored_content(item)
@@ -128,7 +130,7 @@ class RecordClaims:
         self.unusable -= 1
 
     def _insert(
-        self, key: str | bytes, item: BatchItem, now: float, *, number: int | None = None, name: str | None = None
+        self, key: str | bytearray, item: BatchItem, now: float, *, number: int | None = None, name: str | None = None
     ) -> Entry | None:
         """Store an item as a new one, with a number and name of its own unless they are given.
 
@@ -146,15 +148,14 @@ class RecordClaims:
         # Only what looks like a place can be taken by an item of another kind.
         elif key.startswith("#") if isinstance(key, str) else self._has_names:
             name = self._free_name(key, place)
-        values = (number, key, name, place, fields, *stored_content(item))
-        if not self._db.execute(_INSERT, values).rowcount:
+        if not self._store((number, key, place, name, fields), item):
             if self._db.execute("SELECT 1 FROM items WHERE key = ?", (key,)).fetchone() is not None:
                 return None
             # An earlier item is called by this place.
             name = self._free_name(key, place)
-            self._db.execute(_INSERT, (number, key, name, *values[3:]))
+            self._store((number, key, place, name, fields), item)
         self._last = max(self._last, number)
-        self.claimed.append((number, state, now, item.job_id))
+        self.claimed.append((number, state, now))
         return Entry(
             number=number,
             id=item_name(key, name, place),
@@ -169,7 +170,15 @@ class RecordClaims:
             fields=json.loads(fields) if fields else {},
         )
 
-    def _free_name(self, key: str | bytes, place: int) -> str | None:
+    def _store(self, row: tuple[int, str | bytearray, int, str | None, str | None], item: BatchItem) -> bool:
+        """Store an item; return whether its key and its name were free."""
+        number, key, place, name, fields = row
+        prompt, *rest = stored_content(item)
+        if name is None and fields is None and not any(rest):
+            return self._db.execute(_INSERT_PLAIN, (number, key, place, prompt)).rowcount == 1
+        return self._db.execute(_INSERT, (*row, prompt, *rest)).rowcount == 1
+
+    def _free_name(self, key: str | bytearray, place: int) -> str | None:
         """Return the name of a new item: `None` for its id, or for its place where no other item is called so.
 
         Raises:
@@ -197,7 +206,7 @@ class RecordClaims:
         return None if found is None else int(found[0])
 
 
-def item_name(key: str | bytes, name: str | None, place: int) -> str:
+def item_name(key: str | bytearray, name: str | None, place: int) -> str:
     """Return what outcomes call an item: by its id, by the name that it was given, else by its place."""
     if isinstance(key, str):
         return key

@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 _DIGEST_SIZE: Final = 16
 
 
-def record_key(item: BatchItem, copy: int = 1) -> str | bytes:
+def record_key(item: BatchItem, copy: int = 1) -> str | bytearray:
     """Return what identifies a record, wherever it stands: its id, else a digest of its content.
 
     Identical records without an id differ by the number of the copy, in the order of arrival.
     """
     if item.id is not None:
         return item.id
-    content = json.dumps([item.prompts, item.attachments, item.job_id, copy])
-    return hashlib.blake2b(content.encode(), digest_size=_DIGEST_SIZE).digest()
+    if copy == 1 and not item.follow_ups and not item.attachments and item.job_id is None:
+        digest = hashlib.blake2b(item.prompt.encode(), digest_size=_DIGEST_SIZE)
+    else:
+        content = json.dumps([item.prompts, item.attachments, item.job_id, copy])
+        digest = hashlib.blake2b(content.encode(), digest_size=_DIGEST_SIZE, person=b"record")
+    # Python's sqlite3 takes it as it is, where it would look for an adapter of bytes each time.
+    return bytearray(digest.digest())
 
 
 class RecordCopies:
@@ -39,7 +44,7 @@ class RecordCopies:
         self._db = connection
         self._db.execute("CREATE TEMP TABLE copies_this_run (key BLOB PRIMARY KEY, count INTEGER) WITHOUT ROWID")
 
-    def next(self, key: bytes, first: int) -> int:
+    def next(self, key: bytearray, first: int) -> int:
         """Return the number of the next copy of the record with this key; that of the first call is `first`."""
         if self._db.execute("INSERT OR IGNORE INTO copies_this_run VALUES (?, ?)", (key, first)).rowcount:
             return first

@@ -131,7 +131,7 @@ class SourceCheck:
 
     def _compare(self, item: BatchItem, place: int) -> None:
         key = record_key(item)
-        if isinstance(key, bytes):
+        if isinstance(key, bytearray):
             copy = self._copies.next(key, 1)
             key = key if copy == 1 else record_key(item, copy)
         elif not self._db.execute("INSERT OR IGNORE INTO ids_this_run VALUES (?, ?)", (key, place)).rowcount:
@@ -151,7 +151,7 @@ class SourceCheck:
         )
         return self._db.execute(query, (*stored_content(item)[:3], kind)).fetchone() is not None
 
-    def _is_known(self, key: str | bytes, item: BatchItem) -> bool:
+    def _is_known(self, key: str | bytearray, item: BatchItem) -> bool:
         if not self._has_ledger:
             return False
         query = f"SELECT (SELECT state FROM progress WHERE number = items.number), {CONTENT} FROM items WHERE key = ?"  # noqa: S608 - ours

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter
 from contextlib import closing
@@ -18,14 +19,14 @@ from nairi_async.batch.record_keys import RecordCopies, record_key
 PROMPTS = st.lists(st.sampled_from(["a", "b", "c"]), max_size=8)
 
 
-def keys_of(prompts: list[str]) -> list[str | bytes]:
+def keys_of(prompts: list[str]) -> list[str]:
     keys = []
     with closing(sqlite3.connect("", isolation_level=None)) as connection:
         copies = RecordCopies(connection)
         for item in map(BatchItem, prompts):
             key = record_key(item)
-            assert isinstance(key, bytes)
-            keys.append(record_key(item, copies.next(key, 1)))
+            assert isinstance(key, bytearray)
+            keys.append(str(record_key(item, copies.next(key, 1))))
     return keys
 
 
@@ -66,6 +67,9 @@ def test_each_copy_is_taken_once(runs: list[list[str]]) -> None:
 def test_ids_and_contents_are_apart() -> None:
     """An id is never taken for a prompt, however it looks."""
     key = record_key(BatchItem("a"))
-    assert isinstance(key, bytes)
+    assert isinstance(key, bytearray)
     assert record_key(BatchItem("b", id=key.decode("latin-1"))) != key
     assert record_key(BatchItem("a", id="a")) != key
+    for item, copy in ((BatchItem("a"), 2), (BatchItem("a", follow_ups=("b",)), 1)):
+        content = json.dumps([item.prompts, item.attachments, item.job_id, copy])
+        assert record_key(item, copy) != record_key(BatchItem(content))
