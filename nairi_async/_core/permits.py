@@ -35,6 +35,10 @@ class Permits:
         """Return whether a caller would have to wait."""
         return not self._free
 
+    def count_waiting(self, kind: Hashable) -> int:
+        """Return how many callers of a kind wait for a permit."""
+        return len(self._waiting.get(kind, ()))
+
     def acquire_now(self) -> bool:
         """Take a permit if one is free; return whether that is so."""
         if not self._free:

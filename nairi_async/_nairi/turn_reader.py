@@ -45,7 +45,9 @@ class TurnReader:
         """
         self.meter.learn(turn)
         try:
-            reply = await TurnWaiter(self._context, turn, timeout).reply(patience)
+            waiter = TurnWaiter(self._context, turn, timeout)
+            # In two steps: thousands wait in the first, and each frame less is memory.
+            reply = await waiter.reply(await waiter.wait_for_end(), patience)
         except TurnFailedError as failed:
             self.meter.count(failed.messages)
             raise

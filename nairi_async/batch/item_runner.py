@@ -190,7 +190,12 @@ class ItemRunner:
                 with _Counted(self.counts, "sending"):
                     turn = await self._find_or_send(entry, sent_before, is_new=is_new)
             with _Counted(self.counts, "running"), self.switch.stoppable():
-                reply = await self._wait_for_reply(turn)
+                deadline = self.clock.monotonic() + self.options.timeout
+                try:
+                    # Awaited in this frame: thousands wait, and each frame less is memory.
+                    reply = await self._reply(turn, deadline)
+                except NotFoundError:
+                    reply = await self._reply_once_found(turn, deadline)
         except ItemForbiddenError as forbidden:
             return None, forbidden.error, forbidden.is_final
         except FATAL:
@@ -209,25 +214,30 @@ class ItemRunner:
         else:
             return turn, reply, True
 
-    async def _wait_for_reply(self, turn: Turn) -> Reply:
-        """Wait for a turn's reply. It runs and is paid for, so a single 404 does not end the wait."""
-        deadline = self.clock.monotonic() + self.options.timeout
+    def _reply(self, turn: Turn, deadline: float) -> Coroutine[Any, Any, Reply]:
+        """Return the wait for a turn's reply."""
+        # Passed on as it is, the default leaves out the time for which the turn is queued.
+        is_default = self.options.timeout == DEFAULT_TIMEOUT
+        timeout = DEFAULT_TIMEOUT if is_default else max(0.0, deadline - self.clock.monotonic())
+        # An empty reply is recorded for good, and the batch has time: it is read again for longer.
+        return parts_of(self.session).reader.reply(turn, timeout, patience=RECOVERY_PATIENCE)
+
+    async def _reply_once_found(self, turn: Turn, deadline: float) -> Reply:
+        """Wait for the reply of a turn that was not found. It runs and is paid for, so a single 404 ends no wait."""
         waits = iter(_NOT_FOUND_WAITS)
-        while True:
+        wait: float | None = next(waits)
+        while wait is not None:
+            await parts_of(self.session).reader.rest(wait)
             started_at = self.clock.monotonic()
             try:
-                # Passed on as it is, the default leaves out the time for which the turn is queued.
-                is_default = self.options.timeout == DEFAULT_TIMEOUT
-                timeout = DEFAULT_TIMEOUT if is_default else max(0.0, deadline - started_at)
-                # An empty reply is recorded for good, and the batch has time: it is read again for longer.
-                return await parts_of(self.session).reader.reply(turn, timeout, patience=RECOVERY_PATIENCE)
+                return await self._reply(turn, deadline)
             except NotFoundError:
                 if self.clock.monotonic() - started_at > sum(_NOT_FOUND_WAITS):
                     waits = iter(_NOT_FOUND_WAITS)
                 wait = next(waits, None)
                 if wait is None:
                     raise
-            await parts_of(self.session).reader.rest(wait)
+        raise AssertionError("unreachable")  # pragma: no cover
 
     async def _knows_earlier_turns(self, excluded: Entry) -> bool | None:
         """Return whether the service knows other turns of earlier runs; `None` if there are none.

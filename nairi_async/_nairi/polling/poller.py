@@ -139,7 +139,7 @@ class Poller:
         context = self._context
         clock, counters, closing = context.clock, context.counters, context.executor.closing
         task = closing.fall_asleep()
-        subscription.was_announced = is_due = is_cancelled = False
+        subscription.was_announced = is_due = is_cancelled = may_try_out = False
         subscription.begin_wait()
         counters.open_watches += 1
         try:
@@ -148,8 +148,6 @@ class Poller:
                 self._emit_plan(until, is_announced=True)
                 subscription.was_announced = await subscription.wait(schedule.polled_at, until, is_patient=True)
                 wait = 0.0 if subscription.was_announced else self._wait_after_call(schedule, subscription, until)
-                if wait > 0:
-                    await clock.sleep(wait)
             elif schedule.may_await_announcement and subscription.replaces_polls:
                 until = -math.inf
                 while (at := min(self._deadline, subscription.check_at(schedule.polled_at, until, context))) > until:
@@ -158,14 +156,14 @@ class Poller:
                     subscription.was_announced = await subscription.wait(schedule.polled_at, until)
                 schedule.record_announced_wait(subscription.no_news_at)
                 wait = 0.0 if subscription.was_announced else self._wait_without_listing(schedule, until)
-                if wait > 0:
-                    await clock.sleep(wait)
             else:
-                wait = self._wait_until(schedule.next_poll_at)
-                if wait > 0:
-                    await clock.sleep(wait)
-                if not schedule.is_fixed:
-                    await subscription.try_out()
+                wait, may_try_out = self._wait_until(schedule.next_poll_at), not schedule.is_fixed
+            if wait > 0:
+                await clock.sleep(wait)
+            if may_try_out:
+                await subscription.try_out()
+            if (limiter := context.executor.limiter).is_crowded:
+                await limiter.stand_in_line()
             is_due = True
         except asyncio.CancelledError:
             is_cancelled = True

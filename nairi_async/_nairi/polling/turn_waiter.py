@@ -16,15 +16,18 @@ from nairi_async._nairi.polling.turn_messages import (
 )
 from nairi_async._nairi.polling.watch_target import FoundEnd, WatchTarget
 from nairi_async._nairi.results import Reply
-from nairi_async.models import Usage
+from nairi_async.models import Message, Usage
 
 if TYPE_CHECKING:
     from typing import Any
 
     from nairi_async._nairi.polling.context import PollingContext
     from nairi_async._nairi.polling.shared_reads import SharedRead, Snapshot
-    from nairi_async.models import Message, Turn
+    from nairi_async.models import Turn
 
+EndedTurn = tuple[Message, float, "Snapshot[tuple[Message, ...]] | None", FoundEnd]
+"""The turn's user message, when it was received, the read of the whole that showed it, if any, and what is known of the
+end."""
 # Bytes of a conversation up to which it is read whole on an announcement that may turn out to be something else.
 _LIGHT: Final = 4096
 
@@ -59,8 +62,8 @@ class TurnWaiter:
             del read
             self._rest()
 
-    async def reply(self, patience: float = 0.0) -> Reply:
-        """Return what came of the turn.
+    async def reply(self, ended: EndedTurn, patience: float = 0.0) -> Reply:
+        """Return what came of the turn, given what `wait_for_end` has returned.
 
         The conversation is read once after the end, and once more if the reply is slower than the status. Without a
         reply, the conversation is read again for `patience` seconds, seldom, before the reply counts as empty; so it is
@@ -68,10 +71,11 @@ class TurnWaiter:
 
         Raises:
             TurnFailedError: the turn failed.
-            WatchTimeoutError: the turn has not ended in time, or none of the reads after its end shows that or a reply.
+            WatchTimeoutError: none of the reads after the turn's end shows that or a reply.
             NairiError: reading failed.
         """
-        prompt, ended_at, whole, end = await self._wait_for_end()
+        prompt, ended_at, whole, end = ended
+        del ended
         found, was_current = TurnMessages([], has_outcome=False, is_current=False), False
         prompts = self._context.known_prompts(self._turn.job_id)
         wait = self._context.polling.settle
@@ -103,11 +107,15 @@ class TurnWaiter:
             raise self._poller.target.unlisted_error()
         return Reply.of(self._turn, found.messages)
 
-    async def _wait_for_end(self) -> tuple[Message, float, Snapshot[tuple[Message, ...]] | None, FoundEnd]:
-        """Return the ended turn's user message, when it was received, and the read of the whole that showed it, if any.
+    async def wait_for_end(self) -> EndedTurn:
+        """Wait until the turn has ended.
 
         Where the end is likely and the conversation weighs little, the whole is read at once: it shows the status and
         the reply in one request.
+
+        Raises:
+            WatchTimeoutError: the turn has not ended in time.
+            NairiError: reading failed.
         """
         newer = -math.inf
         while True:
