@@ -218,6 +218,44 @@ async def test_prompts_and_reads_take_turns() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("seed", range(10))
+async def test_reads_stand_in_line_before_they_are_begun(seed: int) -> None:
+    """Of many reads few wait for a permit, in order, and none is stranded: not when others are cancelled or ask nothing.
+
+    A throttled session lets all of them go on, so that each draws a time of its own to restart.
+    """
+    random, clock = Random(seed), VirtualClock()
+    limiter, most, order = RateLimiter(clock, random.random, connections=3), 0, list[int]()
+
+    async def poll(number: int) -> None:
+        nonlocal most
+        if limiter.is_crowded:
+            await limiter.stand_in_line()
+        order.append(number)
+        if random.random() < 0.3:
+            return
+        async with support.slot(limiter, math.inf):
+            most = max(most, limiter.waiting)
+            await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(poll(number)) for number in range(60)]
+    for task in random.sample(tasks, 20):
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert (order, limiter.in_use, limiter.waiting, limiter.is_crowded) == (sorted(order), 0, 0, False)
+    assert len(order) >= 40
+    assert most <= 9
+    tasks = [asyncio.create_task(poll(number)) for number in range(60)]
+    await asyncio.sleep(0)
+    limiter.throttle(10.0)
+    await asyncio.sleep(0)
+    assert (len(order) >= 100, limiter.is_crowded) == (True, False)
+    await asyncio.wait(tasks)
+    assert (limiter.in_use, limiter.waiting, limiter.is_crowded) == (0, 0, False)
+
+
+@pytest.mark.anyio
 async def test_waiting_for_a_connection_costs_no_request_time() -> None:
     """Of five calls over one connection, each has the whole request timeout to itself."""
     clock = VirtualClock()
