@@ -220,7 +220,7 @@ async def test_prompts_and_reads_take_turns() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("seed", range(10))
 async def test_reads_stand_in_line_before_they_are_begun(seed: int) -> None:
-    """Of many reads few wait for a permit, in order, and none is stranded: not when others are cancelled or ask nothing.
+    """Of many reads few wait for a permit, in order, and none is stranded, also when others are cancelled.
 
     A throttled session lets all of them go on, so that each draws a time of its own to restart.
     """
