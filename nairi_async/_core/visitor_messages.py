@@ -15,6 +15,7 @@ from nairi_async.errors import (
     RateLimitedError,
     ServerError,
     SessionClosedError,
+    StatusError,
     TooManyStreamsError,
     TurnFailedError,
     UnknownBatchError,
@@ -50,6 +51,9 @@ def visitor_message(error: NairiError) -> str:
     An error of what they have sent keeps its text. Every other error becomes one sentence for its class, since the
     texts of services name hosts, paths and more.
     """
+    if isinstance(error, StatusError) and is_shown(error):
+        # Without the path, which holds ids, and without advice for the developer, such as the names of other agents.
+        return f"{error.status} {error.message}"
     if is_shown(error):
         return str(error)
     return next((sentence for kind, sentence in _SENTENCES if isinstance(error, kind)), _OTHER)

@@ -22,6 +22,7 @@ from sse import ServerEvent, parsed
 from support import until
 
 from nairi_async import (
+    AgentNotFoundError,
     AuthenticationError,
     BadRequestError,
     ConfigurationError,
@@ -549,6 +550,19 @@ def test_what_people_are_told_names_nothing_of_the_service(
     assert (told == str(error)) is is_shown
     assert told.endswith(".") is not is_shown
     assert (str(error) in caplog.text) is not is_shown
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BadRequestError(400, "the prompt is too long", None, "POST", "/acme/conversation/"),
+        AgentNotFoundError(404, "no such agent", None, "GET", "/acme/agents/x", close_names=("acme-billing",)),
+    ],
+)
+def test_what_people_are_told_names_neither_paths_nor_other_agents(error: StatusError) -> None:
+    """Paths hold the ids of organisation and conversation; names that are close are advice for the developer."""
+    assert "acme" in str(error)
+    assert visitor_message(error) == error_json(error)["message"] == f"{error.status} {error.message}"
 
 
 @pytest.mark.parametrize("options", [{"heartbeat": 0}, {"heartbeat": "15"}, {"retry": -1}, {"heartbeat": math.inf}])
