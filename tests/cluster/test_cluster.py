@@ -148,6 +148,38 @@ async def test_a_dead_workers_prompts_are_looked_up(
     assert field.asked == Counter(["Same", "Same", "Other"])
 
 
+async def test_the_clock_of_the_database_may_be_another(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be hours behind, and set forward while a prompt is in doubt: identical prompts keep their own turns."""
+    monkeypatch.setattr("nairi_async.cluster.worker.LEASE", LEASE / 100)
+    name, behind = field.database.rpartition("/")[2], "SELECT pg_catalog.clock_timestamp() - interval '{} minutes'"
+    replace = "CREATE OR REPLACE FUNCTION fake.clock_timestamp() RETURNS timestamptz VOLATILE LANGUAGE sql AS $${}$$"
+    for query in (
+        "CREATE SCHEMA fake",
+        replace.format(behind.format(300)),
+        f"ALTER DATABASE {name} SET search_path = fake, public, pg_catalog",
+    ):
+        sql(field.database, query)
+    async with field.cluster() as cluster, field.session() as session:
+        batch = await cluster.submit("run-1", AGENT, ["Same"], settle=0.5)
+        async with field.worker():
+            first = [one async for one in batch.outcomes()]
+        batch = await cluster.submit("run-2", AGENT, ["Same"], settle=0.5)
+        sent_at = time.time()
+        turn = await session.start(AGENT, "Same")
+        sql(field.database, "INSERT INTO nairi_workers VALUES (0, 'x', 'gone', 1, 1, 1)")
+        lost_at = "extract(epoch FROM fake.clock_timestamp())"
+        left = f"{_LEFT_SENDING.format(sent_at)}, is_in_doubt = true, lost_at = {lost_at} WHERE state = 'unsent'"
+        sql(field.database, left)
+        sql(field.database, "DELETE FROM procrastinate_jobs")
+        sql(field.database, replace.format(behind.format(290)))
+        async with field.worker():
+            async with asyncio.timeout(60):
+                outcomes = [one async for one in batch.outcomes()]
+    assert [one.turn for one in outcomes] == [turn]
+    assert first[0].turn != turn
+    assert field.asked == Counter({"Same": 2})
+
+
 async def test_what_cannot_be_decided_stays_in_doubt_and_is_said(field: Field) -> None:
     """With `report` nothing is looked up: the prompt is not sent again, and the status says that it is in doubt."""
     async with field.cluster() as cluster:
