@@ -164,6 +164,8 @@ class Poller:
                 await subscription.try_out()
             if (limiter := context.executor.limiter).is_crowded:
                 await limiter.stand_in_line()
+                if clock.monotonic() >= self._deadline + _GRACE:
+                    raise self.target.timeout_error()
             is_due = True
         except asyncio.CancelledError:
             is_cancelled = True

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
 import pytest
 
 from nairi_async import DEFAULT_TIMEOUT, NairiSession, Polling, WatchTimeoutError
-from nairi_async.testing import Done, Quirks, Say, Simulator, VirtualClock
+from nairi_async.testing import Done, FaultPlan, Quirks, Say, Simulator, VirtualClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -75,6 +76,20 @@ async def test_a_turn_that_goes_on_is_polled_once_after_the_timeout(
     with pytest.raises(WatchTimeoutError):
         await anext(watch)
     assert len(simulator.requests) == before
+
+
+async def test_a_timeout_holds_for_many_while_the_service_hangs(simulator: Simulator, clock: VirtualClock) -> None:
+    """Watches that wait for a connection end no later than those that wait for a response, and begin no request."""
+    async with NairiSession(
+        simulator.api_key, base_url=simulator.url, clock=clock, max_connections=2, polling=Polling(first=1)
+    ) as nairi:
+        turns = [await nairi.start("my-agent", f"question {number}") for number in range(40)]
+        simulator.faults = FaultPlan(rates={"hang before": 1.0})
+        before, begun = clock.monotonic(), len(simulator.requests)
+        errors = await asyncio.gather(*(nairi.reply(turn, timeout=10) for turn in turns), return_exceptions=True)
+        assert {type(error) for error in errors} == {WatchTimeoutError}
+        assert clock.monotonic() - before < 20
+        assert len(simulator.requests) - begun <= 10
 
 
 class TestQueued:
