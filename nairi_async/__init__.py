@@ -68,6 +68,9 @@ asyncio.run(main())
 Networks: `proxy=` names a proxy, `ssl=` a file of certificates or an `ssl.SSLContext`, and `trust_env=True` reads
 `HTTPS_PROXY`, `NO_PROXY` and `SSL_CERT_FILE`. Crash reports: the API key is in no frame of this library, but prompts
 are; a reporter that collects local variables collects them.
+
+Speed: on uvloop (`uvloop.run(main())` in place of `asyncio.run(main())`) a read takes a twentieth fewer instructions.
+The tests of sessions pass on it; nothing has to be set. Virtual clocks in tests jump sooner on asyncio's own loop.
 """
 
 from __future__ import annotations

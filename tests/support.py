@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import itertools
 import json
 import secrets
 import socket
 import struct
+import sys
 import time
 from contextlib import asynccontextmanager
 from enum import Enum
@@ -49,7 +51,17 @@ class Lazy:
     def __getattr__(self, name: str) -> Any:
         if not name[0].isupper():
             raise AttributeError(name)  # pytest looks for its marks on everything
-        return getattr(importlib.import_module(self._name), name)
+        return getattr(imported(self._name), name)
+
+
+def imported(name: str) -> Any:
+    """Import a large module, and keep it out of each later garbage collection, which takes a second with it."""
+    is_new = name not in sys.modules
+    module = importlib.import_module(name)
+    if is_new:
+        gc.collect()
+        gc.freeze()
+    return module
 
 
 @asynccontextmanager

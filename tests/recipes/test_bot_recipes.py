@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import importlib.util
 import inspect
 import sqlite3
@@ -22,7 +21,7 @@ from discord.http import Route
 from platforms import Discord, Platform, SentMessage, Slack, Telegram
 from slack_bolt.app.async_app import AsyncApp
 from slack_sdk.web.async_client import AsyncWebClient
-from support import Lazy
+from support import Lazy, imported
 
 from nairi_async.amigo import AmigoSession
 from nairi_async.bots import Chats
@@ -124,7 +123,7 @@ async def bot(
     request: pytest.FixtureRequest, service: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[User, Callable[[], Any]]]:
     """Bind a recipe's program to its platform."""
-    recipe = importlib.import_module(request.param)
+    recipe = imported(request.param)
     kind, bind = PLATFORMS[request.param]
     async with kind() as platform:
         bind(platform, recipe, monkeypatch)
@@ -167,7 +166,7 @@ async def test_a_bot_talks_with_either_service(monkeypatch: pytest.MonkeyPatch, 
     def script(message: str, number: int) -> list[Any]:
         return [Error(500, "overloaded")] if message == "fail" and number < 3 else [f"{number}: {message}"]
 
-    recipe: Any = importlib.import_module(name)
+    recipe: Any = imported(name)
     async with AmigoSimulator(script) as amigo, Telegram() as platform:
         bind_telegram(platform, recipe, monkeypatch)
 
@@ -226,7 +225,7 @@ async def test_a_bot_that_stops_during_a_turn_replies_after_its_restart(
 
 async def test_slack_gets_no_markup_and_others_no_token(service: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an agent writes is escaped; only Slack's own host gets the bot's token, and other files are left out."""
-    recipe: Any = importlib.import_module("slack_bot")
+    recipe: Any = imported("slack_bot")
     service.agent("my-agent", ["<!channel> <https://evil.example|bank> R&D"])
     async with Slack() as platform, Slack() as elsewhere:
         bind_slack(platform, recipe, monkeypatch)
@@ -245,7 +244,7 @@ async def test_slack_posts_once_although_the_response_is_lost(
     service: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library's default handler would post the text again."""
-    recipe: Any = importlib.import_module("slack_bot")
+    recipe: Any = imported("slack_bot")
     async with Slack() as platform:
         bind_slack(platform, recipe, monkeypatch)
         platform.losses = 1
@@ -259,7 +258,7 @@ async def test_slack_posts_once_although_the_response_is_lost(
 
 async def test_discord_recognises_what_is_sent_again(service: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """discord.py posts a message again after a 502: both carry the same nonce, which Discord is asked to enforce."""
-    recipe: Any = importlib.import_module("discord_bot")
+    recipe: Any = imported("discord_bot")
     async with Discord() as platform:
         bind_discord(platform, recipe, monkeypatch)
         platform.losses = 1
@@ -272,7 +271,7 @@ async def test_discord_recognises_what_is_sent_again(service: Simulator, monkeyp
 @pytest.mark.parametrize("name", named("discord_bot", "aiogram_bot"))
 async def test_a_slow_indicator_delays_no_reply(service: Simulator, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The platform does not respond to the typing indicator, or refuses it late: replies are sent all the same."""
-    recipe: Any = importlib.import_module(name)
+    recipe: Any = imported(name)
     kind, bind = PLATFORMS[name]
     async with kind() as platform:
         bind(platform, recipe, monkeypatch)
@@ -291,7 +290,7 @@ async def test_a_slow_indicator_delays_no_reply(service: Simulator, monkeypatch:
 @pytest.mark.parametrize("name", named("aiogram_bot"))
 async def test_telegram_serves_the_named_users(service: Simulator, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Anyone can write to a bot of Telegram: a user who is not named spends nothing."""
-    recipe: Any = importlib.import_module(name)
+    recipe: Any = imported(name)
     async with Telegram() as platform:
         bind_telegram(platform, recipe, monkeypatch)
         monkeypatch.setenv("TELEGRAM_USERS", "7")

@@ -147,7 +147,7 @@ class Drawn:
 
 
 @given(data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_each_change_is_yielded_once(data: st.DataObject) -> None:
     """Changes between and during synchronisations, equal times, late listing and interruptions lose nothing.
 
