@@ -88,20 +88,21 @@ if TYPE_CHECKING:
     from nairi_async._core.statistics import RequestStats
     from nairi_async._core.upload import MAX_ATTACHMENT_BYTES
     from nairi_async._nairi.activity import Activity
+    from nairi_async._nairi.attachment import Attachment
     from nairi_async._nairi.conversation import Conversation
     from nairi_async._nairi.json_schema import format_instructions, json_schema
     from nairi_async._nairi.listing.checkpoint import Checkpoint
     from nairi_async._nairi.listing.listing import ConversationListing, Sync
-    from nairi_async._nairi.many import AskMany, WatchMany
+    from nairi_async._nairi.many import AskMany, Outcome, WatchMany
     from nairi_async._nairi.polling.cadence import Cadence
     from nairi_async._nairi.polling.settings import Polling
     from nairi_async._nairi.polling.statistics import Stats
     from nairi_async._nairi.polling.watch import SentWatch, Watch
     from nairi_async._nairi.prompt import Prompt
-    from nairi_async._nairi.results import Attachment, Outcome, Reply
+    from nairi_async._nairi.results import Reply
     from nairi_async._nairi.session import NairiSession
     from nairi_async._nairi.tool_calls import ActivityNode, ToolCall
-    from nairi_async._nairi.usage import UsageReport, UsageShare
+    from nairi_async._nairi.usage_report import UsageReport, UsageShare
     from nairi_async.errors import (
         AgentNotFoundError,
         AlreadyAskedError,
@@ -224,20 +225,21 @@ _HOMES = {
     "_core.statistics": ("RequestStats",),
     "_core.upload": ("MAX_ATTACHMENT_BYTES",),
     "_nairi.activity": ("Activity",),
+    "_nairi.attachment": ("Attachment",),
     "_nairi.conversation": ("Conversation",),
     "_nairi.json_schema": ("format_instructions", "json_schema"),
     "_nairi.listing.checkpoint": ("Checkpoint",),
     "_nairi.listing.listing": ("ConversationListing", "Sync"),
-    "_nairi.many": ("AskMany", "WatchMany"),
+    "_nairi.many": ("AskMany", "Outcome", "WatchMany"),
     "_nairi.polling.cadence": ("Cadence",),
     "_nairi.polling.settings": ("Polling",),
     "_nairi.polling.statistics": ("Stats",),
     "_nairi.polling.watch": ("SentWatch", "Watch"),
     "_nairi.prompt": ("Prompt",),
-    "_nairi.results": ("Attachment", "Outcome", "Reply"),
+    "_nairi.results": ("Reply",),
     "_nairi.session": ("NairiSession",),
     "_nairi.tool_calls": ("ActivityNode", "ToolCall"),
-    "_nairi.usage": ("UsageReport", "UsageShare"),
+    "_nairi.usage_report": ("UsageReport", "UsageShare"),
     "models": ("Agent", "ConversationSummary", "Message", "Progress", "Turn", "Usage"),
     "typing": ("UNSET",),
 }

@@ -43,9 +43,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attrs import field
-
-from nairi_async._core.records import define
+from nairi_async._core.error_fields import error_with_fields, field
 
 if TYPE_CHECKING:
     from nairi_async.models import Message, Turn
@@ -87,10 +85,6 @@ __all__ = [
     "WatchTimeoutError",
 ]
 
-# attrs builds each class with fields. `auto_exc` keeps the fields in `args`, which pickle and copy need; it works with
-# positional fields only. The classes are not slotted, since an exception has a `__dict__` anyway and several bases must
-# combine.
-
 
 class NairiError(Exception):
     """The root of the tree: catch it to catch everything that this library raises."""
@@ -106,7 +100,7 @@ class NairiError(Exception):
         return self.message
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class _PlainError(NairiError):
     message: str
 
@@ -123,7 +117,7 @@ class SessionClosedError(_PlainError):
     """A session, batch, store or stream was used before it was opened, after it was closed, or in another loop."""
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class _RequestError(NairiError):
     """What all failures of one request have in common."""
 
@@ -137,7 +131,7 @@ class _RequestError(NairiError):
         return f"{self.method} {self.path}: {self.message}" if self.path else self.message
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class ConnectionFailedError(_RequestError):
     """No connection could be made, or it broke before the whole response arrived."""
 
@@ -152,7 +146,7 @@ class ConnectionFailedError(_RequestError):
         return "; ".join(filter(None, (super().__str__(), self.hint)))
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class RequestTimeoutError(_RequestError, TimeoutError):
     """One request, including its response body, took longer than the session's `request_timeout`."""
 
@@ -160,7 +154,7 @@ class RequestTimeoutError(_RequestError, TimeoutError):
     """Whether any part of the body (or of the request, if it has no body) may have reached the service."""
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class StatusError(NairiError):
     """The service responded with a status other than success."""
 
@@ -187,7 +181,7 @@ class NotAnApiJobError(BadRequestError):
     """400 `job is not an API job`: only conversations started through this API can be continued."""
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class AuthenticationError(StatusError):
     """401: the API key is missing, wrong or revoked."""
 
@@ -206,7 +200,7 @@ class NotFoundError(StatusError):
     """404: the key's organisation has no such object."""
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class AgentNotFoundError(NotFoundError):
     """404 for an agent: the organisation has no agent with that slug or id. No prompt was run."""
 
@@ -240,7 +234,7 @@ class ServerError(StatusError):
     """5xx: the service, or a proxy in front of it, failed."""
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class DecodeError(_RequestError):
     """The response is not JSON, not of the documented shape, or larger than the limit."""
 
@@ -252,7 +246,7 @@ class DecodeError(_RequestError):
         return f"{text}; the body begins {self.excerpt!r}" if self.excerpt else text
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class OutcomeUnknownError(_RequestError):
     """A prompt was sent and no readable response arrived: it may or may not be running.
 
@@ -265,7 +259,7 @@ class OutcomeUnknownError(_RequestError):
     """After a lookup in which several turns matched: those turns. Any of them may be the prompt's."""
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class ServerOutcomeError(OutcomeUnknownError, ServerError):
     """The response to a prompt was a 5xx, which does not say whether it runs."""
 
@@ -279,12 +273,12 @@ class ServerOutcomeError(OutcomeUnknownError, ServerError):
         return StatusError.__str__(self)
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class UnreadableOutcomeError(OutcomeUnknownError, DecodeError):
     """The response to a prompt was a success whose body does not name the turn."""
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class _FileError(NairiError):
     message: str
     file: str = ""
@@ -323,7 +317,7 @@ class InteractionUnknownError(OutcomeUnknownError):
     """
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class InteractionVoidError(NairiError):
     """The service reported an error and saved nothing of the interaction; the message can be sent again."""
 
@@ -336,7 +330,7 @@ class InteractionVoidError(NairiError):
         return f"the interaction is void: {self.message}" + (f" ({self.status})" if self.status is not None else "")
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class ReplyFormatError(NairiError, ValueError):
     """A reply contains no JSON value, several, or one that does not fit the required type."""
 
@@ -345,7 +339,7 @@ class ReplyFormatError(NairiError, ValueError):
     """The `Reply`."""
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class TurnFailedError(NairiError):
     """The agent's turn ended as `failed`."""
 
@@ -357,7 +351,7 @@ class TurnFailedError(NairiError):
     """The turn's known messages, without progress messages, oldest first."""
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class WatchTimeoutError(NairiError, TimeoutError):
     """The turn or conversation did not end within `timeout=`. It continues at the service.
 
@@ -374,7 +368,7 @@ class WatchTimeoutError(NairiError, TimeoutError):
     """Id of the last delivered message; pass it as `after=` to continue after it."""
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class AlreadyAskedError(NairiError):
     """A prompt with that key was accepted before, by this process or an earlier one; it does not run again.
 

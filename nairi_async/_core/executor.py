@@ -8,10 +8,10 @@ import math
 from copy import copy
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from attrs import evolve
-
 from nairi_async._core.address import host_and_port
 from nairi_async._core.closing import ClosingSignal
+from nairi_async._core.counters import RequestCounters
+from nairi_async._core.event_hooks import Hooks
 from nairi_async._core.failures import raise_final, status_error
 from nairi_async._core.rate_limits import WINDOW
 from nairi_async._core.request import CallState, is_success
@@ -24,9 +24,7 @@ from nairi_async._core.retry import (
     seconds_until_reset,
 )
 from nairi_async._core.server_clock import ServerClock
-from nairi_async._core.statistics import RequestCounters, RequestStats
 from nairi_async.errors import AuthenticationError, DecodeError, NairiError, RateLimitedError, RequestTimeoutError
-from nairi_async.hooks import Hooks, RequestDone, RetryPlanned
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from nairi_async._core.aiohttp_transport import AiohttpTransport
     from nairi_async._core.rate_limits import RateLimiter
     from nairi_async._core.request import Credentials, Request, Response, ResponseStream, Send
+    from nairi_async._core.statistics import RequestStats
     from nairi_async.clock import Clock
 
 log = logging.getLogger("nairi_async.requests")
@@ -95,14 +94,7 @@ class RequestExecutor:
     @property
     def stats(self) -> RequestStats:
         """What was sent and received so far."""
-        return RequestStats(
-            requests=self._counters.requests,
-            retries=self._counters.retries,
-            bytes_received=self._counters.bytes_received,
-            open_connections=self.limiter.in_use,
-            free_connections=self.limiter.available,
-            waiting_calls=self.limiter.waiting,
-        )
+        return self._counters.stats(self.limiter)
 
     def call(
         self,
@@ -197,6 +189,8 @@ class RequestExecutor:
                     raise_final(request, error)
                 state.write_started = False
                 self._counters.retries += 1
+                from nairi_async.hooks import RetryPlanned  # noqa: PLC0415 - see `event_hooks`
+
                 planned = RetryPlanned(
                     method=request.method,
                     path=request.path,
@@ -286,7 +280,7 @@ class RequestExecutor:
             return decode(response.body if response.stream is None else response.stream)
         except DecodeError as error:
             cause, excerpt = error.__cause__, self.http.quote(error.excerpt)
-            redacted = evolve(error, method=request.method, path=request.path, excerpt=excerpt)
+            redacted = type(error)(error.message, request.method, request.path, excerpt)
         # Outside of the handler: the original would stay in the chain, with the secrets that the service repeated.
         raise redacted from cause
 
@@ -299,6 +293,8 @@ class RequestExecutor:
         response: Response | None = None,
         error: NairiError | None = None,
     ) -> None:
+        from nairi_async.hooks import RequestDone  # noqa: PLC0415 - see `event_hooks`
+
         done = RequestDone(
             method=request.method,
             path=request.path,

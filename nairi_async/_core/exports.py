@@ -4,11 +4,55 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
+
+
+class _Exports:
+    """The exports of one package."""
+
+    def __init__(
+        self, namespace: dict[str, object], homes: Mapping[str, str], modules: tuple[str, ...], *, renamed: bool
+    ) -> None:
+        self._namespace, self._homes, self._modules = namespace, homes, modules
+        self._package = str(namespace["__name__"])
+        self._waiting = dict(homes)
+        # pdoc looks into the namespace, and finds the docstrings of attributes in the module that a class names.
+        self._is_documented = "pdoc" in sys.modules
+        self._renamed = renamed and not self._is_documented
+
+    def load(self, name: str) -> object:
+        """Return an export, once its module has been imported."""
+        if name in self._modules:
+            return import_module(f"{self._package}.{name}")
+        if name not in self._homes:
+            raise AttributeError(f"module {self._package!r} has no attribute {name!r}")
+        import_module(f"{self._package}.{self._homes[name]}")
+        # All that came with it, since a session returns objects of classes that its program never names.
+        self.publish(set(self._waiting.values()))
+        return self._namespace[name]
+
+    def load_documented(self) -> None:
+        """Load all of them for pdoc."""
+        for name in self._homes if self._is_documented else ():
+            self.load(name)
+
+    def publish(self, modules: Container[str]) -> None:
+        """Make what these modules define attributes of the package, as far as they were imported."""
+        for name, home in list(self._waiting.items()):
+            module = sys.modules.get(f"{self._package}.{home}") if home in modules else None
+            if (export := getattr(module, name, None)) is not None:
+                del self._waiting[name]
+                self._namespace[name] = export
+                if self._renamed and isinstance(export, type):
+                    _rename(export, self._package)
+
+
+_packages: dict[str, _Exports] = {}
 
 
 def lazy(
@@ -22,31 +66,18 @@ def lazy(
         modules: Modules of the package that are attributes without an import of their own.
         renamed: Whether exported classes report the package as their module: in `help()`, in reprs and in pickles.
     """
-    package = str(namespace["__name__"])
-    waiting = dict(homes)
-    # pdoc looks into the namespace, and finds the docstrings of attributes in the module that a class names.
-    is_documented = "pdoc" in sys.modules
+    exports = _packages[str(namespace["__name__"])] = _Exports(namespace, homes, modules, renamed=renamed)
+    exports.load_documented()
+    return exports.load
 
-    def load(name: str) -> object:
-        if name in modules:
-            return import_module(f"{package}.{name}")
-        if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        import_module(f"{package}.{homes[name]}")
-        # All that came with it, since a session returns objects of classes that its program never names.
-        for other, home in list(waiting.items()):
-            module = sys.modules.get(f"{package}.{home}")
-            if (export := getattr(module, other, None)) is not None:
-                del waiting[other]
-                namespace[other] = export
-                if renamed and isinstance(export, type) and not is_documented:
-                    _rename(export, package)
-        return namespace[name]
 
-    if is_documented:
-        for name in homes:
-            load(name)
-    return load
+def publish(module: str) -> None:
+    """Make what a module of `nairi_async` defines exports: the last line of a module that a method imports.
+
+    Its classes report the package as their module then, though the program never asked the package for them.
+    """
+    package, _, home = module.partition(".")
+    _packages[package].publish({home})
 
 
 def _rename(export: type, package: str) -> None:
@@ -57,7 +88,14 @@ def _rename(export: type, package: str) -> None:
 
     if has(export):
         # The names in annotations are defined in the real module only.
-        names = vars(sys.modules[export.__module__])
         with suppress(NameError):
-            export.__annotations__ = get_annotations(export, globals=names, locals={}, eval_str=True)
+            export.__annotations__ = {
+                name: _evaluated(annotation, export.__module__) for name, annotation in get_annotations(export).items()
+            }
     export.__module__ = package
+
+
+@cache
+def _evaluated(annotation: str, module: str) -> object:
+    """Return what an annotation stands for; most fields have one of a few types."""
+    return eval(annotation, vars(sys.modules[module]))  # noqa: S307 - our own annotations

@@ -10,12 +10,12 @@ from warnings import warn
 from nairi_async._core import checks
 from nairi_async._core.aiohttp_transport import AiohttpTransport
 from nairi_async._core.closing import ClosingSignal
+from nairi_async._core.event_hooks import Hooks
 from nairi_async._core.executor import RequestExecutor
 from nairi_async._core.rate_limits import RateLimiter
 from nairi_async._core.retry import RetryPolicy
 from nairi_async._core.tls import tls_context
 from nairi_async.errors import ConfigurationError, SessionClosedError
-from nairi_async.hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping

@@ -1,8 +1,9 @@
-"""What a session has done so far, counted as it happens: the figures that every service has."""
+"""What a session has done so far: the figures that every service has."""
 
 from __future__ import annotations
 
-from nairi_async._core.records import define, frozen
+from nairi_async._core.exports import publish
+from nairi_async._core.records import frozen
 
 
 @frozen(kw_only=True)
@@ -32,15 +33,6 @@ class RequestStats:
         return f"{self.open_connections:,} connections in use, {self.waiting_calls:,} calls waiting"
 
 
-@define
-class RequestCounters:
-    """The running counts behind `RequestStats`."""
-
-    requests: int = 0
-    retries: int = 0
-    bytes_received: int = 0
-
-
 def readable_size(count: int) -> str:
     """Return a number of bytes in the largest unit that fits, such as `1.5 MB`."""
     size, unit = float(count), "bytes"
@@ -49,3 +41,6 @@ def readable_size(count: int) -> str:
             break
         size, unit = size / 1000, larger
     return f"{size:.1f} {unit}" if unit != "bytes" else f"{count} bytes"
+
+
+publish(__name__)

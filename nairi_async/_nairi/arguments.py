@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from nairi_async._core import checks
 from nairi_async.errors import InvalidArgumentError
 from nairi_async.models import Turn
+
+DEFAULT_LIMIT: Final = 100
+"""Conversations that `ask_many` and a batch run at once by default."""
 
 
 def turn(value: object) -> Turn:

@@ -17,7 +17,7 @@ from nairi_async._nairi.wire import decode_attachment
 from nairi_async.errors import DecodeError
 
 if TYPE_CHECKING:
-    from nairi_async._nairi.results import Attachment
+    from nairi_async._nairi.attachment import Attachment
 
 _PADDING: Final = ord("=")
 _QUOTE: Final = ord('"')

@@ -16,14 +16,13 @@ from nairi_async._core import checks
 from nairi_async._core.address import path
 from nairi_async._core.fan_out import gather_limited
 from nairi_async._core.request import Request
-from nairi_async._core.upload import MAX_ATTACHMENT_BYTES, Upload
-from nairi_async._nairi.attachment_scanner import AttachmentScanner
 from nairi_async._nairi.wire import decode_attachment_id
 from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from nairi_async._core.executor import RequestExecutor
-    from nairi_async._nairi.results import Attachment
+    from nairi_async._core.upload import Upload
+    from nairi_async._nairi.attachment import Attachment
     from nairi_async.typing import Source
 
 AT_ONCE: Final = 4
@@ -46,6 +45,8 @@ class Files:
 
     async def upload(self, upload: Upload, timeout: float | None = None, *, deadline: float = math.inf) -> str:
         """Upload a file and return the id of the attachment."""
+        from nairi_async._core.upload import MAX_ATTACHMENT_BYTES  # noqa: PLC0415 - many programs transfer no file
+
         size = MAX_ATTACHMENT_BYTES if upload.file_size is None else upload.file_size
         # Idempotent: a lost response leaves an attachment that no prompt names.
         request = Request(
@@ -55,6 +56,8 @@ class Files:
 
     async def download(self, attachment_id: str, timeout: float | None = None) -> Attachment:
         """Download a file."""
+        from nairi_async._nairi.attachment_scanner import AttachmentScanner  # noqa: PLC0415 - as above
+
         scanner = AttachmentScanner()
 
         def sink() -> AttachmentScanner:
@@ -126,6 +129,8 @@ class PendingUploads:
     async def ids(self, *, deadline: float = math.inf) -> tuple[str, ...]:
         """Upload what was not uploaded yet, a few files at a time, and return all ids of the prompt."""
         if len(self._uploads) < len(self._sources):
+            from nairi_async._core.upload import Upload  # noqa: PLC0415 - as above
+
             self._uploads = [await Upload.prepare(source) for source in self._sources]
         missing = [index for index in range(len(self._uploads)) if index not in self._uploaded]
         await gather_limited([partial(self._upload, index, deadline) for index in missing], at_once=AT_ONCE)

@@ -11,7 +11,7 @@ from nairi_async._core.permits import LoopLock
 from nairi_async._core.records import define
 from nairi_async._nairi import arguments
 from nairi_async._nairi.delivery.prompt_sender import checked_on_unknown
-from nairi_async._nairi.journal.keyed_prompts import derived_key
+from nairi_async._nairi.journal.keys import derived_key
 from nairi_async._nairi.polling.watch import SentWatch
 from nairi_async._nairi.turn_reader import RECOVERY_PATIENCE
 from nairi_async.errors import NairiError, ReplyFormatError, TurnFailedError, WatchTimeoutError
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from nairi_async._nairi.attachments import Files, PendingUploads
     from nairi_async._nairi.delivery.prompt_sender import PendingPrompt, PromptSender
-    from nairi_async._nairi.journal.keyed_prompts import KeyedPrompt, KeyedPrompts
+    from nairi_async._nairi.journal.keyed_prompts import KeyedPrompt
+    from nairi_async._nairi.journal.keys import Keys
     from nairi_async._nairi.polling.tracker import Tracker
     from nairi_async._nairi.results import Reply
     from nairi_async._nairi.turn_reader import TurnReader
@@ -59,7 +60,7 @@ class Conversation:
         sender: PromptSender,
         reader: TurnReader,
         files: Files,
-        keys: KeyedPrompts,
+        keys: Keys,
         *,
         agent_id: str | None,
         job_id: str | None,

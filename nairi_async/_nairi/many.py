@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from attrs import field
 
+from nairi_async._core.exports import publish
 from nairi_async._core.fan_out import FanOut, TaskPool
-from nairi_async._core.records import define
+from nairi_async._core.outcome import PromptOutcome, ReplyT_co
+from nairi_async._core.records import define, frozen
 from nairi_async._nairi.prompt import Prompt
-from nairi_async._nairi.results import Outcome, Reply
+from nairi_async._nairi.results import Reply
 from nairi_async.errors import NairiError, SessionClosedError
 from nairi_async.models import Turn
 
@@ -24,10 +26,26 @@ if TYPE_CHECKING:
 TargetT = TypeVar("TargetT", bound=Turn | str)
 """What a stream of many watches: turns, job ids, or both."""
 
-DEFAULT_LIMIT: Final = 100
-"""Conversations that `ask_many` runs at once by default."""
 # Messages of `watch_many` that are queued for the consumer; while the queue is full, polling waits.
 _BACKLOG: Final = 256
+
+
+@frozen(kw_only=True)
+class Outcome(PromptOutcome[ReplyT_co]):
+    """How one prompt of `ask_many` ended: with a reply or with an error."""
+
+    index: int
+    """Position of the prompt in the input, from 0."""
+    prompt: str
+    """The text of the prompt."""
+    key: str | None = None
+    """The key of the `Prompt`, if it had one."""
+    turn: Turn | None = None
+    """The turn, if one was started."""
+    reply: ReplyT_co | None = None
+    """The reply, unless the prompt failed."""
+    error: NairiError | None = None
+    """Why there is no reply."""
 
 
 class AskMany(FanOut[Outcome[Reply]]):
@@ -182,3 +200,6 @@ async def _watch_one(
     finally:
         progress.running.discard(turn)
         progress.stopped_at[turn] = watch.cursor
+
+
+publish(__name__)

@@ -10,7 +10,6 @@ from nairi_async._core.address import path
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.request import Request
 from nairi_async._nairi import arguments, wire
-from nairi_async._nairi.many import TargetT, WatchMany
 from nairi_async._nairi.polling.replica_lag import through_replica_lag
 from nairi_async.models import Turn
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from nairi_async._core.executor import RequestExecutor
+    from nairi_async._nairi.many import TargetT, WatchMany
     from nairi_async._nairi.polling.context import PollingContext
     from nairi_async._nairi.polling.watch import Watch
     from nairi_async._nairi.results import Reply
@@ -162,6 +162,8 @@ class ReadingMethods:
             progress: Yield progress messages as well.
             timeout: Seconds for each of them; `None` for no limit, which is the default with `follow`.
         """
+        from nairi_async._nairi.many import WatchMany  # noqa: PLC0415 - many programs watch one turn
+
         cursors = arguments.cursors(after)
 
         def watch(target: Turn | str, after: str | None) -> Watch:

@@ -7,10 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from nairi_async._core import checks
-from nairi_async._core.upload import Upload
 from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
-from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
-from nairi_async._nairi.listing.listing import ConversationListing, Sync
+from nairi_async._nairi.delivery.search_window import SETTLING_TIME
 from nairi_async._nairi.results import Reply
 from nairi_async.errors import ConfigurationError, InvalidArgumentError
 from nairi_async.models import Message
@@ -21,11 +19,13 @@ if TYPE_CHECKING:
 
     from nairi_async._core.executor import RequestExecutor
     from nairi_async._nairi.agents import Agents
+    from nairi_async._nairi.attachment import Attachment
     from nairi_async._nairi.attachments import Files
     from nairi_async._nairi.delivery.prompt_sender import PromptSender
     from nairi_async._nairi.listing.checkpoint import Checkpoint
-    from nairi_async._nairi.results import Attachment
-    from nairi_async._nairi.usage import UsageMeter, UsageReport
+    from nairi_async._nairi.listing.listing import ConversationListing, Sync
+    from nairi_async._nairi.usage import UsageMeter
+    from nairi_async._nairi.usage_report import UsageReport
     from nairi_async.models import Agent, Turn
     from nairi_async.typing import ConversationSort, ConversationStatus, Duration, Source, Unset, UploadProgress
 
@@ -64,6 +64,8 @@ class ResourceMethods:
             updated_after: Only conversations that changed after this time, which must have a time zone.
             sort: The order of the conversations.
         """
+        from nairi_async._nairi.listing.listing import ConversationListing  # noqa: PLC0415 - see `usage`
+
         return ConversationListing(self._agents, agent_id, status=status, updated_after=updated_after, sort=sort)
 
     async def find_start(
@@ -151,6 +153,8 @@ class ResourceMethods:
             agent_id: Slug or id of the agent.
             since: The `checkpoint` of an earlier synchronisation of this agent; by default all conversations.
         """
+        from nairi_async._nairi.listing.listing import Sync  # noqa: PLC0415 - as above
+
         return Sync(self._agents, agent_id, since)
 
     async def upload(
@@ -179,6 +183,8 @@ class ResourceMethods:
             InvalidArgumentError: the source is missing, empty or too large, or the name cannot stand in a header. The
                 error is raised before any request if the size is known, else during the upload.
         """
+        from nairi_async._core.upload import Upload  # noqa: PLC0415 - as above
+
         upload = await Upload.prepare(source, filename=filename, content_type=content_type, progress=progress)
         return await self._files.upload(upload, _attempt_timeout(attempt_timeout))
 

@@ -1,27 +1,23 @@
-"""The results of calls: replies, outcomes of many prompts, attachments."""
+"""The reply to one turn."""
 
 from __future__ import annotations
 
 import typing
-from functools import partial
 from typing import TYPE_CHECKING, Generic, cast
 
-from anyio import to_thread
 from attrs import field
 
-from nairi_async._core.files import safe_name, write_new
-from nairi_async._core.outcome import PromptOutcome, ReplyT_co
 from nairi_async._core.records import frozen
-from nairi_async.errors import AttachmentExistsError, InvalidArgumentError, NairiError, ReplyFormatError
+from nairi_async.errors import InvalidArgumentError, ReplyFormatError
 from nairi_async.models import Message, Turn, Usage, from_plain, to_plain
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
     from typing import Any, Self
 
     from typing_extensions import TypeVar
+
+    from nairi_async._nairi.attachment import Attachment
 
     # Only type checkers need the default, which lets `Reply` mean `Reply[None]`; typing has it from Python 3.13 on.
     ValueT_co = TypeVar("ValueT_co", covariant=True, default=None)
@@ -160,55 +156,3 @@ class Reply(_Reachable, Generic[ValueT_co]):
             text = "this reply has no session: use `await nairi.attachments(reply)`"
             raise InvalidArgumentError(text) from error
         return await fetch(self.attachment_ids)
-
-
-@frozen(kw_only=True)
-class Outcome(PromptOutcome[ReplyT_co]):
-    """How one prompt of `ask_many` ended: with a reply or with an error."""
-
-    index: int
-    """Position of the prompt in the input, from 0."""
-    prompt: str
-    """The text of the prompt."""
-    key: str | None = None
-    """The key of the `Prompt`, if it had one."""
-    turn: Turn | None = None
-    """The turn, if one was started."""
-    reply: ReplyT_co | None = None
-    """The reply, unless the prompt failed."""
-    error: NairiError | None = None
-    """Why there is no reply."""
-
-
-@frozen(kw_only=True)
-class Attachment:
-    """A file stored by the service."""
-
-    id: str
-    """Id of the file."""
-    filename: str
-    """The name as it was uploaded. The service does not clean it, so it is not safe as a path."""
-    data: bytes = field(repr=False)
-    """The content."""
-
-    async def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write the file into a directory, and return its path.
-
-        The name is made safe: directories and drives are removed, characters that are special to a system become `_`,
-        and an empty name becomes the id. Other programs see the whole file or none. A link of that name is replaced,
-        not followed.
-
-        Args:
-            directory: Where to write; it is created if it is missing.
-            overwrite: Replace a file of that name.
-
-        Raises:
-            AttachmentExistsError: there is a file of that name, and `overwrite` is false.
-            OSError: the file could not be written.
-        """
-        name = safe_name(self.filename, self.id)
-        write = partial(write_new, directory, name, self.data, overwrite=overwrite)
-        try:
-            return await to_thread.run_sync(write)
-        except FileExistsError as error:
-            raise AttachmentExistsError(f"{name!r} exists already; give overwrite=True to replace it") from error

@@ -24,8 +24,7 @@ from nairi_async._nairi.agents import Agents
 from nairi_async._nairi.attachments import Files
 from nairi_async._nairi.conversation import Conversation
 from nairi_async._nairi.delivery.prompt_sender import PromptSender, checked_on_unknown
-from nairi_async._nairi.journal.keyed_prompts import KeyedPrompts
-from nairi_async._nairi.many import DEFAULT_LIMIT, AskMany
+from nairi_async._nairi.journal.keys import Keys
 from nairi_async._nairi.polling.context import PollingContext
 from nairi_async._nairi.polling.settings import Polling
 from nairi_async._nairi.reading import ReadingMethods
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from nairi_async._core.retry import RetryPolicy
+    from nairi_async._nairi.many import AskMany
     from nairi_async._nairi.polling.cadence import Cadence
     from nairi_async._nairi.polling.statistics import Stats
     from nairi_async._nairi.prompt import Prompt
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from nairi_async.typing import Duration, OnUnknown, Source, Tls
 
 _T = TypeVar("_T")
-
 API_URL: Final = "https://api.nairi.ai"
 """The host of the service."""
 API_PREFIX: Final = "/api/public/v1"
@@ -152,7 +151,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
             reader=self._reader,
             files=self._files,
         )
-        self._keys = KeyedPrompts(self._sender, path, self._base_url)
+        self._keys = Keys(self._sender, path, self._base_url)
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
@@ -344,7 +343,7 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
         agent_id: str,
         prompts: Iterable[str | Prompt] | AsyncIterable[str | Prompt],
         *,
-        limit: int = DEFAULT_LIMIT,
+        limit: int = arguments.DEFAULT_LIMIT,
         ask_mode: bool = False,
         timeout: Duration | None = DEFAULT_TIMEOUT,
         on_unknown: OnUnknown = "raise",
@@ -361,9 +360,10 @@ class NairiSession(ReadingMethods, ResourceMethods, ServiceSession):
             timeout: Seconds for each prompt; `None` for no limit.
             on_unknown: As for `start`.
         """
+        from nairi_async._nairi.many import AskMany  # noqa: PLC0415 - many programs ask one by one
+
         agent, bound = checks.identifier("agent_id", agent_id), checks.timeout(timeout)
         is_reading, unknown = checks.flag("ask_mode", ask_mode), checked_on_unknown(on_unknown)
-
         # Prompts of one conversation share a handle, which sends them one turn at a time.
         conversations = WeakValueDictionary[str, Conversation]()
 

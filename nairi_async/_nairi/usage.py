@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from nairi_async._core.records import frozen
 from nairi_async.models import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from nairi_async._nairi.usage_report import UsageReport
     from nairi_async.models import Message, Turn
 
 _T = TypeVar("_T")
@@ -20,51 +20,6 @@ _MOST_SHARES: Final = 1000
 
 REMEMBERED: Final = 16_384
 """Number of messages, and of conversations, that are remembered; the least recently seen are forgotten."""
-
-
-@frozen(kw_only=True)
-class UsageShare:
-    """The usage of one model by one agent."""
-
-    agent_id: str | None
-    """The agent as it was named when the turn was started, slug or id; `None` if the session does not know it."""
-    model: str | None
-    """The model; `None` if the agent did not report it."""
-    messages: int
-    """Number of assistant messages in the sum."""
-    usage: Usage
-    """The exact sum."""
-
-
-@frozen
-class UsageReport:
-    """The usage that a session has seen so far, as a snapshot."""
-
-    shares: tuple[UsageShare, ...] = ()
-    """One share for each agent and model, in the order in which they were first seen. Of more than 1,000, the first are
-    joined to those of the unknown agent, so the total stays exact."""
-
-    @property
-    def total(self) -> Usage | None:
-        """The sum over all shares; `None` if no agent reported anything."""
-        return Usage.total(share.usage for share in self.shares)
-
-    @property
-    def by_agent(self) -> dict[str | None, Usage]:
-        """The sum for each agent."""
-        return self._sums((share.agent_id, share.usage) for share in self.shares)
-
-    @property
-    def by_model(self) -> dict[str | None, Usage]:
-        """The sum for each model."""
-        return self._sums((share.model, share.usage) for share in self.shares)
-
-    @staticmethod
-    def _sums(parts: Iterable[tuple[str | None, Usage]]) -> dict[str | None, Usage]:
-        sums: dict[str | None, Usage] = {}
-        for name, usage in parts:
-            sums[name] = Usage.total((sums.get(name), usage)) or usage
-        return sums
 
 
 class _Recent(Generic[_T]):
@@ -95,14 +50,22 @@ class UsageMeter:
     """
 
     def __init__(self) -> None:
-        self._shares: dict[tuple[str | None, str | None], UsageShare] = {}
+        # By agent and model: the number of messages, and their sum.
+        self._shares: dict[tuple[str | None, str | None], tuple[int, Usage]] = {}
         self._counted = _Recent[None]()
         self._agents = _Recent[str]()
 
     @property
     def report(self) -> UsageReport:
         """The sums up to now."""
-        return UsageReport(tuple(self._shares.values()))
+        from nairi_async._nairi.usage_report import UsageReport, UsageShare  # noqa: PLC0415 - few programs ask for it
+
+        return UsageReport(
+            tuple(
+                UsageShare(agent_id=agent_id, model=model, messages=messages, usage=usage)
+                for (agent_id, model), (messages, usage) in self._shares.items()
+            )
+        )
 
     def learn(self, turn: Turn) -> None:
         """Remember the agent of a conversation, if the turn knows it."""
@@ -123,12 +86,10 @@ class UsageMeter:
 
     def _add(self, agent_id: str | None, usage: Usage, messages: int = 1) -> None:
         key = (agent_id, usage.model)
-        known = self._shares.get(key)
-        total = usage if known is None else Usage.total((known.usage, usage)) or usage
-        count = messages if known is None else known.messages + messages
-        self._shares[key] = UsageShare(agent_id=agent_id, model=usage.model, messages=count, usage=total)
+        count, total = self._shares.get(key, (0, None))
+        self._shares[key] = count + messages, Usage.total((total, usage)) or usage
         if len(self._shares) > _MOST_SHARES:
-            oldest = next((share for (agent, _), share in self._shares.items() if agent is not None), None)
+            oldest = next((known for known in self._shares if known[0] is not None), None)
             if oldest is not None:
-                del self._shares[oldest.agent_id, oldest.model]
-                self._add(None, oldest.usage, oldest.messages)
+                count, total = self._shares.pop(oldest)
+                self._add(None, total, count)

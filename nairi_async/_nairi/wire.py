@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 from nairi_async._core import checks
 from nairi_async._core.decoding import Reader, reader, register
 from nairi_async._core.json_body import Raw, decode, decode_object, encode, is_heavy, objects, refuse, text_of
-from nairi_async._nairi.results import Attachment
 from nairi_async.errors import InvalidArgumentError
 from nairi_async.models import Agent, ConversationSummary, Message, Progress, Turn, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from nairi_async._nairi.attachment import Attachment
 
 # Deeper than any envelope. Beyond, copying and pickling fail where reading did not.
 _MOST_LEVELS: Final = 50
@@ -100,6 +101,8 @@ def decode_attachment(body: bytes, content: bytes | None = None) -> Attachment:
             content = _base64(data)
         except ValueError as error:
             refuse("its data is not base64", body, error)
+    from nairi_async._nairi.attachment import Attachment  # noqa: PLC0415 - most programs download nothing
+
     return Attachment(id=text_of(raw.get("id")), filename=text_of(raw.get("filename")), data=content)
 
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from attrs import evolve, field
 
 from nairi_async._core import checks, decoding, json_body
-from nairi_async._core.records import define, frozen
+from nairi_async._core.error_fields import error_with_fields
+from nairi_async._core.records import frozen
 from nairi_async.amigo.checks import MAX_AGE
 from nairi_async.errors import ConfigurationError, InvalidArgumentError, NairiError
 
@@ -40,7 +41,7 @@ _MOST_SIGNATURES: Final = 8
 _MOST_REMEMBERED: Final = 100_000
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class WebhookError(NairiError):
     """A webhook was refused. Respond with 401 or 400; the body must not be used."""
 
@@ -51,17 +52,17 @@ class WebhookError(NairiError):
         return self.message
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class WebhookSignatureError(WebhookError):
     """The signature is missing or does not fit: the body was not sent by the service, or was changed on its way."""
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class WebhookExpiredError(WebhookError):
     """The delivery is older than `max_age`, or as far ahead of our clock."""
 
 
-@define(auto_exc=True, slots=False)
+@error_with_fields
 class WebhookReplayedError(WebhookError):
     """The same delivery was accepted before; a new attempt of the service has another timestamp."""
 

@@ -17,8 +17,8 @@ from nairi_async._core.private_files import resolved_path
 from nairi_async._core.service_session import hooks_of
 from nairi_async._core.sqlite_file import companions
 from nairi_async._nairi import arguments
-from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
-from nairi_async._nairi.many import DEFAULT_LIMIT
+from nairi_async._nairi.arguments import DEFAULT_LIMIT
+from nairi_async._nairi.delivery.search_window import SETTLING_TIME
 from nairi_async._nairi.prompt import Prompt
 from nairi_async._nairi.session import NairiSession
 from nairi_async._nairi.session_parts import parts_of

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import fields_dict
-
 from nairi_async import errors
+from nairi_async._core.error_fields import field_names
 from nairi_async._core.json_body import plain_decimal
 from nairi_async._nairi.results import Reply
 from nairi_async._nairi.wire import message_reader
@@ -143,7 +142,7 @@ def _encode_usage(usage: Usage | None) -> dict[str, Any]:
 def _encode_error(error: NairiError) -> dict[str, Any]:
     """Encode the plain fields of an error; its cause means nothing outside of the process that raised it."""
     kind: Any = type(error)
-    values = {name: getattr(error, name) for name in fields_dict(kind)}
+    values = {name: getattr(error, name) for name in field_names(kind)}
     plain = {name: value for name, value in values.items() if isinstance(value, str | int | float)}
     return {"type": type(error).__name__, **plain}
 
@@ -157,7 +156,7 @@ def _decode_error(stored: dict[str, Any], turn: Turn | None, messages: Iterable[
     if name == TurnFailedError.__name__ or name not in errors.__all__:
         return TurnFailedError(stored["message"], turn, tuple(messages))
     kind = getattr(errors, name)
-    error: NairiError = kind(**{name: value for name, value in stored.items() if name in fields_dict(kind)})
+    error: NairiError = kind(**{name: value for name, value in stored.items() if name in field_names(kind)})
     if turn is not None:
         error.turn = turn
     return error

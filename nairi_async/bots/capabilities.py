@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable
     from datetime import datetime
 
-    from nairi_async._nairi.results import Attachment
+    from nairi_async._nairi.attachment import Attachment
     from nairi_async.dialogue import Answer
     from nairi_async.models import Turn
     from nairi_async.typing import Duration, Source

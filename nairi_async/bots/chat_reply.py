@@ -11,7 +11,7 @@ from nairi_async.dialogue import Answer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nairi_async._nairi.results import Attachment
+    from nairi_async._nairi.attachment import Attachment
 
 
 @frozen

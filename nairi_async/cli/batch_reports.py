@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.json_body import json_line, plain_decimal
 from nairi_async._core.private_files import resolved_path
-from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
+from nairi_async._nairi.delivery.search_window import SETTLING_TIME
 from nairi_async.batch import BatchItem, read_status
 from nairi_async.batch.documents import outcome_line
 from nairi_async.batch.source_check import SourceCheck

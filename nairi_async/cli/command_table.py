@@ -6,7 +6,7 @@ from typing import Final
 
 from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.concealed import Concealed
-from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
+from nairi_async._nairi.delivery.search_window import SETTLING_TIME
 from nairi_async._nairi.listing.listing import JOB_STATUSES
 from nairi_async._nairi.listing.paging import SORTS
 from nairi_async.cli.amigo_commands import AMIGO

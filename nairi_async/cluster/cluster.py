@@ -14,7 +14,7 @@ from nairi_async._core.checks import DEFAULT_TIMEOUT
 from nairi_async._core.closing import run_shielded
 from nairi_async._core.concealed import Concealed
 from nairi_async._core.fan_out import ItemReader
-from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
+from nairi_async._nairi.delivery.search_window import SETTLING_TIME
 from nairi_async._nairi.session import API_PREFIX, API_URL, NairiSession
 from nairi_async._nairi.session_parts import parts_of
 from nairi_async.cluster.address import Address

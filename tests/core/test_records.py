@@ -1,8 +1,9 @@
-"""The decorators of attrs classes: what the library's own write for a class, and what attrs would have written."""
+"""The decorators of classes with fields: what the library's own make, and what attrs would have made."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from typing import Any
 
@@ -10,7 +11,7 @@ import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nairi_async._core import records
+from nairi_async._core import error_fields, records
 
 
 def classes(decorators: Any) -> tuple[type, ...]:
@@ -36,11 +37,6 @@ def classes(decorators: Any) -> tuple[type, ...]:
     class Entity:
         first: object = 0
 
-    @decorators.define(auto_exc=True, slots=False)
-    class Error(Exception):
-        message: str
-        status: object = 0
-
     @decorators.frozen
     class Own:
         first: object
@@ -54,7 +50,7 @@ def classes(decorators: Any) -> tuple[type, ...]:
         def __hash__(self) -> int:
             return 7
 
-    return Value, Variable, Empty, Entity, Error, Own
+    return Value, Variable, Empty, Entity, Own
 
 
 PAIRS = [*zip(classes(records), classes(attrs), strict=True)]
@@ -121,3 +117,62 @@ def test_pickles_and_copies_of_the_public_models_are_equal() -> None:
     for again in (pickle.loads(pickle.dumps(turn)), copy.deepcopy(turn), attrs.evolve(turn, agent_id="another")):  # noqa: S301
         assert again == turn
         assert {turn: 1}[again] == 1
+
+
+def errors(decorator: Any, field: Any) -> tuple[type[Exception], ...]:
+    """Return errors that share, move and hide fields, made by a decorator."""
+
+    @decorator
+    class Error(Exception):
+        message: str
+        status: object = 0
+
+    @decorator
+    class LateError(Error, TimeoutError):
+        hint: object = field(default="", repr=False)
+        found: object = field(default=(), init=False)
+
+    @decorator
+    class GoneError(Exception):
+        path: object
+        status: object = 404
+
+    class HeirError(GoneError):
+        pass
+
+    @decorator
+    class BothError(LateError, HeirError):
+        message: str = "both"
+
+    return Error, LateError, GoneError, HeirError, BothError
+
+
+ERRORS = [
+    *zip(
+        errors(error_fields.error_with_fields, error_fields.field),
+        errors(attrs.define(auto_exc=True, slots=False), attrs.field),
+        strict=True,
+    )
+]
+
+
+@given(
+    st.sampled_from(ERRORS),
+    st.lists(SMALL, max_size=5),
+    st.dictionaries(st.sampled_from(["message", "status", "path", "hint", "found"]), SMALL),
+)
+def test_errors_behave_as_those_of_attrs(
+    kinds: tuple[Any, Any], values: list[object], named: dict[str, object]
+) -> None:
+    """Errors take, keep and show their fields exactly as those of classes that attrs made."""
+    seen: list[tuple[object, ...]] = []
+    for kind in kinds:
+        try:
+            error = kind(*values, **named)
+        except TypeError:
+            seen.append(("refused",))
+        else:
+            seen.append((repr(error), error.args, sorted(vars(error)), vars(copy.copy(error)) == vars(error)))
+    assert seen[0] == seen[1]
+    ours, theirs = map(inspect.signature, kinds)
+    assert str(ours) == str(theirs)

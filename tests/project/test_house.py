@@ -31,8 +31,8 @@ _FLOORS = (
     ("__main__",),
 )
 FLOOR_OF = {name: floor for floor, names in enumerate(_FLOORS) for name in names}
-# Only attrs is below it: the decorators of all classes with fields.
-_FOUNDATION = frozenset({"_core.records"})
+# Only attrs is below them: the decorators of all classes with fields.
+_FOUNDATION = frozenset({"_core.error_fields", "_core.records"})
 # The rooms of `_nairi` in the same order. A file of `_nairi` itself may use them all.
 _NAIRI_ROOMS = ("polling", "listing", "delivery", "journal")
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from typing import Any
 
 import pytest
-from attrs import fields
 
 import nairi_async
 from nairi_async import Message, Reply, Turn, errors
-from nairi_async.errors import NairiError
+from nairi_async.errors import NairiError, OutcomeUnknownError
 
 TURN = Turn("job_1", "cmsg_1", agent_id="my-agent")
 SAID = Message(id="cmsg_2", job_id="job_1", role="system", status="completed", content="out of memory")
@@ -46,15 +46,14 @@ PUBLIC = sorted(
     {kind for kind in family(NairiError) if kind.__module__ in _HOMES and not kind.__name__.startswith("_")},
     key=lambda kind: kind.__name__,
 )
-OF_REQUESTS = [kind for kind in PUBLIC if "path" in {field.name for field in fields(kind)}]  # type: ignore[arg-type]
+OF_REQUESTS = [kind for kind in PUBLIC if "path" in inspect.signature(kind).parameters]
 
 
 def make(kind: type[NairiError]) -> NairiError:
     """Return an error of this class with every field set."""
-    own = fields(kind)  # type: ignore[arg-type]
-    error = kind(**{field.name: VALUES[field.name] for field in own if field.init})
-    for field in own:
-        setattr(error, field.name, VALUES[field.name])
+    error = kind(**{name: VALUES[name] for name in inspect.signature(kind).parameters})
+    if isinstance(error, OutcomeUnknownError):
+        error.candidates = VALUES["candidates"]
     error.turn = TURN
     return error
 

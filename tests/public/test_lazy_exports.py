@@ -51,7 +51,7 @@ def test_an_import_loads_what_is_used() -> None:
     )
     assert package == (3, False, False, 0)
     assert errors[:3] == (5, False, False)
-    assert message[0] <= 6
+    assert message[0] <= 7
     assert not message[1]
     assert session[0] <= 100
     assert session[3] <= 82
@@ -89,3 +89,18 @@ def test_pickles_are_read_by_a_process_that_has_imported_nothing() -> None:
         [sys.executable, "-c", code, pickle.dumps(turn).hex()], capture_output=True, text=True, check=True
     )
     assert ran.stdout.strip() == repr(turn)
+
+
+def test_what_a_method_imports_is_exported_too() -> None:
+    """Classes of modules that are imported when a method is called report the package, as those that came with it."""
+    code = """
+import pickle, sys
+from nairi_async import NairiSession
+assert not {name for name in sys.modules if name.endswith((".many", ".listing", ".statistics", ".usage_report"))}
+nairi = NairiSession("nr_key", base_url="http://localhost")
+made = [nairi.stats, nairi.usage, nairi.ask_many("agent", []), nairi.watch_many([])]
+made += [nairi.sync("agent"), nairi.conversations("agent")]
+print(*{type(one).__module__ for one in made}, pickle.loads(pickle.dumps(nairi.usage)) == nairi.usage)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
+    assert ran.stdout.split() == ["nairi_async", "True"]

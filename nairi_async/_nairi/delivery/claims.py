@@ -14,7 +14,7 @@ from collections import OrderedDict
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Final
 
-from attrs import field
+from attrs import evolve, field
 
 from nairi_async._core.records import define, frozen
 from nairi_async.models import Turn
@@ -215,3 +215,17 @@ class _Recording(AbstractContextManager[None]):
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and self._job_id is not None:
             self._recorded.discard(self._job_id)
+
+
+class KnownTurns:
+    """What one session knows of its prompts and turns."""
+
+    def __init__(self) -> None:
+        self.claims: Claims = Claims()
+        self.received: ReceivedTurns = ReceivedTurns()
+        self.started_conversations: StartedConversations = StartedConversations()
+
+    def record_start(self, fingerprint: PromptFingerprint, turn: Turn, sent_at: float) -> None:
+        """Remember which prompt started a conversation; `sent_at` is by the session's monotonic clock."""
+        # A copy: the turn itself would keep the context's memory of it alive.
+        self.started_conversations.add(StartedConversation(evolve(turn), fingerprint.content, sent_at))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final
 
 from attrs import evolve, field
@@ -14,13 +14,13 @@ from nairi_async._core.address import path
 from nairi_async._core.records import define
 from nairi_async._core.request import CallState, Request
 from nairi_async._core.time_scales import Timestamps, to_monotonic, to_unix
+from nairi_async._nairi.delivery.claims import KnownTurns
 from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
-from nairi_async._nairi.delivery.reconciler import SETTLING_TIME, Reconciler, SearchWindow
+from nairi_async._nairi.delivery.search_window import SETTLING_TIME, SearchWindow
 from nairi_async._nairi.polling.context import TurnOrigin
 from nairi_async._nairi.polling.replica_lag import through_replica_lag
 from nairi_async._nairi.wire import decode_turn, encode_continue, encode_start
 from nairi_async.errors import InvalidArgumentError, NairiError, NotFoundError, OutcomeUnknownError
-from nairi_async.hooks import TurnStarted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from nairi_async._nairi.agents import Agents
     from nairi_async._nairi.delivery.claims import Claim
+    from nairi_async._nairi.delivery.reconciler import Reconciler
     from nairi_async._nairi.polling.context import PollingContext
     from nairi_async.models import Turn
     from nairi_async.typing import OnUnknown
@@ -48,8 +49,14 @@ class PromptSender:
         self.context = context
         self.agents = agents
         self.on_turn = on_turn
-        self.reconciler: Reconciler = Reconciler(context, agents)
         self.timestamps: Timestamps = Timestamps(context.clock, context.executor.server_clock)
+        self.known: KnownTurns = KnownTurns()
+
+    @cached_property
+    def _reconciler(self) -> Reconciler:
+        from nairi_async._nairi.delivery.reconciler import Reconciler  # noqa: PLC0415 - few sessions lose a response
+
+        return Reconciler(self.context, self.agents, self.known)
 
     def start(
         self, agent_id: str, prompt: str, *, ask_mode: bool, attachment_ids: Sequence[str], is_recorded: bool = False
@@ -115,8 +122,15 @@ class PromptSender:
         first = to_monotonic(clock, recorded_at)
         until = last + settled
         window = SearchWindow(agent_id, first, until, previous, arrived_by=until, recorded_at=recorded_at)
-        find = self.reconciler.find_start if fingerprint.job_id is None else self.reconciler.find_continuation
+        is_first = fingerprint.job_id is None
+        find = self._reconciler.find_start if is_first else self._reconciler.find_continuation
         return await find(fingerprint, window, exclude, copies=copies, deadline=deadline)
+
+    async def find_lost(
+        self, claim: Claim, window: SearchWindow, error: OutcomeUnknownError, *, deadline: float
+    ) -> Turn:
+        """Return the turn that a lost prompt of this session started, as `Reconciler.find_lost`."""
+        return await self._reconciler.find_lost(claim, window, error, deadline=deadline)
 
     def recording(self, turn: Turn) -> AbstractContextManager[None]:
         """Return a context in which the caller records a turn that it received, so that no search takes it.
@@ -124,7 +138,7 @@ class PromptSender:
         Enter it in the step of the event loop in which the turn was received. If the block fails, the turn can be found
         again.
         """
-        return self.reconciler.started_conversations.recording(turn)
+        return self.known.started_conversations.recording(turn)
 
     async def observe_server_time(self, agent_id: str | None) -> None:
         """Read the service's time once, if no response has stated it yet. A failure costs precision only."""
@@ -176,8 +190,7 @@ class PendingPrompt:
         """
         if self._turn is not None:
             return self._turn
-        reconciler = self._sender.reconciler
-        with reconciler.claims.open(self._fingerprint, self._call) as claim:
+        with self._sender.known.claims.open(self._fingerprint, self._call) as claim:
             if not self.is_lost:
                 try:
                     return await self._send(claim, deadline)
@@ -188,7 +201,7 @@ class PendingPrompt:
                 unknown = OutcomeUnknownError(text, self._request.method, self._request.path)
             if on_unknown == "raise" or self._window is None:
                 raise unknown
-            turn = await reconciler.find_lost(claim, self._window, unknown, deadline=deadline)
+            turn = await self._sender.find_lost(claim, self._window, unknown, deadline=deadline)
             return self._accept(turn, TurnOrigin(self._window.sent_from, None, is_first=self._is_first))
 
     async def _send(self, claim: Claim, deadline: float) -> Turn:
@@ -214,7 +227,7 @@ class PendingPrompt:
             self.is_lost = self._call.write_started
             raise
         else:
-            self._sender.reconciler.claims.assign(claim, turn)
+            self._sender.known.claims.assign(claim, turn)
             # Counted from when it left: in a burst, prompts wait for a connection first.
             sent_at = self._call.started_at or started_at
             return self._accept(turn, TurnOrigin(sent_at, self._call.answered_at, self._is_first))
@@ -242,12 +255,14 @@ class PendingPrompt:
         self._turn = evolve(turn, agent_id=self._agent_id or context.agent_of_job(turn.job_id))
         context.record_origin(self._turn, origin)
         if self._is_first:
-            self._sender.reconciler.record_start(self._fingerprint, self._turn, origin.sent_at)
+            self._sender.known.record_start(self._fingerprint, self._turn, origin.sent_at)
         if not self._is_recorded:
-            self._sender.reconciler.received.add(self._turn, is_first=self._is_first)
+            self._sender.known.received.add(self._turn, is_first=self._is_first)
         self._sender.on_turn(self._turn)
         hooks = context.executor.hooks
         if hooks.listens(log):
+            from nairi_async.hooks import TurnStarted  # noqa: PLC0415 - see `event_hooks`
+
             is_found = origin.answered_at is None
             hooks.emit(log, TurnStarted(turn=self._turn, is_first=self._is_first, is_found=is_found))
         return self._turn

@@ -28,7 +28,7 @@ from attrs import evolve, field
 
 from nairi_async._core.records import frozen
 from nairi_async._core.time_scales import to_unix
-from nairi_async._nairi.delivery.claims import Claims, Match, ReceivedTurns, StartedConversation, StartedConversations
+from nairi_async._nairi.delivery.claims import Match, StartedConversation, StartedConversations
 from nairi_async._nairi.delivery.prompt_search import PromptSearch, SharedJobs, UserMessage
 from nairi_async._nairi.polling.context import TurnOrigin
 from nairi_async.errors import NairiError, OutcomeUnknownError
@@ -38,12 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from nairi_async._nairi.agents import Agents
-    from nairi_async._nairi.delivery.claims import Claim
+    from nairi_async._nairi.delivery.claims import Claim, KnownTurns
     from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
+    from nairi_async._nairi.delivery.search_window import SearchWindow
     from nairi_async._nairi.polling.context import PollingContext
 
-SETTLING_TIME: Final = 60.0
-"""Seconds for which a lost prompt is searched for; a prompt that the service shows later is not found."""
 # Seconds by which the times of messages may differ from the `Date` of responses for a turn to be taken.
 _MARGIN: Final = 5.0
 # Seconds by which they may differ for a conversation to stand against the proof that a prompt does not run.
@@ -55,24 +54,6 @@ _LATE_SEARCHES: Final = 6
 # Seconds between the first two searches; it doubles.
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 8.0
-
-
-@frozen
-class SearchWindow:
-    """When a prompt may have arrived, and where to search for it. Times are of the session's monotonic clock."""
-
-    agent_id: str | None
-    """The agent; required for a prompt that started a conversation."""
-    sent_from: float
-    """The earliest time at which it was sent."""
-    search_until: float
-    """The end of the settling time: the last search begins no earlier."""
-    previous_message_id: str | None = None
-    """The user message before it, where that is known."""
-    arrived_by: float = math.inf
-    """The latest time at which it can have arrived."""
-    recorded_at: float = math.inf
-    """The Unix time recorded when it was sent, by whichever clock; this machine's clock may have been set since."""
 
 
 @frozen
@@ -108,17 +89,10 @@ _NONE: Final = frozenset[str]()
 class Reconciler:
     """Finds the lost prompts of one session."""
 
-    def __init__(self, context: PollingContext, agents: Agents) -> None:
-        self.claims: Claims = Claims()
-        self.received: ReceivedTurns = ReceivedTurns()
-        self.started_conversations: StartedConversations = StartedConversations()
+    def __init__(self, context: PollingContext, agents: Agents, known: KnownTurns) -> None:
         self._context = context
+        self._known = known
         self._search = PromptSearch(context.executor, agents)
-
-    def record_start(self, fingerprint: PromptFingerprint, turn: Turn, sent_at: float) -> None:
-        """Remember which prompt started a conversation; `sent_at` is by the session's monotonic clock."""
-        # A copy: the turn itself would keep the context's memory of it alive.
-        self.started_conversations.add(StartedConversation(evolve(turn), fingerprint.content, sent_at))
 
     async def find_lost(
         self, claim: Claim, window: SearchWindow, error: OutcomeUnknownError, *, deadline: float
@@ -130,13 +104,13 @@ class Reconciler:
                 may always arrive later still, so this proves nothing. Likewise if several turns match: then
                 `candidates` names them.
         """
-        self.claims.mark_lost(claim)
+        self._known.claims.mark_lost(claim)
 
         async def search() -> _Findings:
             if claim.fingerprint.job_id is not None:
                 return await self._search_conversation(claim, window)
             findings = await self._search_starts(
-                claim, window, _Exclusion(self.started_conversations, _NONE), margin=_MARGIN
+                claim, window, _Exclusion(self._known.started_conversations, _NONE), margin=_MARGIN
             )
             # Nothing is proven here, so conversations that do not match are no reason to search again.
             return _Findings(findings.match)
@@ -147,7 +121,7 @@ class Reconciler:
             error.add_note(f"the search for it failed: {failure}")
             raise error from None
         if found.match.turn is not None:
-            self.claims.assign(claim, found.match.turn)
+            self._known.claims.assign(claim, found.match.turn)
             return found.match.turn
         error.candidates = found.match.candidates
         error.add_note(_several(error.candidates) if error.candidates else "it was searched for and not found")
@@ -171,7 +145,7 @@ class Reconciler:
                 names them. Or some conversation could not be read, or not until the deadline.
             NairiError: reading failed for good.
         """
-        exclusion = _Exclusion(self.started_conversations, exclude)
+        exclusion = _Exclusion(self._known.started_conversations, exclude)
 
         async def search(claim: Claim) -> _Findings:
             return await self._search_starts(claim, window, exclusion, margin=_WIDE_MARGIN)
@@ -180,7 +154,7 @@ class Reconciler:
             fingerprint, window, search, copies=copies, deadline=deadline, searched="conversations of that time"
         )
         if turn is not None:
-            self.record_start(fingerprint, turn, window.sent_from)
+            self._known.record_start(fingerprint, turn, window.sent_from)
         return turn
 
     async def find_continuation(
@@ -219,12 +193,12 @@ class Reconciler:
         deadline: float,
         searched: str,
     ) -> Turn | None:
-        with self.claims.open(fingerprint, copies=copies) as claim:
-            self.claims.mark_lost(claim)
+        with self._known.claims.open(fingerprint, copies=copies) as claim:
+            self._known.claims.mark_lost(claim)
             found = await self._repeat(lambda: search(claim), window, deadline)
             if found.match.turn is not None:
                 turn = evolve(found.match.turn, agent_id=window.agent_id)
-                self.claims.assign(claim, turn)
+                self._known.claims.assign(claim, turn)
                 is_first = fingerprint.job_id is None
                 self._context.record_origin(turn, TurnOrigin(window.sent_from, None, is_first=is_first))
                 return turn
@@ -282,9 +256,9 @@ class Reconciler:
         read = await self._search.first_messages(window.agent_id, since, leave_out=exclusion)
         is_wide = margin > _MARGIN
         # Responses in flight may name a conversation that was read. Prompts sent from now on cannot have started it.
-        await _wait_until_settled(
-            self.claims.new_conversations_in_flight() if is_wide else self.claims.identical_in_flight(claim)
-        )
+        claims = self._known.claims
+        in_flight = claims.new_conversations_in_flight() if is_wide else claims.identical_in_flight(claim)
+        await _wait_until_settled(in_flight)
         if is_wide and isinstance(exclusion.exclude, SharedJobs):
             await exclusion.exclude.settle()
         content = claim.fingerprint.content
@@ -292,11 +266,11 @@ class Reconciler:
         near = [one for one in read.messages if not exclusion(one.turn.job_id) and self._is_in(window, one, margin)]
         identical = [one for one in near if one.content == content and self._is_in(window, one, _MARGIN)]
         if is_wide:
-            known = map(self._as_message, self.started_conversations.unrecorded(content))
+            known = map(self._as_message, self._known.started_conversations.unrecorded(content))
             unclaimed = (one for one in known if one.turn.job_id not in exclusion.exclude)
             identical += (one for one in unclaimed if self._is_in(window, one, _MARGIN))
             identical.sort(key=lambda one: one.created_at)
-        match = self.claims.match(claim, [one.turn for one in identical])
+        match = self._known.claims.match(claim, [one.turn for one in identical])
         if any(math.isnan(one.created_at) for one in identical):
             # Without a time, the conversation may be years old.
             match = match.without_turn()
@@ -309,10 +283,10 @@ class Reconciler:
         job_id = claim.fingerprint.job_id
         assert job_id is not None  # noqa: S101 - such a prompt names its conversation
         messages = await self._search.user_messages(job_id)
-        await _wait_until_settled(self.claims.identical_in_flight(claim))
+        await _wait_until_settled(self._known.claims.identical_in_flight(claim))
         later = self._later(messages, window)
         return _Findings(
-            self.claims.match(claim, [one.turn for one in later if one.content == claim.fingerprint.content])
+            self._known.claims.match(claim, [one.turn for one in later if one.content == claim.fingerprint.content])
         )
 
     async def _search_later(self, claim: Claim, window: SearchWindow, exclude: Container[str]) -> _Findings:
@@ -321,11 +295,11 @@ class Reconciler:
         assert job_id is not None  # noqa: S101 - such a prompt names its conversation
         messages = await self._search.user_messages(job_id)
         # Responses in flight may name messages that were read. Prompts sent from now on cannot have become them.
-        await _wait_until_settled(self.claims.continuations_in_flight(job_id))
+        await _wait_until_settled(self._known.claims.continuations_in_flight(job_id))
         later = self._unexplained(messages, window, exclude)
         content = claim.fingerprint.content
         identical = [one for one in later if one.content == content and self._is_in(window, one, _MARGIN)]
-        match = self.claims.match(claim, [one.turn for one in identical])
+        match = self._known.claims.match(claim, [one.turn for one in identical])
         if any(math.isnan(one.created_at) for one in identical):
             # Without a time, the message may be an earlier one.
             match = match.without_turn()
@@ -346,7 +320,7 @@ class Reconciler:
             for one in messages
             if not (
                 one.turn.message_id == previous
-                or one.turn.message_id in self.received
+                or one.turn.message_id in self._known.received
                 or one.turn.message_id in exclude
             )
         ]

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Container
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from attrs import evolve, field
@@ -16,8 +16,9 @@ from nairi_async._core.permits import LoopLock
 from nairi_async._core.records import define, frozen
 from nairi_async._nairi.delivery.fingerprint import PromptFingerprint
 from nairi_async._nairi.delivery.identical_prompts import IdenticalPrompts
-from nairi_async._nairi.delivery.reconciler import SETTLING_TIME
+from nairi_async._nairi.delivery.search_window import SETTLING_TIME
 from nairi_async._nairi.journal.entry import Entry
+from nairi_async._nairi.journal.journal import Journal
 from nairi_async.errors import (
     AuthenticationError,
     InvalidArgumentError,
@@ -32,13 +33,9 @@ if TYPE_CHECKING:
 
     from nairi_async._nairi.attachments import PendingUploads
     from nairi_async._nairi.delivery.prompt_sender import PendingPrompt, PromptSender
-    from nairi_async._nairi.journal.journal import Journal
     from nairi_async.models import Turn
     from nairi_async.typing import OnUnknown
 
-_LONGEST_KEY: Final = 1024
-# Characters that `derived_key` adds, at most.
-_LONGEST_PURPOSE: Final = 40
 # How often one call sends a prompt whose response is lost each time and that provably did not run.
 _MAX_SENDS: Final = 3
 
@@ -48,11 +45,11 @@ class KeyedPrompts:
 
     Args:
         sender: Sends the prompts.
-        path: The journal; without one no key can be used.
+        path: The journal.
         base_url: The service that the journal belongs to.
     """
 
-    def __init__(self, sender: PromptSender, path: Path | None, base_url: str) -> None:
+    def __init__(self, sender: PromptSender, path: Path, base_url: str) -> None:
         self._sender, self._path, self._base_url = sender, path, base_url
         self._clock = sender.context.clock
         self._opened: Journal | None = None
@@ -65,58 +62,20 @@ class KeyedPrompts:
         self._lost_at: dict[str, float] = {}
 
     async def open(self) -> None:
-        """Open the journal, if there is one.
+        """Open the journal.
 
         Raises:
             JournalError: it cannot be used, or is in use.
         """
-        if self._path is None:
-            return
-        # SQLite is imported only where it is used.
-        from nairi_async._nairi.journal.journal import Journal  # noqa: PLC0415
-
         journal = Journal(self._path, self._clock, self._base_url)
         await journal.start()
         self._opened, self._opened_at = journal, self._clock.monotonic()
-        self._others = _Explained(journal.conversations, self._sender.reconciler.received)
+        self._others = _Explained(journal.conversations, self._sender.known.received)
 
     async def aclose(self) -> None:
         """Finish what is being written, and close the journal. Harmless when repeated."""
         if self._opened is not None:
             await self._opened.aclose()
-
-    def checked(self, key: object) -> str | None:
-        """Return a valid key, or `None` for none.
-
-        Raises:
-            InvalidArgumentError: it is not valid, or the session has no journal.
-        """
-        if key is None:
-            return None
-        if not isinstance(key, str) or not key.strip() or len(key) > _LONGEST_KEY:
-            raise InvalidArgumentError(
-                f"a key must be a string of 1 to {_LONGEST_KEY} characters, not blank: {key!r:.80}"
-            )
-        try:
-            key.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidArgumentError("the key holds half a character, which cannot be stored") from error
-        if self._path is None:
-            raise InvalidArgumentError("a key needs a journal to be kept in: NairiSession(journal='run.sqlite')")
-        return key
-
-    @property
-    def has_journal(self) -> bool:
-        """Whether keys can be used."""
-        return self._path is not None
-
-    def prompt(self, key: str, text: str, uploads: PendingUploads, **target: Any) -> KeyedPrompt:
-        """Return a prompt under a checked key, not yet sent; `target` as the fields of `KeyedPrompt`."""
-        job_id = target.get("job_id")
-        if job_id is not None:
-            # The latest turn that this session began there is at least as late as what the caller knows.
-            target["previous"] = self._sender.context.latest_prompt(job_id) or target.get("previous")
-        return KeyedPrompt(prompts=self, key=key, text=text, uploads=uploads, **target)
 
     async def is_known(self, prompt: KeyedPrompt) -> bool:
         """Return whether the prompt's turn is in the journal.
@@ -352,12 +311,3 @@ class KeyedPrompt:
             return entry.agent_id == self.agent_id
         became = None if entry.turn is None else entry.turn.job_id
         return self.job_id in {continued, became}
-
-
-def derived_key(key: str | None, purpose: Any) -> str | None:
-    """Return the key of a further prompt that a call sends by itself, such as a repair."""
-    if key is not None and len(key) > _LONGEST_KEY - _LONGEST_PURPOSE:
-        # Two long keys may differ at their ends only.
-        digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-        key = f"{key[: _LONGEST_KEY - _LONGEST_PURPOSE - len(digest)]}{digest}"
-    return None if key is None else f"{key}/{purpose}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import field
 
+from nairi_async._core.exports import publish
 from nairi_async._core.records import frozen
 from nairi_async.errors import InvalidArgumentError
 
@@ -89,3 +90,6 @@ def _time(text: str) -> datetime:
     if time.tzinfo is None:
         raise ValueError("the time has no offset")
     return time.astimezone(UTC)
+
+
+publish(__name__)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from nairi_async._core import checks
 from nairi_async._core.address import path
+from nairi_async._core.exports import publish
 from nairi_async._core.permits import LoopLock
 from nairi_async._core.request import Request
 from nairi_async._nairi.listing.checkpoint import OVERLAP, Checkpoint
@@ -224,3 +225,6 @@ def _earlier(time: datetime | None, by: timedelta) -> datetime | None:
         return None if time is None else time - by
     except OverflowError:
         return datetime.min.replace(tzinfo=UTC)
+
+
+publish(__name__)

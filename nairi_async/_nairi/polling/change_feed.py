@@ -28,15 +28,15 @@ from nairi_async.errors import (
     SessionClosedError,
     StatusError,
 )
-from nairi_async.hooks import FeedChanged, News
 from nairi_async.models import ConversationSummary
 
 if TYPE_CHECKING:
     from nairi_async._core.executor import RequestExecutor
     from nairi_async._nairi.polling.cadence import Kind
+    from nairi_async._nairi.polling.counters import PollCounters
     from nairi_async._nairi.polling.settings import Polling
-    from nairi_async._nairi.polling.statistics import PollCounters
     from nairi_async._nairi.polling.waiters import Waiter
+    from nairi_async.hooks import News
 
 log = logging.getLogger("nairi_async.polling")
 
@@ -374,6 +374,8 @@ class ChangeFeed:
 
         Where a new trial has failed as the one before, the log says so at a low level only.
         """
+        from nairi_async.hooks import FeedChanged  # noqa: PLC0415 - see `event_hooks`
+
         changed = FeedChanged(agent_id=self._agent_id, news=news, is_used=reason is None, reason=reason or "")
         level = logging.INFO if reason is None else logging.WARNING if is_first else logging.DEBUG
         self._executor.hooks.emit(log, changed, level)

@@ -10,8 +10,8 @@ from nairi_async._nairi.polling.change_feed import ChangeFeed
 
 if TYPE_CHECKING:
     from nairi_async._core.executor import RequestExecutor
+    from nairi_async._nairi.polling.counters import PollCounters
     from nairi_async._nairi.polling.settings import Polling
-    from nairi_async._nairi.polling.statistics import PollCounters
     from nairi_async.models import Turn
 
 # Agents that are remembered; beyond that the ones not used for longest are forgotten.

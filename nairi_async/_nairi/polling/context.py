@@ -13,9 +13,9 @@ from attrs import evolve, field
 from nairi_async._core.records import frozen
 from nairi_async._nairi.polling.cadence import Cadence
 from nairi_async._nairi.polling.change_feeds import ChangeFeeds
+from nairi_async._nairi.polling.counters import PollCounters
 from nairi_async._nairi.polling.list_order import KnownPrompts
 from nairi_async._nairi.polling.shared_reads import SharedReads
-from nairi_async._nairi.polling.statistics import PollCounters
 from nairi_async.models import TERMINAL_STATUSES
 
 if TYPE_CHECKING:

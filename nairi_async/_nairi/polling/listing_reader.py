@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from nairi_async._core.executor import RequestExecutor
-    from nairi_async._nairi.polling.statistics import PollCounters
+    from nairi_async._nairi.polling.counters import PollCounters
     from nairi_async.models import ConversationSummary
 
 # Half the width of the jitter of readings.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from attrs import evolve
 
@@ -17,11 +17,9 @@ from nairi_async._nairi.polling.schedule import Schedule
 from nairi_async._nairi.polling.subscription import Subscription
 from nairi_async._nairi.polling.watch_target import FoundEnd
 from nairi_async.errors import NairiError
-from nairi_async.hooks import PollPlanned, TurnEnded
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from typing import Any
 
     from nairi_async._nairi.polling.cadence import Kind
     from nairi_async._nairi.polling.context import PollingContext, TurnOrigin
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from nairi_async.models import Message, Turn, Usage
 
 log = logging.getLogger("nairi_async.polling")
-
 _T = TypeVar("_T")
 
 # Seconds that the last poll may take after the end of the whole wait.
@@ -264,10 +261,12 @@ class Poller:
         context = self._context
         if not context.record_end(turn) or not context.executor.hooks.listens(log):
             return
+        from nairi_async.hooks import TurnEnded  # noqa: PLC0415 - see `event_hooks`
+
         ended = TurnEnded(
             turn=turn if turn.agent_id is not None else evolve(turn, agent_id=self.target.agent_id),
             status=status,
-            seconds=end.found_at - (self._origin.sent_at if self._origin is not None else self._started_at),
+            seconds=end.found_at - (self._started_at if self._origin is None else self._origin.sent_at),
             ended_at=to_unix(context.clock, end.found_at),
             discovery_delay=end.discovery_delay,
             polls=self._polls,
@@ -382,6 +381,8 @@ class Poller:
     def _emit_plan(self, at: float, *, is_announced: bool) -> None:
         hooks = self._context.executor.hooks
         if hooks.listens(log):
+            from nairi_async.hooks import PollPlanned  # noqa: PLC0415 - see `event_hooks`
+
             planned = PollPlanned(
                 job_id=self.target.job_id,
                 agent_id=self.target.agent_id,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nairi_async._core.executor import RequestExecutor
-    from nairi_async._nairi.polling.statistics import PollCounters
+    from nairi_async._nairi.polling.counters import PollCounters
 
 _T = TypeVar("_T")
 _ReadT = TypeVar("_ReadT", bound="SharedRead[Any]")

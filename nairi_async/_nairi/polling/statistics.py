@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nairi_async._core.records import define, frozen
+from nairi_async._core.exports import publish
+from nairi_async._core.records import frozen
 from nairi_async._core.statistics import RequestStats
 
 
@@ -42,33 +43,4 @@ class Stats(RequestStats):
         )
 
 
-@define
-class PollCounters:
-    """The running counts of polling behind `Stats`."""
-
-    polls: int = 0
-    turns_ended: int = 0
-    discoveries: int = 0
-    delays: float = 0.0
-    open_watches: int = 0
-
-    def discovered(self, delay: float) -> None:
-        """Count a poll that found news, on average `delay` seconds old."""
-        self.discoveries += 1
-        self.delays += delay
-
-    def stats(self, requests: RequestStats) -> Stats:
-        """Return the counts as they are now, with those of the requests."""
-        return Stats(
-            requests=requests.requests,
-            retries=requests.retries,
-            bytes_received=requests.bytes_received,
-            open_connections=requests.open_connections,
-            free_connections=requests.free_connections,
-            waiting_calls=requests.waiting_calls,
-            polls=self.polls,
-            turns_ended=self.turns_ended,
-            discoveries=self.discoveries,
-            discovery_delay=self.delays / self.discoveries if self.discoveries else None,
-            open_watches=self.open_watches,
-        )
+publish(__name__)

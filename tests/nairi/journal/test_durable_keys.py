@@ -423,7 +423,7 @@ async def test_a_full_disk_costs_only_the_calls_meanwhile(
     """What cannot be written is not sent; what ran and could not be recorded is found once there is space again."""
     async with process() as nairi:
         first = await nairi.start(AGENT, "hello", key="first")
-        journal = nairi._keys._journal
+        journal = nairi._keys._prompts._journal
 
         async def limit(pages: int) -> None:
             await journal.submit(lambda file: file._db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
