@@ -80,8 +80,8 @@ class PromptRunner:
         try:
             dialogue = await self._dialogue(chat, deadline)
             prompt, files = await self._uploaded(dialogue, prompt, files, deadline)
+            sent_after = await self._times.before_sending(deadline.left() / 2.0)
             call = prepared_call(dialogue, prompt.text, files, prompt.attachment_ids, deadline.options())
-            sent_after = await deadline.bound(self._times.before_sending())
         except (Exception, asyncio.CancelledError):
             await chat.save_outcome(undo)
             raise

@@ -25,10 +25,13 @@ class SendingTimes:
         self._target = target
         self._timestamps = self._sender.timestamps if self._sender is not None else Timestamps(clock, ServerClock())
 
-    async def before_sending(self) -> float:
-        """Return a Unix time before now, after a request for the service's time if no response has stated it yet."""
+    async def before_sending(self, limit: float) -> float:
+        """Return a Unix time before now, after a request for the service's time if no response has stated it yet.
+
+        The request takes no longer than the limit, in seconds: the prompt must not wait for it in vain.
+        """
         if self._sender is not None:
-            await self._sender.observe_server_time(self._target)
+            await self._sender.observe_server_time(self._target, limit)
         return self._timestamps.earliest()
 
     def after_sending(self) -> float:

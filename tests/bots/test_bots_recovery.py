@@ -329,6 +329,19 @@ async def test_a_clock_that_is_set_between_two_processes_runs_no_prompt_twice(
     assert (delivered.replies, delivered.lost) == ([f"{2 - is_first}: hello"], [])
 
 
+async def test_no_prompt_waits_in_vain_for_the_services_time(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock
+) -> None:
+    """If the service does not say what time it is, a prompt is sent when half of its time is over at the latest."""
+
+    async def gateway(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=502, headers={"Date": ""}) if "/agents" in request.path else None
+
+    echo.intercept = gateway
+    assert (await Chats(nairi, "my-agent", clock=clock).ask("c", "a", timeout=12)).text == "1: a"
+    assert clock.monotonic() < 12
+
+
 async def test_a_prompt_that_waited_and_cannot_be_sent_keeps_no_key(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock
 ) -> None:

@@ -140,14 +140,15 @@ class PromptSender:
         """
         return self.known.started_conversations.recording(turn)
 
-    async def observe_server_time(self, agent_id: str | None) -> None:
-        """Read the service's time once, if no response has stated it yet. A failure costs precision only."""
+    async def observe_server_time(self, agent_id: str | None, limit: float = _TIME_REQUEST_LIMIT) -> None:
+        """Read the service's time once, if no response has stated it yet, in so many seconds at most; raise nothing."""
         executor = self.context.executor
         if not self.timestamps.are_certain:
             location = path("agents") if agent_id is None else path("agents", agent_id)
             request = Request(method="GET", path=location, observe_date=True)
+            deadline = executor.clock.monotonic() + min(limit, _TIME_REQUEST_LIMIT)
             with suppress(NairiError):
-                await executor.call(request, bool, deadline=executor.clock.monotonic() + _TIME_REQUEST_LIMIT)
+                await executor.call(request, bool, deadline=deadline)
 
 
 @define(eq=False)
