@@ -151,8 +151,9 @@ class ItemChanges:
                     if before.state in rows.ENDED:
                         return await place_of(connection, batch, before.number)
                     return (await end_owned(connection, [before], [asked.ended])).get(before.number, 0)
-                if after != before:
-                    await write(connection, [after], [before])
+                # Also what stands there already: an earlier try may have been committed here, and its commit given up
+                # before it reached a standby. This commit waits for that.
+                await write(connection, [after], [before])
                 self._note(after)
                 return 0
         except sql.UniqueViolation:

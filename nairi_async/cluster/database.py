@@ -13,6 +13,8 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
@@ -37,8 +39,9 @@ PATIENCE: Final = 60.0
 _LONGEST_WAIT: Final = 2.0
 # Seconds for the first statement of a session: a server that is stopped still lets connections be made.
 _SETTINGS_TIMEOUT: Final = 10.0
-# Seconds for one transaction, before its connection is given up.
+# Seconds for one transaction, before its connection is given up, and before it is logged that it has no answer.
 _LONGEST: Final = 90.0
+_LOGGED_AFTER: Final = 10.0
 # What passes by itself: the connection is lost, the server starts or stops, another transaction was in the way, or an
 # identical item has the turn, after which `items` makes its changes one by one.
 _LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, OSError, TimeoutError)
@@ -108,6 +111,13 @@ async def _session_of(connection: Connection) -> int:
     return int(found[0])
 
 
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        # Not all callers wait.
+        future.exception()
+
+
 class Database:
     """An open database. Use it in `async with`.
 
@@ -126,6 +136,8 @@ class Database:
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
+        self._has_given_up = False
+        """Whether the latest transaction had no answer for too long."""
 
     async def __aenter__(self) -> Self:
         opening = asyncio.ensure_future(self._open())
@@ -197,15 +209,35 @@ class Database:
             try:
                 result = await self._run(work, is_single=is_single)
             except Exception as error:  # noqa: BLE001 - raised by the caller's wait
-                if not future.done():
-                    future.set_exception(error)
-                    # Not all callers wait.
-                    future.exception()
+                _fail(future, error)
+                if self._has_given_up and not self._fail_all(error):
+                    return
             else:
                 if not future.done():
                     future.set_result(result)
 
+    def _fail_all(self, error: Exception) -> bool:
+        """Fail what was submitted while one transaction had no answer; return whether more may be submitted.
+
+        Each of them would wait as long again, one after another.
+        """
+        self._has_given_up = False
+        while not self._queue.empty():
+            if (submitted := self._queue.get_nowait()) is None:
+                return False
+            _fail(submitted[2], copy(error))
+        return True
+
     async def _run(self, work: _Work[_T], *, is_single: bool) -> _T:
+        text = "%s has not answered for %.0f s, and is waited for"
+        warn = partial(log.warning, text, self.address.name, _LOGGED_AFTER)
+        warning = asyncio.get_running_loop().call_later(_LOGGED_AFTER, warn)
+        try:
+            return await self._try(work, is_single=is_single)
+        finally:
+            warning.cancel()
+
+    async def _try(self, work: _Work[_T], *, is_single: bool) -> _T:
         failed_at: float | None = None
         wait = 0.05
         while True:
@@ -223,6 +255,7 @@ class Database:
                 is_waiting = isinstance(error, _CONFLICTS) or not self._is_closing
                 is_over = not (does_pass and is_waiting) or now - failed_at > PATIENCE
                 explained = self.address.explained(error) if is_over else None
+                self._has_given_up = is_over and passes_by_itself(error)
                 if isinstance(error, _LOST) and not isinstance(error, _CONFLICTS):
                     await self._drop()
                     log.info("%s: %s", self.address.name, type(error).__name__)

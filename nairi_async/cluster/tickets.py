@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log: logging.Logger = logging.getLogger("nairi_async.cluster")
 
+_QUIET: Final = logging.NullHandler()
 CHUNK: Final = 50
 """Items of a ticket at most: the queue's own cost is shared by so many."""
 _FEW: Final = 20
@@ -71,6 +72,8 @@ class TicketQueue:
         import procrastinate  # noqa: PLC0415
         from procrastinate.exceptions import ProcrastinateException  # noqa: PLC0415
 
+        # It logs each lost connection with two tracebacks, which Python prints where a program configures no logging.
+        logging.getLogger("procrastinate").addHandler(_QUIET)
         self._address = address
         self._errors, self._faults = ProcrastinateException, (ProcrastinateException, *FAULTS)
         self._queue = base_url[-128:]

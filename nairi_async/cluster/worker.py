@@ -309,8 +309,10 @@ class _Life:
         except Exception as error:  # noqa: BLE001 - raised by `run`
             if not self._failure.done():
                 self._failure.set_exception(error)
-            with suppress(LedgerError):
-                await self.table.hand_on(number, claim, batch.number, 0.0)
+            # A database that does not answer is not asked again for each item: the next sweep releases them.
+            if not isinstance(error, LedgerError):
+                with suppress(LedgerError):
+                    await self.table.hand_on(number, claim, batch.number, 0.0)
         finally:
             del self.running[number]
             self._has_ended.set()

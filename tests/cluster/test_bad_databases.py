@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -177,13 +178,20 @@ async def test_a_database_that_stops_answering(
 ) -> None:
     """Locked or dropped tables, and a server that is gone: after a bounded wait each call raises its documented error.
 
-    What is asked for afterwards works again, and nothing that was stored is lost.
+    Calls that were made meanwhile have waited as long: they do not wait once more, one after another. What is asked for
+    afterwards works again, and nothing that was stored is lost.
     """
     name = field.database.rpartition("/")[2]
     gone = "does not answer|cannot be reached"
-    async with field.cluster() as cluster, PostgresStore(field.database) as store:
+    address = Address.of(Concealed(field.database))
+    async with field.cluster() as cluster, PostgresStore(field.database) as store, Database(address) as database:
         batch = await cluster.submit("run-1", AGENT, ["a"])
         await store.load("a")
+        tried = set[int]()
+
+        async def count(number: int, connection: psycopg.AsyncConnection[Any]) -> None:
+            tried.add(number)
+            await connection.execute("SELECT FROM nairi_batches")
 
         async def all_fail() -> None:
             for call in (lambda: cluster.submit("run-2", AGENT, ["a"]), batch.status, lambda: batch.turn("#1")):
@@ -201,6 +209,9 @@ async def test_a_database_that_stops_answering(
             with psycopg.connect(field.database) as blocker:
                 blocker.execute("LOCK TABLE nairi_batches, nairi_items, nairi_readers, nairi_chats")
                 await all_fail()
+                calls = [database.run(partial(count, number)) for number in range(9)]
+                assert {type(one) for one in await asyncio.gather(*calls, return_exceptions=True)} == {LedgerError}
+                assert tried == {0}
                 # While another process makes the tables.
                 blocker.execute("SELECT pg_advisory_xact_lock(1312901458, -1)")
                 with pytest.raises(LedgerError, match=gone):
