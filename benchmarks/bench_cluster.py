@@ -2,6 +2,8 @@
 
     python benchmarks/bench_cluster.py [--items N] [--waiting N] [--backlog N]
 
+It prints one table, and takes about six minutes on two quiet cores.
+
 The service, each worker and PostgreSQL (fsync on) are processes of their own. The same prompts run through the SQLite
 batch as well: the difference is what the cluster costs.
 """
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _TICK = os.sysconf("SC_CLK_TCK")
+
+
+def show(what: str, figures: str) -> None:
+    """Print a row of the table."""
+    print(f"| {what} | {figures} |", flush=True)
 
 
 def cpu_of(pid: int, *, with_ended: bool = False) -> float:
@@ -84,7 +91,8 @@ def bench_sqlite(environment: dict[str, str], texts: Sequence[str]) -> None:
     words = ("batch", str(prompts), "--agent", AGENT, "--ledger", str(home / "run.sqlite"), "--limit", "150")
     start(environment, *words, "--output", str(home / "out.jsonl")).wait()
     cpu = os.times().children_user + os.times().children_system - before
-    print(f"SQLite batch: {len(texts) / (time.monotonic() - began):.0f} items/s, {1000 * cpu / len(texts):.2f} ms/item")
+    rate = len(texts) / (time.monotonic() - began)
+    show("SQLite batch", f"{rate:.0f} items/s, {1000 * cpu / len(texts):.2f} ms of CPU an item")
 
 
 def bench_workers(postgres: Postgres, environment: dict[str, str], texts: Sequence[str], count: int) -> None:
@@ -104,9 +112,10 @@ def bench_workers(postgres: Postgres, environment: dict[str, str], texts: Sequen
     for worker in workers:
         worker.terminate()
         worker.wait()
-    print(
-        f"{count} workers: {len(texts) / seconds_in_all:.0f} items/s, {1000 * cpu / len(texts):.2f} ms/item in workers,"
-        f" {1000 * server / len(texts):.2f} ms/item in PostgreSQL; submitted in {seconds:.1f} s"
+    show(
+        f"{count} worker{'s' * (count > 1)}",
+        f"{len(texts) / seconds_in_all:.0f} items/s, {1000 * cpu / len(texts):.2f} ms of CPU an item in workers"
+        f" (their start included), {1000 * server / len(texts):.2f} ms in PostgreSQL; submitted in {seconds:.1f} s",
     )
 
 
@@ -123,7 +132,7 @@ def bench_waiting(postgres: Postgres, environment: dict[str, str], count: int) -
         while running < count and time.monotonic() < deadline:
             time.sleep(0.5)
             running = (connection.execute(query).fetchone() or (0,))[0]
-        print(f"{running} waiting in one worker: {memory_of(worker.pid):.0f} MB")
+        show(f"{running:,} waiting in one worker", f"{memory_of(worker.pid):.0f} MB")
         other = start(environment, *words)
         while (connection.execute("SELECT count(*) FROM nairi_workers").fetchone() or (0,))[0] < 2:
             time.sleep(0.05)
@@ -135,14 +144,15 @@ def bench_waiting(postgres: Postgres, environment: dict[str, str], count: int) -
             time.sleep(0.1)
             taken = (connection.execute(query).fetchone() or (0,))[0]
             first = first or (time.monotonic() - killed_at if taken else 0.0)
-        print(f"killed: the first go on after {first:.1f} s, all {taken} after {time.monotonic() - killed_at:.1f} s")
+        text = f"the first go on after {first:.1f} s, all {taken:,} after {time.monotonic() - killed_at:.1f} s"
+        show("that worker killed", f"{text}; {memory_of(other.pid):.0f} MB in the other then")
     worker.wait()
     other.kill()
     other.wait()
 
 
 def main() -> None:
-    """Print one line for each measurement."""
+    """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--items", type=int, default=1000)
     parser.add_argument("--waiting", type=int, default=10_000)
@@ -150,6 +160,8 @@ def main() -> None:
     options = parser.parse_args()
     report = Path(tempfile.mkdtemp()) / "report.json"
     texts = [f"Prompt {number}" for number in range(options.items)]
+    load = os.getloadavg()[0]
+    print(f"| {options.items:,} prompts, load of the machine {load:.1f} | measured |\n| --- | --- |", flush=True)
     with service(report) as (_, url), running_postgres("max_connections=200") as postgres:
         environment = {**os.environ, "NAIRI_BASE_URL": url, "NAIRI_API_KEY": "nr_simulator"}
         bench_sqlite(environment, texts)
@@ -160,7 +172,7 @@ def main() -> None:
         seconds = asyncio.run(submit(backlog, url, [f"Prompt {number}" for number in range(options.backlog)]))
         size = postgres.execute("SELECT pg_database_size(current_database())", backlog.rpartition("/")[2])[0][0]
         each = int(str(size)) / options.backlog
-        print(f"backlog: {options.backlog} submitted in {seconds:.1f} s, {each:.0f} bytes each")
+        show(f"a backlog of {options.backlog:,}", f"submitted in {seconds:.1f} s, {each:.0f} bytes each")
 
 
 if __name__ == "__main__":

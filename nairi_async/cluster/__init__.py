@@ -85,7 +85,7 @@ check and the sending, for longer than `settle`.
   changes often slow. A conversation costs it 0.4 ms of a core: 1,000 conversations a minute need no tuning.
 * **Workers**: one process for each core, `limit` as large as you like. A worker takes three connections, four with a
   rate, and one more for a moment when it starts: with 50 workers, set `max_connections` to 250. Memory: 60 MB, and
-  9 to 12 kB for each conversation that runs.
+  9 kB for each conversation that runs, beside its prompt.
 * **The key's rate**: give all workers the same `requests_per_second`, a little below what the service allows, and the
   same `concurrency` where it limits how many conversations run. `limit` is for one process.
 * **Stopping**: SIGTERM or Ctrl-C records the prompts that are being sent and hands on the rest; a second one ends the
