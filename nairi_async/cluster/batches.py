@@ -174,15 +174,16 @@ async def add_items(
     insert = (
         "WITH stored AS (INSERT INTO nairi_prompts (batch, key, id, place, prompt, fields) SELECT %s, new.* FROM"
         " unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::text[]) AS new(key, id, place, prompt, fields)"
-        " ON CONFLICT DO NOTHING RETURNING number, batch, prompt)"
+        # Where another process has just given an id to another record, this is an error, and the next try sees that.
+        " ON CONFLICT (batch, key) DO NOTHING RETURNING number, batch, prompt)"
         " INSERT INTO nairi_items (number, batch, prompt_hash) SELECT number, batch, hashtext(prompt) FROM stored"
         " RETURNING number"
     )
     # A record without an id is called by its place; where another had the place before, by its key as well.
     ids = [item.id if item.id is not None else f"#{item.place}" for item in items]
-    taken = "SELECT id FROM nairi_prompts WHERE batch = %s AND id = ANY(%s) AND NOT key = ANY(%s)"
-    others = {id_ for (id_,) in await (await connection.execute(taken, (batch, ids, keys))).fetchall()}
-    names = [f"{id_}-{key[-34:]}" if id_ in others else id_ for id_, key in zip(ids, keys, strict=True)]
+    taken = "SELECT id, key FROM nairi_prompts WHERE batch = %s AND id = ANY(%s)"
+    keys_of: dict[str, str] = dict(await (await connection.execute(taken, (batch, ids))).fetchall())
+    names = [id_ if keys_of.get(id_, key) == key else f"{id_}-{key[-34:]}" for id_, key in zip(ids, keys, strict=True)]
     columns = (
         keys,
         names,

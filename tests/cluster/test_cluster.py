@@ -76,6 +76,19 @@ async def test_submitting_again_adds_what_is_missing(field: Field) -> None:
     assert field.asked == Counter({"Same": 32})
 
 
+async def test_submissions_that_overlap_lose_nothing(field: Field) -> None:
+    """Records without an id stand at other places in another submission, which may run at the same time."""
+    async with field.cluster() as cluster, field.cluster() as other:
+        batch = await cluster.submit("run-1", AGENT, ["a", "b", "c", "d"])
+        await cluster.submit("run-1", AGENT, ["c", "d", "e", "a"])
+        assert (await batch.status()).unsent == 5
+        halves = [f"Prompt {number}" for number in range(60)], [f"Prompt {number}" for number in range(20, 80)]
+        batch, _ = await asyncio.gather(
+            cluster.submit("run-2", AGENT, iter(halves[0])), other.submit("run-2", AGENT, iter(halves[1]))
+        )
+        assert (await batch.status()).unsent == 80
+
+
 async def test_failures_are_outcomes(field: Field) -> None:
     """A turn that fails, and an agent that does not exist, end their items only; failures are sent again on request."""
     field.simulator.agent("broken", lambda _, number: [Fail("no")] if number == 1 else [Say("yes")])
