@@ -134,8 +134,6 @@ class Hold:
             self._is_released = True
             if self._grace is not None:
                 self._grace.cancel()
-            if self._readers is not None:
-                self._readers.forget()
             self.lock.remove(self)
 
     async def __aenter__(self) -> None:

@@ -111,6 +111,7 @@ class Sending:
     def release(self) -> None:
         """Give connection and turn back, and stop the timer of the timeout. Harmless when repeated."""
         self._deadline.close()
+        self.readers.forget()
         body, self.body = self.body, None
         if body is not None:
             body.close()

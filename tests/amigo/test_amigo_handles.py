@@ -454,4 +454,13 @@ async def test_a_task_keeps_nothing_of_the_streams_that_it_has_read(
         stream = dialogue.send("a")
         assert [event async for event in stream]
         assert await anext(stream, None) is None
+    async with dialogue.send("a") as stream:
+        await anext(stream)
+        during = len(task._callbacks or ())
+        for _ in range(3):
+            with pytest.raises(InvalidArgumentError):
+                await dialogue.ask("b")
+            with pytest.raises(InvalidArgumentError):
+                await anext(dialogue.send("b"))
+        assert len(task._callbacks or ()) == during
     assert len(task._callbacks or ()) == before
