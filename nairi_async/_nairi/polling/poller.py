@@ -258,8 +258,7 @@ class Poller:
 
     def emit_end(self, end: FoundEnd, turn: Turn, status: str, usage: Usage | None) -> None:
         """Report to the hooks how the turn ended, unless another watcher has."""
-        context = self._context
-        if not context.record_end(turn) or not context.executor.hooks.listens(log):
+        if not (context := self._context).record_end(turn) or not context.executor.hooks.listens(log):
             return
         from nairi_async.hooks import TurnEnded  # noqa: PLC0415 - see `event_hooks`
 
