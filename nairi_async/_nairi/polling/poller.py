@@ -220,8 +220,7 @@ class Poller:
         With `idle_since`, no turn is open since then.
         """
         schedule, subscription = self._begin()
-        context, at = self._context, read.started_at
-        jitter = context.random()
+        context, at, jitter = self._context, read.started_at, self._context.random()
         self._is_exhausted = at >= self._deadline
         place = subscription.observe_status(self.target.status or "", self._came_at, at) if idle_since is None else None
         if place is None:
