@@ -16,13 +16,16 @@ stored before it is handed over. What a process left `sending` is looked up at t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from attrs import field
 
-from nairi_async._core.records import frozen
-from nairi_async.models import Turn
+from nairi_async._core.records import define
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from nairi_async.models import Turn
 
 State = Literal["unsent", "sending", "running", "unusable", "failed", "done"]
 """Where an item stands."""
@@ -55,7 +58,8 @@ def next_step(state: State, *, is_mine: bool = False) -> Step:
     return "wait" if state == "running" else "nothing"
 
 
-@frozen(kw_only=True)
+# Not frozen, though nothing sets its fields: of a frozen class each field is set by a call, for every prompt.
+@define(kw_only=True)
 class Entry:
     """An item as its store holds it."""
 
