@@ -141,23 +141,24 @@ class RecordClaims:
         state: State = "unsent" if item.attachments or item.job_id is not None else "sending"
         place = item.place or 0
         fields = json.dumps(item.fields) if item.fields else None
-        number = self._last + 1 if number is None else number
+        used: int = self._last + 1 if number is None else number
         if name is not None:
-            name = None if name in {key, place_name(place)} else name
+            # Not a set: a key that is a digest cannot be in one.
+            name = None if name in (key, place_name(place)) else name
             self._has_names |= name is not None
         # Only what looks like a place can be taken by an item of another kind.
         elif key.startswith("#") if isinstance(key, str) else self._has_names:
             name = self._free_name(key, place)
-        if not self._store((number, key, place, name, fields), item):
+        if not self._store((used, key, place, name, fields), item):
             if self._db.execute("SELECT 1 FROM items WHERE key = ?", (key,)).fetchone() is not None:
                 return None
             # An earlier item is called by this place.
             name = self._free_name(key, place)
-            self._store((number, key, place, name, fields), item)
-        self._last = max(self._last, number)
-        self.claimed.append((number, state, now))
+            self._store((used, key, place, name, fields), item)
+        self._last = max(self._last, used)
+        self.claimed.append((used, state, now))
         return Entry(
-            number=number,
+            number=used,
             id=item_name(key, name, place),
             place=place,
             prompt=item.prompt,

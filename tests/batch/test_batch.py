@@ -302,6 +302,16 @@ async def test_a_record_that_could_not_be_used_may_be_corrected(
     assert (await runs.all([corrected, gone[1]]), read_status(runs.ledger).unusable) == ({}, 0)
 
 
+async def test_a_record_without_an_id_that_could_not_be_used_is_sent_once_its_file_is_there(
+    runs: Runs, tmp_path: Path
+) -> None:
+    """It keeps the name that its place gave it."""
+    records = [{"prompt": "a", "attachments": [str(tmp_path / "late")]}, {"prompt": "b"}]
+    assert [name for name, outcome in (await runs.all(records)).items() if outcome.error] == ["#1"]
+    (tmp_path / "late").write_bytes(b"data")
+    assert (await runs.all(records))["#1"].reply is not None
+
+
 async def test_what_one_run_finds_unusable_it_does_not_try_again(
     runs: Runs, simulator: Simulator, tmp_path: Path
 ) -> None:
