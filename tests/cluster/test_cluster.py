@@ -186,7 +186,7 @@ async def test_the_clock_of_the_database_may_be_another(field: Field, monkeypatc
         sql(field.database, "DELETE FROM procrastinate_jobs")
         sql(field.database, replace.format(behind.format(290)))
         async with field.worker():
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 outcomes = [one async for one in batch.outcomes()]
     assert [one.turn for one in outcomes] == [turn]
     assert first[0].turn != turn
