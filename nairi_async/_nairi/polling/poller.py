@@ -381,12 +381,8 @@ class Poller:
         if hooks.listens(log):
             from nairi_async.hooks import PollPlanned  # noqa: PLC0415 - see `event_hooks`
 
-            planned = PollPlanned(
-                job_id=self.target.job_id,
-                agent_id=self.target.agent_id,
-                wait=max(0.0, at - self._context.clock.monotonic()),
-                is_announced=is_announced,
-            )
+            target, wait = self.target, max(0.0, at - self._context.clock.monotonic())
+            planned = PollPlanned(job_id=target.job_id, agent_id=target.agent_id, wait=wait, is_announced=is_announced)
             hooks.emit(log, planned)
 
     def _account(self, started_at: float, *, news: bool, delay: float | None = None) -> None:
