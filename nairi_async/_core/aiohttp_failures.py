@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp import http_exceptions
-from attrs import field
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
-
-from nairi_async._core.records import frozen
 
 if TYPE_CHECKING:
     from nairi_async._core.service import Service
@@ -26,18 +23,20 @@ _LOGIN_REQUIRED: Final = 407
 _PROXY_REFUSALS: Final = frozenset({401, 403, 407})
 
 
-@frozen
 class Failure:
-    """What is known of a failed attempt."""
+    """What is known of a failed attempt. No repr shows it: it may quote the other side, which may repeat the key."""
 
-    reason: str = field(repr=False)
-    """What happened; it may quote the other side, which may repeat the key. So no repr shows it."""
-    is_unsent: bool = False
-    """Whether it is certain that no part of the request left."""
-    is_permanent: bool = False
-    """Whether trying again cannot help."""
-    hint: str = ""
-    """What to do about it."""
+    __slots__ = ("hint", "is_permanent", "is_unsent", "reason")
+
+    def __init__(self, reason: str, *, is_unsent: bool = False, is_permanent: bool = False, hint: str = "") -> None:
+        self.reason = reason
+        """What happened."""
+        self.is_unsent = is_unsent
+        """Whether it is certain that no part of the request left."""
+        self.is_permanent = is_permanent
+        """Whether trying again cannot help."""
+        self.hint = hint
+        """What to do about it; empty if there is no advice."""
 
 
 def explain(error: Exception, service: Service, base_url: str, proxy_url: str | None) -> Failure:

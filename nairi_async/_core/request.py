@@ -7,10 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from attrs import field
-
-from nairi_async._core.records import define
-
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
@@ -106,45 +102,86 @@ class Sink(Protocol):
         ...
 
 
-# Not `kw_only`, although only keywords are used: the interpreter would look up each default in a dictionary.
-@define(eq=False)
 class Request:
-    """One request, which may be sent any number of times. What becomes of it at a call stands in a `CallState`."""
+    """One request, which may be sent any number of times. What becomes of it at a call stands in a `CallState`.
 
-    method: str
-    """HTTP method."""
-    path: str
-    """Encoded path below the base URL; it is shown in errors and logs."""
-    query: str = field(default="", repr=False)
-    """Encoded query, without the question mark."""
-    body: bytes | StreamingBody | None = field(default=None, repr=False)
-    """JSON, or a stream. It is never shown, because it may hold a prompt."""
-    headers: Mapping[str, str] | None = field(default=None, repr=False)
-    """Headers in addition to those of credentials and body."""
-    credentials: Credentials | None = field(default=None, repr=False)
-    """What authorises this request, where that is not the session's credentials: a sign-in has its own."""
-    idempotent: bool = True
-    """Whether sending it twice does no harm: false for what starts a turn."""
-    unknown_outcome_message: str = "the request was sent, and whether it was carried out is not known"
-    """What an error says when a request that is not idempotent left and no response came back."""
-    busy_statuses: frozenset[int] = frozenset()
-    """Statuses in addition to 429 by which this service refuses for the moment, without having run anything."""
-    bucket: str | None = None
-    """The rate limit that it counts against, where the service has several; otherwise the session's own."""
-    scope: str | None = None
-    """What a 429 slows down at first, where that is not the whole session: a prompt that starts names its agent."""
-    observe_date: bool = False
-    """Whether the response's `Date` header is read, to learn the time of the service's clock."""
-    timeout: float | None = None
-    """Seconds that one attempt may take, where that is not the session's `request_timeout`."""
-    idle_timeout: float | None = None
-    """For a response that is read as it arrives: the seconds without data after which it counts as broken."""
-    max_body: int = MAX_BODY
-    """Largest response body that is read, in bytes."""
-    sink: Callable[[], Sink] | None = field(default=None, repr=False)
-    """Makes what takes the body of a success at each attempt; `Response.body` is then empty."""
-    address: Any = field(default=None, init=False, repr=False)
-    """The transport's own form of the URL, cached so that a request polled for an hour is parsed once."""
+    It is never shown in parts, because it may hold a prompt.
+    """
+
+    __slots__ = (
+        "address",
+        "body",
+        "bucket",
+        "busy_statuses",
+        "credentials",
+        "headers",
+        "idempotent",
+        "idle_timeout",
+        "max_body",
+        "method",
+        "observe_date",
+        "path",
+        "query",
+        "scope",
+        "sink",
+        "timeout",
+        "unknown_outcome_message",
+    )
+
+    # Not keyword-only, although only keywords are used: the interpreter would look up each default in a dictionary.
+    def __init__(  # noqa: PLR0917 - see above
+        self,
+        method: str,
+        path: str,
+        query: str = "",
+        body: bytes | StreamingBody | None = None,
+        headers: Mapping[str, str] | None = None,
+        credentials: Credentials | None = None,
+        idempotent: bool = True,  # noqa: FBT001, FBT002 - see above
+        unknown_outcome_message: str = "the request was sent, and whether it was carried out is not known",
+        busy_statuses: frozenset[int] = frozenset(),
+        bucket: str | None = None,
+        scope: str | None = None,
+        observe_date: bool = False,  # noqa: FBT001, FBT002 - see above
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        max_body: int = MAX_BODY,
+        sink: Callable[[], Sink] | None = None,
+    ) -> None:
+        self.method = method
+        """HTTP method."""
+        self.path = path
+        """Encoded path below the base URL; it is shown in errors and logs."""
+        self.query = query
+        """Encoded query, without the question mark."""
+        self.body = body
+        """JSON, or a stream."""
+        self.headers = headers
+        """Headers in addition to those of credentials and body."""
+        self.credentials = credentials
+        """What authorises this request, where that is not the session's credentials: a sign-in has its own."""
+        self.idempotent = idempotent
+        """Whether sending it twice does no harm: false for what starts a turn."""
+        self.unknown_outcome_message = unknown_outcome_message
+        """What an error says when a request that is not idempotent left and no response came back."""
+        self.busy_statuses = busy_statuses
+        """Statuses in addition to 429 by which this service refuses for the moment, without having run anything."""
+        self.bucket = bucket
+        """The rate limit that it counts against, where the service has several; otherwise the session's own."""
+        self.scope = scope
+        """What a 429 slows down at first, where that is not the whole session: a prompt that starts names its agent."""
+        self.observe_date = observe_date
+        """Whether the response's `Date` header is read, to learn the time of the service's clock."""
+        self.timeout = timeout
+        """Seconds that one attempt may take, where that is not the session's `request_timeout`."""
+        self.idle_timeout = idle_timeout
+        """For a response that is read as it arrives: the seconds without data after which it counts as broken."""
+        self.max_body = max_body
+        """Largest response body that is read, in bytes."""
+        self.sink = sink
+        """Makes what takes the body of a success at each attempt; `Response.body` is then empty."""
+        self.address: Any = None
+        """The transport's own form of the URL, cached so that a request polled for an hour is parsed once."""
 
     @property
     def is_spent(self) -> bool:
@@ -152,35 +189,41 @@ class Request:
         return self.body is not None and not isinstance(self.body, bytes) and self.body.is_spent
 
 
-@define(eq=False)
 class CallState:
     """What has become of a request at one call.
 
     The executor and the transport write it while they work, so a caller that was cancelled can still read it.
     """
 
-    write_started: bool = False
-    """Whether the last attempt gave any part of the request to a connection: if not, the service never ran it."""
-    credential_version: int = 0
-    """Version of the credentials that the last attempt carried."""
-    started_at: float | None = None
-    """When the first attempt left, by the session's monotonic clock; waits in front of it do not count."""
-    answered_at: float | None = None
-    """When the last response came, by the session's monotonic clock."""
+    __slots__ = ("answered_at", "credential_version", "started_at", "write_started")
+
+    def __init__(self) -> None:
+        self.write_started = False
+        """Whether the last attempt gave any part of the request to a connection: if not, the service never ran it."""
+        self.credential_version = 0
+        """Version of the credentials that the last attempt carried."""
+        self.started_at: float | None = None
+        """When the first attempt left, by the session's monotonic clock; waits in front of it do not count."""
+        self.answered_at: float | None = None
+        """When the last response came, by the session's monotonic clock."""
 
 
-@define(eq=False)
 class Response:
-    """A response of any status. Not frozen, because that would take three times as long to make."""
+    """A response of any status. It is never shown in parts, because body and headers may hold secrets."""
 
-    status: int
-    """HTTP status."""
-    headers: Mapping[str, str] = field(repr=False)
-    """Headers, case-insensitive; a proxy may repeat secrets in them."""
-    body: bytes = field(repr=False)
-    """The body, decompressed; it may hold secrets."""
-    stream: ResponseStream | None = None
-    """The body of a success, where the request asked to read it as it arrives."""
+    __slots__ = ("body", "headers", "status", "stream")
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str], body: bytes, stream: ResponseStream | None = None
+    ) -> None:
+        self.status = status
+        """HTTP status."""
+        self.headers = headers
+        """Headers, case-insensitive; a proxy may repeat secrets in them."""
+        self.body = body
+        """The body, decompressed."""
+        self.stream = stream
+        """The body of a success, where the request asked to read it as it arrives."""
 
 
 def is_success(status: int) -> bool:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from nairi_async._core.records import frozen
-from nairi_async._nairi.attachments import Files
-from nairi_async._nairi.delivery.prompt_sender import PromptSender
-from nairi_async._nairi.turn_reader import TurnReader
-from nairi_async.clock import Clock
+if TYPE_CHECKING:
+    from nairi_async._nairi.attachments import Files
+    from nairi_async._nairi.delivery.prompt_sender import PromptSender
+    from nairi_async._nairi.turn_reader import TurnReader
+    from nairi_async.clock import Clock
 
 
-@frozen(kw_only=True)
 class SessionParts:
     """What a batch uses of a session beyond its public methods."""
 
-    clock: Clock
-    base_url: str
-    sender: PromptSender
-    reader: TurnReader
-    files: Files
+    __slots__ = ("base_url", "clock", "files", "reader", "sender")
+
+    def __init__(self, clock: Clock, base_url: str, sender: PromptSender, reader: TurnReader, files: Files) -> None:
+        self.clock = clock
+        self.base_url = base_url
+        self.sender = sender
+        self.reader = reader
+        self.files = files
 
 
 class HasParts(Protocol):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from aiohttp import web
-from attrs import evolve
 from batches import AGENT, Runs, is_start, lost
 from support import SetClock, until
 
@@ -197,7 +196,7 @@ async def test_turns_are_not_lost_to_another_organisation(
     ):
         elsewhere.agent(AGENT, "done")
         # Two organisations at one address, as far as the ledger can see.
-        other._parts = evolve(other._parts, base_url=nairi._parts.base_url)
+        other._parts.base_url = nairi._parts.base_url
         runs.nairi = other
         outcomes_ = await runs.all([])
         assert elsewhere.prompts == []

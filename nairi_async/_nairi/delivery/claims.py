@@ -14,9 +14,9 @@ from collections import OrderedDict
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Final
 
-from attrs import evolve, field
+from attrs import evolve
 
-from nairi_async._core.records import define, frozen
+from nairi_async._core.records import frozen
 from nairi_async.models import Turn
 
 if TYPE_CHECKING:
@@ -29,19 +29,21 @@ if TYPE_CHECKING:
 _REMEMBERED: Final = 20_000
 
 
-@define(eq=False)
 class Claim:
     """One prompt, from when it is sent until the turn that it started is known."""
 
-    fingerprint: PromptFingerprint
-    call: CallState | None
-    """The call that carries it; `None` for a prompt that is only searched for."""
-    copies: int = 1
-    """How many lost prompts the claim stands for; all are identical."""
-    is_lost: bool = False
-    """Whether it was sent and its response will never arrive."""
-    settled: asyncio.Event = field(factory=asyncio.Event)
-    """Set when the response arrives, or when it is known that it never will."""
+    __slots__ = ("call", "copies", "fingerprint", "is_lost", "settled")
+
+    def __init__(self, fingerprint: PromptFingerprint, call: CallState | None, copies: int) -> None:
+        self.fingerprint = fingerprint
+        self.call = call
+        """The call that carries it; `None` for a prompt that is only searched for."""
+        self.copies = copies
+        """How many lost prompts the claim stands for; all are identical."""
+        self.is_lost = False
+        """Whether it was sent and its response will never arrive."""
+        self.settled = asyncio.Event()
+        """Set when the response arrives, or when it is known that it never will."""
 
     @property
     def is_in_flight(self) -> bool:
@@ -49,12 +51,14 @@ class Claim:
         return not self.settled.is_set() and self.call is not None and self.call.write_started
 
 
-@define(eq=False)
 class _IdenticalPrompts:
     """The open claims of identical prompts, and the turns assigned to such prompts while any of them was open."""
 
-    claims: list[Claim] = field(factory=list)
-    assigned: set[str] = field(factory=set)
+    __slots__ = ("assigned", "claims")
+
+    def __init__(self) -> None:
+        self.claims: list[Claim] = []
+        self.assigned: set[str] = set()
 
 
 class Claims:

@@ -8,10 +8,9 @@ from contextlib import suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final
 
-from attrs import evolve, field
+from attrs import evolve
 
 from nairi_async._core.address import path
-from nairi_async._core.records import define
 from nairi_async._core.request import CallState, Request
 from nairi_async._core.time_scales import Timestamps, to_monotonic, to_unix
 from nairi_async._nairi.delivery.claims import KnownTurns
@@ -68,7 +67,7 @@ class PromptSender:
         body = encode_start(agent_id, prompt, ask_mode=ask_mode, attachment_ids=attachment_ids)
         fingerprint = PromptFingerprint.of(None, prompt, attachment_ids)
         request = _post(path("conversations", "start"), body, scope=agent_id)
-        return PendingPrompt(self, request, fingerprint, agent_id, is_recorded)
+        return PendingPrompt(self, request, fingerprint, agent_id, is_recorded=is_recorded)
 
     def continue_(
         self,
@@ -83,7 +82,7 @@ class PromptSender:
         body = encode_continue(prompt, attachment_ids=attachment_ids)
         fingerprint = PromptFingerprint.of(job_id, prompt, attachment_ids)
         request = _post(path("conversations", job_id, "continue"), body)
-        return PendingPrompt(self, request, fingerprint, agent_id, is_recorded)
+        return PendingPrompt(self, request, fingerprint, agent_id, is_recorded=is_recorded)
 
     async def find_sent(
         self,
@@ -151,23 +150,43 @@ class PromptSender:
                 await executor.call(request, bool, deadline=deadline)
 
 
-@define(eq=False)
 class PendingPrompt:
     """A prompt that becomes one turn at most. Made by `PromptSender`.
 
     `send` may be called again after it was cancelled or has failed, one call at a time.
     """
 
-    _sender: PromptSender
-    _request: Request
-    _fingerprint: PromptFingerprint
-    _agent_id: str | None
-    _is_recorded: bool = False
-    is_lost: bool = field(default=False, init=False)
-    """Whether it was sent and its response did not come."""
-    _call: CallState = field(factory=CallState, init=False)
-    _window: SearchWindow | None = field(default=None, init=False)
-    _turn: Turn | None = field(default=None, init=False)
+    __slots__ = (
+        "_agent_id",
+        "_call",
+        "_fingerprint",
+        "_is_recorded",
+        "_request",
+        "_sender",
+        "_turn",
+        "_window",
+        "is_lost",
+    )
+
+    def __init__(
+        self,
+        sender: PromptSender,
+        request: Request,
+        fingerprint: PromptFingerprint,
+        agent_id: str | None,
+        *,
+        is_recorded: bool,
+    ) -> None:
+        self._sender = sender
+        self._request = request
+        self._fingerprint = fingerprint
+        self._agent_id = agent_id
+        self._is_recorded = is_recorded
+        self.is_lost = False
+        """Whether it was sent and its response did not come."""
+        self._call = CallState()
+        self._window: SearchWindow | None = None
+        self._turn: Turn | None = None
 
     @property
     def _is_first(self) -> bool:

@@ -11,8 +11,6 @@ import math
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING, Final
 
-from nairi_async._core.records import define
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -31,23 +29,25 @@ _TOGETHER: Final = 1.0
 _PROBES: Final = 4
 
 
-@define(eq=False)
 class QueuedTurn:
     """A turn that its watcher has seen queued, or that runs while others queue."""
 
-    job: WatchedJob
-    order: tuple[float, int]
-    """When the service says that its prompt came, in seconds since the epoch, and the order of the responses."""
-    is_queued: bool = True
-    """Whether the last poll showed it queued; otherwise it runs."""
-    polled_at: float = float("-inf")
-    """When that poll began."""
-    is_awaited: bool = False
-    """Whether its watcher waits for its next poll."""
-    overtaken_at: float = float("inf")
-    """When a turn that was sent later was first seen to run while this one was taken to be queued."""
-    is_listed: bool = False
-    """Whether the queue holds it."""
+    __slots__ = ("is_awaited", "is_listed", "is_queued", "job", "order", "overtaken_at", "polled_at")
+
+    def __init__(self, job: WatchedJob, order: tuple[float, int], *, is_awaited: bool = False) -> None:
+        self.job = job
+        self.order = order
+        """When the service says that its prompt came, in seconds since the epoch, and the order of the responses."""
+        self.is_queued = True
+        """Whether the last poll showed it queued; otherwise it runs."""
+        self.polled_at = -math.inf
+        """When that poll began."""
+        self.is_awaited = is_awaited
+        """Whether its watcher waits for its next poll."""
+        self.overtaken_at = math.inf
+        """When a turn that was sent later was first seen to run while this one was taken to be queued."""
+        self.is_listed = False
+        """Whether the queue holds it."""
 
 
 class AgentQueue:

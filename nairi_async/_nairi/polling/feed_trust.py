@@ -11,10 +11,6 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from attrs import field
-
-from nairi_async._core.records import define
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -71,26 +67,43 @@ class TrustState(Enum):
     OFF = "off"
 
 
-@define
 class FeedTrust:
     """The trust in a listing for one kind of news."""
 
-    state: TrustState = TrustState.ON_TRIAL
-    reason: str = ""
-    """Why it was last switched off; empty if it never was."""
-    retry_at: float = math.inf
-    """When it is tried anew after it was switched off, by the session's clock."""
-    _backoff: float = _FIRST_BACKOFF
-    _pages: float = 0.0
-    _proofs: int = 0
-    _proofs_needed: int = _PROOFS
-    _cost: float = 0.0
-    _saved: float = 0.0
-    _readings: int = 0
-    _unended: float = 0.0
-    _gaps: float = 0.0
-    _doubts: list[tuple[WatchedJob, float, float]] = field(factory=list)
-    _lateness: deque[float] = field(factory=lambda: deque(maxlen=_COMPARED))
+    __slots__ = (
+        "_backoff",
+        "_cost",
+        "_doubts",
+        "_gaps",
+        "_lateness",
+        "_pages",
+        "_proofs",
+        "_proofs_needed",
+        "_readings",
+        "_saved",
+        "_unended",
+        "reason",
+        "retry_at",
+        "state",
+    )
+
+    def __init__(self, state: TrustState = TrustState.ON_TRIAL) -> None:
+        self.state = state
+        self.reason = ""
+        """Why it was last switched off; empty if it never was."""
+        self.retry_at = math.inf
+        """When it is tried anew after it was switched off, by the session's clock."""
+        self._backoff = _FIRST_BACKOFF
+        self._pages = 0.0
+        self._proofs = 0
+        self._proofs_needed = _PROOFS
+        self._cost = 0.0
+        self._saved = 0.0
+        self._readings = 0
+        self._unended = 0.0
+        self._gaps = 0.0
+        self._doubts: list[tuple[WatchedJob, float, float]] = []
+        self._lateness: deque[float] = deque(maxlen=_COMPARED)
 
     def observe_discovery(self, job: WatchedJob, alive: float, found: float) -> None:
         """Take in that a poll at `found` has found news that was not there at `alive`, both by the session's clock."""
@@ -220,32 +233,55 @@ def suspension(failures: int, retry_after: float | None, jitter: float) -> float
     return max(seconds, retry_after or 0.0)
 
 
-@define(eq=False)
 class WatchedJob:
     """One watched conversation, as the listing shows it."""
 
-    job_id: str
-    is_of_panel: bool = False
-    """Whether its own polls test the listing while that is on trial for the first time."""
-    moved_at: float = float("-inf")
-    """When the last page that announced it was received, by the session's clock."""
-    missed_at: float = float("-inf")
-    """When the reading before that one began, which did not announce it."""
-    is_doubtful: bool = False
-    """Whether the last change may have been the prompt itself: to follow it proves nothing about the listing."""
-    is_only_prompt: bool = False
-    """Whether the last change is the prompt itself: no news for the watcher that sent it."""
-    is_late: bool = False
-    """Whether the last change came so long after the prompt was sent that turns of the agent have ended by then."""
-    called_at: float = float("-inf")
-    """When this session last had a reason of its own to poll it: it sent a prompt, or a turn before it has ended."""
-    prompted: tuple[float, float] | None = None
-    """When its last prompt was sent and answered, by the session's clock, until that change was listed."""
-    changed_at: float = float("inf")
-    """The time that the last change has in the listing."""
-    prompt_came_at: float | None = None
-    """When the service received the prompt, in its own Unix time, once a poll has shown it."""
-    _in_question: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    __slots__ = (
+        "__weakref__",
+        "_in_question",
+        "called_at",
+        "changed_at",
+        "is_doubtful",
+        "is_late",
+        "is_of_panel",
+        "is_only_prompt",
+        "job_id",
+        "missed_at",
+        "moved_at",
+        "prompt_came_at",
+        "prompted",
+    )
+
+    def __init__(
+        self,
+        job_id: str,
+        *,
+        is_of_panel: bool = False,
+        moved_at: float = -math.inf,
+        prompted: tuple[float, float] | None = None,
+    ) -> None:
+        self.job_id = job_id
+        self.is_of_panel = is_of_panel
+        """Whether its own polls test the listing while that is on trial for the first time."""
+        self.moved_at = moved_at
+        """When the last page that announced it was received, by the session's clock."""
+        self.missed_at = -math.inf
+        """When the reading before that one began, which did not announce it."""
+        self.is_doubtful = False
+        """Whether the last change may have been the prompt itself: to follow it proves nothing about the listing."""
+        self.is_only_prompt = False
+        """Whether the last change is the prompt itself: no news for the watcher that sent it."""
+        self.is_late = False
+        """Whether the last change came so long after the prompt was sent that turns of the agent have ended by then."""
+        self.called_at = -math.inf
+        """When this session last had a reason of its own to poll it: it sent a prompt, or a turn before it ended."""
+        self.prompted = prompted
+        """When its last prompt was sent and answered, by the session's clock, until that change was listed."""
+        self.changed_at = math.inf
+        """The time that the last change has in the listing."""
+        self.prompt_came_at: float | None = None
+        """When the service received the prompt, in its own Unix time, once a poll has shown it."""
+        self._in_question = (0.0, 0.0, 0.0)
 
     def announce(
         self,

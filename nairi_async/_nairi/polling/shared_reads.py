@@ -8,7 +8,6 @@ from weakref import WeakValueDictionary
 
 from nairi_async._core.address import path
 from nairi_async._core.permits import LoopLock
-from nairi_async._core.records import define
 from nairi_async._core.request import Request
 from nairi_async._nairi.incremental_decoder import IncrementalDecoder
 from nairi_async._nairi.wire import decode_message
@@ -24,18 +23,20 @@ _T = TypeVar("_T")
 _ReadT = TypeVar("_ReadT", bound="SharedRead[Any]")
 
 
-@define(eq=False)
 class Snapshot(Generic[_T]):
-    """The result of one read. Not frozen, because that would take three times as long to make."""
+    """The result of one read."""
 
-    started_at: float
-    """When it was requested: it contains everything that happened before."""
-    received_at: float
-    """When the response was received."""
-    value: _T
-    """The decoded body."""
-    weight: int
-    """Size of the body in bytes."""
+    __slots__ = ("received_at", "started_at", "value", "weight")
+
+    def __init__(self, started_at: float, received_at: float, value: _T, weight: int) -> None:
+        self.started_at = started_at
+        """When it was requested: it contains everything that happened before."""
+        self.received_at = received_at
+        """When the response was received."""
+        self.value = value
+        """The decoded body."""
+        self.weight = weight
+        """Size of the body in bytes."""
 
 
 class SharedRead(Generic[_T]):

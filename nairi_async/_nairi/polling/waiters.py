@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from nairi_async._core.records import define
-
 if TYPE_CHECKING:
     from nairi_async._nairi.polling.feed_trust import WatchedJob
     from nairi_async.clock import Clock
 
 
-@define(eq=False)
 class Waiter:
     """A watcher that waits for an announcement, at most until a time of the session's clock."""
 
-    until: float
-    is_patient: bool = False
-    """Whether it waits for what is not likely to come soon: the listing need not be read often for it."""
-    has_left: bool = False
-    _woken: asyncio.Future[None] | None = None
+    __slots__ = ("_woken", "has_left", "is_patient", "until")
+
+    def __init__(self, until: float, *, is_patient: bool) -> None:
+        self.until = until
+        self.is_patient = is_patient
+        """Whether it waits for what is not likely to come soon: the listing need not be read often for it."""
+        self.has_left = False
+        self._woken: asyncio.Future[None] | None = None
 
     @property
     def is_asleep(self) -> bool:
@@ -69,7 +69,7 @@ class Waiters:
 
     def join(self, job: WatchedJob, until: float, *, is_patient: bool) -> Waiter:
         """Add a waiter for changes of a conversation."""
-        waiter = Waiter(until, is_patient)
+        waiter = Waiter(until, is_patient=is_patient)
         self._by_job.setdefault(job, []).append(waiter)
         heapq.heappush(self._deadlines, (until, next(self._order), waiter))
         self._count += 1

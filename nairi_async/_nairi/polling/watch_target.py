@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nairi_async._core.records import define, frozen
+from nairi_async._core.records import frozen
 from nairi_async.errors import WatchTimeoutError
 
 if TYPE_CHECKING:
     from nairi_async.models import Turn
 
 
-@define
 class WatchTarget:
     """What is watched, and how far the watch has come: the facts in the error of a timeout."""
 
-    job_id: str
-    turn: Turn | None
-    agent_id: str | None
-    status: str | None = None
-    cursor: str | None = None
+    __slots__ = ("agent_id", "cursor", "job_id", "status", "turn")
+
+    def __init__(self, job_id: str, turn: Turn | None, agent_id: str | None, *, cursor: str | None = None) -> None:
+        self.job_id = job_id
+        self.turn = turn
+        self.agent_id = agent_id
+        self.status: str | None = None
+        self.cursor = cursor
 
     def timeout_error(self) -> WatchTimeoutError:
         """Return the error of a wait that is over."""

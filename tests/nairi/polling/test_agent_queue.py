@@ -7,7 +7,6 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,7 +114,8 @@ def test_turns_whose_watchers_have_gone_hold_nothing_up() -> None:
     """A turn that is no longer polled stands before no other, and is forgotten."""
     queue = AgentQueue()
     for number in range(100):
-        gone = evolve(queued(number), is_awaited=False)
+        gone = queued(number)
+        gone.is_awaited = False
         queue.observe(gone, is_queued=True, at=100.0 * number)
         assert queue.place(gone, 100.0 * number) == 0
     assert len(queue) == 1
