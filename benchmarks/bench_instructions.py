@@ -1,4 +1,4 @@
-"""Count the processor's instructions for each read, poll and event, compared with bare aiohttp and json.
+"""Count the processor's instructions for each read, poll and event and for an import, compared with bare aiohttp.
 
     python benchmarks/bench_instructions.py                 # all rows: a few minutes
     python benchmarks/bench_instructions.py --check         # the rows that have a budget; fails above it
@@ -6,7 +6,8 @@
 
 Needs valgrind. Its tool cachegrind counts the instructions of the client, which repeat to within 0.3 % on any machine,
 where times do not. The service is a process of its own and is not counted. Each figure is the difference of two runs of
-different length, divided by the difference of their lengths, so that imports, opening and closing do not count.
+different length, divided by the difference of their lengths, so that imports, opening and closing do not count. An
+import is counted in a process of its own, from compiled files, with the start of the interpreter.
 """
 
 from __future__ import annotations
@@ -161,6 +162,15 @@ ROWS = (
     _amigo_row("Amigo event, 200 in a chunk", "together", (1000, 9000)),
 )
 
+IMPORTS = {
+    "import of a session": ("from nairi_async import NairiSession", 1.14),
+    "… and of an Amigo session": (
+        "from nairi_async import NairiSession; from nairi_async.amigo import AmigoSession",
+        1.22,
+    ),
+}
+"""What a program imports, and the most that it may take, as a multiple of `import aiohttp`."""
+
 
 def _import_clients(names: set[str]) -> None:
     """Import what only some rows need, before the forks, so that each is imported once."""
@@ -196,6 +206,31 @@ def _fork(work: Work, url: str, run: str, length: int) -> int:
     if status:
         raise SystemExit(f"the run {run}{length} failed")
     return process
+
+
+# Forks after aiohttp's import, which all of them share.
+_IMPORTING = """
+import os, sys, aiohttp
+for statement in sys.argv[1:]:
+    process = os.fork()
+    if not process:
+        exec(statement)
+        break
+    os.waitpid(process, 0)
+    print(process, flush=True)
+"""
+
+
+def count_imports(statements: list[str]) -> list[int]:
+    """Return the instructions of interpreters that import aiohttp and run each of these statements."""
+    python = (sys.executable, "-I", "-c", _IMPORTING, *statements)
+    # Compiles what is not compiled yet.
+    subprocess.run(python, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own interpreter
+    tool = ("valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null")
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    ran = subprocess.run([*tool, *python], env=environment, capture_output=True, text=True, check=True)  # noqa: S603 - as above
+    totals = {int(process): int(total.replace(",", "")) for process, total in _TOTAL.findall(ran.stderr)}
+    return [totals[int(process)] for process in ran.stdout.split()]
 
 
 def count(url: str, rows: list[Row]) -> dict[tuple[str, str, int], int]:
@@ -236,7 +271,7 @@ def main() -> None:
         raise SystemExit("this needs valgrind")
     rows = [row for row in ROWS if options.only in row.name and not (options.check and row.budget is None)]
     with serve() as url:
-        counted = count(url, rows)
+        counted = count(url, rows) if rows else {}
     print(f"{'thousands of instructions':<32}{'bare':>9}{'ours':>9}{'ratio':>8}{'vendor':>9}{'ours / vendor':>15}")
     too_much = []
     for row in rows:
@@ -246,6 +281,12 @@ def main() -> None:
         print(line + (f"{each['vendor']:>9.1f}{each['ours'] / each['vendor']:>15.3f}" if "vendor" in each else ""))
         if options.check and row.budget is not None and ratio > row.budget:
             too_much.append(f"{row.name}: {ratio:.3f}, where {row.budget} is allowed")
+    if any(options.only in name for name in IMPORTS):
+        bare, *ours = count_imports(["pass", *(statement for statement, _ in IMPORTS.values())])
+        for (name, (_, budget)), instructions in zip(IMPORTS.items(), ours, strict=True):
+            print(f"{name:<32}{bare / 1000:>9.0f}{instructions / 1000:>9.0f}{instructions / bare:>8.3f}")
+            if options.check and instructions > budget * bare:
+                too_much.append(f"{name}: {instructions / bare:.3f}, where {budget} is allowed")
     if too_much:
         raise SystemExit("\n".join(too_much))
 

@@ -194,14 +194,15 @@ class Conversation:
             OutcomeUnknownError: the prompt was sent, and it is unknown whether it runs.
             NairiError: as for `NairiSession.continue_`.
         """
+        repairs, number = arguments.repairs(repair, into), 0
+        if into is None:
+            return await self._ask(self._queued(prompt, attachment_ids, attachments, timeout, on_unknown, key=key))
         from nairi_async._nairi import structured  # noqa: PLC0415 - it imports cattrs
 
-        repairs, number = arguments.repairs(repair, into), 0
-        if into is not None:
-            structured.check_type(into)
+        structured.check_type(into)
         queued = self._queued(prompt, attachment_ids, attachments, timeout, on_unknown, key=key)
         reply = await self._ask(queued)
-        while into is not None:
+        while True:
             try:
                 return reply.with_value(reply.into(into))
             except ReplyFormatError as error:
@@ -211,7 +212,6 @@ class Conversation:
             further = self._queued(text, (), (), self._remaining(queued), on_unknown, key=key)
             further.is_repair = True
             reply = await self._ask(further)
-        return reply
 
     async def _ask(self, queued: _QueuedPrompt) -> Reply:
         turn = await self._take_turn(queued)

@@ -53,10 +53,10 @@ def test_an_import_loads_what_is_used() -> None:
     assert errors[:3] == (5, False, False)
     assert message[0] <= 7
     assert not message[1]
-    assert session[0] <= 100
-    assert session[3] <= 82
-    assert amigo[0] <= 130
-    assert amigo[3] <= 110
+    assert session[0] <= 87
+    assert session[3] <= 23
+    assert amigo[0] <= 124
+    assert amigo[3] <= 54
     assert not amigo[2]
 
 
@@ -104,3 +104,23 @@ print(*{type(one).__module__ for one in made}, pickle.loads(pickle.dumps(nairi.u
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
     assert ran.stdout.split() == ["nairi_async", "True"]
+
+
+def test_a_turn_imports_only_what_it_needs() -> None:
+    """Asking for a text imports neither cattrs, which structures replies, nor what other calls need."""
+    code = """
+import asyncio, sys
+from nairi_async.testing import Simulator, VirtualClock, in_memory_session
+
+async def ask():
+    clock = VirtualClock()
+    async with Simulator(clock=clock) as simulator, in_memory_session(simulator) as nairi:
+        simulator.agent("agent", "done")
+        before = set(sys.modules)
+        await nairi.ask("agent", "prompt")
+        return {name for name in set(sys.modules) - before if name.startswith(("nairi_async", "cattrs"))}
+
+print(asyncio.run(ask()))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
+    assert ran.stdout.strip() == "set()"
