@@ -56,8 +56,8 @@ class RecordClaims:
         self._db.execute("CREATE TEMP TABLE seen_this_run (number INTEGER PRIMARY KEY)")
         self._db.execute("CREATE TEMP TABLE unusable_this_run (number INTEGER PRIMARY KEY)")
         self._copies = RecordCopies(connection)
-        (self._last,) = self._db.execute("SELECT coalesce(max(number), 0) FROM items").fetchone()
-        self._earlier: int = self._last
+        self._last: int = self._db.execute("SELECT coalesce(max(number), 0) FROM items").fetchone()[0]
+        self._earlier = self._last
         """The last item of earlier runs; those after it were seen in this run."""
         # Names that look like a place; in most batches there are none, and no prompt pays for looking them up.
         self._has_names = bool(
@@ -143,8 +143,7 @@ class RecordClaims:
         fields = json.dumps(item.fields) if item.fields else None
         used: int = self._last + 1 if number is None else number
         if name is not None:
-            # Not a set: a key that is a digest cannot be in one.
-            name = None if name in (key, place_name(place)) else name
+            name = None if name == item_name(key, None, place) else name
             self._has_names |= name is not None
         # Only what looks like a place can be taken by an item of another kind.
         elif key.startswith("#") if isinstance(key, str) else self._has_names:

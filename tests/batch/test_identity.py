@@ -217,3 +217,18 @@ async def test_attachments_come_from_one_directory(runs: Runs, simulator: Simula
     assert "outside of the permitted directory" in str(planted["1"].error)
     assert len([request for request in simulator.requests if "attachments" in request.path]) == uploads
     assert len(simulator.prompts) == 1
+
+
+@pytest.mark.parametrize("id_", [None, "x"])
+async def test_an_unusable_record_that_moved_keeps_its_name(
+    runs: Runs, simulator: Simulator, tmp_path: Path, id_: str | None
+) -> None:
+    """An unchanged record whose file was missing is sent when it is there, under the name that it had."""
+    record = {"prompt": "a", "attachments": [str(tmp_path / "late")], "id": id_}
+    (first,) = (await runs.all([record])).values()
+    assert isinstance(first.error, InvalidArgumentError)
+    (tmp_path / "late").write_text("here")
+    found = await runs.all(["b", record])
+    assert set(found) == ({"#1", "#1-2"} if id_ is None else {"x", "#1"})
+    assert (found[id_ or "#1"].prompt, sent(simulator)) == ("a", ["a", "b"])
+    assert read_status(runs.ledger).unusable == 0
