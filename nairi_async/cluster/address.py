@@ -161,6 +161,8 @@ def _explained(error: BaseException) -> str:  # noqa: C901, PLR0911, PLR0912 - o
     match error:
         case sql.InsufficientPrivilege():
             return f"the user has not the rights: {reason}; make it the owner of the database"
+        case sql.InvalidSchemaName():
+            return f"the user has no schema for the tables: {reason}; set its search_path, such as to public"
         case sql.UndefinedTable() | sql.UndefinedColumn() | sql.UndefinedFunction():
             return f"its tables are not those of this version: {reason}"
         case sql.ForeignKeyViolation():

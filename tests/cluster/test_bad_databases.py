@@ -126,6 +126,8 @@ async def test_a_database_that_cannot_be_used(postgres: Postgres) -> None:
         postgres.url(database, user="missing", password=_SECRET): 'role "missing" does not exist',
         postgres.url(database, user="safe", password=_SECRET): "refuses the user.*PGPASSWORD",
         postgres.url(database, user="guest", password=_SECRET): "rights",
+        postgres.url(postgres.database().rpartition("/")[2], password=_SECRET)
+        + "?options=-csearch_path%3Dnowhere": "no schema for the tables.*search_path",
         postgres.url("latin", password=_SECRET): "encoding is LATIN1.*UTF8",
         postgres.url(database, password=_SECRET) + "?client_encoding=latin1": None,
     }
