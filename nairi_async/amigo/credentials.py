@@ -279,7 +279,7 @@ def sendable(name: str, variable: str, value: object) -> str:
 
 
 def _is_usable(token: object) -> TypeGuard[AmigoToken]:
-    """Return whether what a store has kept is a token, whatever has become of its fields."""
+    """Return whether what a store has kept is a token, with fields of the right types."""
     if not isinstance(token, AmigoToken) or not is_sendable_token(token.value):
         return False
     expires_at: object = token.expires_at
