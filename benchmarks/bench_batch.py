@@ -127,7 +127,7 @@ async def restart_running(url: str, key: str, directory: Path) -> list[float]:
 async def restart_ended(url: str, key: str, directory: Path) -> list[float]:
     """Seconds from the opening of a ledger until the first prompt leaves that is not in it; all others have ended."""
     ledger, taken = directory / "ended.sqlite", []
-    writer = await Writer.open(ledger, AGENT, None, SystemClock())
+    writer = await Writer.open(ledger, AGENT, None, SystemClock(), base_url=f"{url}/api/public/v1")
 
     def fill(ledger: Ledger) -> None:
         for number in range(1, RESTARTED + 1):
