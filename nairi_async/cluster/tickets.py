@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
+from nairi_async._core.closing import run_shielded
 from nairi_async._core.records import frozen
 from nairi_async.cluster.address import FAULTS, SESSION_SETTINGS
 
@@ -123,8 +124,7 @@ class TicketQueue:
         self._claim = claim
         while True:
             try:
-                async with self._app.open_async():
-                    await self._work()
+                await self._work_once()
             except self._faults as error:
                 cause = self._address.explained(error.__cause__ or error)
                 log.warning("the queue cannot be used, and is tried again: %s", cause)
@@ -137,6 +137,16 @@ class TicketQueue:
             for job in await jobs.get_stalled_jobs(queue=self._queue, seconds_since_heartbeat=STALLED_AFTER):
                 with suppress(*self._faults):
                     await jobs.retry_job(job)
+
+    async def _work_once(self) -> None:
+        # Closed also if its opening was cancelled: the tasks of a pool go on without it, and take no cancellation.
+        try:
+            await self._app.open_async()
+            await self._work()
+        finally:
+            # A fault here must not take the place of a cancellation.
+            with suppress(*self._faults):
+                await run_shielded(self._app.close_async())
 
     async def _work(self) -> None:
         running = asyncio.create_task(
@@ -162,8 +172,7 @@ class TicketQueue:
         finally:
             cut.cancel()
             running.cancel()
-            with suppress(Exception):
-                await asyncio.wait((running,), timeout=_CLOSING)
+            await run_shielded(asyncio.wait((running,), timeout=_CLOSING))
 
     def _noticed(self, call: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         """Return a call of the queue's that does not raise, since the queue makes it in a task that none waits for."""

@@ -19,6 +19,7 @@ from nairi_async.cluster import Cluster, PostgresStore
 from nairi_async.cluster.address import Address
 from nairi_async.cluster.database import Database, connect
 from nairi_async.cluster.liveness import Liveness
+from nairi_async.cluster.tickets import Ticket, TicketQueue
 from nairi_async.errors import LedgerError, StoreError, UnknownBatchError
 
 if TYPE_CHECKING:
@@ -343,3 +344,22 @@ async def test_bad_arguments(field: Field) -> None:
         await cluster.batches()
     with pytest.raises(SessionClosedError):
         await PostgresStore(field.database).open_names()
+
+
+@pytest.mark.parametrize("cancellations", [1, 2])
+async def test_a_queue_that_is_stopped_while_its_database_is_away_leaves_nothing(cancellations: int) -> None:
+    """The tasks of its pool end with it: they take no cancellation, so the end of the loop would wait for them."""
+    before = asyncio.all_tasks()
+
+    async def claim(_ticket: Ticket) -> None:
+        await asyncio.sleep(0)
+
+    address = Address.of(Concealed(f"postgresql://nairi@127.0.0.1:{free_port()}/nairi"))
+    working = asyncio.create_task(TicketQueue(address, "http://127.0.0.1").work(claim))
+    await until(lambda: len(asyncio.all_tasks() - before) > 3)
+    for _ in range(cancellations):
+        working.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert asyncio.all_tasks() == before
