@@ -20,10 +20,12 @@ from nairi_async._nairi.wire import decode_attachment_id
 from nairi_async.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from nairi_async._core.executor import RequestExecutor
     from nairi_async._core.upload import Upload
     from nairi_async._nairi.attachment import Attachment
-    from nairi_async.typing import Source
+    from nairi_async.typing import Source, UploadProgress
 
 AT_ONCE: Final = 4
 """Files that one call transfers at a time: more would share the same bandwidth and hold more memory."""
@@ -43,9 +45,27 @@ class Files:
     def __init__(self, executor: RequestExecutor) -> None:
         self._executor = executor
 
+    async def prepare(
+        self,
+        source: object,
+        *,
+        filename: str | None = None,
+        content_type: str | None = None,
+        progress: UploadProgress | None = None,
+    ) -> Upload:
+        """Inspect a source and return its upload; raise `InvalidArgumentError` if it cannot be uploaded."""
+        from nairi_async._core.upload import Upload  # noqa: PLC0415 - many programs transfer no file
+
+        async with self.real_work():
+            return await Upload.prepare(source, filename=filename, content_type=content_type, progress=progress)
+
+    def real_work(self) -> AbstractAsyncContextManager[object]:
+        """Return a context in which a virtual clock stands still: it does not see what a thread does."""
+        return self._executor.clock.timeout(math.inf)
+
     async def upload(self, upload: Upload, timeout: float | None = None, *, deadline: float = math.inf) -> str:
         """Upload a file and return the id of the attachment."""
-        from nairi_async._core.upload import MAX_ATTACHMENT_BYTES  # noqa: PLC0415 - many programs transfer no file
+        from nairi_async._core.upload import MAX_ATTACHMENT_BYTES  # noqa: PLC0415 - as above
 
         size = MAX_ATTACHMENT_BYTES if upload.file_size is None else upload.file_size
         # Idempotent: a lost response leaves an attachment that no prompt names.
@@ -124,14 +144,15 @@ class PendingUploads:
             return digest.hexdigest()
 
         is_small = sum(map(len, content)) < _HASHED_AT_ONCE
-        return compute() if is_small else await to_thread.run_sync(compute)
+        if is_small:
+            return compute()
+        async with self._files.real_work():
+            return await to_thread.run_sync(compute)
 
     async def ids(self, *, deadline: float = math.inf) -> tuple[str, ...]:
         """Upload what was not uploaded yet, a few files at a time, and return all ids of the prompt."""
         if len(self._uploads) < len(self._sources):
-            from nairi_async._core.upload import Upload  # noqa: PLC0415 - as above
-
-            self._uploads = [await Upload.prepare(source) for source in self._sources]
+            self._uploads = [await self._files.prepare(source) for source in self._sources]
         missing = [index for index in range(len(self._uploads)) if index not in self._uploaded]
         await gather_limited([partial(self._upload, index, deadline) for index in missing], at_once=AT_ONCE)
         return (*self._ids, *(self._uploaded[index] for index in range(len(self._uploads))))

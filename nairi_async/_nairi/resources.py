@@ -183,9 +183,7 @@ class ResourceMethods:
             InvalidArgumentError: the source is missing, empty or too large, or the name cannot stand in a header. The
                 error is raised before any request if the size is known, else during the upload.
         """
-        from nairi_async._core.upload import Upload  # noqa: PLC0415 - as above
-
-        upload = await Upload.prepare(source, filename=filename, content_type=content_type, progress=progress)
+        upload = await self._files.prepare(source, filename=filename, content_type=content_type, progress=progress)
         return await self._files.upload(upload, _attempt_timeout(attempt_timeout))
 
     async def download(self, attachment_id: str, *, attempt_timeout: Duration | None = None) -> Attachment:

@@ -33,6 +33,7 @@ from nairi_async.testing.amigo import AmigoQuirks, AmigoSimulator, Complete, Err
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from nairi_async.amigo import AmigoSession
     from nairi_async.testing import VirtualClock
@@ -83,6 +84,19 @@ async def test_files_go_both_ways(chats: Chats, simulator: Simulator) -> None:
     sent = [simulator._state.find_file(file) for file in simulator.prompts[0].attachment_ids]
     assert [(file.filename, file.data) for file in sent] == [("table.csv", b"a,b\n1,2\n"), ("note.txt", b"soon")]
     assert [(file.filename, file.data) for file in await reply.attachments()] == [("chart.png", b"\x89PNG")]
+
+
+async def test_virtual_time_stands_still_while_a_file_is_read(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock, tmp_path: Path
+) -> None:
+    """A thread reads it, and takes none of the time that a test of a bot, or of a session, gives the whole call."""
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"a,b\n1,2\n")
+    chats = Chats(nairi, "my-agent", clock=clock, timeout=30)
+    for number in range(1, 6):
+        assert (await chats.ask("c", "a", attachments=[path])).text == f"{number}: a"
+        assert (await nairi.ask("my-agent", "a", attachments=[path], timeout=30)).text == "1: a"
+    assert clock.monotonic() < 5 * 30
 
 
 @pytest.mark.parametrize("content", [None, 5, "text"])
