@@ -85,7 +85,7 @@ check and the sending, for longer than `settle`.
   changes often slow. A conversation costs it 0.4 ms of a core: 1,000 conversations a minute need no tuning.
 * **Workers**: one process for each core, `limit` as large as you like. A worker takes three connections, four with a
   rate, and one more for a moment when it starts: with 50 workers, set `max_connections` to 250. Memory: 60 MB, and
-  9 kB for each conversation that runs, and its prompt.
+  10 kB for each conversation that runs, and its prompt.
 * **The key's rate**: give all workers the same `requests_per_second`, a little below what the service allows, and the
   same `concurrency` where it limits how many conversations run. `limit` is for one process.
 * **Stopping**: SIGTERM or Ctrl-C records the prompts that are being sent and hands on the rest; a second one ends the
@@ -110,9 +110,9 @@ check and the sending, for longer than `settle`.
   so that the new one takes every worker for dead, while a worker that still reaches the old one goes on.
 * **No synchronous standby answers**: commits wait for one, without end, so no prompt leaves. A worker logs that after
   10 s, gives a transaction up after 90 s, tries it again, and ends with an error once it has waited for three minutes;
-  let the orchestrator start it again. Seen with one that was away for 240 and for 330 seconds: of 400 prompts none ran
-  twice, all went on within three seconds of its return, and a worker that was stopped meanwhile took two minutes to
-  end, with an error: what it ran, others went on with.
+  let the orchestrator start it again. Seen with one that was away for 330 seconds: of 400 prompts none ran twice, and all
+  went on within three seconds of its return. A worker that is stopped meanwhile takes two minutes to end, with an
+  error: what it ran, others go on with.
 * **Backups**: restoring one has the same effect. After a restore, delete the batches that were running, and submit
   what is missing under another name.
 * **Deleting what is done**: `await cluster.delete("run-1")`, once its outcomes were read. Prompts and replies stand in
