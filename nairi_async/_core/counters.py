@@ -15,9 +15,9 @@ class RequestCounters:
     __slots__ = ("bytes_received", "requests", "retries")
 
     def __init__(self) -> None:
-        self.requests = 0
-        self.retries = 0
-        self.bytes_received = 0
+        self.requests: int = 0
+        self.retries: int = 0
+        self.bytes_received: int = 0
 
     def stats(self, limiter: RateLimiter) -> RequestStats:
         """Return the counts as they are now, with those of the limiter."""

@@ -148,37 +148,37 @@ class Request:
         max_body: int = MAX_BODY,
         sink: Callable[[], Sink] | None = None,
     ) -> None:
-        self.method = method
+        self.method: str = method
         """HTTP method."""
-        self.path = path
+        self.path: str = path
         """Encoded path below the base URL; it is shown in errors and logs."""
-        self.query = query
+        self.query: str = query
         """Encoded query, without the question mark."""
-        self.body = body
+        self.body: bytes | StreamingBody | None = body
         """JSON, or a stream."""
-        self.headers = headers
+        self.headers: Mapping[str, str] | None = headers
         """Headers in addition to those of credentials and body."""
-        self.credentials = credentials
+        self.credentials: Credentials | None = credentials
         """What authorises this request, where that is not the session's credentials: a sign-in has its own."""
-        self.idempotent = idempotent
+        self.idempotent: bool = idempotent
         """Whether sending it twice does no harm: false for what starts a turn."""
-        self.unknown_outcome_message = unknown_outcome_message
+        self.unknown_outcome_message: str = unknown_outcome_message
         """What an error says when a request that is not idempotent left and no response came back."""
-        self.busy_statuses = busy_statuses
+        self.busy_statuses: frozenset[int] = busy_statuses
         """Statuses in addition to 429 by which this service refuses for the moment, without having run anything."""
-        self.bucket = bucket
+        self.bucket: str | None = bucket
         """The rate limit that it counts against, where the service has several; otherwise the session's own."""
-        self.scope = scope
+        self.scope: str | None = scope
         """What a 429 slows down at first, where that is not the whole session: a prompt that starts names its agent."""
-        self.observe_date = observe_date
+        self.observe_date: bool = observe_date
         """Whether the response's `Date` header is read, to learn the time of the service's clock."""
-        self.timeout = timeout
+        self.timeout: float | None = timeout
         """Seconds that one attempt may take, where that is not the session's `request_timeout`."""
-        self.idle_timeout = idle_timeout
+        self.idle_timeout: float | None = idle_timeout
         """For a response that is read as it arrives: the seconds without data after which it counts as broken."""
-        self.max_body = max_body
+        self.max_body: int = max_body
         """Largest response body that is read, in bytes."""
-        self.sink = sink
+        self.sink: Callable[[], Sink] | None = sink
         """Makes what takes the body of a success at each attempt; `Response.body` is then empty."""
         self.address: Any = None
         """The transport's own form of the URL, cached so that a request polled for an hour is parsed once."""
@@ -198,9 +198,9 @@ class CallState:
     __slots__ = ("answered_at", "credential_version", "started_at", "write_started")
 
     def __init__(self) -> None:
-        self.write_started = False
+        self.write_started: bool = False
         """Whether the last attempt gave any part of the request to a connection: if not, the service never ran it."""
-        self.credential_version = 0
+        self.credential_version: int = 0
         """Version of the credentials that the last attempt carried."""
         self.started_at: float | None = None
         """When the first attempt left, by the session's monotonic clock; waits in front of it do not count."""

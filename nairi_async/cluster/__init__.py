@@ -110,8 +110,8 @@ check and the sending, for longer than `settle`.
   so that the new one takes every worker for dead, while a worker that still reaches the old one goes on.
 * **No synchronous standby answers**: commits wait for one, without end, so no prompt leaves. A worker logs that after
   10 s, gives a transaction up after 90 s, tries it again, and ends with an error once it has waited for three minutes;
-  let the orchestrator start it again. Seen with one that was away for 330 seconds: of 400 prompts none ran twice, and all
-  went on within three seconds of its return. A worker that is stopped meanwhile takes two minutes to end, with an
+  let the orchestrator start it again. Seen with one that was away for 330 seconds: of 400 prompts none ran twice, and
+  all went on within three seconds of its return. A worker that is stopped meanwhile takes two minutes to end, with an
   error: what it ran, others go on with.
 * **Backups**: restoring one has the same effect. After a restore, delete the batches that were running, and submit
   what is missing under another name.

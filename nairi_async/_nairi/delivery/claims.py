@@ -35,14 +35,14 @@ class Claim:
     __slots__ = ("call", "copies", "fingerprint", "is_lost", "settled")
 
     def __init__(self, fingerprint: PromptFingerprint, call: CallState | None, copies: int) -> None:
-        self.fingerprint = fingerprint
-        self.call = call
+        self.fingerprint: PromptFingerprint = fingerprint
+        self.call: CallState | None = call
         """The call that carries it; `None` for a prompt that is only searched for."""
-        self.copies = copies
+        self.copies: int = copies
         """How many lost prompts the claim stands for; all are identical."""
-        self.is_lost = False
+        self.is_lost: bool = False
         """Whether it was sent and its response will never arrive."""
-        self.settled = asyncio.Event()
+        self.settled: asyncio.Event = asyncio.Event()
         """Set when the response arrives, or when it is known that it never will."""
 
     @property

@@ -182,7 +182,7 @@ class PendingPrompt:
         self._fingerprint = fingerprint
         self._agent_id = agent_id
         self._is_recorded = is_recorded
-        self.is_lost = False
+        self.is_lost: bool = False
         """Whether it was sent and its response did not come."""
         self._call = CallState()
         self._window: SearchWindow | None = None

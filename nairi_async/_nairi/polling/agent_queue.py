@@ -35,18 +35,18 @@ class QueuedTurn:
     __slots__ = ("is_awaited", "is_listed", "is_queued", "job", "order", "overtaken_at", "polled_at")
 
     def __init__(self, job: WatchedJob, order: tuple[float, int], *, is_awaited: bool = False) -> None:
-        self.job = job
-        self.order = order
+        self.job: WatchedJob = job
+        self.order: tuple[float, int] = order
         """When the service says that its prompt came, in seconds since the epoch, and the order of the responses."""
-        self.is_queued = True
+        self.is_queued: bool = True
         """Whether the last poll showed it queued; otherwise it runs."""
-        self.polled_at = -math.inf
+        self.polled_at: float = -math.inf
         """When that poll began."""
-        self.is_awaited = is_awaited
+        self.is_awaited: bool = is_awaited
         """Whether its watcher waits for its next poll."""
-        self.overtaken_at = math.inf
+        self.overtaken_at: float = math.inf
         """When a turn that was sent later was first seen to run while this one was taken to be queued."""
-        self.is_listed = False
+        self.is_listed: bool = False
         """Whether the queue holds it."""
 
 

@@ -15,11 +15,11 @@ class PollCounters:
     __slots__ = ("delays", "discoveries", "open_watches", "polls", "turns_ended")
 
     def __init__(self) -> None:
-        self.polls = 0
-        self.turns_ended = 0
-        self.discoveries = 0
-        self.delays = 0.0
-        self.open_watches = 0
+        self.polls: int = 0
+        self.turns_ended: int = 0
+        self.discoveries: int = 0
+        self.delays: float = 0.0
+        self.open_watches: int = 0
 
     def discovered(self, delay: float) -> None:
         """Count a poll that found news, on average `delay` seconds old."""

@@ -88,10 +88,10 @@ class FeedTrust:
     )
 
     def __init__(self, state: TrustState = TrustState.ON_TRIAL) -> None:
-        self.state = state
-        self.reason = ""
+        self.state: TrustState = state
+        self.reason: str = ""
         """Why it was last switched off; empty if it never was."""
-        self.retry_at = math.inf
+        self.retry_at: float = math.inf
         """When it is tried anew after it was switched off, by the session's clock."""
         self._backoff = _FIRST_BACKOFF
         self._pages = 0.0
@@ -260,24 +260,24 @@ class WatchedJob:
         moved_at: float = -math.inf,
         prompted: tuple[float, float] | None = None,
     ) -> None:
-        self.job_id = job_id
-        self.is_of_panel = is_of_panel
+        self.job_id: str = job_id
+        self.is_of_panel: bool = is_of_panel
         """Whether its own polls test the listing while that is on trial for the first time."""
-        self.moved_at = moved_at
+        self.moved_at: float = moved_at
         """When the last page that announced it was received, by the session's clock."""
-        self.missed_at = -math.inf
+        self.missed_at: float = -math.inf
         """When the reading before that one began, which did not announce it."""
-        self.is_doubtful = False
+        self.is_doubtful: bool = False
         """Whether the last change may have been the prompt itself: to follow it proves nothing about the listing."""
-        self.is_only_prompt = False
+        self.is_only_prompt: bool = False
         """Whether the last change is the prompt itself: no news for the watcher that sent it."""
-        self.is_late = False
+        self.is_late: bool = False
         """Whether the last change came so long after the prompt was sent that turns of the agent have ended by then."""
-        self.called_at = -math.inf
+        self.called_at: float = -math.inf
         """When this session last had a reason of its own to poll it: it sent a prompt, or a turn before it ended."""
-        self.prompted = prompted
+        self.prompted: tuple[float, float] | None = prompted
         """When its last prompt was sent and answered, by the session's clock, until that change was listed."""
-        self.changed_at = math.inf
+        self.changed_at: float = math.inf
         """The time that the last change has in the listing."""
         self.prompt_came_at: float | None = None
         """When the service received the prompt, in its own Unix time, once a poll has shown it."""

@@ -17,11 +17,11 @@ class WatchTarget:
     __slots__ = ("agent_id", "cursor", "job_id", "status", "turn")
 
     def __init__(self, job_id: str, turn: Turn | None, agent_id: str | None, *, cursor: str | None = None) -> None:
-        self.job_id = job_id
-        self.turn = turn
-        self.agent_id = agent_id
+        self.job_id: str = job_id
+        self.turn: Turn | None = turn
+        self.agent_id: str | None = agent_id
         self.status: str | None = None
-        self.cursor = cursor
+        self.cursor: str | None = cursor
 
     def timeout_error(self) -> WatchTimeoutError:
         """Return the error of a wait that is over."""
