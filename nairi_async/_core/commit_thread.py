@@ -73,6 +73,10 @@ class Submission(Generic[_T]):
     def __await__(self) -> Generator[Any, None, _T]:
         return self.future.__await__()
 
+    def renew(self) -> None:
+        """Let another future get the result: a cancelled wait has cancelled this one."""
+        self.future = self.future.get_loop().create_future()
+
     async def decided(self) -> asyncio.CancelledError | None:
         """Wait until it is known whether the call succeeded, however often the caller is cancelled meanwhile.
 
@@ -87,8 +91,8 @@ class Submission(Generic[_T]):
             await self.future
         except asyncio.CancelledError as error:
             if self.future.cancelled():
-                # Cancelled by the wait that has ended. The result goes to another one.
-                self.future = self.future.get_loop().create_future()
+                self.renew()
+            if not self.future.done():
                 with suppress(asyncio.CancelledError):
                     await run_shielded(asyncio.wait((self.future,)))
             if not self.future.done() or self.future.exception() is not None:
@@ -288,6 +292,9 @@ def _result(call: Callable[[DatabaseT], Any], database: DatabaseT) -> object:
 
 def _set_results(submissions: list[Submission[Any]], results: list[object]) -> None:
     for submission, result in zip(submissions, results, strict=True):
+        if submission.future.cancelled():
+            # The wait was cancelled just now, and `decided` has not gone on yet.
+            submission.renew()
         _set_result(submission.future, result)
 
 
