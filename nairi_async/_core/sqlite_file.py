@@ -243,7 +243,7 @@ class FileLock:
 
 
 class StoredKeys:
-    """What one query finds in a file, as a container: `value in keys` runs the query with the value.
+    """What one query finds in a file, as a container: `value in keys` runs the query with `:value`.
 
     It reads over a connection of its own, while the file is written: only what was committed counts. A lookup takes
     microseconds, so it may run on the event loop.
@@ -256,7 +256,7 @@ class StoredKeys:
 
     def __contains__(self, value: object) -> bool:
         with self._kind.errors(self._path):
-            return self._db.execute(self._query, (value,)).fetchone() is not None
+            return self._db.execute(self._query, {"value": value}).fetchone() is not None
 
     def close(self) -> None:
         """Close the connection. Harmless when repeated."""

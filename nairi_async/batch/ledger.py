@@ -55,7 +55,7 @@ _TURN_INDEXES: Final = (
     "CREATE INDEX IF NOT EXISTS turns_job ON turns (job_id) WHERE job_id IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS turns_message ON turns (message_id)",
 )
-KNOWN_TURN: Final = "SELECT 1 FROM turns WHERE job_id = ?1 UNION ALL SELECT 1 FROM turns WHERE message_id = ?1"
+KNOWN_TURN: Final = "SELECT 1 FROM turns WHERE job_id = :value UNION ALL SELECT 1 FROM turns WHERE message_id = :value"
 """The query for what belongs to items: the conversations that they started, by job id, and their turns."""
 
 

@@ -196,8 +196,8 @@ class RecordClaims:
 
     def _place_of(self, name: str) -> int | None:
         """Return the place of the item that is called so."""
-        query = "SELECT place FROM items WHERE key = ?1 UNION ALL SELECT place FROM items WHERE name = ?1"
-        found = self._db.execute(query, (name,)).fetchone()
+        query = "SELECT place FROM items WHERE key = :name UNION ALL SELECT place FROM items WHERE name = :name"
+        found = self._db.execute(query, {"name": name}).fetchone()
         digits = name[1:]
         is_place = digits.isdecimal() and place_name(int(digits)) == name and int(digits) <= LAST_PLACE
         if found is None and is_place:

@@ -119,7 +119,7 @@ class Journal(CommitThread[JournalFile]):
         """Open the file; called in the thread."""
         file = JournalFile(self._path, self._base_url)
         try:
-            for condition in ("continued IS NULL AND job_id = ?", "message_id = ?"):
+            for condition in ("continued IS NULL AND job_id = :value", "message_id = :value"):
                 query = f"SELECT 1 FROM prompts WHERE {condition}"  # noqa: S608 - ours
                 self._views.append(StoredKeys(KIND, self._path, query))
         except BaseException:
