@@ -156,12 +156,16 @@ class UndisturbedTask(Generic[_T]):
 
         Raises:
             Exception: what it has raised.
+            CancelledError: it has failed, and the caller was cancelled.
         """
+        # No `shield`, which logs an error that comes after the cancellation.
         try:
-            await asyncio.shield(self._task)
+            await asyncio.wait((self._task,))
         except asyncio.CancelledError as error:
             with suppress(asyncio.CancelledError):
-                await run_shielded(self._task)
-            self._task.result()
+                await run_shielded(asyncio.wait((self._task,)))
+            if not self._task.done() or self._task.cancelled() or self._task.exception() is not None:
+                raise
             return error
+        self._task.result()
         return None

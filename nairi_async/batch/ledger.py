@@ -146,6 +146,9 @@ class Ledger:
     def rollback(self) -> None:
         """Undo everything since `begin`, where SQLite has not done so itself; the ledger cannot be used afterwards."""
         self._meta = dict(self._written)
+        # `close` stores what is counted apart from these; what was undone would count twice, as it happens again.
+        self._cost = Decimal(self._meta.get("cost_usd", "0"))
+        self._records.unusable = self._count("unusable")
         for waiting in (self._records.claimed, self._runs, self._turns, self._ends, self._done):
             waiting.clear()
         with suppress(sqlite3.Error):

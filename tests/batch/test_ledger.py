@@ -256,6 +256,27 @@ async def test_a_full_disk_loses_nothing(runs: Runs, simulator: Simulator) -> No
     assert (status.done, status.open) == (60, 0)
 
 
+def test_what_a_failed_commit_has_undone_counts_once(tmp_path: Path) -> None:
+    """Outcomes, costs and unusable records of a commit that failed happen again: closing the ledger keeps none."""
+    path = tmp_path / "run.sqlite"
+    for is_undone in (True, False):
+        with closing(Ledger(path, AGENT, "https://api")) as ledger:
+            ledger.begin()
+            done, unusable = (ledger.claim(BatchItem("a", attachments=files), 1.0) for files in ((), ("missing.txt",)))
+            assert done is not None
+            assert unusable is not None
+            ledger.mark_running(done.number, TURN)
+            ledger.finish(done.number, "{}", is_done=True, cost=Decimal("1.5"))
+            ledger.mark_unusable(unusable.number)
+            if is_undone:
+                ledger.rollback()
+            else:
+                ledger.commit()
+        status = read_status(path)
+        expected = (0, 0, 0) if is_undone else (1, 1, Decimal("1.5"))
+        assert (status.done, status.unusable, status.cost_usd) == expected
+
+
 def test_an_error_of_a_newer_version_comes_back_as_a_failure() -> None:
     """An error type that this version does not know is restored as a failed turn."""
     document = json.dumps({"messages": [], "error": {"type": "NewError", "message": "something new"}})

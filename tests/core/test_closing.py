@@ -7,7 +7,7 @@ import asyncio
 import anyio
 import pytest
 
-from nairi_async._core.closing import run_shielded
+from nairi_async._core.closing import UndisturbedTask, run_shielded
 
 pytestmark = pytest.mark.anyio
 
@@ -77,3 +77,33 @@ async def test_an_error_of_the_closing_is_the_cause() -> None:
     with pytest.raises(asyncio.CancelledError) as raised:
         await task
     assert isinstance(raised.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("is_failing", [False, True])
+@pytest.mark.parametrize("passes", range(1, 6))
+async def test_a_cancelled_wait_learns_what_an_undisturbed_task_has_done(passes: int, *, is_failing: bool) -> None:
+    """The cancellation comes before, with or after the end: it is handed to the caller, or raised where work failed."""
+    has_ended = False
+
+    async def work() -> None:
+        nonlocal has_ended
+        for _ in range(2):
+            await asyncio.sleep(0)
+        has_ended = True
+        if is_failing:
+            raise ZeroDivisionError
+
+    undisturbed = UndisturbedTask(work())
+    deciding = asyncio.create_task(undisturbed.decided())
+    for _ in range(passes):
+        await asyncio.sleep(0)
+    was_cancelled = deciding.cancel()
+    await asyncio.wait([deciding])
+    assert has_ended
+    if deciding.cancelled():
+        assert is_failing
+    elif is_failing:
+        assert not was_cancelled
+        assert isinstance(deciding.exception(), ZeroDivisionError)
+    else:
+        assert isinstance(deciding.result(), asyncio.CancelledError) is was_cancelled
