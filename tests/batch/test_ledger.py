@@ -198,7 +198,7 @@ async def test_a_damaged_ledger_is_an_error(runs: Runs) -> None:
         "DELETE FROM meta WHERE name = 'agent_id'",
         "UPDATE meta SET value = 'x' WHERE name = 'done'",
         "INSERT OR REPLACE INTO meta VALUES ('cost_usd', 'x')",
-        "UPDATE items SET attachments = 'x'; INSERT INTO progress (number, state) VALUES (1, 'unsent')",
+        "UPDATE items SET attachments = 'x'; INSERT OR REPLACE INTO progress (number, state) VALUES (1, 'unsent')",
         "UPDATE outcomes SET document = '{'",
         "DELETE FROM outcomes",
     ],
