@@ -26,6 +26,7 @@ else:
         """
         cls._fields = _fields(cls)
         cls.__signature__ = _SignatureOfFields()
+        cls.__match_args__ = tuple(_signature(cls).parameters)
         cls.__init__ = _set_fields
         if "__repr__" not in vars(cls):
             cls.__repr__ = _show
@@ -79,12 +80,21 @@ class _SignatureOfFields:
     """What `inspect.signature` and `help` show of a class."""
 
     def __get__(self, _error: object, cls: Any) -> Signature:
-        arguments = [declared.parameter for declared in cls._fields.values() if declared.in_init]
-        return Signature(arguments, return_annotation=None)
+        if cls.__init__ is not _set_fields:
+            raise AttributeError("a subclass has arguments of its own")
+        return _signature(cls)
+
+
+def _signature(cls: Any) -> Signature:
+    arguments = [declared.parameter for declared in cls._fields.values() if declared.in_init]
+    return Signature(arguments, return_annotation=None)
 
 
 def _set_fields(self: Any, *args: object, **named: object) -> None:
-    given = type(self).__signature__.bind(*args, **named)
+    try:
+        given = _signature(type(self)).bind(*args, **named)
+    except TypeError as error:
+        raise TypeError(f"{type(self).__name__}: {error}") from None
     given.apply_defaults()
     # An error that is an OSError as well must not give these another meaning.
     BaseException.__init__(self, *given.arguments.values())

@@ -46,9 +46,10 @@ class _Exports:
         for name, home in list(self._waiting.items()):
             module = sys.modules.get(f"{self._package}.{home}") if home in modules else None
             if (export := getattr(module, name, None)) is not None:
-                del self._waiting[name]
                 self._namespace[name] = export
-                if self._renamed and isinstance(export, type):
+                # Another thread may have been here in the meantime.
+                is_ours = self._waiting.pop(name, None) is not None
+                if is_ours and self._renamed and isinstance(export, type):
                     _rename(export, self._package)
 
 

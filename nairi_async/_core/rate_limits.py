@@ -159,6 +159,7 @@ class RateLimiter:
         self.waiting: int = 0
         """Calls that wait for a permit right now."""
         self._line: deque[asyncio.Future[None]] = deque()
+        self._is_lines_turn = False
 
     @property
     def connections(self) -> int:
@@ -198,7 +199,7 @@ class RateLimiter:
         return self._semaphore.count_waiting(kind=True) >= self._connections and not self.is_throttled()
 
     async def stand_in_line(self) -> None:
-        """Wait until few other reads wait for a permit, in the order of the calls.
+        """Wait in the order of the calls until few other reads wait for a permit, or two more requests have ended.
 
         It gives no right to a permit. Where thousands of reads are due, all but a few wait here, which takes a third of
         the memory of a call that waits in `acquire`. Closing the session does not end the wait.
@@ -256,6 +257,10 @@ class RateLimiter:
             else:
                 await self._acquire_at_rate(deadline, self._semaphore, is_read)
             self._count(self._semaphore if bucket is None else self._buckets[bucket].semaphore, 1)
+        except BaseException:
+            # The last one to wait may leave when nothing is under way whose end would let in the next.
+            self._advance()
+            raise
         finally:
             self.waiting -= 1
 
@@ -265,7 +270,9 @@ class RateLimiter:
             self.in_use -= 1
             self._semaphore.release()
             if self._line:
-                self._advance()
+                # Reads that never stand in line may keep it crowded for good: they and the line take turns.
+                self._is_lines_turn = not self._is_lines_turn
+                self._advance(is_due=self._is_lines_turn)
         else:
             semaphore = self._buckets[bucket].semaphore
             self._count(semaphore, -1)
@@ -342,9 +349,9 @@ class RateLimiter:
     def _time_until_next(self, now: float, jitter: float) -> float:
         return max(self._gate.time_until_next(now), self._gate.time_until_restart(now, jitter))
 
-    def _advance(self) -> None:
-        """Let in the next read that stands in line, unless it is crowded."""
-        while self._line and not self.is_crowded:
+    def _advance(self, *, is_due: bool = False) -> None:
+        """Let in the next read that stands in line, unless it is crowded and not due all the same."""
+        while self._line and (is_due or not self.is_crowded):
             turn = self._line.popleft()
             if not turn.done():
                 turn.set_result(None)

@@ -256,6 +256,44 @@ async def test_reads_stand_in_line_before_they_are_begun(seed: int) -> None:
 
 
 @pytest.mark.anyio
+async def test_reads_stand_in_line_only_as_long_as_others_are_under_way() -> None:
+    """If all other reads are cancelled at once, those that hold a permit and those that wait for one, the line goes on.
+
+    It goes on as well where reads that never stand in line keep all permits taken, and as many waiting, without end.
+    """
+    limiter = RateLimiter(VirtualClock(), lambda: 0.5, connections=2)
+
+    async def in_line() -> None:
+        assert limiter.is_crowded
+        await limiter.stand_in_line()
+
+    async def repeat() -> None:
+        while True:
+            async with support.slot(limiter, math.inf):
+                await asyncio.sleep(0)
+
+    async def hold() -> None:
+        async with support.slot(limiter, math.inf):
+            await asyncio.Event().wait()
+
+    for call, is_ended in (hold, True), (repeat, False):
+        others = [asyncio.create_task(call()) for _ in range(6)]
+        await asyncio.sleep(0)
+        line = [asyncio.create_task(in_line()) for _ in range(5)]
+        await asyncio.sleep(0)
+        for other in others if is_ended else ():
+            other.cancel()
+        passes = 0
+        while not all(read.done() for read in line):
+            assert (passes := passes + 1) < 1000
+            await asyncio.sleep(0)
+        for other in others:
+            other.cancel()
+        await asyncio.wait(others)
+    assert (limiter.in_use, limiter.waiting, limiter.is_crowded) == (0, 0, False)
+
+
+@pytest.mark.anyio
 async def test_waiting_for_a_connection_costs_no_request_time() -> None:
     """Of five calls over one connection, each has the whole request timeout to itself."""
     clock = VirtualClock()

@@ -8,6 +8,7 @@ import pickle
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -147,9 +148,10 @@ def errors(decorator: Any, field: Any) -> tuple[type[Exception], ...]:
     return Error, LateError, GoneError, HeirError, BothError
 
 
+OUR_ERRORS = errors(error_fields.error_with_fields, error_fields.field)
 ERRORS = [
     *zip(
-        errors(error_fields.error_with_fields, error_fields.field),
+        OUR_ERRORS,
         errors(attrs.define(auto_exc=True, slots=False), attrs.field),
         strict=True,
     )
@@ -176,3 +178,19 @@ def test_errors_behave_as_those_of_attrs(
     assert seen[0] == seen[1]
     ours, theirs = map(inspect.signature, kinds)
     assert str(ours) == str(theirs)
+    assert kinds[0].__match_args__ == kinds[1].__match_args__
+
+
+def test_an_error_of_the_users_has_its_own_arguments() -> None:
+    """A subclass with its own arguments shows these; wrong ones are refused with the name of the class."""
+    gone: Any = OUR_ERRORS[2]
+
+    class TaggedError(gone):  # type: ignore[misc]
+        def __init__(self, tag: str) -> None:
+            super().__init__("/path", status=500)
+            self.tag = tag
+
+    assert list(inspect.signature(TaggedError).parameters) == ["tag"]
+    assert (TaggedError("a").args, TaggedError("a").tag) == (("/path", 500), "a")
+    with pytest.raises(TypeError, match=r"^GoneError: "):
+        gone()

@@ -7,13 +7,16 @@ import json
 import pickle
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 
 import nairi_async
 import nairi_async.amigo
+from nairi_async._core import exports
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -124,3 +127,27 @@ print(asyncio.run(ask()))
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 - our own interpreter
     assert ran.stdout.strip() == "set()"
+
+
+def test_two_threads_may_load_the_same_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export that another thread publishes in the middle of the same step is published, and renamed, once."""
+
+    @attrs.define
+    class Late:
+        size: int
+
+    def find(name: str) -> type:
+        # As if another thread came here at this moment.
+        vars(module)[name] = Late
+        load(name)
+        return Late
+
+    module = types.ModuleType("rooms.home")
+    module.__getattr__ = find  # type: ignore[method-assign]
+    Late.__module__, Late.__annotations__ = module.__name__, {"size": "int"}
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(sys.modules, "rooms", types.ModuleType("rooms"))
+    monkeypatch.setattr(exports, "_packages", {})
+    load = exports.lazy({"__name__": "rooms"}, {"Late": "home"}, renamed=True)
+    assert load("Late") is Late
+    assert (Late.__module__, Late.__annotations__) == ("rooms", {"size": int})
