@@ -124,16 +124,17 @@ class Liveness:
     async def text_lock(self, key: int) -> AsyncGenerator[None]:
         """Hold the lock of a text, or go on without it when the life is over: then nothing can be stored."""
         lock, unlock = "SELECT pg_try_advisory_lock(%s, %s)", "SELECT pg_advisory_unlock(%s, %s)"
-        is_locked = False
         try:
-            while not is_locked:
+            while True:
                 # Once it is asked for, the answer is waited for: a lock that no one knows of would stay.
-                is_locked = await run_shielded(self._execute(lock, key))
-                if not is_locked:
-                    await asyncio.sleep(_TEXT_WAIT)
+                asked = asyncio.ensure_future(self._execute(lock, key))
+                await run_shielded(asyncio.wait((asked,)))
+                if asked.result():
+                    break
+                await asyncio.sleep(_TEXT_WAIT)
             yield
         finally:
-            if is_locked:
+            if asked.done() and not asked.cancelled() and asked.exception() is None and asked.result():
                 await run_shielded(self._execute(unlock, key))
 
     async def _execute(self, query: LiteralString, key: int) -> bool:

@@ -307,6 +307,27 @@ async def test_a_session_that_ends_as_its_worker_begins_is_no_pooler(field: Fiel
         assert (type(caught.value), database.ended) == (LedgerError, 1)
 
 
+async def test_a_cancelled_wait_for_a_texts_lock_leaves_none(field: Field, postgres: Postgres) -> None:
+    """A lookup that is cancelled while it is given the lock lets go of it: other workers need not wait for its life."""
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = 77"
+
+    async def hold(life: Liveness) -> None:
+        async with life.text_lock(77):
+            await asyncio.sleep(60)
+
+    async with Database(Address.of(Concealed(field.database))) as database:
+        life = await Liveness.open(database, "http://localhost", 1, None)
+        for passes in range(1, 12):
+            holding = asyncio.create_task(hold(life))
+            for _ in range(passes):
+                await asyncio.sleep(0)
+            holding.cancel()
+            await asyncio.wait([holding])
+            assert holding.cancelled()
+            assert postgres.execute(locks) == [(0,)]
+        await life.aclose()
+
+
 async def test_bad_arguments(field: Field) -> None:
     """Each bad argument and record is refused before anything is stored."""
     async with field.cluster() as cluster, field.session() as session:
