@@ -347,6 +347,41 @@ async def test_no_prompt_waits_in_vain_for_the_services_time(
     assert sent_at == [8.0]
 
 
+@pytest.mark.parametrize("fault", ["refused", "hanging", "silent", "cancelled"])
+async def test_chats_ask_for_the_services_time_together(
+    nairi: NairiSession, echo: Simulator, clock: VirtualClock, fault: str
+) -> None:
+    """Chats that begin at once ask once, for ten seconds at most, also if the service refuses or states no time."""
+    asked, sent_at, is_asked, is_cancelled = 0, list[float](), asyncio.Event(), asyncio.Event()
+    undated = {"Date": ""} if fault == "silent" else {}
+
+    async def answer(request: web.Request) -> web.Response | None:
+        nonlocal asked
+        if request.method == "POST":
+            sent_at.append(clock.monotonic())
+            return web.Response(status=400, headers=undated)
+        asked += 1
+        is_asked.set()
+        if fault == "cancelled":
+            await is_cancelled.wait()
+        if fault == "hanging":
+            with clock.stalled():
+                await clock.sleep(1000)
+        return web.Response(status=500 if fault == "refused" else 200, headers=undated)
+
+    echo.intercept, chats = answer, Chats(nairi, "my-agent", clock=clock)
+    for chat in ("a", "b"):
+        asking = [asyncio.create_task(chats.ask(f"{chat}{number}", "a")) for number in range(5)]
+        await is_asked.wait()
+        if fault == "cancelled" and chat == "a":
+            asking[0].cancel()
+            await asyncio.wait(asking[:1])
+            is_cancelled.set()
+        await asyncio.gather(*asking, return_exceptions=True)
+    assert asked == (2 if fault == "cancelled" else 1)
+    assert set(sent_at) == {10.0 if fault == "hanging" else 0.0}
+
+
 async def test_a_prompt_that_waited_and_cannot_be_sent_keeps_no_key(
     nairi: NairiSession, echo: Simulator, clock: VirtualClock
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from contextlib import suppress
@@ -22,7 +23,7 @@ from nairi_async._nairi.wire import decode_turn, encode_continue, encode_start
 from nairi_async.errors import InvalidArgumentError, NairiError, NotFoundError, OutcomeUnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Awaitable, Callable, Container, Sequence
     from contextlib import AbstractContextManager
 
     from nairi_async._nairi.agents import Agents
@@ -50,6 +51,9 @@ class PromptSender:
         self.on_turn = on_turn
         self.timestamps: Timestamps = Timestamps(context.clock, context.executor.server_clock)
         self.known: KnownTurns = KnownTurns()
+        self._states_time = True
+        # Done, with whether the request came to an end, when others need not wait for it any longer.
+        self._time_request: asyncio.Future[bool] | None = None
 
     @cached_property
     def _reconciler(self) -> Reconciler:
@@ -140,14 +144,47 @@ class PromptSender:
         return self.known.started_conversations.recording(turn)
 
     async def observe_server_time(self, agent_id: str | None, limit: float = _TIME_REQUEST_LIMIT) -> None:
-        """Read the service's time once, if no response has stated it yet, in so many seconds at most; raise nothing."""
+        """Read the service's time, if no response has stated it yet, in so many seconds at most; raise nothing.
+
+        One attempt is made for all callers that have the full time, since a refusal states the time as well. A service
+        that has responded without it is not asked again.
+        """
         executor = self.context.executor
-        if not self.timestamps.are_certain:
+        with suppress(NairiError):
+            while limit >= _TIME_REQUEST_LIMIT and (shared := self._time_request) is not None:
+                if await executor.closing.wait(_undisturbed(shared)):
+                    return
+            if not self._states_time or self.timestamps.are_certain:
+                return
             location = path("agents") if agent_id is None else path("agents", agent_id)
             request = Request(method="GET", path=location, observe_date=True)
-            deadline = executor.clock.monotonic() + min(limit, _TIME_REQUEST_LIMIT)
-            with suppress(NairiError):
-                await executor.call(request, bool, deadline=deadline)
+            call = executor.call(
+                request, bool, deadline=executor.clock.monotonic(), grace=min(limit, _TIME_REQUEST_LIMIT)
+            )
+            if limit < _TIME_REQUEST_LIMIT:
+                await call
+            else:
+                await self._share(call)
+            self._states_time = self.timestamps.are_certain
+
+    async def _share(self, call: Awaitable[object]) -> None:
+        """Make the request for the service's time, while others wait; if it is cancelled, one of them makes another."""
+        self._time_request = shared = asyncio.get_running_loop().create_future()
+        is_cancelled = True
+        try:
+            await call
+            is_cancelled = False
+        except NairiError:
+            is_cancelled = False
+            raise
+        finally:
+            self._time_request = None
+            shared.set_result(not is_cancelled)
+
+
+async def _undisturbed(shared: asyncio.Future[bool]) -> bool:
+    """Wait for what others wait for as well, so that a cancellation ends this wait alone."""
+    return await asyncio.shield(shared)
 
 
 class PendingPrompt:
