@@ -143,6 +143,24 @@ async def run_shielded(closing: Awaitable[_T]) -> _T:
     raise cancellation from (None if task.cancelled() else task.exception())
 
 
+async def undisturbed(work: asyncio.Future[_T]) -> _T:
+    """Wait for work that goes on if the caller is cancelled; its error is then no one's.
+
+    `asyncio.shield` does the same, and logs such an error from Python 3.14 on.
+    """
+    try:
+        await asyncio.wait((work,))
+    except asyncio.CancelledError:
+        work.add_done_callback(_take_error)
+        raise
+    return work.result()
+
+
+def _take_error(done: asyncio.Future[Any]) -> None:
+    if not done.cancelled():
+        done.exception()
+
+
 class UndisturbedTask(Generic[_T]):
     """Something that runs to its end in a task of its own, however often those who wait for it are cancelled."""
 
@@ -158,14 +176,12 @@ class UndisturbedTask(Generic[_T]):
             Exception: what it has raised.
             CancelledError: it has failed, and the caller was cancelled.
         """
-        # No `shield`, which logs an error that comes after the cancellation.
         try:
-            await asyncio.wait((self._task,))
+            await undisturbed(self._task)
         except asyncio.CancelledError as error:
             with suppress(asyncio.CancelledError):
                 await run_shielded(asyncio.wait((self._task,)))
             if not self._task.done() or self._task.cancelled() or self._task.exception() is not None:
                 raise
             return error
-        self._task.result()
         return None

@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
-from nairi_async._core.closing import run_shielded
+from nairi_async._core.closing import run_shielded, undisturbed
 from nairi_async.errors import NairiError, SessionClosedError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class CommitThread(ABC, Generic[DatabaseT]):
         """
         self._thread.start()
         try:
-            await asyncio.shield(self._opened)
+            await undisturbed(self._opened)
         except asyncio.CancelledError:
             await run_shielded(self.aclose())
             raise

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from nairi_async._core.closing import undisturbed
 from nairi_async._core.json_body import json_line
 from nairi_async._nairi.results import Reply
 from nairi_async.cli import exit_status
@@ -129,7 +130,7 @@ class _Chat:
         await asyncio.sleep(_CATCH_UP)
         sending = asyncio.ensure_future(self._send(prompt))
         try:
-            await asyncio.shield(sending)
+            await undisturbed(sending)
         except asyncio.CancelledError:
             # Ctrl-C: the response, which is moments away, says which turn goes on.
             await sending

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import field
 from psycopg import errors as sql
 
+from nairi_async._core.closing import undisturbed
 from nairi_async._core.records import define
 from nairi_async.batch.item_store import TurnTakenError
 from nairi_async.cluster import row as rows
@@ -172,7 +173,7 @@ class _Group:
     async def add(self, asked: _Asked, wait: float) -> int:
         """Ask for a change, and return its result."""
         self.submit(asked, wait)
-        return await asyncio.shield(asked.future)
+        return await undisturbed(asked.future)
 
     def submit(self, asked: _Asked, wait: float) -> None:
         """Ask for a change, to be made at the latest after so many seconds."""

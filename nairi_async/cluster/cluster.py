@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nairi_async._core import checks
 from nairi_async._core.address import base_url as checked_base_url
 from nairi_async._core.checks import DEFAULT_TIMEOUT
-from nairi_async._core.closing import run_shielded
+from nairi_async._core.closing import run_shielded, undisturbed
 from nairi_async._core.concealed import Concealed
 from nairi_async._core.fan_out import ItemReader
 from nairi_async._nairi.delivery.search_window import SETTLING_TIME
@@ -239,7 +239,7 @@ class Cluster:
         worker = self._worker = Worker(database, queue, session, at_once, requests_per_second, in_all)
         running = self._working = asyncio.create_task(worker.run(), name="nairi-worker")
         try:
-            await asyncio.shield(running)
+            await undisturbed(running)
         except asyncio.CancelledError:
             worker.stop()
             with suppress(Exception):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import psycopg
 from psycopg import errors as sql
 
-from nairi_async._core.closing import run_shielded
+from nairi_async._core.closing import run_shielded, undisturbed
 from nairi_async._core.failures import drop_frames
 from nairi_async.cluster.address import FAULTS, SESSION_SETTINGS, Address
 from nairi_async.cluster.schema import check_schema
@@ -142,7 +142,7 @@ class Database:
     async def __aenter__(self) -> Self:
         opening = asyncio.ensure_future(self._open())
         try:
-            await asyncio.shield(opening)
+            await undisturbed(opening)
         except BaseException:
             # What it may have begun, the tables, is begun as a whole or not at all.
             opening.cancel()
@@ -181,7 +181,7 @@ class Database:
         Raises:
             LedgerError: the database refuses it, or has not answered for a minute.
         """
-        return await asyncio.shield(self.submit(work))
+        return await undisturbed(self.submit(work))
 
     async def _open(self) -> None:
         with self.address.errors():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, LiteralString
 
 import psycopg
 
-from nairi_async._core.closing import run_shielded
+from nairi_async._core.closing import run_shielded, undisturbed
 from nairi_async.cluster.database import POOLED, PoolerError, check_own_session, connect
 from nairi_async.cluster.schema import LOCKS, TEXT_LOCKS
 
@@ -117,21 +117,21 @@ class Liveness:
         if now() - self._confirmed_at < LEASE and not self.lost.done():
             return True
         # In a task of its own: a cancelled statement would end the session.
-        await asyncio.shield(asyncio.ensure_future(self._beat()))
+        await undisturbed(asyncio.ensure_future(self._beat()))
         return not self.lost.done()
 
     @asynccontextmanager
     async def text_lock(self, key: int) -> AsyncGenerator[None]:
         """Hold the lock of a text, or go on without it when the life is over: then nothing can be stored."""
         lock, unlock = "SELECT pg_try_advisory_lock(%s, %s)", "SELECT pg_advisory_unlock(%s, %s)"
+        asked = asyncio.ensure_future(self._execute(lock, key))
         try:
-            while True:
-                # Once it is asked for, the answer is waited for: a lock that no one knows of would stay.
+            # Once it is asked for, the answer is waited for: a lock that no one knows of would stay.
+            await run_shielded(asyncio.wait((asked,)))
+            while not asked.result():
+                await asyncio.sleep(_TEXT_WAIT)
                 asked = asyncio.ensure_future(self._execute(lock, key))
                 await run_shielded(asyncio.wait((asked,)))
-                if asked.result():
-                    break
-                await asyncio.sleep(_TEXT_WAIT)
             yield
         finally:
             if asked.done() and not asked.cancelled() and asked.exception() is None and asked.result():

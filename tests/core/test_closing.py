@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import anyio
 import pytest
 
-from nairi_async._core.closing import UndisturbedTask, run_shielded
+from nairi_async._core.closing import UndisturbedTask, run_shielded, undisturbed
 
 pytestmark = pytest.mark.anyio
 
@@ -107,3 +108,28 @@ async def test_a_cancelled_wait_learns_what_an_undisturbed_task_has_done(passes:
         assert isinstance(deciding.exception(), ZeroDivisionError)
     else:
         assert isinstance(deciding.result(), asyncio.CancelledError) is was_cancelled
+
+
+async def test_an_error_after_the_wait_was_cancelled_is_no_ones() -> None:
+    """Work that goes on after a cancelled wait may fail: nothing is logged of it, with any version of Python."""
+    logged: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
+    gate = asyncio.Event()
+
+    async def fail() -> None:
+        await gate.wait()
+        raise ZeroDivisionError
+
+    work = asyncio.ensure_future(fail())
+    waiting = asyncio.create_task(undisturbed(work))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    gate.set()
+    await asyncio.wait([work])
+    with pytest.raises(ZeroDivisionError):
+        await undisturbed(work)
+    del work, waiting
+    gc.collect()
+    assert logged == []
