@@ -107,7 +107,7 @@ class KeyedPrompts:
                     if turn is not None:
                         return turn
                 files = await prompt.uploads.ids(deadline=deadline) if entry is None else entry.attachment_ids
-                entry = await self._new_entry(prompt, entry, files)
+                entry = await self._new_entry(prompt, entry, files, deadline)
                 try:
                     return await self._send(prompt, entry, deadline)
                 except OutcomeUnknownError:
@@ -122,12 +122,14 @@ class KeyedPrompts:
             prompt.check(entry, await prompt.request())
         return entry
 
-    async def _new_entry(self, prompt: KeyedPrompt, old: Entry | None, files: tuple[str, ...]) -> Entry:
+    async def _new_entry(
+        self, prompt: KeyedPrompt, old: Entry | None, files: tuple[str, ...], deadline: float
+    ) -> Entry:
         """Return the entry of a prompt that is about to leave; one that was sent before keeps its kind."""
         job_id = prompt.job_id if old is None else old.fingerprint.job_id
         agent_id = prompt.agent_id if old is None else old.agent_id
         # A lost prompt can then be looked up by the service's time, even if this machine's clock is set meanwhile.
-        await self._sender.observe_server_time(agent_id)
+        await self._sender.observe_server_time(agent_id, max(0.0, deadline - self._clock.monotonic()) / 2.0)
         return Entry(
             key=prompt.key,
             request=await prompt.request(),

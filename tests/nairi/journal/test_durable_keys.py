@@ -226,6 +226,25 @@ async def test_a_clock_that_is_set_loses_no_turn(
     assert [one.message_id for one in echo.prompts] == [turn.message_id]
 
 
+async def test_no_prompt_waits_in_vain_for_the_services_time(
+    process: Callable[..., NairiSession], echo: Simulator, clock: VirtualClock
+) -> None:
+    """If the service does not say what time it is, half of the prompt's own time is spent on it, and no more."""
+    sent_at = list[float]()
+
+    async def hang(request: web.Request) -> None:
+        if request.method == "POST":
+            sent_at.append(clock.monotonic())
+        elif request.path.endswith(AGENT):
+            with clock.stalled():
+                await clock.sleep(1000)
+
+    echo.intercept = hang
+    async with process() as nairi:
+        assert (await nairi.ask(AGENT, "hello", key="a", timeout=16)).text == "re hello"
+    assert sent_at == [8.0]
+
+
 async def test_reconcile_looks_up_and_sends_in_one_call(process: Callable[..., NairiSession], echo: Simulator) -> None:
     """With `on_unknown="reconcile"` a keyed prompt is looked up at once, and sent if it provably did not run."""
     left = 2
