@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from attrs import evolve, field
 
 from nairi_async._core.checks import DEFAULT_TIMEOUT
-from nairi_async._core.permits import LoopLock
+from nairi_async._core.permits import LoopLock, Permits
 from nairi_async._core.records import define
 from nairi_async._nairi.results import Reply
 from nairi_async._nairi.session_parts import parts_of
@@ -59,6 +59,8 @@ BatchOnUnknown = Literal["reconcile", "report"]
 
 # How often one run sends a prompt whose response is lost each time and that provably did not run.
 _MAX_SENDS: Final = 3
+# Prompts of a batch that are sent at once, for each connection of the session.
+_SENT_PER_CONNECTION: Final = 2
 # Seconds between polls for a turn that the service says it does not know: a replica may lag, a proxy may misroute. If
 # the last wait outlasted the whole schedule, the turn was found meanwhile, and the schedule starts again.
 _NOT_FOUND_WAITS: Final = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -101,6 +103,12 @@ class ItemRunner:
     _forbidden: int = 0
     """Prompts that were refused with 403 since then."""
     _conversations: WeakValueDictionary[str, LoopLock] = field(factory=WeakValueDictionary)
+    _permits: Permits = field(init=False)
+    """For prompts that are sent at once: as many as leave no connection idle."""
+
+    def __attrs_post_init__(self) -> None:
+        limiter = parts_of(self.session).sender.context.executor.limiter
+        self._permits = Permits(_SENT_PER_CONNECTION * limiter.connections)
 
     def now(self) -> float:
         """Return the time that the store records for a prompt about to leave."""
@@ -324,32 +332,40 @@ class ItemRunner:
     async def _send(self, entry: Entry) -> Turn:
         """Send the prompt, and record the turn that it became."""
         with self.lost_prompts.sending(entry):
-            # If the batch was stopped since the item was marked, the prompt does not leave.
-            if self.switch.is_stopped:
-                await self.store.mark_unsent(entry)
-                raise asyncio.CancelledError
+            # In front of the call: thousands wait for a connection, and a call takes more memory.
+            await self._permits.acquire()
             try:
-                turn = await self._pending(entry).send()
-            except OutcomeUnknownError:
+                return await self._send_now(entry)
+            finally:
+                self._permits.release()
+
+    async def _send_now(self, entry: Entry) -> Turn:
+        # If the batch was stopped since the item was marked, the prompt does not leave.
+        if self.switch.is_stopped:
+            await self.store.mark_unsent(entry)
+            raise asyncio.CancelledError
+        try:
+            turn = await self._pending(entry).send()
+        except OutcomeUnknownError:
+            raise
+        except PermissionDeniedError as error:
+            await self.store.mark_unsent(entry)
+            self._forbidden += 1
+            if self._forbidden >= _MAX_FORBIDDEN:
                 raise
-            except PermissionDeniedError as error:
+            # Until a prompt is accepted the key may be the cause: then the item has not ended.
+            raise ItemForbiddenError(error, is_final=self._was_accepted) from error
+        except NairiError as error:
+            if not is_refusal(error):
                 await self.store.mark_unsent(entry)
-                self._forbidden += 1
-                if self._forbidden >= _MAX_FORBIDDEN:
-                    raise
-                # Until a prompt is accepted the key may be the cause: then the item has not ended.
-                raise ItemForbiddenError(error, is_final=self._was_accepted) from error
-            except NairiError as error:
-                if not is_refusal(error):
-                    await self.store.mark_unsent(entry)
-                raise
-            self._was_accepted, self._forbidden = True, 0
-            try:
-                await self.lost_prompts.record(entry, turn)
-            except TurnTakenError as error:
-                # A lookup of an identical prompt came first; what that prompt became, if it runs, is this item's.
-                raise OutcomeUnknownError("the turn was given to an identical prompt") from error
-            return turn
+            raise
+        self._was_accepted, self._forbidden = True, 0
+        try:
+            await self.lost_prompts.record(entry, turn)
+        except TurnTakenError as error:
+            # A lookup of an identical prompt came first; what that prompt became, if it runs, is this item's.
+            raise OutcomeUnknownError("the turn was given to an identical prompt") from error
+        return turn
 
     def _pending(self, entry: Entry) -> PendingPrompt:
         sender, agent_id = parts_of(self.session).sender, self.options.agent_id

@@ -662,6 +662,31 @@ async def test_stopping_leaves_no_doubt(runs: Runs, simulator: Simulator) -> Non
     assert asked(simulator) == sorted(prompts)
 
 
+async def test_stopping_keeps_back_what_waits_for_a_connection(
+    simulator: Simulator, clock: VirtualClock, tmp_path: Path
+) -> None:
+    """Of sixty that may be sent at once three have a connection, and three are next: no other leaves after `stop`."""
+    arrived, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(request: web.Request) -> None:
+        if is_start(request):
+            arrived.set()
+            await may_go_on.wait()
+
+    simulator.intercept = hold
+    async with NairiSession(simulator.api_key, base_url=simulator.url, clock=clock, max_connections=3) as nairi:
+        runs, prompts = Runs(nairi, tmp_path), [f"p{number:02}" for number in range(60)]
+        async with runs.batch(prompts, limit=1000) as outcomes:
+            await arrived.wait()
+            outcomes.stop()
+            may_go_on.set()
+            assert [outcome async for outcome in outcomes] == []
+        assert read_status(runs.ledger).sending == 0
+        assert len(asked(simulator)) <= 6
+        assert len(await runs.all(prompts)) == 60
+    assert asked(simulator) == prompts
+
+
 async def test_stopping_puts_nothing_into_doubt(runs: Runs, simulator: Simulator) -> None:
     """What provably does not run still does not where the next run is stopped just as it begins with it."""
 
