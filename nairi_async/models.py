@@ -234,9 +234,9 @@ def from_plain(cls: type[_ModelT], data: Mapping[str, Any]) -> _ModelT:
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"a {cls.__name__} is made from a dictionary, not {type(data).__name__}")  # noqa: TRY004
-    # cattrs before 26.1 cannot do this itself for a generic class with its parameters.
-    resolve_types(get_origin(cls) or cls)
     try:
+        # cattrs before 26.1 cannot do this itself for a generic class with its parameters.
+        resolve_types(get_origin(cls) or cls)
         return _converter().structure(data, cls)
     except Exception as error:
         import cattrs  # noqa: PLC0415 - as in `_converter`

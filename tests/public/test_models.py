@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,6 +107,17 @@ def test_other_dictionaries_are_refused(read: Callable[[Any], object], data: Any
     """The error is a ValueError that names the model and the place."""
     with pytest.raises(ValueError, match=reason):
         read(data)
+
+
+def test_a_model_of_the_users_with_a_type_that_is_nowhere_is_refused() -> None:
+    """The error has the class that every refusal has, and the name of the type."""
+
+    @frozen
+    class Tagged(Turn):
+        tag: Missing | None = None  # type: ignore[name-defined]  # noqa: F821 - the point
+
+    with pytest.raises(ValueError, match="Missing"):
+        Tagged.from_dict(Tagged("job", "message").to_dict())
 
 
 def test_a_reply_reads_as_its_text() -> None:
