@@ -233,8 +233,8 @@ class ItemRunner:
     async def _reply_once_found(self, turn: Turn, deadline: float) -> Reply:
         """Wait for the reply of a turn that was not found. It runs and is paid for, so a single 404 ends no wait."""
         waits = iter(_NOT_FOUND_WAITS)
-        wait: float | None = next(waits)
-        while wait is not None:
+        wait = next(waits)
+        while True:
             await parts_of(self.session).reader.rest(wait)
             started_at = self.clock.monotonic()
             try:
@@ -242,10 +242,10 @@ class ItemRunner:
             except NotFoundError:
                 if self.clock.monotonic() - started_at > sum(_NOT_FOUND_WAITS):
                     waits = iter(_NOT_FOUND_WAITS)
-                wait = next(waits, None)
-                if wait is None:
+                following = next(waits, None)
+                if following is None:
                     raise
-        raise AssertionError("unreachable")  # pragma: no cover
+                wait = following
 
     async def _knows_earlier_turns(self, excluded: Entry) -> bool | None:
         """Return whether the service knows other turns of earlier runs; `None` if there are none.

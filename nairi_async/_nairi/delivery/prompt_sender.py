@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import evolve
 
 from nairi_async._core.address import path
+from nairi_async._core.closing import undisturbed
 from nairi_async._core.request import CallState, Request
 from nairi_async._core.time_scales import Timestamps, to_monotonic, to_unix
 from nairi_async._nairi.delivery.claims import KnownTurns
@@ -152,7 +153,7 @@ class PromptSender:
         executor = self.context.executor
         with suppress(NairiError):
             while limit >= _TIME_REQUEST_LIMIT and (shared := self._time_request) is not None:
-                if await executor.closing.wait(_undisturbed(shared)):
+                if await executor.closing.wait(undisturbed(shared)):
                     return
             if not self._states_time or self.timestamps.are_certain:
                 return
@@ -180,11 +181,6 @@ class PromptSender:
         finally:
             self._time_request = None
             shared.set_result(not is_cancelled)
-
-
-async def _undisturbed(shared: asyncio.Future[bool]) -> bool:
-    """Wait for what others wait for as well, so that a cancellation ends this wait alone."""
-    return await asyncio.shield(shared)
 
 
 class PendingPrompt:
