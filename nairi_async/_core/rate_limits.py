@@ -270,7 +270,7 @@ class RateLimiter:
             self.in_use -= 1
             self._semaphore.release()
             if self._line:
-                # Reads that never stand in line can crowd it without end, so every second release is for the line.
+                # Others, which never stand in line, can crowd it without end: every second release is for the line.
                 self._is_lines_turn = not self._is_lines_turn
                 self._advance(is_due=self._is_lines_turn)
         else:
